@@ -1,0 +1,74 @@
+# A fresh clone needs nothing before `make demo` or `make test`: the virtual environment is made here.
+# Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
+PYTHON  ?= python3
+VENV    ?= .venv
+WORKERS ?= 2
+ARGS    ?=
+
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST  := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+RUNTIME := $(VENV)/.runtime-installed
+DEV     := $(VENV)/.dev-installed
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint ci format coverage constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(RUNTIME) ## the whole pipeline on this machine
+	$(BIN)/rag-outbox demo
+
+test: $(DEV) ## all tests; ARGS="-k name -x" is passed to pytest
+	$(PYTEST) $(ARGS)
+
+lint: $(DEV) ## format check, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ci: lint ## what must pass before a merge: lint, then test
+	$(MAKE) test
+
+format: $(DEV) ## format the code and apply safe fixes
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+coverage: $(DEV) ## tests with branch coverage, subprocesses included
+	$(PYTEST) --cov --cov-report=term $(ARGS)
+
+constraints: ## pin the newest versions anew (on Python 3.11, the oldest supported)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "make constraints needs Python 3.11, so that the pins install on every later one: PYTHON=python3.11"; exit 1; }
+	@set -eu; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	$(PYTHON) -m venv "$$work/venv"; \
+	"$$work/venv/bin/python" -m pip --disable-pip-version-check --quiet install '.[dev]'; \
+	echo "# Written by \`make constraints\`. Every version that the tests run with." > "$$work/pins"; \
+	"$$work/venv/bin/python" -m pip --disable-pip-version-check freeze --exclude rag-outbox >> "$$work/pins"; \
+	if grep -n ' @ \|://' "$$work/pins"; then echo "a pin names a place, not a version" >&2; exit 1; fi; \
+	cp "$$work/pins" constraints.txt; \
+	grep -c == constraints.txt | sed 's/$$/ versions pinned in constraints.txt/'
+
+clean: ## remove the virtual environment, caches and build output
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "rag-outbox needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "'$(PYTHON)' has no venv or ensurepip. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/.made
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(VENV)/.made
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $(RUNTIME) $@

@@ -1,0 +1,93 @@
+"""The object-store sink: files at their final keys, and every event's vectors archived, to rebuild Milvus from."""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import msgspec
+import urllib3.exceptions
+from minio.error import MinioException, S3Error
+from sqlalchemy import Connection
+
+from consumers import marks
+from consumers.sink import Change
+from schema import bucket
+from schema.events import DocumentDeleted, DocumentUpserted, FileRecord
+from schema.failures import Permanent, Retryable
+from schema.object_store import ObjectMissing, ObjectStore
+from schema.sinks import MINIO
+
+_PARALLEL_DOCUMENTS = 8  # an object store answers slowly, and many at once
+_IMPOSSIBLE = (ValueError, FileExistsError, IsADirectoryError, NotADirectoryError)  # a key that the store cannot have
+_REFUSED = {"EntityTooLarge", "InvalidArgument", "InvalidObjectName", "KeyTooLongError", "XMinioInvalidObjectName"}
+
+
+class MinioSink:
+    """Any S3-compatible server, or a directory, behind the object store port."""
+
+    name = MINIO
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(_PARALLEL_DOCUMENTS, thread_name_prefix="minio-sink")
+
+    def ensure(self) -> None:
+        self._store.ensure()
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        outcomes = [self._pool.submit(self._apply_one, change) for change in changes]
+        wait(outcomes)  # a failed batch is applied again: nothing of it may still be running then
+        for outcome in outcomes:
+            try:
+                outcome.result()
+            except S3Error as error:
+                if error.code in _REFUSED:
+                    raise Permanent(f"object store: {error.code}: {error.message}") from error
+                raise Retryable(f"object store: {error.code}: {error.message}") from error
+            except _IMPOSSIBLE as error:
+                raise Permanent(f"object store: {error}") from error
+            except (OSError, MinioException, urllib3.exceptions.HTTPError) as error:
+                raise Retryable(f"object store: {error}") from error
+
+    def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
+        removed = ((change.version, event.removed_files) for change in changes for event in change.events)
+        marks.files_removed(connection, removed)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def _apply_one(self, change: Change) -> None:
+        for event in change.events:
+            if isinstance(event, DocumentUpserted):
+                self._write(event)
+        for event in change.events:
+            self._remove(event)
+
+    def _write(self, event: DocumentUpserted) -> None:
+        for file in event.files:
+            if file.content is not None:
+                self._put(file.object_key, file.content, file.content_type, file.sha256)
+            else:
+                self._unstage(file)
+        if event.chunks:
+            archive = msgspec.msgpack.encode(event.chunks)
+            self._put(bucket.embeddings_key(event.doc_id, event.version, event.part), archive, "application/msgpack")
+
+    def _remove(self, event: DocumentUpserted | DocumentDeleted) -> None:
+        self._store.remove(event.removed_files)
+        if isinstance(event, DocumentDeleted):
+            self._store.remove(list(self._store.keys(bucket.embeddings_prefix(event.doc_id))))
+
+    def _put(self, key: str, content: bytes, content_type: str, sha256: str | None = None) -> None:
+        self._store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=content_type, sha256=sha256)
+
+    def _unstage(self, file: FileRecord) -> None:
+        """Copy a staged file to its key, then remove the staged one; done before when the key holds its bytes."""
+        if file.staged_key is None:
+            raise Permanent(f"file {file.object_key!r} has neither content nor a staged object")
+        try:
+            self._store.copy(file.staged_key, file.object_key)
+        except ObjectMissing as error:
+            if self._store.sha256(file.object_key) != file.sha256:
+                raise Permanent(f"the staged object {file.staged_key!r} of file {file.object_key!r} is gone") from error
+        self._store.remove([file.staged_key])

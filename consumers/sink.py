@@ -1,0 +1,43 @@
+"""The sink port: what a store must offer to be kept in step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from schema.events import Event
+
+
+@dataclass(frozen=True)
+class Change:
+    """The parts of one version of one document that came in a batch, in order; the last part completes the version."""
+
+    doc_id: str
+    version: int
+    events: tuple[Event, ...]
+
+    @property
+    def complete(self) -> bool:
+        return any(event.part == event.parts for event in self.events)
+
+
+class Sink(Protocol):
+    """A store. A batch has at most one change a document; applying one again does no harm (invariant 6)."""
+
+    name: str
+
+    def ensure(self) -> None:
+        """Create what the store needs; harmless when it exists. Raises Permanent when what exists does not fit."""
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Bring the store to these changes, writing before deleting (invariant 10).
+
+        Returns when the store acknowledged all of it; raises Retryable or Permanent, having applied any part of it.
+        """
+
+    def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
+        """Note in the metadata database what the store acknowledged, never what a newer version changed since."""
+
+    def close(self) -> None:
+        """Release connections."""

@@ -1,0 +1,202 @@
+"""`rag-outbox demo`: the whole pipeline on real documents, then a crash drill.
+
+The documents are the long descriptions of the installed Python distributions, which every machine has.
+"""
+
+import importlib.metadata
+import re
+import shutil
+import threading
+import time
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from operations import drill, ingest, reconcile, run, system, transactions
+from operations.init import init
+from operations.output import Output
+from operations.search import Hit, search
+from operations.settings import Settings
+from operations.system import System
+from schema.database import reading
+from schema.events import DocumentUpserted, Envelope, decode
+from schema.tables import chunks, outbox
+
+_MARKER = ".rag-outbox-demo"
+_MIN_CHARACTERS = 400
+_SECTION = re.compile(r"^#{1,3} ", re.MULTILINE)
+_QUESTION = "draw progress bars and tables in a terminal"
+_ADDED = (
+    "The astronomers of Samarkand measured the length of the year with a sextant of forty metres, built of marble into "
+    "the rock of a hill. The sun came in through a slit in the roof and wandered over the marked arc; the higher it "
+    "stood at noon, the lower fell its light. From many such noons they reckoned a year of 365 days, 6 hours, 10 "
+    "minutes and 8 seconds, less than a minute too long."
+)
+_ADDED_QUESTION = "how did astronomers measure the year"
+
+
+class DemoFailed(Exception):
+    """Raised when the demo sees something that must not be; it is a bug."""
+
+
+def demo(folder: Path, output: Output) -> None:
+    """Raises DemoFailed, and FileExistsError when `folder` holds something else than a demo."""
+    started = time.monotonic()
+    folder = folder.resolve()
+    _make(folder)
+    settings = Settings(data_dir=folder / "data", database_url=None, milvus_uri=None, object_store=None)
+
+    output.heading("1  init: tables, embedding model, collection, bucket")
+    init(settings)
+    output.note(f"   {settings.data_dir}")
+    with system.opened(settings) as opened:
+        _pipeline(opened, folder / "documents", output)
+        _update_and_delete(opened, folder / "documents", output)
+        output.heading("6  crash drill: ingest and run, both killed with SIGKILL in the middle, then started again")
+        _drill(opened, folder, output)
+    output.heading(f"Done in {time.monotonic() - started:.0f} s. What it made, and what to try next:")
+    output.result(
+        {},
+        f"   documents   {folder / 'documents'}",
+        f"   SQLite      {settings.data_dir / 'metadata.db'}",
+        f"   Milvus Lite {settings.milvus_lite}",
+        f"   objects     {settings.objects}",
+        "",
+        f"   export RAG_OUTBOX_DATA_DIR={settings.data_dir}",
+        '   rag-outbox search "parse dates and time zones"',
+        "   rag-outbox status",
+        "   rag-outbox ingest PATH… && rag-outbox run --until-idle",
+    )
+
+
+def _pipeline(opened: System, folder: Path, output: Output) -> None:
+    output.heading("2  ingest: extract, chunk, embed, and one transaction a batch")
+    count = _write_descriptions(folder)
+    ingested = _ingest(opened, folder, output)
+    _require(ingested.written == count, f"{ingested.written} of {count} documents written: {ingested.failed}")
+    output.result({}, f"   {ingested.written} documents with {ingested.chunks} chunks")
+
+    output.heading("3  run: relay the events to Milvus and the object store")
+    _relay(opened, output)
+
+    output.heading(f"4  search: {_QUESTION!r}")
+    hits = search(opened, _QUESTION, limit=3)
+    _require(bool(hits), "the search found nothing")
+    _show(hits, output)
+
+
+def _update_and_delete(opened: System, folder: Path, output: Output) -> None:
+    path = folder / "rich.md"
+    doc_id = ingest.doc_id(path)
+    output.heading(f"5  update and delete {path.name}")
+    path.write_text(f"{path.read_text()}\n\n# Samarkand\n\n{_ADDED}\n")
+    _ingest(opened, folder, output)
+    vectors, total = _travelling(opened, doc_id)
+    _relay(opened, output)
+    found = search(opened, _ADDED_QUESTION, limit=1)
+    _require(found[0].doc_id == doc_id, "the search does not find the paragraph that was added")
+    output.result({}, f"   a paragraph added: {vectors} of {total} chunks travelled")
+    _show(found, output)
+
+    transactions.run(opened.engine, lambda connection: opened.writer().delete(connection, doc_id))
+    _relay(opened, output)
+    left = [hit for hit in search(opened, _ADDED_QUESTION, limit=50) if hit.doc_id == doc_id]
+    _require(not left, "a search still finds the deleted document")
+    output.result({}, "   the document deleted: the same search no longer finds it")
+
+
+def _drill(opened: System, folder: Path, output: Output) -> None:
+    sections = folder / "sections"
+    count = _write_sections(folder / "documents", sections)
+    with output.progress("Waiting for the middle", None):
+        killed = drill.kill_in_the_middle(opened, sections, count)
+    output.result(
+        {},
+        f"   killed with {killed.written} of {count} documents written and {killed.applied} applied "
+        f"({killed.pending} events pending)",
+    )
+    again = _ingest(opened, sections, output)
+    _require(again.written + again.unchanged == count, f"{again.written} + {again.unchanged} of {count} documents")
+    _relay(opened, output)
+    with opened.milvus(own=False) as client:
+        found = reconcile.differences(opened, client)
+    _require(not found, f"{len(found)} differences between the stores, the first: {found[:3]}")
+    with reading(opened.engine) as connection:
+        rows = connection.execute(select(func.count()).select_from(chunks)).scalar_one()
+    output.result(
+        {},
+        f"   started again: {again.written} documents written, {again.unchanged} were there already",
+        f"   compared {rows} chunks in SQLite with Milvus row by row, and every object by its SHA-256: 0 differences,",
+        "   nothing lost, nothing doubled, nothing left over",
+    )
+
+
+def _ingest(opened: System, folder: Path, output: Output) -> ingest.Ingested:
+    files, _ = ingest.find([folder])
+    with output.progress("Ingesting files", len(files)) as bar:
+        return ingest.ingest(opened, files, ingest.Labels(business_tag=folder.name), bar.advance)
+
+
+def _relay(opened: System, output: Output) -> None:
+    started = time.monotonic()
+    with output.progress("Relaying events", run.pending_events(opened)) as bar:
+        relayed = run.run(
+            opened,
+            threading.Event(),
+            until_idle=True,
+            patience_seconds=30.0,
+            report=bar.advance,
+            failing=lambda reason, _: output.note(reason),
+        )
+    output.result({}, f"   {relayed} events applied to both stores in {time.monotonic() - started:.1f} s")
+
+
+def _travelling(opened: System, doc_id: str) -> tuple[int, int]:
+    """How many vectors wait in the outbox for this document, and how many chunks it has."""
+    with reading(opened.engine) as connection:
+        row = connection.execute(select(outbox).where(outbox.c.aggregate_id == doc_id)).one()
+    event = decode(Envelope(row.event_id, row.event_type, doc_id, row.aggregate_version, row.content_type, row.payload))
+    _require(isinstance(event, DocumentUpserted), "the update is not an upsert")
+    assert isinstance(event, DocumentUpserted)
+    return len(event.chunks), event.chunk_count
+
+
+def _write_descriptions(folder: Path) -> int:
+    """One Markdown file a distribution; returns how many."""
+    folder.mkdir()
+    for distribution in importlib.metadata.distributions():
+        text = distribution.metadata.json.get("description")
+        if isinstance(text, str) and len(text) >= _MIN_CHARACTERS:
+            name = distribution.name.lower()
+            (folder / f"{name}.md").write_text(f"# {name}\n\n{text}\n", errors="replace")
+    return len(list(folder.iterdir()))
+
+
+def _write_sections(documents: Path, folder: Path) -> int:
+    """The same texts, one file a section; returns how many."""
+    folder.mkdir()
+    for path in sorted(documents.iterdir()):
+        for number, section in enumerate(_SECTION.split(path.read_text())):
+            if len(section) >= _MIN_CHARACTERS:
+                (folder / f"{path.stem}-{number:02d}.md").write_text(f"# {section}")
+    return len(list(folder.iterdir()))
+
+
+def _show(hits: list[Hit], output: Output) -> None:
+    for hit in hits:
+        text = " ".join(hit.content.split())
+        output.result({}, f"   {hit.score:.3f}  {hit.title}: {text[:100]}…")
+
+
+def _make(folder: Path) -> None:
+    if folder.exists() and not (folder / _MARKER).exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} exists and is not a demo; choose another with --folder")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / _MARKER).touch()
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise DemoFailed(message)

@@ -1,0 +1,25 @@
+"""`rag-outbox init`: tables, embedding model, collection and bucket; harmless when they exist."""
+
+from sqlalchemy import insert, select
+
+from consumers.milvus import MilvusSink
+from consumers.minio import MinioSink
+from operations import system
+from operations.settings import Settings
+from schema import migrate
+from schema.tables import embedding_model
+
+
+def init(settings: Settings) -> None:
+    """Raises WrongModel when the system was initialised with another embedding model."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with system.opened(settings, initialised=False) as opened:
+        migrate.upgrade(opened.engine)
+        with opened.engine.begin() as connection:
+            if connection.execute(select(embedding_model)).one_or_none() is None:
+                row = {"id": 1, "name": settings.embedding_model, "dimension": settings.vector_dimension}
+                connection.execute(insert(embedding_model), row)
+    with system.opened(settings) as opened, opened.milvus(own=False) as client:
+        for sink in (MilvusSink(client, settings.vector_dimension), MinioSink(opened.store)):
+            sink.ensure()
+            sink.close()

@@ -1,0 +1,64 @@
+"""What a command says: results on stdout, progress and notes on stderr, colours and bars only on a terminal."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+
+class Output:
+    """With `json`, stdout gets one JSON object and nothing else."""
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def result(self, facts: Mapping[str, Any], *lines: str | Table) -> None:
+        """The outcome: `facts` as JSON, or `lines` for a person."""
+        if self.json:
+            sys.stdout.write(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
+            return
+        for line in lines:
+            self._out.print(line, markup=False) if isinstance(line, str) else self._out.print(line)
+
+    def note(self, line: str) -> None:
+        self._err.print(line, markup=False)
+
+    def heading(self, line: str) -> None:
+        self._out.print(f"\n{line}", style="bold", markup=False)
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator["Bar"]:
+        """A bar on a terminal, nothing elsewhere. `total` may be unknown."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._err, disable=not self._err.is_terminal, transient=True) as progress:
+            yield Bar(progress, progress.add_task(label, total=total))
+
+
+class Bar:
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, steps: int = 1) -> None:
+        self._progress.advance(self._task, steps)
+
+    def total(self, steps: int) -> None:
+        self._progress.update(self._task, total=steps)
+
+    def label(self, text: str) -> None:
+        self._progress.update(self._task, description=text)
+
+
+def table(*columns: str) -> Table:
+    """An empty table for a person to read; numbers are right-aligned where a column's name starts with '#'."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left")
+    return made

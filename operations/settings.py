@@ -1,0 +1,91 @@
+"""Settings, read once a process from RAG_OUTBOX_… variables or `.env`. Nothing set means the embedded profile."""
+
+import difflib
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schema import bucket, limits
+
+PREFIX = "RAG_OUTBOX_"
+_OPEN_PREFIXES = (f"{PREFIX}KAFKA_", f"{PREFIX}TEST_")  # any librdkafka property; the tests' own
+
+
+class SettingsError(Exception):
+    """Raised when a setting is unknown or has a value that cannot be used; the message names the variable."""
+
+
+class Settings(BaseSettings):
+    """Every setting with its unit and default."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    data_dir: Path = Field(default=Path("rag-outbox-data"), description="folder of the embedded stores")
+    database_url: SecretStr | None = Field(
+        default=None, description="SQLAlchemy URL; default: SQLite in the data folder"
+    )
+    milvus_uri: str | None = Field(
+        default=None, description="http(s)://host:port; default: Milvus Lite in the data folder"
+    )
+    milvus_token: SecretStr | None = Field(default=None, description="user:password or API key")
+    object_store: str | None = Field(
+        default=None, description="file:///path or http(s)://host:port; default: the data folder"
+    )
+    object_store_access_key: str | None = None
+    object_store_secret_key: SecretStr | None = None
+    object_store_bucket: str = bucket.BUCKET
+    embedding_model: str = Field(
+        default="wordllama-l2_supercat-256", description="where the vectors come from", max_length=128
+    )
+    vector_dimension: int = Field(default=256, ge=1, le=limits.VECTOR_DIMENSION, description="numbers in a vector")
+
+    @property
+    def database(self) -> str:
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'metadata.db'}"
+
+    @property
+    def milvus_lite(self) -> Path | None:
+        """Where Milvus Lite keeps its files, or None when Milvus is a server."""
+        return self.data_dir / "vectors.db" if self.milvus_uri is None else None
+
+    @property
+    def objects(self) -> Path | None:
+        """The bucket's folder, or None when the object store is a server."""
+        if self.object_store is None:
+            return self.data_dir / "objects" / self.object_store_bucket
+        url = urlsplit(self.object_store)
+        return Path(unquote(url.path)) / self.object_store_bucket if url.scheme == "file" else None
+
+
+def load() -> Settings:
+    """The process's settings; raises SettingsError."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known and not name.startswith(_OPEN_PREFIXES):
+            near = difflib.get_close_matches(name, known, 1)
+            raise SettingsError(f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise SettingsError(f"{PREFIX}{str(first['loc'][0]).upper()}: {first['msg']}") from None
+    _check_urls(settings)
+    return settings
+
+
+def _check_urls(settings: Settings) -> None:
+    if settings.milvus_uri is not None and urlsplit(settings.milvus_uri).scheme not in {"http", "https"}:
+        raise SettingsError(f"{PREFIX}MILVUS_URI: must start with http:// or https://")
+    if settings.object_store is not None:
+        url = urlsplit(settings.object_store)
+        if url.scheme not in {"file", "http", "https"} or (url.scheme != "file" and not url.hostname):
+            raise SettingsError(f"{PREFIX}OBJECT_STORE: must be file:///path or http(s)://host:port")
+        if url.scheme != "file" and not (settings.object_store_access_key and settings.object_store_secret_key):
+            raise SettingsError(
+                f"{PREFIX}OBJECT_STORE: a server needs {PREFIX}OBJECT_STORE_ACCESS_KEY and …_SECRET_KEY"
+            )

@@ -1,0 +1,75 @@
+"""`rag-outbox status`: what waits, for how long, and what failed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, case, func, select
+
+from operations.system import System
+from schema.clock import utc_now
+from schema.database import reading
+from schema.sinks import SINKS
+from schema.tables import documents, outbox, outbox_dead_letters, sink_states
+
+_FAILURES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Status:
+    """Ages in seconds, by the database's clock; None when nothing waits."""
+
+    documents: dict[str, int]  # by state; "deleted" once every sink confirmed
+    pending_events: int
+    oldest_pending_age_seconds: float | None
+    sinks: dict[str, dict[str, Any]]
+    failed: list[dict[str, Any]]
+    dead_letters: int
+
+
+def status(system: System) -> Status:
+    with reading(system.engine) as connection:
+        now = connection.execute(select(utc_now())).scalar_one()
+        pending = connection.execute(select(func.count(), func.min(outbox.c.created_at)).select_from(outbox)).one()
+        return Status(
+            documents=_documents(connection),
+            pending_events=pending[0],
+            oldest_pending_age_seconds=_age(now, pending[1]),
+            sinks={sink: _sink(connection, sink, now) for sink in SINKS},
+            failed=_failed(connection),
+            dead_letters=connection.execute(select(func.count()).select_from(outbox_dead_letters)).scalar_one(),
+        )
+
+
+def _documents(connection: Connection) -> dict[str, int]:
+    deleted = (documents.c.status == "completed") & documents.c.deleted_at.is_not(None)
+    state = case((deleted, "deleted"), else_=documents.c.status).label("state")
+    rows = connection.execute(select(state, func.count()).group_by(state).order_by(state))
+    return {row[0]: row[1] for row in rows}
+
+
+def _sink(connection: Connection, sink: str, now: datetime) -> dict[str, Any]:
+    """Lag of one sink; a failed document is not lag, it waits for somebody."""
+    counted = select(sink_states.c.state, func.count(), func.min(sink_states.c.requested_at))
+    rows = connection.execute(counted.where(sink_states.c.sink == sink).group_by(sink_states.c.state))
+    by_state = {row[0]: (row[1], row[2]) for row in rows}
+    unapplied, since = by_state.get("pending", (0, None))
+    return {
+        "applied": by_state.get("applied", (0, None))[0],
+        "unapplied": unapplied,
+        "oldest_unapplied_age_seconds": _age(now, since),
+        "failed": by_state.get("failed", (0, None))[0],
+    }
+
+
+def _failed(connection: Connection) -> list[dict[str, Any]]:
+    columns = (sink_states.c.doc_id, sink_states.c.sink, sink_states.c.desired_version, sink_states.c.last_error)
+    newest = select(*columns).where(sink_states.c.state == "failed").order_by(sink_states.c.requested_at.desc())
+    return [
+        {"doc_id": row.doc_id, "sink": row.sink, "version": row.desired_version, "reason": row.last_error}
+        for row in connection.execute(newest.limit(_FAILURES_SHOWN))
+    ]
+
+
+def _age(now: datetime, since: datetime | None) -> float | None:
+    return None if since is None else round(max(0.0, (now - since).total_seconds()), 3)

@@ -1,0 +1,131 @@
+"""The stores that the settings name, opened: the one place that knows which implementation stands behind which port."""
+
+import getpass
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine, make_url, select
+from sqlalchemy.exc import ArgumentError
+
+from operations import milvus_lite
+from operations.settings import PREFIX, Settings, SettingsError
+from producer import Writer, WrongModel
+from producer.processing.embedding import Embedder
+from producer.processing.wordllama_embedder import WordLlamaEmbedder
+from schema import migrate
+from schema.database import connect, reading
+from schema.object_store import ObjectStore
+from schema.object_store.directory import DirectoryStore
+from schema.tables import embedding_model
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+
+class System:
+    """The metadata database and the object store; Milvus is opened by those who need it."""
+
+    def __init__(self, settings: Settings, engine: Engine, store: ObjectStore) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.store = store
+
+    def writer(self) -> Writer:
+        return Writer(self.settings.embedding_model, operator=_operator())
+
+    @cached_property
+    def embedder(self) -> Embedder | None:
+        """What makes the system's vectors from text; None when that model is not one of ours."""
+        ours = WordLlamaEmbedder()
+        return ours if ours.model == self.settings.embedding_model else None
+
+    def require_embedder(self) -> Embedder:
+        """Raises SettingsError when there is none."""
+        if self.embedder is None:
+            raise SettingsError(
+                f"{PREFIX}EMBEDDING_MODEL: text can be embedded with {WordLlamaEmbedder.model!r} only, "
+                f"not with {self.settings.embedding_model!r}; write documents with their vectors instead"
+            )
+        return self.embedder
+
+    @contextmanager
+    def milvus(self, *, own: bool) -> "Iterator[MilvusClient]":
+        """A client of Milvus; of a Milvus Lite that lives as long as this context (`own`), or shared with others."""
+        with ExitStack() as stack:
+            uri = self.settings.milvus_uri
+            if self.settings.milvus_lite is not None:
+                serve = milvus_lite.own if own else milvus_lite.share
+                uri = stack.enter_context(serve(self.settings.milvus_lite))
+            from pymilvus import MilvusClient  # a second to import, and most commands do without
+
+            logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it also raises
+            token = self.settings.milvus_token
+            client = MilvusClient(uri, token=token.get_secret_value() if token else "")
+            stack.callback(client.close)
+            yield client
+
+
+@contextmanager
+def opened(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
+    """The system of these settings. Raises SchemaOutdated or WrongModel unless `rag-outbox init` made it so."""
+    engine = _engine(settings)
+    try:
+        if initialised:
+            migrate.require_current(engine)
+            _require_model(engine, settings)
+        yield System(settings, engine, _object_store(settings))
+    finally:
+        engine.dispose()
+
+
+def _engine(settings: Settings) -> Engine:
+    try:
+        url = make_url(settings.database)
+        engine = connect(settings.database)
+    except (ArgumentError, ImportError):
+        raise SettingsError(f"{PREFIX}DATABASE_URL: not a usable SQLAlchemy URL") from None
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).parent.is_dir():
+        raise migrate.SchemaOutdated(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
+    return engine
+
+
+def _require_model(engine: Engine, settings: Settings) -> None:
+    with reading(engine) as connection:
+        row = connection.execute(select(embedding_model.c.name, embedding_model.c.dimension)).one_or_none()
+    if row is None:
+        raise WrongModel("the system has no embedding model yet: run rag-outbox init")
+    if (row.name, row.dimension) != (settings.embedding_model, settings.vector_dimension):
+        raise WrongModel(
+            f"the system was initialised with {row.name!r} of {row.dimension} dimensions, the settings name "
+            f"{settings.embedding_model!r} of {settings.vector_dimension}; a change of model is a rebuild"
+        )
+
+
+def _object_store(settings: Settings) -> ObjectStore:
+    if settings.objects is not None:
+        return DirectoryStore(settings.objects)
+    from minio import Minio
+
+    from schema.object_store.s3 import S3Store
+
+    url = urlsplit(settings.object_store or "")
+    secret = settings.object_store_secret_key
+    client = Minio(
+        url.netloc,
+        access_key=settings.object_store_access_key,
+        secret_key=secret.get_secret_value() if secret else None,
+        secure=url.scheme == "https",
+    )
+    return S3Store(client, settings.object_store_bucket)
+
+
+def _operator() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

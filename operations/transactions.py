@@ -1,0 +1,60 @@
+"""Writes in transactions of our own, run again after a deadlock, a lost connection or a conflict."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from producer import Document, Receipt, VectorRequired, WriteConflict, Writer
+from producer.processing.embedding import Embedder
+from schema.database import is_transient
+
+T = TypeVar("T")
+_ATTEMPTS = 6
+
+
+def run(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """What `work` returns, once its transaction committed."""
+
+    def once() -> T:
+        with engine.begin() as connection:
+            return work(connection)
+
+    return Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, WriteConflict) or is_transient(error)),
+        wait=wait_random_exponential(multiplier=0.05, max=2.0),
+        stop=stop_after_attempt(_ATTEMPTS),
+        reraise=True,
+    )(once)
+
+
+def upsert(
+    engine: Engine, writer: Writer, documents: Sequence[Document], embedder: Embedder | None
+) -> tuple[list[Receipt], int]:
+    """Write documents; a chunk whose vector is missing is embedded only when the writer asks for it.
+
+    Returns the receipts and how many chunks were embedded. Raises VectorRequired without an embedder.
+    """
+    embedded = 0
+    while True:
+        try:
+            return run(engine, partial(writer.upsert_many, documents=documents)), embedded
+        except VectorRequired as error:
+            if embedder is None:
+                raise
+            missing = error.chunks
+        documents = [_embed(document, missing.get(document.doc_id, ()), embedder) for document in documents]
+        embedded += sum(map(len, missing.values()))
+
+
+def _embed(document: Document, positions: Sequence[int], embedder: Embedder) -> Document:
+    if not positions:
+        return document
+    chunks = list(document.chunks)
+    vectors = embedder.embed([chunks[position].content for position in positions])
+    for position, vector in zip(positions, vectors, strict=True):
+        chunks[position] = replace(chunks[position], vector=vector)
+    return replace(document, chunks=chunks)

@@ -1,0 +1,51 @@
+"""A document and its chunks, as an upstream service hands them to the writer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from producer.files import DocumentFile
+
+Vector = Sequence[float] | npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chunk:
+    """A piece of a document's text with its vector.
+
+    `vector` has the system's dimension; it may be None once every sink holds the chunk (see VectorRequired).
+    `parent` is the position of the parent chunk in the document's list, `start_char` the offset in the extracted text.
+    """
+
+    content: str
+    vector: Vector | None = None
+    vector_level: str = "text"
+    modal_type: str = "text"
+    parent: int | None = None
+    associate_id: str | None = None
+    start_char: int | None = None
+    strategy: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Document:
+    """The whole state of a document; writing it replaces the state before.
+
+    `file` (the original) and `text` (extracted from it) may be None: then the stored ones stay. `embedding_model` may
+    name the model of the vectors; the writer refuses any but the system's.
+    """
+
+    doc_id: str
+    title: str
+    source_type: str
+    chunks: Sequence[Chunk]
+    source_url: str | None = None
+    business_tag: str | None = None
+    domain: str | None = None
+    language: str | None = None
+    page_count: int | None = None
+    file: DocumentFile | None = field(default=None, repr=False)
+    text: DocumentFile | None = field(default=None, repr=False)
+    embedding_model: str | None = None

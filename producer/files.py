@@ -1,0 +1,114 @@
+"""A document's file, ready to write: small ones travel inside the event, large ones are staged before the transaction.
+
+A transaction that rolls back leaves only the staged object, which a lifecycle rule of the bucket removes.
+"""
+
+import hashlib
+import io
+import mimetypes
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import BinaryIO
+
+from producer.errors import ProducerError
+from schema import bucket, limits
+from schema.object_store import ObjectStore, Readable
+
+_UNKNOWN_TYPE = "application/octet-stream"
+_CONTENT_TYPES = {"md": "text/markdown", "txt": "text/plain", "jsonl": "application/jsonl"}
+
+
+class FileUnusable(ProducerError):
+    """Raised when a file cannot be read, changes while it is read, or is large and there is no store to stage it in."""
+
+
+@dataclass(frozen=True)
+class DocumentFile:
+    """Bytes with their digest: in `content`, or staged in the object store under `staged_key`."""
+
+    extension: str
+    content_type: str
+    sha256: str
+    size_bytes: int
+    content: bytes | None = field(default=None, repr=False)
+    staged_key: str | None = None
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str, store: ObjectStore | None = None) -> "DocumentFile":
+        """From bytes in memory; `name` gives the extension. More than 64 KiB are staged in `store`."""
+        digest = hashlib.sha256(content).hexdigest()
+        return cls._make(io.BytesIO(content), name, digest, len(content), store)
+
+    @classmethod
+    def from_path(cls, path: Path, store: ObjectStore | None = None) -> "DocumentFile":
+        """From a file, read in bounded memory. More than 64 KiB are staged in `store`. Raises FileUnusable."""
+        try:
+            stream = path.open("rb")
+        except OSError as error:
+            raise FileUnusable(f"cannot read {path}: {error.strerror or error}") from error
+        except ValueError as error:  # a NUL or a lone surrogate in the path
+            raise FileUnusable(f"cannot read {str(path)!r}: {error}") from error
+        with stream:
+            try:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                size = stream.tell()
+                stream.seek(0)
+            except OSError as error:
+                raise FileUnusable(f"cannot read {path}: {error.strerror or error}") from error
+            return cls._make(_Verified(stream, path, digest, size), path.name, digest, size, store)
+
+    @classmethod
+    def _make(cls, stream: Readable, name: str, digest: str, size: int, store: ObjectStore | None) -> "DocumentFile":
+        extension = _extension(name)
+        content_type = _CONTENT_TYPES.get(extension) or mimetypes.guess_type(name)[0] or _UNKNOWN_TYPE
+        if size <= limits.INLINE_FILE_BYTES:
+            return cls(extension, content_type, digest, size, content=stream.read())
+        if store is None:
+            limit = limits.INLINE_FILE_BYTES
+            raise FileUnusable(f"{name}: {size} bytes; over {limit} bytes it needs an object store to be staged in")
+        key = bucket.staging_key(uuid.uuid4().hex)
+        store.put(key, stream, size_bytes=size, content_type=content_type, sha256=digest)
+        return cls(extension, content_type, digest, size, staged_key=key)
+
+
+def file_error(file: object) -> str | None:
+    """What is wrong with a document's file, or None. Its fields become object keys, so they must be safe as such."""
+    if not isinstance(file, DocumentFile):
+        return f"must be a DocumentFile, is {type(file).__name__}"
+    if file.extension != _extension(f"file.{file.extension}"):
+        return f"must have an extension of 1 to {limits.EXTENSION_CHARACTERS} small letters and digits"
+    if file.content is None:
+        whole = isinstance(file.staged_key, str) and bucket.is_staging_key(file.staged_key)
+    elif isinstance(file.content, bytes):
+        whole = file.staged_key is None and len(file.content) == file.size_bytes <= limits.INLINE_FILE_BYTES
+    else:
+        whole = False
+    return None if whole else "must have its content or be staged: make it with DocumentFile.from_bytes or from_path"
+
+
+class _Verified:
+    """A stream that gives exactly the bytes whose size and digest were taken before, or raises FileUnusable."""
+
+    def __init__(self, stream: BinaryIO, path: Path, digest: str, size_bytes: int) -> None:
+        self._stream, self._path, self._expected, self._left = stream, path, digest, size_bytes
+        self._digest = hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        wanted = self._left if size < 0 else min(size, self._left)
+        try:
+            data = self._stream.read(wanted)
+        except OSError as error:
+            raise FileUnusable(f"cannot read {self._path}: {error.strerror or error}") from error
+        self._left -= len(data)
+        self._digest.update(data)
+        if len(data) < wanted or (self._left == 0 and self._digest.hexdigest() != self._expected):
+            raise FileUnusable(f"{self._path} changed while it was read")
+        return data
+
+
+def _extension(name: str) -> str:
+    extension = PurePath(name).suffix.removeprefix(".").lower()
+    if extension.isascii() and extension.isalnum() and len(extension) <= limits.EXTENSION_CHARACTERS:
+        return extension
+    return "bin"

@@ -1,0 +1,156 @@
+"""Reads a file into clean text with what the document's row needs: title, types, hash and size.
+
+What it returns passes the writer's checks: valid UTF-8 without control characters other than newline and tab, never
+blank, and the hash is that of the very bytes the text came from.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from producer.processing import headings
+from producer.processing.errors import ProcessingError
+
+MAX_FILE_BYTES = 64 * 1024 * 1024  # memory peaks at twice that, at eight times if there is an emoji in the text
+_READ_BYTES = 1024 * 1024
+
+_RARE_LINE_BREAK = re.compile("[\v\f\x1c-\x1f\x85\u2028\u2029]")  # what str.splitlines breaks at, and unit separators
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f]")
+
+
+class ExtractError(ProcessingError):
+    """Raised for a file that is missing, unreadable, too large, binary, not UTF-8, blank or of an unsupported type.
+
+    `path` is the file; `offset` the byte at fault, counted from the start of the file, where there is one.
+    """
+
+    def __init__(self, path: Path, reason: str, *, offset: int | None = None) -> None:
+        super().__init__(f"{_printable(str(path))}: {reason}")
+        self.path = path
+        self.offset = offset
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """The text of one file and what is known about it."""
+
+    text: str  # newlines are \n
+    source_type: str  # a value of documents.source_type
+    title: str  # 1–512 characters on one line
+    content_type: str  # media type of the raw bytes
+    language: str | None  # BCP 47 tag, where the format names one
+    sha256: str  # of the raw bytes, 64 hex digits
+    size_bytes: int  # of the raw bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How one kind of file becomes text.
+
+    `read` gets the raw bytes and returns text; it raises ValueError with a reason for bytes that it cannot read.
+    `title` returns the text's own title or None.
+    """
+
+    source_type: str
+    content_type: str
+    read: Callable[[bytes], str]
+    title: Callable[[str], str | None]
+
+
+def supported(path: Path) -> bool:
+    """Whether `extract` has a reader for this file's suffix; looks at the name only."""
+    return path.suffix.lower() in READERS
+
+
+def extract(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Extracted:
+    """Reads `path`, at most `max_bytes` of it, into text.
+
+    Raises ExtractError, with the file's name and a reason, for every file that cannot be read as text.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ExtractError(path, f"unsupported file type {path.suffix!r}; supported: {' '.join(sorted(READERS))}")
+    raw, sha256 = _read_bytes(path, max_bytes)
+    try:
+        text = _clean(reader.read(raw))
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
+        raise ExtractError(path, f"not UTF-8: {byte} ({error.reason})", offset=error.start) from error
+    except ValueError as error:
+        raise ExtractError(path, str(error)) from error
+    nul = raw.find(b"\0") if reader.content_type.startswith("text/") else -1
+    if nul >= 0:
+        raise ExtractError(path, f"NUL byte at offset {nul}: this looks like a binary file", offset=nul)
+    if not text or text.isspace():
+        raise ExtractError(path, "no text in it: the file is empty or blank")
+    title = reader.title(text) or headings.shorten(_clean(_printable(path.stem))) or "untitled"
+    return Extracted(text, reader.source_type, title, reader.content_type, None, sha256, len(raw))
+
+
+def _read_bytes(path: Path, max_bytes: int) -> tuple[bytes, str]:
+    """The file's bytes and their SHA-256; never reads more than `max_bytes` and one block, even if the file grows."""
+    raw, digest = bytearray(), hashlib.sha256()
+    try:
+        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ExtractError(path, "not a regular file")
+            if status.st_size > max_bytes:
+                raise ExtractError(path, f"too large: {status.st_size:,} bytes, the limit is {max_bytes:,}")
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+                raw += block
+                if len(raw) > max_bytes:
+                    raise ExtractError(
+                        path, f"too large: it grew past the limit of {max_bytes:,} bytes while being read"
+                    )
+    except FileNotFoundError as error:
+        raise ExtractError(path, "no such file (any more)") from error
+    except OSError as error:
+        raise ExtractError(path, f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the file's name
+        raise ExtractError(path, f"cannot be read: {error}") from error
+    return bytes(raw), digest.hexdigest()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a named pipe too without waiting for its writer, so that it can be refused."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _decode(raw: bytes) -> str:
+    """UTF-8 text without its byte order mark; decoded with the mark, so that an error's offset is the file's."""
+    return raw.decode("utf-8").removeprefix("\ufeff")
+
+
+def _clean(text: str) -> str:
+    """Every kind of line break as newline, and no other control characters than tab."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROL.sub("", _RARE_LINE_BREAK.sub("\n", text))
+
+
+def _first_heading(text: str) -> str | None:
+    return next((heading.title for heading in headings.find(text) if heading.title), None)
+
+
+def _no_title(_text: str) -> str | None:
+    return None
+
+
+def _printable(name: str) -> str:
+    """A file's name as text that can be encoded, whatever bytes it is made of."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+_PLAIN = Reader("text", "text/plain", _decode, _no_title)
+_MARKDOWN = Reader("text", "text/markdown", _decode, _first_heading)
+_RST = Reader("text", "text/x-rst", _decode, _no_title)
+
+READERS: Mapping[str, Reader] = MappingProxyType(  # by suffix, in lower case
+    {".txt": _PLAIN, ".text": _PLAIN, ".log": _PLAIN, ".md": _MARKDOWN, ".markdown": _MARKDOWN, ".rst": _RST}
+)

@@ -1,0 +1,183 @@
+"""The statements of a write: rows of many documents in multi-row statements, inside the caller's transaction.
+
+Invariant 1: document, chunks, operation log, sink states and outbox rows commit together or not at all.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, false, insert, null, update
+from sqlalchemy.exc import IntegrityError
+
+from producer.errors import WriteConflict
+from producer.plan import Plan
+from producer.stored import StoredRow
+from schema import identity
+from schema.batches import bounded
+from schema.clock import utc_now
+from schema.sinks import SINKS
+from schema.tables import (
+    chunk_tombstones,
+    chunks,
+    document_files,
+    documents,
+    operation_logs,
+    outbox,
+    sink_states,
+)
+
+_IDS_A_STATEMENT = 1_000
+_ROWS_A_STATEMENT = 5_000
+_SHIFT = 1_000_000_000  # moves chunk indexes out of the way of UNIQUE(doc_id, chunk_index)
+
+
+def insert_documents(connection: Connection, plans: Sequence[Plan]) -> None:
+    if not plans:
+        return
+    rows = [{"doc_id": plan.doc_id, "version": plan.version, "status": "pending", **plan.metadata} for plan in plans]
+    try:
+        connection.execute(insert(documents), rows)
+    except IntegrityError as error:
+        raise WriteConflict("another transaction wrote the same new document; run this transaction again") from error
+    states = [
+        {"doc_id": plan.doc_id, "sink": sink, "desired_version": plan.version} for plan in plans for sink in SINKS
+    ]
+    connection.execute(insert(sink_states), states)
+
+
+def update_document(connection: Connection, plan: Plan, *, deleting: bool) -> None:
+    """Move a stored document to the plan's version; its sinks have to follow."""
+    values: dict[str, Any] = {"version": plan.version, "updated_at": utc_now(), **plan.metadata}
+    if deleting:
+        values |= {"status": "deleting", "deleted_at": utc_now(), "chunk_count": 0}
+    else:
+        values |= {"status": "pending", "deleted_at": null()}
+    connection.execute(update(documents).where(documents.c.doc_id == plan.doc_id).values(values))
+    connection.execute(
+        update(sink_states)
+        .where(sink_states.c.doc_id == plan.doc_id)
+        .values(desired_version=plan.version, state="pending", requested_at=utc_now(), attempts=0, last_error=null())
+    )
+
+
+def insert_chunks(connection: Connection, plans: Sequence[Plan]) -> None:
+    versions = [
+        (plan, {"doc_id": plan.doc_id, "vector_version": plan.version, "row_version": plan.version}) for plan in plans
+    ]
+    rows = (
+        {"chunk_id": chunk.chunk_id, **common, **chunk.row} for plan, common in versions for chunk in plan.new_chunks
+    )
+    for some in bounded(rows, _ROWS_A_STATEMENT):
+        connection.execute(insert(chunks), some)
+
+
+def change_chunks(connection: Connection, plan: Plan) -> None:
+    """Remove, move and mark the stored chunks of one document; run before its new chunks are inserted."""
+    _each(connection, delete(chunks), chunks.c.chunk_id, plan.removed_chunks)
+    _each(connection, delete(chunk_tombstones), chunk_tombstones.c.chunk_id, plan.revived)
+    tombstones = [
+        {"chunk_id": chunk_id, "doc_id": plan.doc_id, "removed_in_version": plan.version}
+        for chunk_id in plan.removed_chunks
+    ]
+    if tombstones:
+        connection.execute(insert(chunk_tombstones), tombstones)
+    unsynced = {"milvus_synced": false(), "updated_at": utc_now(), "row_version": plan.version}
+    _each(connection, update(chunks).values(**unsynced, vector_version=plan.version), chunks.c.chunk_id, plan.resent)
+    _each(connection, update(chunks).values(**unsynced), chunks.c.chunk_id, plan.relabelled)
+    _update_columns(connection, plan)
+
+
+def write_files(connection: Connection, plans: Iterable[Plan]) -> None:
+    for plan in plans:
+        _each(
+            connection,
+            update(document_files).values(removed_in_version=plan.version),
+            document_files.c.object_key,
+            plan.removed_files,
+        )
+    rows = [(plan, kind, record) for plan in plans for kind, record in plan.files]
+    _each(connection, delete(document_files), document_files.c.object_key, [record.object_key for _, _, record in rows])
+    if rows:
+        connection.execute(
+            insert(document_files),
+            [
+                {
+                    "object_key": record.object_key,
+                    "doc_id": plan.doc_id,
+                    "kind": kind,
+                    "sha256": record.sha256,
+                    "size_bytes": record.size_bytes,
+                    "content_type": record.content_type,
+                    "staged_key": record.staged_key,
+                    "version": plan.version,
+                }
+                for plan, kind, record in rows
+            ],
+        )
+
+
+def log_operations(
+    connection: Connection, operations: Sequence[tuple[str, str, StoredRow | None]], operator: str
+) -> None:
+    """One row an (operation, doc_id, document row before it or None)."""
+    connection.execute(
+        insert(operation_logs),
+        [
+            {
+                "operation_type": operation,
+                "target_table": "documents",
+                "target_id": doc_id,
+                "payload": None if before is None else _as_json(before._mapping),
+                "operator": operator,
+            }
+            for operation, doc_id, before in operations
+        ],
+    )
+
+
+def append_events(
+    connection: Connection,
+    events: Iterable[tuple[Plan, str, bytes]],
+    content_type: str,
+    headers: Mapping[str, str] | None,
+) -> None:
+    """Outbox rows for (plan, event type, payload), in order."""
+    connection.execute(
+        insert(outbox),
+        [
+            {
+                "event_id": identity.event_id(),
+                "aggregate_type": "document",
+                "aggregate_id": plan.doc_id,
+                "aggregate_version": plan.version,
+                "event_type": event_type,
+                "content_type": content_type,
+                "headers": dict(headers) if headers else null(),
+                "payload": payload,
+            }
+            for plan, event_type, payload in events
+        ],
+    )
+
+
+def _update_columns(connection: Connection, plan: Plan) -> None:
+    """Columns that differ, many rows a statement. Indexes move in two steps, since each row must stay unique."""
+    moved = [chunk_id for chunk_id, columns in plan.updated.items() if "chunk_index" in columns]
+    _each(connection, update(chunks).values(chunk_index=chunks.c.chunk_index + _SHIFT), chunks.c.chunk_id, moved)
+    grouped: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for chunk_id, columns in plan.updated.items():
+        grouped[tuple(columns)].append({"id": chunk_id, **columns})
+    for names, rows in grouped.items():
+        statement = update(chunks).where(chunks.c.chunk_id == bindparam("id"))
+        connection.execute(statement.values({name: bindparam(name) for name in names}), rows)
+
+
+def _each(connection: Connection, statement: Any, column: Any, ids: Sequence[str]) -> None:
+    for some in bounded(ids, _IDS_A_STATEMENT):
+        connection.execute(statement.where(column.in_(some)))
+
+
+def _as_json(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(k): v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()}

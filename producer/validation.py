@@ -1,0 +1,145 @@
+"""Invariant 13, checked at the door: a document that breaks a limit is refused before anything is written."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from producer.documents import Chunk, Document, Vector
+from producer.errors import InvalidDocument, Problem
+from producer.files import file_error
+from schema import limits
+from schema.identity import doc_id_error
+from schema.tables import SOURCE_TYPES, VECTOR_LEVELS
+
+_BAD_CONTROLS = {code: None for code in range(32) if code not in (9, 10, 13)} | {127: None}
+_INT32_MAX = 2**31 - 1
+
+
+def check(document: Document, model: str, dimension: int) -> list[bytes | None]:
+    """The chunks' vectors as little-endian float32, None where there is none; raises InvalidDocument.
+
+    `model` and `dimension` are the system's.
+    """
+    if not isinstance(document, Document):
+        raise InvalidDocument(None, [Problem("document", f"must be a Document, is {type(document).__name__}")])
+    problems = [*_metadata(document, model)]
+    chunks = document.chunks if _is_list(document.chunks) else ()
+    vectors: list[bytes | None] = []
+    first_at: dict[tuple[object, ...], int] = {}
+    for position, chunk in enumerate(chunks):
+        name = f"chunks[{position}]"
+        if not isinstance(chunk, Chunk):
+            problems.append(Problem(name, f"must be a Chunk, is {type(chunk).__name__}"))
+            continue
+        wrong_fields = [*_chunk(name, chunk, position, len(chunks))]
+        problems += wrong_fields
+        if not wrong_fields and chunk.start_char is not None:
+            identity = (chunk.content, chunk.start_char, chunk.vector_level, chunk.associate_id)
+            if (first := first_at.setdefault(identity, position)) != position:
+                problems.append(Problem(name, f"is a duplicate of chunks[{first}]: same content at the same place"))
+        vector, wrong = (None, None) if chunk.vector is None else _vector(chunk.vector, dimension)
+        vectors.append(vector)
+        if wrong is not None:
+            problems.append(Problem(f"{name}.vector", wrong))
+    if problems:
+        raise InvalidDocument(document.doc_id, problems)
+    return vectors
+
+
+def _metadata(document: Document, model: str) -> Iterator[Problem]:
+    if wrong := doc_id_error(document.doc_id):
+        yield Problem("doc_id", wrong)
+    yield from _string("title", document.title, characters=limits.TITLE_CHARACTERS, filled=True)
+    yield from _choice("source_type", document.source_type, SOURCE_TYPES)
+    yield from _string("source_url", document.source_url, characters=limits.SOURCE_URL_CHARACTERS)
+    yield from _string("business_tag", document.business_tag, size_bytes=limits.BUSINESS_TAG_BYTES)
+    yield from _string("domain", document.domain, characters=limits.DOMAIN_CHARACTERS)
+    yield from _string("language", document.language, characters=limits.LANGUAGE_CHARACTERS)
+    yield from _natural("page_count", document.page_count)
+    for name, file in (("file", document.file), ("text", document.text)):
+        if file is not None and (wrong := file_error(file)):
+            yield Problem(name, wrong)
+    named = document.embedding_model
+    if named is not None and not (isinstance(named, str) and named == model):
+        yield Problem("embedding_model", f"must be the system's, {model!r}, is {named!r}")
+    if not _is_list(document.chunks):
+        yield Problem("chunks", f"must be a list of Chunk, is {type(document.chunks).__name__}")
+    elif not 1 <= (count := len(document.chunks)) <= limits.CHUNKS_PER_DOCUMENT:
+        yield Problem("chunks", f"must be 1 to {limits.CHUNKS_PER_DOCUMENT} chunks, there are {count}")
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _chunk(name: str, chunk: Chunk, position: int, count: int) -> Iterator[Problem]:
+    yield from _string(f"{name}.content", chunk.content, size_bytes=limits.CONTENT_BYTES, lines=True, filled=True)
+    yield from _choice(f"{name}.vector_level", chunk.vector_level, VECTOR_LEVELS)
+    yield from _string(f"{name}.modal_type", chunk.modal_type, size_bytes=limits.MODAL_TYPE_BYTES, filled=True)
+    yield from _string(f"{name}.associate_id", chunk.associate_id, size_bytes=limits.ASSOCIATE_ID_BYTES)
+    yield from _string(f"{name}.strategy", chunk.strategy, characters=limits.CHUNK_STRATEGY_CHARACTERS)
+    yield from _natural(f"{name}.start_char", chunk.start_char)
+    yield from _natural(f"{name}.parent", chunk.parent)
+    if isinstance(chunk.parent, int) and (chunk.parent >= count or chunk.parent == position):
+        yield Problem(f"{name}.parent", f"must be the position of another of the {count} chunks, is {chunk.parent}")
+
+
+def _choice(name: str, value: object, allowed: Sequence[str]) -> Iterator[Problem]:
+    if not isinstance(value, str) or value not in allowed:
+        yield Problem(name, f"must be one of {', '.join(allowed)}, is {value!r}")
+
+
+def _string(
+    name: str,
+    value: object,
+    *,
+    characters: int | None = None,
+    size_bytes: int | None = None,
+    lines: bool = False,
+    filled: bool = False,
+) -> Iterator[Problem]:
+    """At most so many characters or UTF-8 bytes, valid Unicode, no control characters (`lines`: line breaks, tabs)."""
+    if filled and (value is None or (isinstance(value, str) and not value.strip())):
+        yield Problem(name, "must not be empty")
+    if value is None:
+        return
+    if not isinstance(value, str):
+        yield Problem(name, f"must be a string, is {type(value).__name__}")
+        return
+    try:
+        encoded = len(value.encode())
+    except UnicodeEncodeError as error:
+        yield Problem(name, f"must be valid Unicode, has a lone surrogate at character {error.start}")
+        return
+    if characters is not None and len(value) > characters:
+        yield Problem(name, f"must be at most {characters} characters, has {len(value)}")
+    if size_bytes is not None and encoded > size_bytes:
+        yield Problem(name, f"must be at most {size_bytes} bytes of UTF-8, has {encoded}")
+    if len(value.translate(_BAD_CONTROLS)) != len(value) or (not lines and any(c in value for c in "\t\n\r")):
+        yield Problem(name, "must not contain control characters")
+
+
+def _natural(name: str, value: object) -> Iterator[Problem]:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _INT32_MAX):
+        yield Problem(name, f"must be a whole number from 0 to {_INT32_MAX}, is {value!r}")
+
+
+def _vector(vector: Vector, dimension: int) -> tuple[bytes | None, str | None]:
+    """The vector's bytes, or what is wrong with it."""
+    try:
+        given = np.asarray(vector)
+    except (TypeError, ValueError):
+        return None, "must be a list of numbers"
+    if given.dtype.kind not in "fiu":  # numpy would read "1.5" as a number too
+        return None, "must be a list of numbers"
+    with np.errstate(over="ignore"):
+        values = given.astype("<f4")
+    if values.shape != (dimension,):
+        shape = "x".join(map(str, values.shape)) or "a single number"
+        return None, f"must have {dimension} dimensions, has {shape}"
+    if not np.isfinite(values).all():
+        position = int(np.flatnonzero(~np.isfinite(values))[0])
+        return None, f"must be finite as float32, has {values[position]} at position {position}"
+    if not values.any():
+        return None, "must not be all zeros: it has no direction to compare"
+    return values.tobytes(), None

@@ -1,0 +1,105 @@
+"""From what a caller hands over to the rows that the database shall hold."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from producer.documents import Document
+from producer.files import DocumentFile
+from producer.plan import LABELS, METADATA, POSITION, WantedChunk, WantedFile
+from producer.stored import Stored
+from schema import bucket, identity, limits
+from schema.events import ChunkRow
+
+DOCUMENT_COLUMNS = (*METADATA, "chunk_count", "oss_key", "file_size", "content_sha256")
+
+
+def document_columns(document: Document, stored: Stored | None) -> dict[str, Any]:
+    """The columns of `documents`; a file that is not given keeps its own."""
+    columns: dict[str, Any] = {name: getattr(document, name) for name in METADATA}
+    columns["chunk_count"] = len(document.chunks)
+    if document.file is not None:
+        columns |= {
+            "oss_key": _raw_key(document, document.file, stored),
+            "file_size": document.file.size_bytes,
+            "content_sha256": document.file.sha256,
+        }
+    elif stored is not None and stored.document.deleted_at is None:
+        columns |= {name: getattr(stored.document, name) for name in ("oss_key", "file_size", "content_sha256")}
+    else:
+        columns |= {"oss_key": None, "file_size": None, "content_sha256": None}
+    return columns
+
+
+def files(document: Document, oss_key: str | None) -> list[WantedFile]:
+    wanted = []
+    if document.file is not None and oss_key is not None:
+        wanted.append(WantedFile(oss_key, "raw", document.file))
+    if document.text is not None:
+        wanted.append(WantedFile(bucket.extracted_text_key(document.doc_id), "text", document.text))
+    return wanted
+
+
+def chunks(document: Document, vectors: Sequence[bytes | None]) -> list[WantedChunk]:
+    """The chunks' rows, in order; `vectors` as `validation.check` returns them."""
+    hashes = [identity.content_hash(chunk.content) for chunk in document.chunks]
+    ids = identity.chunk_ids(document.doc_id, hashes)
+    return [
+        WantedChunk(
+            chunk_id,
+            {
+                "vector_level": chunk.vector_level,
+                "modal_type": chunk.modal_type,
+                "associate_id": chunk.associate_id,
+                "chunk_index": position,
+                "parent_chunk_id": None if chunk.parent is None else ids[chunk.parent],
+                "start_char": chunk.start_char,
+                "chunk_strategy": chunk.strategy,
+                "content_hash": digest,
+                "char_count": len(chunk.content),
+                "content": chunk.content[: limits.PREVIEW_CHARACTERS],
+            },
+            chunk.content,
+            vector,
+        )
+        for position, (chunk, vector, digest, chunk_id) in enumerate(
+            zip(document.chunks, vectors, hashes, ids, strict=True)
+        )
+    ]
+
+
+def stored_chunks(stored: Stored, content: Mapping[str, ChunkRow]) -> list[WantedChunk]:
+    """The stored chunks as they are, with content and vector where `content` knows them."""
+    return [
+        WantedChunk(
+            chunk_id,
+            {name: getattr(row, name) for name in (*LABELS, *POSITION, "content_hash")},
+            content[chunk_id].content if chunk_id in content else None,
+            content[chunk_id].vector if chunk_id in content else None,
+        )
+        for chunk_id, row in sorted(stored.chunks.items(), key=lambda item: item[1].chunk_index)
+    ]
+
+
+def stored_files(stored: Stored, known: Mapping[str, DocumentFile]) -> list[WantedFile]:
+    """The stored files whose bytes `known` has, by object key."""
+    return [
+        WantedFile(key, row.kind, known[key])
+        for key, row in stored.files.items()
+        if row.removed_in_version is None and key in known and known[key].sha256 == row.sha256
+    ]
+
+
+def _raw_key(document: Document, file: DocumentFile, stored: Stored | None) -> str:
+    """The key of the original: dated by the document's creation, so that a new version replaces the old object."""
+    created_at = datetime.now(UTC) if stored is None else stored.document.created_at
+    key = bucket.raw_file_key(document.doc_id, document.source_type, created_at, file.extension)
+    old = None if stored is None else stored.document.oss_key
+    if old is not None and _undated(old) == _undated(key):
+        return str(old)  # created around midnight: the first key stays
+    return key
+
+
+def _undated(key: str) -> tuple[str, str]:
+    parts = key.split("/")
+    return parts[1], parts[-1]

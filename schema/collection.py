@@ -1,0 +1,33 @@
+"""The Milvus collection as data: fields, index and alias; the sink asks the server which of it the server offers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from schema import limits
+
+ALIAS = "rag_vectors"
+METRIC = "COSINE"
+HNSW = {"M": 16, "efConstruction": 200}
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    kind: Literal["varchar", "int64", "vector"]
+    max_length: int = 0  # bytes, of a varchar
+    index: tuple[str, ...] = ()  # scalar index types, the preferred one first
+
+
+FIELDS = (
+    Field("chunk_id", "varchar", limits.CHUNK_ID_BYTES),  # the primary key
+    Field("doc_id", "varchar", limits.DOC_ID_BYTES, index=("INVERTED", "Trie")),  # reconcile asks by document
+    Field("doc_version", "int64"),
+    Field("content_hash", "varchar", 64),
+    Field("vector", "vector"),
+    Field("modal_type", "varchar", limits.MODAL_TYPE_BYTES, index=("Trie", "INVERTED")),
+    Field("business_tag", "varchar", limits.BUSINESS_TAG_BYTES, index=("Trie", "INVERTED")),
+    Field("vector_level", "varchar", limits.VECTOR_LEVEL_BYTES),
+    Field("associate_id", "varchar", limits.ASSOCIATE_ID_BYTES),
+    Field("oss_id", "varchar", limits.OBJECT_KEY_BYTES),
+    Field("content", "varchar", limits.CONTENT_BYTES),
+)

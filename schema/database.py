@@ -1,0 +1,81 @@
+"""Connections to the metadata database, set up the way the contract needs them: MySQL and SQLite."""
+
+import sqlite3
+import time
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+_MYSQL_TRANSIENT = {
+    1205,  # lock wait timeout
+    1213,  # deadlock
+    2006,  # server has gone away
+    2013,  # lost connection during query
+}
+_SQLITE_TRANSIENT = ("database is locked", "database table is locked")
+_SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
+
+
+def connect(url: str) -> Engine:
+    """An engine for `url` ("mysql+pymysql://…" or "sqlite:///…").
+
+    MySQL: READ COMMITTED, UTC and utf8mb4. SQLite: a transaction takes the write lock when it begins, so two writers
+    wait for each other instead of failing in the middle; commits are durable (WAL, synchronous=FULL). Read through
+    `reading()` to stay clear of that lock.
+    """
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_SECONDS})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+        return engine
+    return create_engine(
+        url,
+        hide_parameters=True,  # no content and no secret in an error message
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        connect_args={"charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'"},
+    )
+
+
+def reading(engine: Engine) -> Connection:
+    """A connection whose statements see the newest committed rows and take no lock; close it after use."""
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same transaction may succeed when run again: deadlock, lock wait, lost connection."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return str(error.orig).startswith(_SQLITE_TRANSIENT)
+    return isinstance(error, OperationalError) and bool(error.orig and set(error.orig.args[:1]) & _MYSQL_TRANSIENT)
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_immediate alone
+    cursor = connection.cursor()
+    _switch_to_wal(cursor)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """Ask until it is done: in a new file SQLite waits for no lock here, so processes that start together collide."""
+    deadline = time.monotonic() + _SQLITE_BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not str(error).startswith(_SQLITE_TRANSIENT) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _begin_immediate(connection: Connection) -> None:
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,26 @@
+"""Every limit of the contract, in one place: the tables, the collection and the writer's checks share them."""
+
+DOC_ID_BYTES = 64
+CHUNK_ID_BYTES = 64
+TITLE_CHARACTERS = 512
+SOURCE_URL_CHARACTERS = 1024
+BUSINESS_TAG_BYTES = 128
+DOMAIN_CHARACTERS = 64
+LANGUAGE_CHARACTERS = 16
+OBJECT_KEY_BYTES = 256
+CHUNK_STRATEGY_CHARACTERS = 32
+VECTOR_LEVEL_BYTES = 16
+MODAL_TYPE_BYTES = 16
+ASSOCIATE_ID_BYTES = 64
+EXTENSION_CHARACTERS = 16
+CONTENT_TYPE_CHARACTERS = 128
+OPERATOR_CHARACTERS = 64
+
+CONTENT_BYTES = 65_535  # Milvus: the longest VARCHAR
+PREVIEW_CHARACTERS = 500  # of a chunk's content kept in MySQL
+CHUNKS_PER_DOCUMENT = 100_000
+VECTOR_DIMENSION = 32_768  # Milvus: the largest FLOAT_VECTOR
+
+EVENT_BYTES = 512 * 1024  # encoded; a larger document travels in numbered parts
+INLINE_FILE_BYTES = 64 * 1024  # a larger file is staged in the object store
+FILE_BYTES = 5 * 1024**4  # S3: the largest object

@@ -1,0 +1,268 @@
+"""The first tables: documents and their chunks, files, tombstones and sink states, the outbox, logs and tasks.
+
+Frozen: it imports nothing of ours, so that it builds the same tables for ever. MySQL commits every statement of it on
+its own, so it creates only what an interrupted run left missing.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import mysql
+
+revision = "0001"
+down_revision = None
+
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_TIMESTAMP = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql")
+_PAYLOAD = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql")
+
+
+def upgrade() -> None:
+    if op.get_bind().dialect.name == "mysql":
+        now = sa.text("(UTC_TIMESTAMP(6))")
+        lane = "mod(crc32(aggregate_id), 16)"
+    else:
+        now = sa.text("(strftime('%Y-%m-%d %H:%M:%f000', 'now'))")
+        lane = "(unicode(aggregate_id) % 16)"
+
+    _create_table(
+        "documents",
+        sa.Column("doc_id", sa.String(64), nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("title", sa.String(512), nullable=False),
+        sa.Column(
+            "source_type",
+            _enum("ck_documents_source_type", "pdf", "word", "image", "webpage", "table", "text"),
+            nullable=False,
+        ),
+        sa.Column("source_url", sa.String(1024)),
+        sa.Column("business_tag", sa.String(128)),
+        sa.Column("domain", sa.String(64)),
+        sa.Column("language", sa.String(16)),
+        sa.Column("file_size", sa.BigInteger),
+        sa.Column("page_count", sa.Integer),
+        sa.Column("oss_key", sa.String(256)),
+        sa.Column("content_sha256", sa.String(64)),
+        sa.Column(
+            "status",
+            _enum("ck_documents_status", "pending", "processing", "completed", "failed", "deleting"),
+            nullable=False,
+            server_default="pending",
+        ),
+        sa.Column("chunk_count", sa.Integer, nullable=False),
+        sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column("updated_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column("deleted_at", _TIMESTAMP),
+        sa.PrimaryKeyConstraint("doc_id", name="pk_documents"),
+        sa.CheckConstraint("doc_id <> ''", name="ck_documents_doc_id_filled"),
+        sa.CheckConstraint("version >= 1", name="ck_documents_version_positive"),
+        sa.CheckConstraint("chunk_count >= 0", name="ck_documents_chunk_count_natural"),
+        sa.CheckConstraint("status <> 'deleting' OR deleted_at IS NOT NULL", name="ck_documents_deleting_dated"),
+    )
+    _create_index("documents", "business_tag")
+    _create_index("documents", "created_at")
+    _create_index("documents", "source_type")
+    _create_index("documents", "status")
+
+    _create_table(
+        "chunks",
+        sa.Column("chunk_id", sa.String(64), nullable=False),
+        sa.Column("doc_id", sa.String(64), nullable=False),
+        sa.Column("chunk_index", sa.Integer, nullable=False),
+        sa.Column("chunk_strategy", sa.String(32)),
+        sa.Column(
+            "vector_level", _enum("ck_chunks_vector_level", "text", "table", "row", "col", "cell"), nullable=False
+        ),
+        sa.Column("modal_type", sa.String(16), nullable=False),
+        sa.Column("content", sa.Text, nullable=False),
+        sa.Column("content_hash", sa.String(64), nullable=False),
+        sa.Column("char_count", sa.Integer, nullable=False),
+        sa.Column("start_char", sa.Integer),
+        sa.Column("parent_chunk_id", sa.String(64)),
+        sa.Column("associate_id", sa.String(64)),
+        sa.Column(
+            "embedding_status",
+            _enum("ck_chunks_embedding_status", "pending", "embedded", "failed"),
+            nullable=False,
+            server_default="embedded",
+        ),
+        sa.Column("milvus_synced", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("vector_version", sa.BigInteger, nullable=False),
+        sa.Column("row_version", sa.BigInteger, nullable=False),
+        sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column("updated_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.PrimaryKeyConstraint("chunk_id", name="pk_chunks"),
+        sa.UniqueConstraint("doc_id", "chunk_index", name="uq_chunks_doc_id_chunk_index"),
+        sa.CheckConstraint("chunk_index >= 0", name="ck_chunks_chunk_index_natural"),
+        sa.CheckConstraint("row_version >= vector_version AND vector_version >= 1", name="ck_chunks_versions_ordered"),
+        sa.ForeignKeyConstraint(["doc_id"], ["documents.doc_id"], name="fk_chunks_doc_id", ondelete="CASCADE"),
+    )
+    _create_index("chunks", "content_hash")
+    _create_index("chunks", "doc_id")
+    _create_index("chunks", "embedding_status")
+    _create_index("chunks", "vector_level")
+
+    _create_table(
+        "chunk_tombstones",
+        sa.Column("chunk_id", sa.String(64), nullable=False),
+        sa.Column("doc_id", sa.String(64), nullable=False),
+        sa.Column("removed_in_version", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("chunk_id", name="pk_chunk_tombstones"),
+    )
+    _create_index("chunk_tombstones", "doc_id")
+
+    _create_table(
+        "document_files",
+        sa.Column("object_key", sa.String(256), nullable=False),
+        sa.Column("doc_id", sa.String(64), nullable=False),
+        sa.Column("kind", _enum("ck_document_files_kind", "raw", "text"), nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger, nullable=False),
+        sa.Column("content_type", sa.String(128), nullable=False),
+        sa.Column("staged_key", sa.String(256)),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("removed_in_version", sa.BigInteger),
+        sa.PrimaryKeyConstraint("object_key", name="pk_document_files"),
+        sa.CheckConstraint("size_bytes >= 0", name="ck_document_files_size_natural"),
+    )
+    _create_index("document_files", "doc_id")
+
+    _create_table(
+        "sink_states",
+        sa.Column("doc_id", sa.String(64), nullable=False),
+        sa.Column("sink", sa.String(32), nullable=False),
+        sa.Column("desired_version", sa.BigInteger, nullable=False),
+        sa.Column("applied_version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column(
+            "state",
+            _enum("ck_sink_states_state", "pending", "applied", "failed"),
+            nullable=False,
+            server_default="pending",
+        ),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("last_error", sa.Text),
+        sa.Column("requested_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column("applied_at", _TIMESTAMP),
+        sa.PrimaryKeyConstraint("doc_id", "sink", name="pk_sink_states"),
+        sa.CheckConstraint("applied_version BETWEEN 0 AND desired_version", name="ck_sink_states_applied_was_desired"),
+        sa.CheckConstraint(
+            "state <> 'applied' OR applied_version = desired_version", name="ck_sink_states_applied_is_desired"
+        ),
+    )
+    _create_index("sink_states", "sink", "state", "requested_at")
+
+    _create_table(
+        "outbox",
+        sa.Column("id", _ID, nullable=False, autoincrement=True),
+        sa.Column("event_id", sa.String(36), nullable=False),
+        sa.Column("lane", sa.SmallInteger, sa.Computed(lane, persisted=True), nullable=False),
+        sa.Column("aggregate_type", sa.String(32), nullable=False, server_default="document"),
+        sa.Column("aggregate_id", sa.String(64), nullable=False),
+        sa.Column("aggregate_version", sa.BigInteger, nullable=False),
+        sa.Column("event_type", sa.String(64), nullable=False),
+        sa.Column("content_type", sa.String(64), nullable=False),
+        sa.Column("headers", sa.JSON),
+        sa.Column("payload", _PAYLOAD, nullable=False),
+        sa.Column("payload_bytes", sa.Integer, sa.Computed("length(payload)", persisted=True), nullable=False),
+        sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.PrimaryKeyConstraint("id", name="pk_outbox"),
+        sa.CheckConstraint("aggregate_version >= 1", name="ck_outbox_version_positive"),
+    )
+    _create_index("outbox", "lane", "id")
+
+    _create_table(
+        "outbox_dead_letters",
+        sa.Column("id", _ID, nullable=False, autoincrement=True),
+        sa.Column("stage", sa.String(32), nullable=False),
+        sa.Column("outbox_id", sa.BigInteger, nullable=False),
+        sa.Column("event_id", sa.String(36), nullable=False),
+        sa.Column("aggregate_type", sa.String(32), nullable=False),
+        sa.Column("aggregate_id", sa.String(64), nullable=False),
+        sa.Column("aggregate_version", sa.BigInteger, nullable=False),
+        sa.Column("event_type", sa.String(64), nullable=False),
+        sa.Column("content_type", sa.String(64), nullable=False),
+        sa.Column("headers", sa.JSON),
+        sa.Column("payload", _PAYLOAD, nullable=False),
+        sa.Column("error", sa.Text, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("dead_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.PrimaryKeyConstraint("id", name="pk_outbox_dead_letters"),
+        sa.UniqueConstraint("stage", "event_id", name="uq_outbox_dead_letters_stage_event_id"),
+    )
+
+    _create_table(
+        "operation_logs",
+        sa.Column("log_id", _ID, nullable=False, autoincrement=True),
+        sa.Column(
+            "operation_type",
+            _enum("ck_operation_logs_operation_type", "INSERT", "UPDATE", "DELETE", "SYNC"),
+            nullable=False,
+        ),
+        sa.Column("target_table", sa.String(64), nullable=False),
+        sa.Column("target_id", sa.String(64), nullable=False),
+        sa.Column("payload", sa.JSON),
+        sa.Column("operator", sa.String(64), nullable=False),
+        sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.PrimaryKeyConstraint("log_id", name="pk_operation_logs"),
+    )
+    _create_index("operation_logs", "target_id")
+
+    _create_table(
+        "processing_tasks",
+        sa.Column("task_id", sa.String(64), nullable=False),
+        sa.Column(
+            "task_type", _enum("ck_processing_tasks_task_type", "extract", "chunk", "embed", "sync"), nullable=False
+        ),
+        sa.Column("doc_id", sa.String(64), nullable=False),
+        sa.Column(
+            "status",
+            _enum("ck_processing_tasks_task_status", "queued", "running", "completed", "failed"),
+            nullable=False,
+            server_default="queued",
+        ),
+        sa.Column("priority", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("retry_count", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("error_message", sa.Text),
+        sa.Column("result_json", sa.JSON),
+        sa.Column("started_at", _TIMESTAMP),
+        sa.Column("completed_at", _TIMESTAMP),
+        sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.PrimaryKeyConstraint("task_id", name="pk_processing_tasks"),
+    )
+    _create_index("processing_tasks", "doc_id")
+    _create_index("processing_tasks", "status")
+
+    _create_table(
+        "embedding_model",
+        sa.Column("id", sa.Integer, nullable=False, autoincrement=False),
+        sa.Column("name", sa.String(128), nullable=False),
+        sa.Column("dimension", sa.Integer, nullable=False),
+        sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.PrimaryKeyConstraint("id", name="pk_embedding_model"),
+        sa.CheckConstraint("id = 1", name="ck_embedding_model_single_row"),
+        sa.CheckConstraint("dimension BETWEEN 1 AND 32768", name="ck_embedding_model_dimension_in_range"),
+        sqlite_autoincrement=False,
+    )
+
+
+def _enum(check_name: str, *values: str) -> sa.Enum:
+    """ENUM on MySQL; elsewhere VARCHAR with a CHECK of this name."""
+    return sa.Enum(*values, name=check_name, create_constraint=True)
+
+
+def _create_table(name: str, *items: sa.schema.SchemaItem, sqlite_autoincrement: bool = True) -> None:
+    options: dict[str, Any] = {
+        "mysql_engine": "InnoDB",
+        "mysql_charset": "utf8mb4",
+        "mysql_collate": "utf8mb4_0900_bin",
+        "sqlite_autoincrement": sqlite_autoincrement,
+    }
+    if not sa.inspect(op.get_bind()).has_table(name):
+        op.create_table(name, *items, **options)
+
+
+def _create_index(table: str, *columns: str) -> None:
+    name = f"ix_{table}_{'_'.join(columns)}"
+    if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
+        op.create_index(name, table, list(columns))

@@ -1,0 +1,151 @@
+"""A local directory as object store. A file is replaced in one step; what `put` and `remove` did is on disk."""
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from schema.bucket import STAGING_PREFIX
+from schema.object_store import ObjectMissing, Readable
+
+_PARTS = ".parts"  # the folder of files that are being written; no key lies in it
+_COPY_BYTES = 1024 * 1024
+_NAME_BYTES = 255  # of a file; file systems refuse longer ones
+_ATTEMPTS = 1_000  # to make a folder that concurrent removals take away again
+_ABANDONED_SECONDS = {_PARTS: 86_400, STAGING_PREFIX: 7 * 86_400}  # left by a crash, or by a rolled-back transaction
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+class DirectoryStore:
+    """Keys are paths below `root`; raises ValueError on a key that would leave it, OSError on what the disk refuses."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def ensure(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        for folder, seconds in _ABANDONED_SECONDS.items():
+            for path in _files(self.root / folder):
+                with suppress(*_ABSENT):  # another process may be at it too
+                    if path.stat().st_mtime < time.time() - seconds:
+                        self._unlink(path)
+
+    def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
+        def write(part: Path) -> None:
+            with part.open("xb") as file:
+                shutil.copyfileobj(stream, file, _COPY_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+            if part.stat().st_size != size_bytes:
+                raise OSError(errno.EIO, f"{part.stat().st_size} bytes instead of {size_bytes}", key)
+
+        self._replace(key, write)
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except _ABSENT:
+            raise ObjectMissing(key) from None
+
+    def copy(self, source: str, target: str) -> None:
+        path = self._path(source)
+
+        def link(part: Path) -> None:
+            try:
+                os.link(path, part)  # files are only ever replaced, so two names may share one
+            except OSError:
+                if path.is_file():
+                    raise
+                raise ObjectMissing(source) from None
+
+        self._replace(target, link)
+
+    def sha256(self, key: str) -> str | None:
+        try:
+            with self._path(key).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except _ABSENT:
+            return None
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        found = (path.relative_to(self.root).as_posix() for path in _files(self._path(f"{prefix}x").parent))
+        yield from sorted(key for key in found if key.startswith(prefix) and not key.startswith(f"{_PARTS}/"))
+
+    def remove(self, keys: Iterable[str]) -> None:
+        touched = set()
+        for path in map(self._path, keys):
+            with suppress(*_ABSENT):
+                touched.add(self._unlink(path))
+        _sync(touched)
+
+    def location(self, key: str) -> str:
+        return str(self._path(key))
+
+    def _path(self, key: str) -> Path:
+        path = PurePosixPath(key)
+        if not path.parts or path.is_absolute() or path.as_posix() != key or "\\" in key or "\0" in key:
+            raise ValueError(f"object key {key!r} is no relative path")
+        if ".." in path.parts or path.parts[0] == _PARTS:
+            raise ValueError(f"object key {key!r} leaves the store")
+        if max(len(part.encode()) for part in path.parts) > _NAME_BYTES:
+            raise ValueError(f"object key {key!r} has a part of more than {_NAME_BYTES} bytes")
+        return self.root / path
+
+    def _replace(self, key: str, make: Callable[[Path], None]) -> None:
+        """Make a part file, then rename it over the target: a crash leaves the old or the new."""
+        target = self._path(key)
+        part = self.root / _PARTS / uuid.uuid4().hex
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            make(part)
+            _sync(_move(part, target))
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _unlink(self, path: Path) -> Path:
+        """Remove a file and the folders that become empty; returns the first that stays."""
+        path.unlink()
+        for folder in path.parents:
+            if folder == self.root:
+                break
+            try:
+                folder.rmdir()
+            except OSError:  # in use, or removed by another
+                return folder
+        return self.root
+
+
+def _files(top: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(top):
+        for name in names:
+            yield Path(folder) / name
+
+
+def _move(part: Path, target: Path) -> set[Path]:
+    """Returns the folders that have a new entry."""
+    attempts = 0
+    while True:
+        attempts += 1
+        made = [folder for folder in target.parents if not folder.exists()]
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(target)
+            return {target.parent, *(folder.parent for folder in made)}
+        except (FileNotFoundError, FileExistsError):  # a concurrent remove() took the empty folder: make it again
+            if attempts == _ATTEMPTS:
+                raise
+
+
+def _sync(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with suppress(*_ABSENT):  # removed by another meanwhile
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

@@ -1,0 +1,75 @@
+"""Fixtures: every test has its own database file, folder and Milvus database; a worker shares one Milvus Lite."""
+
+import logging
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from milvus_lite.server_manager import server_manager_instance
+from pymilvus import MilvusClient
+from sqlalchemy import Engine
+
+from consumers.milvus import MilvusSink
+from consumers.minio import MinioSink
+from producer import Writer
+from schema.database import connect
+from schema.object_store.directory import DirectoryStore
+from schema.tables import metadata
+from tests.pipeline import DIMENSION, MODEL, Pipeline, set_model
+
+
+@pytest.fixture(scope="session")
+def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    for name in ("pymilvus", "grpc"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    folder = str(tmp_path_factory.mktemp("milvus") / "vectors.db")
+    uri = server_manager_instance.start_and_get_uri(folder)
+    assert uri is not None
+    yield uri
+    server_manager_instance.release_server(folder)
+
+
+@pytest.fixture
+def milvus(milvus_uri: str) -> Iterator[MilvusClient]:
+    """A client of a Milvus database of its own."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    admin = MilvusClient(milvus_uri)
+    admin.create_database(name)
+    client = MilvusClient(milvus_uri, db_name=name)
+    yield client
+    for alias in ("rag_vectors",):
+        client.drop_alias(alias)
+    for collection in client.list_collections():
+        client.drop_collection(collection)
+    client.close()
+    admin.drop_database(name)
+    admin.close()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """A database with all tables and an embedding model."""
+    engine = connect(f"sqlite:///{tmp_path / 'metadata.db'}")
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        set_model(connection)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    store = DirectoryStore(tmp_path / "objects")
+    store.ensure()
+    return store
+
+
+@pytest.fixture
+def pipeline(engine: Engine, store: DirectoryStore, milvus: MilvusClient) -> Iterator[Pipeline]:
+    """The whole embedded pipeline, its sinks ready."""
+    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
+    milvus_sink.ensure()
+    minio_sink.ensure()
+    yield Pipeline(engine, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
+    minio_sink.close()

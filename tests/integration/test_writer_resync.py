@@ -1,0 +1,165 @@
+"""The SYNC operation, and receipts: the current state goes out again, and a caller waits until a sink holds it."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from producer import ApplyFailed, Chunk, DocumentFile, FileRequired, NotApplied, Receipt, VectorRequired, Writer
+from tests import written
+from tests.pipeline import MODEL, Pipeline, chunk, document
+
+pytestmark = pytest.mark.integration
+
+LARGE = b"x" * 65_537  # bytes: one too many to travel inside the event
+
+
+def resync(engine: Engine, doc_id: str, *chunks: Chunk) -> Receipt:
+    with engine.begin() as connection:
+        return Writer(MODEL).resync(connection, doc_id, chunks)
+
+
+def lose_the_outbox(engine: Engine) -> None:
+    """As when a relay gave every event up."""
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outbox"))
+
+
+def test_a_resync_before_the_first_apply_takes_vectors_and_file_from_the_outbox(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d", "one", "two", file=b"x"))
+    pipeline.upsert(document("d", "one", "two", "three", file=b"y"))
+
+    receipt = resync(pipeline.engine, "d")
+
+    assert (receipt.version, receipt.changed) == (3, True)
+    [event] = written.events(pipeline.engine, "d", 3)
+    assert sorted(row["content"] for row in event["chunks"]) == ["one", "three", "two"]
+    assert [file["content"] for file in event["files"]] == [b"y"]
+    assert event["relabelled"] == []
+    lose_all_but(pipeline.engine, 3)
+    pipeline.run()
+    pipeline.assert_in_step()
+    assert [content for key, content in pipeline.objects().items() if key.startswith("raw-files/")] == [b"y"]
+
+
+def lose_all_but(engine: Engine, version: int) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outbox WHERE aggregate_version <> :version"), {"version": version})
+
+
+def test_a_resync_of_a_confirmed_document_sends_labels_and_no_vector(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d", "one", "two", file=b"x", business_tag="tag"))
+    pipeline.run()
+
+    receipt = resync(pipeline.engine, "d")
+
+    assert (receipt.version, receipt.changed) == (2, True)
+    [event] = written.events(pipeline.engine, "d", 2)
+    assert (event["chunks"], event["files"], event["tombstones"]) == ([], [], [])
+    assert sorted(row["chunk_id"] for row in event["relabelled"]) == sorted(
+        written.chunk_ids(pipeline.engine, "d").values()
+    )
+    assert event["business_tag"] == "tag"
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_a_resync_with_chunks_brings_back_what_milvus_lost(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d", "one", "two", business_tag="tag"))
+    pipeline.run()
+    ids = written.chunk_ids(pipeline.engine, "d")
+    pipeline.milvus.delete("rag_vectors", ids=list(ids.values()))
+
+    resync(pipeline.engine, "d", chunk("two"), chunk("one"))
+
+    [event] = written.events(pipeline.engine, "d", 2)
+    assert {row["content"]: row["chunk_id"] for row in event["chunks"]} == ids
+    assert event["relabelled"] == []
+    assert written.chunks(pipeline.engine, "d") == ["one", "two"]  # the stored order stays
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_a_document_that_milvus_lost_and_refused_is_healed_by_writing_it_with_its_vectors(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d", "one", "two"))
+    pipeline.run()
+    pipeline.milvus.delete("rag_vectors", ids=list(written.chunk_ids(pipeline.engine, "d").values()))
+    receipt = resync(pipeline.engine, "d")
+    pipeline.run()
+    with pytest.raises(ApplyFailed, match="milvus refused document 'd': Milvus lacks 2 marked chunks"):
+        receipt.wait("milvus", 1)
+
+    pipeline.upsert(document("d", "one", "two"))
+    pipeline.run()
+
+    assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["one", "two"]
+    assert written.rows(pipeline.engine, "SELECT version, status FROM documents") == [(3, "completed")]
+
+
+def test_a_resync_names_the_vectors_that_nobody_has_any_more(engine: Engine) -> None:
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one", "two", "three"))
+    lose_the_outbox(engine)
+    before = written.tables(engine)
+
+    with pytest.raises(VectorRequired) as refused:
+        resync(engine, "d", chunk("two"))
+
+    assert refused.value.chunks == {"d": (0, 2)}
+    assert written.tables(engine) == before
+    assert resync(engine, "d", chunk("three"), chunk("one"), chunk("two")).version == 2
+
+
+def test_a_resync_names_the_file_that_nobody_has_any_more(engine: Engine) -> None:
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one", file=b"x"))
+    lose_the_outbox(engine)
+    before = written.tables(engine)
+
+    with pytest.raises(FileRequired, match=r"document 'd': file is required, 'raw-files/text/.*/d.md' is"):
+        resync(engine, "d", chunk("one"))
+
+    assert written.tables(engine) == before
+
+
+def test_a_receipt_returns_when_the_sink_holds_its_version_or_a_newer_one(pipeline: Pipeline) -> None:
+    with pipeline.engine.begin() as connection:
+        first = pipeline.writer.upsert(connection, document("d", "one"))
+    with pipeline.engine.begin() as connection:
+        second = pipeline.writer.upsert(connection, document("d", "two"))
+    relay = threading.Thread(target=pipeline.run)
+    relay.start()
+    try:
+        for sink in ("milvus", "minio"):
+            second.wait(sink, 30)
+            first.wait(sink, 0)
+    finally:
+        relay.join()
+    pipeline.assert_in_step()
+
+
+def test_a_receipt_says_when_the_time_is_over(pipeline: Pipeline) -> None:
+    with pipeline.engine.begin() as connection:
+        receipt = pipeline.writer.upsert(connection, document("d", "one"))
+
+    with pytest.raises(NotApplied, match=r"milvus does not hold document 'd' version 1 after 0\.05 seconds"):
+        receipt.wait("milvus", 0.05)
+    with pytest.raises(NotApplied, match="no-such-sink does not hold"):
+        receipt.wait("no-such-sink", 0)
+
+
+def test_a_receipt_says_why_a_sink_refused_the_version(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "large.md"
+    path.write_bytes(LARGE)
+    file = DocumentFile.from_path(path, pipeline.store)
+    with pipeline.engine.begin() as connection:
+        receipt = pipeline.writer.upsert(connection, document("d", "one", file=file))
+    pipeline.store.remove([str(file.staged_key)])
+
+    pipeline.run()
+
+    receipt.wait("milvus", 0)
+    with pytest.raises(ApplyFailed, match=r"minio refused document 'd': the staged object 'temp/upload_.* is gone"):
+        receipt.wait("minio", 1)
+    assert written.rows(pipeline.engine, "SELECT status FROM documents") == [("failed",)]

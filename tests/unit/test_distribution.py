@@ -1,0 +1,23 @@
+"""Our five import names are ours alone: a library called `schema`, for one, exists on the package index."""
+
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ["schema", "producer", "relays", "consumers", "operations"]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_other_distribution_provides_the_package(package: str) -> None:
+    # An editable install lists no files, so there nobody may be named at all.
+    assert set(packages_distributions().get(package, [])) <= {"rag-outbox"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_package_that_is_imported_is_the_one_in_this_repository(package: str) -> None:
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin == str(ROOT / package / "__init__.py")

@@ -1,0 +1,199 @@
+"""Files become clean text with title, types, hash and size; what cannot be read says why."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from producer.errors import ProducerError
+from producer.processing.extract import MAX_FILE_BYTES, Extracted, ExtractError, extract, supported
+
+pytestmark = pytest.mark.unit
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: /proc, or file names of any bytes")
+
+
+def write(folder: Path, name: str, raw: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(raw)
+    return path
+
+
+def test_plain_text(tmp_path: Path) -> None:
+    assert extract(write(tmp_path, "note.txt", b"hello\n")) == Extracted(
+        text="hello\n",
+        source_type="text",
+        title="note",
+        content_type="text/plain",
+        language=None,
+        sha256="5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+        size_bytes=6,
+    )
+
+
+def test_markdown_is_titled_by_its_first_heading(tmp_path: Path) -> None:
+    found = extract(
+        write(tmp_path, "readme.MD", b"intro\n\n```\n# a comment\n```\n##\n## Read *me* first ##\n# Later\n")
+    )
+    assert found.title == "Read *me* first"
+    assert found.content_type == "text/markdown"
+
+
+@pytest.mark.parametrize(
+    ("heading", "title"),
+    [
+        ("# [Guide](https://example.org/a) to `rag-outbox`", "Guide to rag-outbox"),
+        ("# [![logo](a.png)](https://example.org) **Outbox**", "logo Outbox"),
+        ("#\tC# and F#", "C# and F#"),
+        ("   ###### deep   ", "deep"),
+        ("# a_b __init__", "a_b __init__"),
+        ("# one\ttwo   three", "one two three"),
+        ("#hashtag", "file"),
+        ("    # indented code", "file"),
+        ("####### seven", "file"),
+        ("# #", "file"),
+        ("plain", "file"),
+    ],
+)
+def test_titles(tmp_path: Path, heading: str, title: str) -> None:
+    assert extract(write(tmp_path, "file.md", heading.encode())).title == title
+
+
+def test_a_long_title_is_cut_between_words(tmp_path: Path) -> None:
+    words = extract(write(tmp_path, "a.md", b"# " + b"abcd " * 200)).title
+    assert words == "abcd " * 101 + "abcd"  # 509 characters; the next word would make 514
+    assert extract(write(tmp_path, "b.md", b"# " + b"x" * 600)).title == "x" * 512
+    assert extract(write(tmp_path, "c.md", b"# " + b"x" * 512 + b" y")).title == "x" * 512
+
+
+def test_headings_of_plain_text_are_no_titles(tmp_path: Path) -> None:
+    assert extract(write(tmp_path, "shopping list.text", b"# milk\n")).title == "shopping list"
+    assert extract(write(tmp_path, "index.rst", b"# milk\n")).content_type == "text/x-rst"
+
+
+def test_byte_order_mark_is_stripped_but_hashed(tmp_path: Path) -> None:
+    found = extract(write(tmp_path, "a.md", b"\xef\xbb\xbf# Title\n"))
+    assert (found.text, found.title, found.size_bytes) == ("# Title\n", "Title", 11)
+    assert found.sha256 != extract(write(tmp_path, "b.md", b"# Title\n")).sha256
+
+
+def test_line_breaks_become_newlines(tmp_path: Path) -> None:
+    raw = "a\r\nb\rc\n\rd\fe\vf\u0085g\u2028h\u2029i\x1cj".encode()
+    assert extract(write(tmp_path, "a.txt", raw)).text == "a\nb\nc\n\nd\ne\nf\ng\nh\ni\nj"
+
+
+def test_control_characters_are_removed(tmp_path: Path) -> None:
+    raw = "tab\tstays \x1b[31mred\x07\x7f\u0080\u009f caf\u00e9 \u4e2d \U0001f600".encode()
+    assert extract(write(tmp_path, "a.txt", raw)).text == "tab\tstays [31mred caf\u00e9 \u4e2d \U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("raw", "message", "offset"),
+    [
+        (b"", "no text in it: the file is empty or blank", None),
+        (b" \n\t\r\n\xc2\xa0", "no text in it: the file is empty or blank", None),
+        (b"\x07\x1b", "no text in it: the file is empty or blank", None),
+        (b"\xef\xbb\xbf", "no text in it: the file is empty or blank", None),
+        (b"caf\xe9 au lait", "not UTF-8: byte 0xe9 at offset 3 (invalid continuation byte)", 3),
+        (b"\xef\xbb\xbfab\xff", "not UTF-8: byte 0xff at offset 5 (invalid start byte)", 5),
+        (b"ends in \xe4\xb8", "not UTF-8: byte 0xe4 at offset 8 (unexpected end of data)", 8),
+        (b"\xed\xa0\x80", "not UTF-8: byte 0xed at offset 0 (invalid continuation byte)", 0),
+        ("hi".encode("utf-16"), "not UTF-8: byte 0xff at offset 0 (invalid start byte)", 0),
+        (b"ab\x00cd", "NUL byte at offset 2: this looks like a binary file", 2),
+        (b"h\x00i\x00", "NUL byte at offset 1: this looks like a binary file", 1),
+        (b"\x00", "NUL byte at offset 0: this looks like a binary file", 0),
+    ],
+)
+def test_files_that_are_not_text(tmp_path: Path, raw: bytes, message: str, offset: int | None) -> None:
+    path = write(tmp_path, "a.txt", raw)
+    with pytest.raises(ExtractError) as caught:
+        extract(path)
+    assert str(caught.value) == f"{path}: {message}"
+    assert (caught.value.path, caught.value.offset) == (path, offset)
+    assert isinstance(caught.value, ProducerError)
+
+
+def test_files_above_the_limit_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with path.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # sparse
+    with pytest.raises(ExtractError, match=r"a\.txt: too large: 67,108,865 bytes, the limit is 67,108,864$"):
+        extract(path)
+
+
+def test_the_limit_is_inclusive(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", b"12345")
+    assert extract(path, max_bytes=5).text == "12345"
+    with pytest.raises(ExtractError, match=r"too large: 5 bytes, the limit is 4$"):
+        extract(path, max_bytes=4)
+
+
+@linux
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.symlink_to("/proc/cpuinfo")  # says that it has 0 bytes, and has more
+    with pytest.raises(ExtractError, match="grew past the limit of 10 bytes"):
+        extract(path, max_bytes=10)
+
+
+@linux
+def test_a_failing_disk(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.symlink_to("/proc/self/mem")  # its first page cannot be read
+    with pytest.raises(ExtractError, match=r"a\.txt: cannot be read: Input/output error"):
+        extract(path)
+
+
+def test_a_file_that_disappeared(tmp_path: Path) -> None:
+    with pytest.raises(ExtractError, match=r"gone\.md: no such file"):
+        extract(tmp_path / "gone.md")
+
+
+def test_a_folder_and_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "folder.md").mkdir()
+    with pytest.raises(ExtractError, match=r"folder\.md: cannot be read: Is a directory"):
+        extract(tmp_path / "folder.md")
+    os.mkfifo(tmp_path / "pipe.md")  # has no writer: must not wait for one
+    with pytest.raises(ExtractError, match=r"pipe\.md: not a regular file"):
+        extract(tmp_path / "pipe.md")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything; run the tests as another user")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", b"secret")
+    path.chmod(0)
+    with pytest.raises(ExtractError, match="cannot be read: Permission denied"):
+        extract(path)
+
+
+def test_a_name_with_nul(tmp_path: Path) -> None:
+    with pytest.raises(ExtractError, match="cannot be read: embedded null byte"):
+        extract(tmp_path / "a\0.txt")
+
+
+@linux
+def test_names_of_any_bytes_make_titles_and_messages_that_can_be_stored(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9\n\x07.txt")
+    path.write_bytes(b"x")
+    assert extract(path).title == "caf\\udce9"
+    path.write_bytes(b"")
+    with pytest.raises(ExtractError) as caught:
+        extract(path)
+    assert str(caught.value).encode().endswith(b"caf\\udce9\n\x07.txt: no text in it: the file is empty or blank")
+    path = tmp_path / "\x07.txt"
+    path.write_bytes(b"x")
+    assert extract(path).title == "untitled"
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a", ".md", "md", "a.md.gz"])
+def test_unsupported_types(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, name, b"text")
+    assert not supported(path)
+    with pytest.raises(ExtractError, match=r"unsupported file type '.*'; supported: \.log \.markdown \.md"):
+        extract(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.text", "a.md", "a.b.Markdown", "a.rst", "a.log"])
+def test_supported_types_by_name_alone(name: str) -> None:
+    assert supported(Path(name))

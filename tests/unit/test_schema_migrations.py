@@ -1,0 +1,269 @@
+"""The migrations build the declared tables, exactly; any number of processes may run them at once."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, Engine, event, inspect, text
+
+from schema import migrate
+from schema.database import connect
+from schema.tables import metadata
+
+ROOT = Path(__file__).parents[2]
+MIGRATIONS = ROOT / "schema" / "migrations"
+TABLES = {
+    "documents",
+    "chunks",
+    "chunk_tombstones",
+    "document_files",
+    "sink_states",
+    "outbox",
+    "outbox_dead_letters",
+    "operation_logs",
+    "processing_tasks",
+    "embedding_model",
+}
+UPGRADE = """
+import sys
+from schema import database, migrate
+engine = database.connect(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+migrate.upgrade(engine)
+engine.dispose()
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = connect(f"sqlite:///{tmp_path / 'migrated.db'}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def declared(tmp_path: Path) -> Iterator[Engine]:
+    engine = connect(f"sqlite:///{tmp_path / 'declared.db'}")
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def definitions(engine: Engine) -> dict[tuple[str, str], str]:
+    """(type, name) → its SQL without line breaks, of everything that the database holds but Alembic's own table."""
+    with engine.begin() as connection:
+        rows = connection.execute(
+            text("SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> :ours"), {"ours": migrate.VERSION_TABLE}
+        ).all()
+    return {(kind, name): " ".join((sql or "automatic").split()) for kind, name, sql in rows}
+
+
+def tables(engine: Engine) -> set[str]:
+    return set(inspect(engine).get_table_names())
+
+
+def differences(engine: Engine, server_defaults: bool = True) -> list[object]:
+    """What Alembic would change to make the database's tables the declared ones."""
+    options = {"version_table": migrate.VERSION_TABLE, "compare_server_default": server_defaults}
+    with engine.begin() as connection:
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+
+def test_the_migrations_build_the_declared_tables(engine: Engine, declared: Engine) -> None:
+    migrate.upgrade(engine)
+    assert tables(engine) == TABLES | {migrate.VERSION_TABLE}
+    assert definitions(engine) == definitions(declared)
+    assert differences(engine) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP INDEX ix_outbox_lane_id",
+        "ALTER TABLE outbox ADD COLUMN extra TEXT",
+        "CREATE TABLE more (id INTEGER PRIMARY KEY)",
+    ],
+)
+def test_a_difference_would_be_seen(engine: Engine, declared: Engine, change: str) -> None:
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text(change))
+    assert definitions(engine) != definitions(declared)
+    assert differences(engine) != []
+
+
+def test_migrations_import_nothing_of_ours() -> None:
+    scripts = sorted((MIGRATIONS / "versions").glob("*.py"))
+    assert scripts
+    for script in scripts:
+        for node in ast.walk(ast.parse(script.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not {name.split(".")[0] for name in names} & {
+                "schema",
+                "producer",
+                "relays",
+                "consumers",
+                "operations",
+            }
+
+
+def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
+    def state() -> tuple[object, object]:
+        with engine.begin() as connection:
+            return connection.scalar(text("PRAGMA schema_version")), connection.scalar(
+                text("SELECT name FROM embedding_model")
+            )
+
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO embedding_model (id, name, dimension) VALUES (1, 'wordllama', 256)"))
+    before = state()
+    migrate.upgrade(engine)
+    assert state() == before
+    assert before[1] == "wordllama"
+
+
+def test_an_upgrade_of_a_current_database_waits_for_no_writer(engine: Engine, tmp_path: Path) -> None:
+    migrate.upgrade(engine)
+    other = connect(f"sqlite:///{tmp_path / 'migrated.db'}")
+    with other.begin():  # holds the write lock
+        migrate.upgrade(engine)
+    other.dispose()
+
+
+def test_an_interrupted_upgrade_leaves_nothing_behind(engine: Engine, declared: Engine) -> None:
+    def fail(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+        if "CREATE TABLE outbox " in statement:
+            raise RuntimeError("the power went out")
+
+    event.listen(engine, "before_cursor_execute", fail)
+    with pytest.raises(RuntimeError, match="the power went out"):
+        migrate.upgrade(engine)
+    assert tables(engine) == set()
+
+    event.remove(engine, "before_cursor_execute", fail)
+    migrate.upgrade(engine)
+    assert definitions(engine) == definitions(declared)
+
+
+def test_processes_that_upgrade_at_once_all_succeed_silently(engine: Engine, declared: Engine, tmp_path: Path) -> None:
+    upgrade_at_once(f"sqlite:///{tmp_path / 'migrated.db'}", processes=3)
+    migrate.require_current(engine)
+    assert definitions(engine) == definitions(declared)
+
+
+def upgrade_at_once(url: str, processes: int) -> None:
+    """Upgrade in several processes, all let go together; each must succeed and print nothing."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", UPGRADE, url],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(processes)
+    ]
+    try:
+        for process in running:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        results = []
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in running:
+            stdout, stderr = process.communicate(timeout=60)
+            results.append((process.returncode, stdout, stderr))
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+    assert results == [(0, "", "")] * processes
+
+
+def test_an_empty_database_is_outdated(engine: Engine) -> None:
+    assert migrate.current(engine) is None
+    with pytest.raises(migrate.SchemaOutdated, match=r"no rag-outbox tables yet: run rag-outbox init$"):
+        migrate.require_current(engine)
+    assert tables(engine) == set()
+
+
+def test_an_upgraded_database_is_current(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    assert migrate.current(engine) == "0001"
+    migrate.require_current(engine)
+
+
+def test_a_database_of_an_older_release_is_outdated_until_upgraded(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate.upgrade(engine)
+    add_migration(tmp_path, monkeypatch)
+    with pytest.raises(migrate.SchemaOutdated, match=r"at revision 0001, not at next: run rag-outbox init$"):
+        migrate.require_current(engine)
+    migrate.upgrade(engine)
+    migrate.require_current(engine)
+    assert migrate.current(engine) == "next"
+    assert tables(engine) == TABLES | {"later", migrate.VERSION_TABLE}
+
+
+def test_a_database_of_a_newer_release_is_left_alone(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        add_migration(tmp_path, newer)
+        migrate.upgrade(engine)
+    before = definitions(engine)
+    for refused in (migrate.require_current, migrate.upgrade):
+        with pytest.raises(migrate.SchemaOutdated, match=r"revision next, .* a newer rag-outbox made them"):
+            refused(engine)
+    assert migrate.current(engine) == "next"
+    assert definitions(engine) == before
+
+
+def add_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a copy of our migrations stand in for them, with one more: revision "next" makes the table `later`."""
+    folder = copytree(MIGRATIONS, tmp_path / "migrations", ignore=ignore_patterns("__pycache__"))
+    (folder / "versions" / "next.py").write_text(
+        "import sqlalchemy as sa\n"
+        "from alembic import op\n"
+        "revision, down_revision = 'next', '0001'\n"
+        "def upgrade():\n"
+        "    op.create_table('later', sa.Column('id', sa.Integer, primary_key=True))\n"
+    )
+    config = Config()
+    config.set_main_option("script_location", str(folder))
+    monkeypatch.setattr(migrate, "_config", lambda: config)
+
+
+def test_tables_of_somebody_else_are_not_taken_over(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE documents (id INTEGER PRIMARY KEY)"))
+        connection.execute(text("CREATE TABLE chunks (id INTEGER PRIMARY KEY)"))
+    with pytest.raises(migrate.SchemaError, match="tables that rag-outbox did not make: chunks, documents"):
+        migrate.upgrade(engine)
+    assert tables(engine) == {"documents", "chunks"}
+
+
+def test_the_migrations_of_an_upstream_service_stay_apart(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
+        connection.execute(text("CREATE TABLE invoices (id INTEGER PRIMARY KEY)"))
+    migrate.upgrade(engine)
+    migrate.require_current(engine)
+    assert tables(engine) == TABLES | {migrate.VERSION_TABLE, "alembic_version", "invoices"}
+    with engine.begin() as connection:
+        assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["theirs"]
