@@ -92,7 +92,10 @@ def ingest(system: System, files: Sequence[Path], labels: Labels, advance: Calla
 
 
 def delete_missing(system: System, folders: Sequence[Path]) -> int:
-    """Delete the documents of files that were ingested from these folders and are no longer there."""
+    """Delete the documents of files that were ingested from these folders and are no longer there.
+
+    Raises FileUnusable when all of a folder's files are gone: it is more likely not mounted.
+    """
     doc_ids = []
     for folder in folders:
         prefix = folder.resolve().as_uri() + "/"
@@ -101,7 +104,10 @@ def delete_missing(system: System, folders: Sequence[Path]) -> int:
         )
         with reading(system.engine) as connection:
             rows = connection.execute(living).all()
-        doc_ids += [row.doc_id for row in rows if not _path(row.source_url).exists()]
+        gone = [row.doc_id for row in rows if not _path(row.source_url).exists()]
+        if len(gone) == len(rows) > 0:
+            raise FileUnusable(f"all {len(gone)} files ingested from {folder} are gone; if so, use: rag-outbox delete")
+        doc_ids += gone
     writer = system.writer()
     for some in bounded(sorted(set(doc_ids)), _DELETES_A_BATCH):
         transactions.run(system.engine, partial(writer.delete_many, doc_ids=some))

@@ -118,7 +118,7 @@ def delete(doc_id: str, stored: Stored) -> Plan:
     plan.event_tombstones = sorted(stored.tombstones) + plan.removed_chunks
     plan.removed_files = [key for key, row in stored.files.items() if row.removed_in_version is None]
     plan.event_removed_files = list(stored.files)
-    plan.changed = stored.document.deleted_at is None
+    plan.changed = stored.document.deleted_at is None or stored.failed
     return plan
 
 

@@ -53,8 +53,9 @@ def lock(connection: Connection, doc_ids: Sequence[str]) -> dict[str, Stored]:
 
 
 def _rows_of(connection: Connection, table: Table, doc_ids: dict[str, Stored]) -> list[StoredRow]:
+    """With share locks: under REPEATABLE READ a plain read could see rows from before the document was locked."""
     return [
         row
         for some in bounded(doc_ids, _IDS_A_STATEMENT)
-        for row in connection.execute(select(table).where(table.c.doc_id.in_(some)))
+        for row in connection.execute(select(table).where(table.c.doc_id.in_(some)).with_for_update(read=True))
     ]

@@ -72,6 +72,10 @@ class Pipeline:
         with self.engine.connect() as connection:
             return list(connection.execute(text(statement), parameters))
 
+    def execute(self, statement: str, **parameters: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(statement), parameters)
+
     def milvus_rows(self) -> dict[str, dict[str, Any]]:
         """Every row in Milvus by chunk_id; `vector` as a list of floats."""
         rows = self.milvus.query("rag_vectors", filter='chunk_id != ""', output_fields=["*"], limit=16_000)

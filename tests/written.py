@@ -52,9 +52,10 @@ def payloads(engine: Engine, doc_id: str, version: int) -> list[bytes]:
 
 
 def events(engine: Engine, doc_id: str, version: int) -> list[dict[str, Any]]:
-    """The parts of a version's event as plain dicts, absent lists as empty ones."""
+    """The parts of a version's event as plain dicts, with the lists and numbers that an encoder leaves out."""
     lists: dict[str, Any] = {"chunks": [], "relabelled": [], "files": [], "tombstones": [], "removed_files": []}
-    return [lists | msgspec.msgpack.decode(payload) for payload in payloads(engine, doc_id, version)]
+    numbers = {"part": 1, "parts": 1}
+    return [lists | numbers | msgspec.msgpack.decode(payload) for payload in payloads(engine, doc_id, version)]
 
 
 @contextmanager

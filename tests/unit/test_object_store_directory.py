@@ -168,8 +168,13 @@ class ObjectStoreContract:
             put(store, f"raw-files/text/{thread}", b"kept")
             return read
 
-        with ThreadPoolExecutor(6) as pool:
-            results = list(pool.map(work, range(6)))
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(0.00001)  # seconds: threads meet in every line
+        try:
+            with ThreadPoolExecutor(6) as pool:
+                results = list(pool.map(work, range(6)))
+        finally:
+            sys.setswitchinterval(interval)
         assert results == [[f"{thread} {turn}".encode() for turn in range(100)] for thread in range(6)]
         assert list(store.keys("")) == [f"raw-files/text/{thread}" for thread in range(6)]
 
