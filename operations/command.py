@@ -28,6 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_MESSAGE_CHARACTERS = 2_000  # an error may quote what somebody sent
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Tag = Annotated[str | None, typer.Option("--business-tag", help="Label; search can filter by it.")]
 
@@ -63,7 +65,17 @@ def init(as_json: Json = False) -> None:
 
 @app.command(epilog="Example: rag-outbox write documents.jsonl && rag-outbox run --until-idle")
 def write(
-    file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="One document a line; - reads standard input.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.jsonl",
+            help="One document a line; - reads standard input.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            allow_dash=True,
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """Write documents from JSON lines, a batch a transaction.
@@ -75,13 +87,12 @@ def write(
 
     output = Output(json=as_json)
     with system.opened(_settings()) as opened:
-        if file == "-":
+        if file == Path("-"):
             with output.progress("Writing", None) as bar:
                 done = run_write(opened, sys.stdin.buffer, Path(), bar.advance)
         else:
-            path = Path(file)
-            with path.open("rb") as stream, output.progress("Writing bytes", path.stat().st_size) as bar:
-                done = run_write(opened, stream, path.parent, bar.advance)
+            with file.open("rb") as stream, output.progress("Writing bytes", file.stat().st_size) as bar:
+                done = run_write(opened, stream, file.parent, bar.advance)
     output.result(
         asdict(done),
         f"Wrote {done.written} documents with {done.chunks} chunks; {done.unchanged} were unchanged.",
@@ -90,7 +101,7 @@ def write(
 
 @app.command(epilog="Example: rag-outbox ingest handbook/ notes.md --business-tag hr --delete-missing")
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Text and Markdown files, or folders of them.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Text and Markdown files, or folders of them.")],
     business_tag: Tag = None,
     domain: Annotated[str | None, typer.Option(help="Domain of all these files.")] = None,
     language: Annotated[str | None, typer.Option(help="Language of all these files, for instance en.")] = None,
@@ -126,7 +137,7 @@ def ingest(
 
 @app.command(epilog="Example: rag-outbox delete handbook-3f2a90c1d4e5")
 def delete(
-    doc_ids: Annotated[list[str], typer.Argument(metavar="DOC_ID…", help="Documents to delete from every store.")],
+    doc_ids: Annotated[list[str], typer.Argument(metavar="DOC_ID", help="Documents to delete from every store.")],
     as_json: Json = False,
 ) -> None:
     """Delete documents from every store, all of them or, when one is unknown, none."""
@@ -228,7 +239,7 @@ def demo(
 def main() -> None:
     """Run the command; a known error is one line on stderr."""
     try:
-        app()
+        app(prog_name="rag-outbox")
     except SettingsError as error:
         _fail(error, 2)
     except KeyboardInterrupt:
@@ -241,7 +252,6 @@ def main() -> None:
 
 def _is_known(error: Exception) -> bool:
     from filelock import Timeout
-    from pymilvus.exceptions import MilvusException
     from sqlalchemy.exc import DBAPIError
 
     from operations.documents_file import BadLine
@@ -253,13 +263,19 @@ def _is_known(error: Exception) -> bool:
     from schema.migrate import SchemaError
 
     ours = (BadLine, MilvusLiteUnavailable, AlreadyRunning, ProducerError, TooManyDeadLetters)
-    return isinstance(error, (*ours, Permanent, Retryable, SchemaError, DBAPIError, MilvusException, OSError, Timeout))
+    if isinstance(error, (*ours, Permanent, Retryable, SchemaError, DBAPIError, OSError, Timeout)):
+        return True
+    from pymilvus.exceptions import MilvusException  # a second to import, so it comes last
+
+    return isinstance(error, MilvusException)
 
 
 def _fail(error: object, status: int) -> None:
     from sqlalchemy.exc import DBAPIError
 
     message = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = f"{message[:_MESSAGE_CHARACTERS]} …"
     if "--json" in sys.argv:
         sys.stdout.write(json.dumps({"error": message}) + "\n")
     sys.stderr.write(f"rag-outbox: {message}\n")

@@ -44,7 +44,7 @@ def demo(folder: Path, output: Output) -> None:
     started = time.monotonic()
     folder = folder.resolve()
     _make(folder)
-    settings = Settings(data_dir=folder / "data", database_url=None, milvus_uri=None, object_store=None)
+    settings = Settings.model_construct(data_dir=folder / "data")  # the defaults, whatever the environment says
 
     output.heading("1  init: tables, embedding model, collection, bucket")
     init(settings)
@@ -110,6 +110,7 @@ def _drill(opened: System, folder: Path, output: Output) -> None:
     count = _write_sections(folder / "documents", sections)
     with output.progress("Waiting for the middle", None):
         killed = drill.kill_in_the_middle(opened, sections, count)
+    _require(killed.applied > 0, "nothing was applied when the processes were killed")
     output.result(
         {},
         f"   killed with {killed.written} of {count} documents written and {killed.applied} applied "

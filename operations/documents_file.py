@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,22 +69,32 @@ _decoder = msgspec.json.Decoder(_Document)
 def read(stream: IO[bytes], folder: Path, store: ObjectStore) -> Iterator[Line]:
     """The documents of a stream; blank lines are skipped, relative file paths start at `folder`. Raises BadLine.
 
-    Files over 64 KiB are staged in `store` as their line is read.
+    A byte order mark may stand before the first line. Files over 64 KiB are staged in `store` as their line is read.
     """
     number = 0
     while raw := stream.readline(_LINE_BYTES + 1):
         number += 1
         if len(raw) > _LINE_BYTES:
             raise BadLine(number, f"longer than {_LINE_BYTES} bytes")
-        if raw.isspace():
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if not raw or raw.isspace():
             continue
         try:
             given = _decoder.decode(raw)
             yield Line(number, len(raw), _document(given, folder, store))
-        except UnicodeDecodeError as error:
-            raise BadLine(number, f"not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}") from error
+        except UnicodeDecodeError as error:  # whose offset is that within one string
+            raise BadLine(number, _not_utf8(raw)) from error
         except (msgspec.MsgspecError, ProducerError) as error:
             raise BadLine(number, error) from error
+
+
+def _not_utf8(raw: bytes) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}"
+    return "not UTF-8"
 
 
 def _document(given: _Document, folder: Path, store: ObjectStore) -> Document:

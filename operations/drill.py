@@ -33,12 +33,15 @@ def kill_in_the_middle(opened: System, folder: Path, count: int) -> Killed:
     """Ingest `folder` of `count` files and run, and kill both once a third is written and some of it applied."""
     deadline = time.monotonic() + _DEADLINE_SECONDS
     processes: list[subprocess.Popen[bytes]] = []
+    data_dir = opened.settings.data_dir
 
     def start(*arguments: str) -> None:
-        environment = os.environ | {f"{PREFIX}DATA_DIR": str(opened.settings.data_dir)}
+        others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        environment = others | {f"{PREFIX}DATA_DIR": str(data_dir)}
         command = [sys.executable, "-m", "operations.command", *arguments]
         quiet = subprocess.DEVNULL
-        processes.append(subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet))
+        # The demo's stores alone: no setting of the user's, nor the `.env` of the folder that the demo started in.
+        processes.append(subprocess.Popen(command, cwd=data_dir, env=environment, stdout=quiet, stderr=quiet))
 
     def wait_for(condition: Callable[[], bool]) -> None:
         while not condition() and time.monotonic() < deadline and all(one.poll() is None for one in processes):

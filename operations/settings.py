@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from schema import bucket, limits
 
@@ -65,10 +65,15 @@ class Settings(BaseSettings):
 def load() -> Settings:
     """The process's settings; raises SettingsError."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    for name in os.environ:
-        if name.startswith(PREFIX) and name not in known and not name.startswith(_OPEN_PREFIXES):
+    given = {name.upper(): value for name, value in DotEnvSettingsSource(Settings).env_vars.items()} | os.environ
+    for name, value in given.items():
+        if not name.startswith(PREFIX) or name.startswith(_OPEN_PREFIXES):
+            continue
+        if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             raise SettingsError(f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        if not value:  # a variable that somebody forgot to fill must not mean the embedded profile
+            raise SettingsError(f"{name} is empty: give it a value, or unset it")
     try:
         settings = Settings()
     except ValidationError as error:

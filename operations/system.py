@@ -87,7 +87,7 @@ def _engine(settings: Settings) -> Engine:
     try:
         url = make_url(settings.database)
         engine = connect(settings.database)
-    except (ArgumentError, ImportError):
+    except (ArgumentError, ImportError, ValueError):  # a port that is no number
         raise SettingsError(f"{PREFIX}DATABASE_URL: not a usable SQLAlchemy URL") from None
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).parent.is_dir():
         raise migrate.SchemaOutdated(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")

@@ -44,6 +44,8 @@ class DocumentFile:
     def from_path(cls, path: Path, store: ObjectStore | None = None) -> "DocumentFile":
         """From a file, read in bounded memory. More than 64 KiB are staged in `store`. Raises FileUnusable."""
         try:
+            if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block, a device never end
+                raise FileUnusable(f"cannot read {path}: not a regular file")
             stream = path.open("rb")
         except OSError as error:
             raise FileUnusable(f"cannot read {path}: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ from schema import limits
 from schema.identity import doc_id_error
 from schema.tables import SOURCE_TYPES, VECTOR_LEVELS
 
-_BAD_CONTROLS = {code: None for code in range(32) if code not in (9, 10, 13)} | {127: None}
+_BAD_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10, 13})
 _INT32_MAX = 2**31 - 1
 
 
@@ -142,4 +142,8 @@ def _vector(vector: Vector, dimension: int) -> tuple[bytes | None, str | None]:
         return None, f"must be finite as float32, has {values[position]} at position {position}"
     if not values.any():
         return None, "must not be all zeros: it has no direction to compare"
+    with np.errstate(over="ignore", under="ignore"):
+        square = float(values @ values)
+    if not 0 < square < np.inf:  # a cosine divides by the length, in float32
+        return None, "must have a length whose square fits float32: it could not be compared"
     return values.tobytes(), None

@@ -120,6 +120,9 @@ class Writer:
     def _given(self, current: Stored, chunks: Sequence[Chunk], dimension: int) -> dict[str, ChunkRow]:
         row = current.document
         document = Document(doc_id=row.doc_id, title=row.title, source_type=row.source_type, chunks=chunks)
+        given = wanted.chunks(document, check(document, self._model, dimension))
+        if unknown := [at for at, chunk in enumerate(given) if chunk.chunk_id not in current.chunks]:
+            raise InvalidDocument(row.doc_id, [Problem(f"chunks[{at}]", "is not in the document") for at in unknown])
         return {
             chunk.chunk_id: ChunkRow(
                 chunk_id=chunk.chunk_id,
@@ -127,7 +130,7 @@ class Writer:
                 content=chunk.content or "",
                 vector=chunk.vector,
             )
-            for chunk in wanted.chunks(document, check(document, self._model, dimension))
+            for chunk in given
             if chunk.vector is not None
         }
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 from pymilvus import MilvusClient
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, select, text
 
 from consumers.applier import Applier
 from consumers.milvus import MilvusSink
 from consumers.minio import MinioSink
 from producer import Chunk, Document, DocumentFile, Writer
 from relays.direct import DirectRelay
+from schema.database import reading
+from schema.events import Envelope
 from schema.object_store.directory import DirectoryStore
+from schema.tables import outbox
 
 MODEL = "test-model"
 DIMENSION = 8
@@ -67,6 +70,17 @@ class Pipeline:
             relay.run(threading.Event(), until_idle=True, patience_seconds=5)
         finally:
             relay.close()
+
+    def pending(self) -> list[Envelope]:
+        """The events that wait in the outbox, in order."""
+        with reading(self.engine) as connection:
+            rows = connection.execute(select(outbox).order_by(outbox.c.id)).all()
+        return [
+            Envelope(
+                row.event_id, row.event_type, row.aggregate_id, row.aggregate_version, row.content_type, row.payload
+            )
+            for row in rows
+        ]
 
     def sql(self, statement: str, **parameters: Any) -> list[Any]:
         with self.engine.connect() as connection:

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from producer import ApplyFailed, Chunk, DocumentFile, FileRequired, NotApplied, Receipt, VectorRequired, Writer
+from producer import (
+    ApplyFailed,
+    Chunk,
+    DocumentFile,
+    FileRequired,
+    InvalidDocument,
+    NotApplied,
+    Receipt,
+    VectorRequired,
+    Writer,
+)
 from tests import written
 from tests.pipeline import MODEL, Pipeline, chunk, document
 
@@ -95,6 +105,27 @@ def test_a_document_that_milvus_lost_and_refused_is_healed_by_writing_it_with_it
 
     assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["one", "two"]
     assert written.rows(pipeline.engine, "SELECT version, status FROM documents") == [(3, "completed")]
+
+
+def test_a_resync_refuses_chunks_that_the_document_does_not_have(engine: Engine) -> None:
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one"))
+
+    with pytest.raises(InvalidDocument, match=r"'d': chunks\[1\] is not in the document"):
+        resync(engine, "d", chunk("one"), chunk("two"))
+
+
+def test_a_failed_delete_can_be_asked_again(engine: Engine) -> None:
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one"))
+        Writer(MODEL).delete(connection, "d")
+        connection.execute(text("UPDATE sink_states SET state = 'failed' WHERE sink = 'milvus'"))
+
+    with engine.begin() as connection:
+        receipt = Writer(MODEL).delete(connection, "d")
+
+    assert (receipt.version, receipt.changed) == (3, True)
+    assert len(written.events(engine, "d", 3)[0]["tombstones"]) == 1
 
 
 def test_a_resync_names_the_vectors_that_nobody_has_any_more(engine: Engine) -> None:

@@ -1,0 +1,280 @@
+"""Invariants 8, 9 and 10 on the real stores: honest marks, no ghosts, writing before deleting."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from milvus_lite.server_manager import server_manager_instance
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from consumers import milvus as milvus_module
+from consumers.applier import Applier
+from consumers.milvus import MilvusSink
+from schema import limits
+from schema.failures import Retryable
+from schema.sinks import MILVUS, MINIO
+from tests.pipeline import DIMENSION, Pipeline, document, vector
+
+
+def applier(pipeline: Pipeline, sink: str) -> Applier:
+    return next(applier for applier in pipeline.appliers() if applier.name == sink)
+
+
+def statuses(pipeline: Pipeline) -> set[str]:
+    return {row.status for row in pipeline.sql("SELECT status FROM documents")}
+
+
+def synced(pipeline: Pipeline) -> dict[str, bool]:
+    return {row.content: bool(row.milvus_synced) for row in pipeline.sql("SELECT content, milvus_synced FROM chunks")}
+
+
+def applied(pipeline: Pipeline, sink: str) -> tuple[int, str]:
+    row = pipeline.sql("SELECT applied_version, state FROM sink_states WHERE sink = :sink", sink=sink)[0]
+    return row.applied_version, row.state
+
+
+@contextmanager
+def meanwhile(owner: Any, method: str, act: Callable[[], None]) -> Iterator[None]:
+    """The first call of `method` has done its work, and `act` happens before it returns."""
+    real, calls = getattr(owner, method), []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = real(*args, **kwargs)
+        calls.append(method)
+        if len(calls) == 1:
+            act()
+        return result
+
+    with patch.object(owner, method, call):
+        yield
+    assert calls
+
+
+def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", "two", "three"))
+    real, rows = pipeline.milvus.upsert, iter((1, 2))
+
+    def fails_at_the_third_row(*args: Any, **kwargs: Any) -> Any:
+        if next(rows, None) is None:
+            raise MilvusException(code=1, message="the power went out")
+        return real(*args, **kwargs)
+
+    with (
+        patch.object(milvus_module, "_ROWS_A_REQUEST", 1),
+        patch.object(pipeline.milvus, "upsert", fails_at_the_third_row),
+        pytest.raises(Retryable, match="the power went out"),
+    ):
+        applier(pipeline, MILVUS).apply(pipeline.pending())
+    assert len(pipeline.milvus_rows()) == 2  # yet nothing is marked: Milvus did not acknowledge the document
+    assert synced(pipeline) == {"one": False, "two": False, "three": False}
+    assert applied(pipeline, MILVUS) == (0, "pending")
+    assert applier(pipeline, MINIO).apply(pipeline.pending()) == []
+    assert statuses(pipeline) == {"pending"}
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_8_honest_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, tmp_path: Path) -> None:
+    folder = str(tmp_path / "other.db")
+    client = MilvusClient(server_manager_instance.start_and_get_uri(folder))
+    sink = MilvusSink(client, DIMENSION)
+    sink.ensure()
+    server_manager_instance.release_server(folder)  # nobody listens any more
+    pipeline.upsert(document("a", "one"))
+    with patch.object(milvus_module, "_TIMEOUT_SECONDS", 0.2), pytest.raises(Retryable, match="^Milvus: "):
+        Applier(pipeline.engine, sink).apply(pipeline.pending())
+    client.close()
+    assert synced(pipeline) == {"one": False}
+    assert applied(pipeline, MILVUS) == (0, "pending")
+    assert statuses(pipeline) == {"pending"}
+
+
+@pytest.mark.parametrize("first", [MILVUS, MINIO])
+def test_invariant_8_honest_marks_completed_only_when_both_sinks_hold_it(pipeline: Pipeline, first: str) -> None:
+    pipeline.upsert(document("a", "one", file=b"x"))
+    second = MINIO if first == MILVUS else MILVUS
+    for version in (1, 2):
+        applier(pipeline, first).apply(pipeline.pending())
+        assert statuses(pipeline) == {"pending"}
+        assert (applied(pipeline, first), applied(pipeline, second)[1]) == ((version, "applied"), "pending")
+        applier(pipeline, second).apply(pipeline.pending())
+        assert statuses(pipeline) == {"completed"}
+        pipeline.upsert(document("a", "one", "two", file=b"x"))
+
+
+def test_invariant_8_honest_marks_of_two_sinks_at_once(pipeline: Pipeline) -> None:
+    pipeline.upsert(*(document(f"doc-{number}", "one") for number in range(40)))
+    events = pipeline.pending()
+    meet, mark = threading.Barrier(2, timeout=10), Applier._mark
+
+    def mark_together(*args: Any) -> None:
+        meet.wait()
+        mark(*args)
+
+    with patch.object(Applier, "_mark", mark_together), ThreadPoolExecutor(2) as pool:
+        for start in range(0, 40, 4):
+            batch = events[start : start + 4]
+            assert list(pool.map(lambda one, batch=batch: one.apply(batch), pipeline.appliers())) == [[], []]
+    assert statuses(pipeline) == {"completed"}
+
+
+def test_invariant_8_honest_marks_not_of_a_chunk_that_came_back_meanwhile(pipeline: Pipeline) -> None:
+    def rewrite() -> None:
+        pipeline.upsert(document("a", "two"))
+        pipeline.upsert(document("a", "one", "two"))
+
+    pipeline.upsert(document("a", "one"))
+    with meanwhile(pipeline.milvus, "upsert", rewrite):
+        applier(pipeline, MILVUS).apply(pipeline.pending())
+    assert synced(pipeline) == {"one": False, "two": False}  # another event carries them
+    assert applied(pipeline, MILVUS) == (1, "pending")
+    applier(pipeline, MINIO).apply(pipeline.pending())
+    assert statuses(pipeline) == {"pending"}
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_8_honest_marks_not_of_a_tombstone_that_came_again_meanwhile(pipeline: Pipeline) -> None:
+    def rewrite() -> None:
+        pipeline.upsert(document("a", "one", "two"))
+        pipeline.upsert(document("a", "two"))
+
+    pipeline.upsert(document("a", "one", "two"))
+    pipeline.run()
+    pipeline.upsert(document("a", "two"))
+    with meanwhile(pipeline.milvus, "delete", rewrite):
+        applier(pipeline, MILVUS).apply(pipeline.pending())
+    assert [row.removed_in_version for row in pipeline.sql("SELECT * FROM chunk_tombstones")] == [4]
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_8_honest_marks_not_of_a_file_removed_again_meanwhile(pipeline: Pipeline) -> None:
+    def rewrite() -> None:
+        pipeline.upsert(document("a", "one", file=b"x", source_type="text"))
+        pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))
+
+    pipeline.upsert(document("a", "one", file=b"x", source_type="text"))
+    pipeline.run()
+    pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))
+    with meanwhile(pipeline.store, "remove", rewrite):
+        applier(pipeline, MINIO).apply(pipeline.pending())
+    removed = pipeline.sql("SELECT * FROM document_files WHERE removed_in_version IS NOT NULL")
+    assert [(row.object_key.split("/")[1], row.removed_in_version) for row in removed] == [("text", 4)]
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_9_no_ghosts_of_a_deleted_document(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", "two", file=b"x"))
+    pipeline.upsert(document("a", "two", "three", file=b"y"))
+    older = pipeline.pending()
+    pipeline.run()
+    pipeline.delete("a")
+
+    def tombstones() -> tuple[str, int, int]:
+        count = "SELECT (SELECT count(*) FROM chunk_tombstones), (SELECT count(*) FROM document_files)"
+        return (statuses(pipeline).pop(), *pipeline.sql(count)[0])
+
+    assert tombstones() == ("deleting", 2, 1)
+    deletion = pipeline.pending()
+    assert applier(pipeline, MILVUS).apply(deletion) == []
+    assert tombstones() == ("deleting", 0, 1)
+    assert applier(pipeline, MINIO).apply(deletion) == []
+    assert tombstones() == ("completed", 0, 0)
+    for one in pipeline.appliers():
+        for event in older:
+            assert one.apply([event]) == []
+        assert one.apply([*older, *deletion, *older]) == []
+    assert pipeline.milvus_rows() == {}
+    assert pipeline.objects() == {}
+    kept = pipeline.sql("SELECT version, chunk_count, deleted_at FROM documents")
+    assert [(row.version, row.chunk_count, row.deleted_at is None) for row in kept] == [(3, 0, False)]
+
+
+def test_invariant_9_no_ghosts_and_a_document_can_be_written_again(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", "two", file=b"x"))
+    pipeline.delete("a")
+    older = pipeline.pending()
+    pipeline.upsert(document("a", "two", "three", file=b"y"))
+    pipeline.run()
+    pipeline.assert_in_step()
+    for one in pipeline.appliers():
+        assert one.apply(older) == []  # the late deletion included
+    pipeline.assert_in_step()
+    assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["three", "two"]
+    assert [content for key, content in pipeline.objects().items() if key.startswith("raw-files/")] == [b"y"]
+
+
+def test_invariant_9_no_ghosts_when_a_document_is_deleted_before_any_sink_saw_it(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", file=b"x"), document("b", "one", file=b"x"))
+    pipeline.delete("a")
+    pipeline.run()
+    pipeline.assert_in_step()
+    assert {row["doc_id"] for row in pipeline.milvus_rows().values()} == {"b"}
+
+
+@pytest.mark.parametrize("event_bytes", [limits.EVENT_BYTES, 700], ids=["one-event", "many-parts"])
+def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_document(
+    pipeline: Pipeline, event_bytes: int
+) -> None:
+    pipeline.upsert(document("a", *(f"old {number}" for number in range(5))))
+    pipeline.run()
+    calls: list[str] = []
+
+    def watched(method: str) -> Callable[..., Any]:
+        real = getattr(pipeline.milvus, method)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            look()
+            result = real(*args, **kwargs)
+            calls.append(method)
+            look()
+            return result
+
+        return call
+
+    def look() -> None:
+        """A reader, at this very moment."""
+        found = pipeline.milvus.search("rag_vectors", [vector("old 0")], limit=20, output_fields=["doc_id", "content"])
+        contents = {hit["entity"]["content"] for hit in found[0]}
+        old = {f"old {number}" for number in range(5)}
+        assert contents >= old or contents >= {f"new {number}" for number in range(5)}
+
+    with patch.object(limits, "EVENT_BYTES", event_bytes):
+        pipeline.upsert(document("a", *(f"new {number}" for number in range(5))))
+    assert len(pipeline.pending()) == (1 if event_bytes == limits.EVENT_BYTES else 4)
+    with (
+        patch.object(milvus_module, "_ROWS_A_REQUEST", 2),
+        patch.object(pipeline.milvus, "upsert", watched("upsert")),
+        patch.object(pipeline.milvus, "delete", watched("delete")),
+    ):
+        for event in pipeline.pending():
+            applier(pipeline, MILVUS).apply([event])
+    assert calls == sorted(calls, reverse=True)  # every upsert, then every delete
+    assert set(calls) == {"upsert", "delete"}
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_10_write_before_delete_of_a_file_that_moves(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", file=b"x", source_type="text"))
+    pipeline.run()
+    pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))
+    real, seen = pipeline.store.remove, []
+
+    def remove(keys: Any) -> None:
+        seen.append({key.split("/")[1] for key in pipeline.store.keys("raw-files/")})
+        real(keys)
+
+    with patch.object(pipeline.store, "remove", remove):
+        pipeline.run()
+    assert seen == [{"text", "pdf"}]
+    assert {key.split("/")[1] for key in pipeline.store.keys("raw-files/")} == {"pdf"}
+    pipeline.assert_in_step()

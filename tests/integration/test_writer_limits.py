@@ -1,0 +1,122 @@
+"""The limits agree everywhere: what the checks accept fits the columns and Milvus, and is read back as it was given."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Table
+
+from producer import Chunk, DocumentFile, Writer
+from schema import tables
+from tests import written
+from tests.pipeline import MODEL, Pipeline, document, vector
+
+pytestmark = pytest.mark.integration
+
+EVENT_BYTES = 524_288  # the most that one event has
+
+
+@pytest.mark.parametrize(
+    ("table", "lengths"),
+    [
+        (
+            tables.documents,
+            {"doc_id": 64, "title": 512, "source_url": 1024, "business_tag": 128, "domain": 64, "language": 16}
+            | {"oss_key": 256, "content_sha256": 64},
+        ),
+        (
+            tables.chunks,
+            {
+                "chunk_id": 64,
+                "doc_id": 64,
+                "chunk_strategy": 32,
+                "modal_type": 16,
+                "content_hash": 64,
+                "parent_chunk_id": 64,
+            }
+            | {"associate_id": 64},
+        ),
+        (
+            tables.document_files,
+            {"object_key": 256, "doc_id": 64, "sha256": 64, "content_type": 128, "staged_key": 256},
+        ),
+        (tables.chunk_tombstones, {"chunk_id": 64, "doc_id": 64}),
+        (tables.sink_states, {"doc_id": 64, "sink": 32}),
+        (tables.operation_logs, {"target_table": 64, "target_id": 64, "operator": 64}),
+        (
+            tables.outbox,
+            {"event_id": 36, "aggregate_type": 32, "aggregate_id": 64, "event_type": 64, "content_type": 64},
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Table) else "",
+)
+def test_the_columns_are_as_long_as_the_checks_accept(table: Table, lengths: dict[str, int]) -> None:
+    found = {
+        column.name: column.type.length
+        for column in table.columns
+        if column.type.__class__.__name__ == "String" and hasattr(column.type, "length")
+    }
+    assert found == lengths
+
+
+METADATA: dict[str, Any] = {
+    "doc_id": "文" * 21 + "x",
+    "title": "😀" * 512,
+    "source_type": "webpage",
+    "source_url": "é" * 1_024,
+    "business_tag": "文" * 42 + "xx",
+    "domain": "文" * 64,
+    "language": "文" * 16,
+    "page_count": 2_147_483_647,
+}
+LABELS: dict[str, Any] = {"modal_type": "文" * 5 + "x", "associate_id": "😀" * 16}
+LARGEST = ("文" * 21_845, '"' * 65_535, "\n" * 65_534 + "x", "x" * 65_535)  # 65,535 bytes; JSON escapes two of them
+
+
+@pytest.mark.parametrize("content_type", ["application/msgpack", "application/json"])
+def test_a_document_with_every_field_at_its_limit_is_read_back_as_it_was(pipeline: Pipeline, content_type: str) -> None:
+    given = replace(
+        document("d", file=DocumentFile.from_bytes(b"x" * 65_536, "a.abcdefghijklmnop")),
+        chunks=[
+            Chunk(
+                content=content,
+                vector=vector(content),
+                start_char=2**31 - 1,
+                strategy="文" * 32,
+                parent=parent,
+                **LABELS,
+            )
+            for content, parent in zip(LARGEST, (1, 0, 0, 0), strict=True)
+        ],
+        **METADATA,
+    )
+
+    with pipeline.engine.begin() as connection:
+        Writer(MODEL, operator="文" * 70, content_type=content_type).upsert(connection, given)
+
+    sizes = [size for (size,) in written.rows(pipeline.engine, "SELECT LENGTH(payload) FROM outbox")]
+    assert sizes
+    assert max(sizes) <= EVENT_BYTES
+    pipeline.run()
+    pipeline.assert_in_step()
+    [stored] = pipeline.sql("SELECT * FROM documents")
+    assert {name: stored._mapping[name] for name in METADATA} == METADATA
+    assert (stored.file_size, len(stored.oss_key.rpartition("/")[2].encode())) == (65_536, 64 + 1 + 16)
+    chunks = pipeline.sql("SELECT * FROM chunks ORDER BY chunk_index")
+    assert [row.content for row in chunks] == ["文" * 500, '"' * 500, "\n" * 500, "x" * 500]
+    assert [row.char_count for row in chunks] == [21_845, 65_535, 65_535, 65_535]
+    assert [row.parent_chunk_id for row in chunks] == [
+        chunks[1].chunk_id,
+        chunks[0].chunk_id,
+        chunks[0].chunk_id,
+        chunks[0].chunk_id,
+    ]
+    assert {(row.start_char, row.chunk_strategy) for row in chunks} == {(2_147_483_647, "文" * 32)}
+    assert {row.modal_type: row.associate_id for row in chunks} == {"文" * 5 + "x": "😀" * 16}
+    assert pipeline.sql("SELECT operator FROM operation_logs") == [("文" * 64,)]
+    rows = pipeline.milvus_rows()
+    assert [rows[row.chunk_id]["content"] for row in chunks] == list(LARGEST)
+    assert all(np.allclose(rows[row.chunk_id]["vector"], vector(LARGEST[row.chunk_index])) for row in chunks)
+    assert {row["doc_id"] for row in rows.values()} == {METADATA["doc_id"]}
+    assert {row["business_tag"] for row in rows.values()} == {METADATA["business_tag"]}
