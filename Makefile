@@ -14,16 +14,26 @@ DEV     := $(VENV)/.dev-installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint ci format coverage constraints clean
+.PHONY: help demo test lint ci format coverage constraints clean servers servers-status servers-stop
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## the whole pipeline on this machine
 	$(BIN)/rag-outbox demo
 
 test: $(DEV) ## all tests; ARGS="-k name -x" is passed to pytest
+	-$(BIN)/python -m compose.native fetch
 	$(PYTEST) $(ARGS)
+
+servers: $(RUNTIME) ## MySQL, Kafka, Milvus and MinIO without Docker; ARGS="--replica --port mysql=3306"
+	$(BIN)/python -m compose.native up $(ARGS)
+
+servers-status: $(RUNTIME) ## which servers run, and where
+	$(BIN)/python -m compose.native status $(ARGS)
+
+servers-stop: $(RUNTIME) ## end them; data and logs stay in .servers
+	$(BIN)/python -m compose.native stop $(ARGS)
 
 lint: $(DEV) ## format check, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -5,14 +5,16 @@ Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 found differences.
 
 import json
 import logging
+import os
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from operations import errors
 from operations import settings as settings_module
 from operations.output import Output, table
 from operations.settings import Settings, SettingsError
@@ -47,6 +49,7 @@ def _root(
     ] = False,
 ) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a warning for every retry of a request
 
 
 @app.command(epilog="Example: RAG_OUTBOX_DATA_DIR=/var/lib/rag rag-outbox init")
@@ -55,7 +58,8 @@ def init(as_json: Json = False) -> None:
     from operations.init import init as run_init
 
     settings, output = _settings(), Output(json=as_json)
-    run_init(settings)
+    for difference in run_init(settings):
+        output.note(difference)
     facts = {"data_dir": str(settings.data_dir), "embedding_model": settings.embedding_model}
     output.result(
         facts | {"dimension": settings.vector_dimension},
@@ -66,15 +70,7 @@ def init(as_json: Json = False) -> None:
 @app.command(epilog="Example: rag-outbox write documents.jsonl && rag-outbox run --until-idle")
 def write(
     file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE.jsonl",
-            help="One document a line; - reads standard input.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            allow_dash=True,
-        ),
+        typer.FileBinaryRead, typer.Argument(metavar="FILE.jsonl", help="One document a line; - reads standard input.")
     ],
     as_json: Json = False,
 ) -> None:
@@ -87,12 +83,12 @@ def write(
 
     output = Output(json=as_json)
     with system.opened(_settings()) as opened:
-        if file == Path("-"):
+        if file is sys.stdin.buffer:
             with output.progress("Writing", None) as bar:
-                done = run_write(opened, sys.stdin.buffer, Path(), bar.advance)
+                done = run_write(opened, file, Path(), bar.advance)
         else:
-            with file.open("rb") as stream, output.progress("Writing bytes", file.stat().st_size) as bar:
-                done = run_write(opened, stream, file.parent, bar.advance)
+            with output.progress("Writing bytes", os.fstat(file.fileno()).st_size) as bar:
+                done = run_write(opened, file, Path(file.name).parent, bar.advance)
     output.result(
         asdict(done),
         f"Wrote {done.written} documents with {done.chunks} chunks; {done.unchanged} were unchanged.",
@@ -224,6 +220,37 @@ def run(
     output.result({"events": relayed}, f"Relayed {relayed} events.")
 
 
+@app.command(epilog="Example: RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 rag-outbox relay")
+def relay(as_json: Json = False) -> None:
+    """Publish events to Kafka, exactly once and in order per document (services profile).
+
+    Start as many as you like: they share the lanes. SIGTERM and Ctrl-C finish the batch in flight.
+    """
+    from operations import services, system
+
+    output = Output(json=as_json)
+    with system.opened(_settings()) as opened:
+        published = services.relay(opened)
+    output.result({"published": published}, f"Published {published} events.")
+
+
+@app.command(epilog="Example: rag-outbox consume milvus")
+def consume(
+    sink: Annotated[Literal["milvus", "minio"], typer.Argument(help="The store to keep up to date.")],
+    as_json: Json = False,
+) -> None:
+    """Apply events from Kafka to one store (services profile).
+
+    Start as many as you like for each store. SIGTERM and Ctrl-C finish the batch in flight.
+    """
+    from operations import services, system
+
+    output = Output(json=as_json)
+    with system.opened(_settings()) as opened:
+        consumed = services.consume(opened, sink)
+    output.result({"events": consumed}, f"Applied {consumed} events to {sink}.")
+
+
 @app.command(epilog="Example: rag-outbox demo --folder demo")
 def demo(
     folder: Annotated[Path, typer.Option(help="A new folder for the demo's documents and stores.")] = Path(
@@ -241,39 +268,17 @@ def main() -> None:
     try:
         app(prog_name="rag-outbox")
     except SettingsError as error:
-        _fail(error, 2)
+        _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
-        if not _is_known(error):
+        message = errors.message(error)
+        if message is None:
             raise
-        _fail(error, 1)
+        _fail(message, 1)
 
 
-def _is_known(error: Exception) -> bool:
-    from filelock import Timeout
-    from sqlalchemy.exc import DBAPIError
-
-    from operations.documents_file import BadLine
-    from operations.milvus_lite import MilvusLiteUnavailable
-    from operations.run import AlreadyRunning
-    from producer import ProducerError
-    from relays.direct import TooManyDeadLetters
-    from schema.failures import Permanent, Retryable
-    from schema.migrate import SchemaError
-
-    ours = (BadLine, MilvusLiteUnavailable, AlreadyRunning, ProducerError, TooManyDeadLetters)
-    if isinstance(error, (*ours, Permanent, Retryable, SchemaError, DBAPIError, OSError, Timeout)):
-        return True
-    from pymilvus.exceptions import MilvusException  # a second to import, so it comes last
-
-    return isinstance(error, MilvusException)
-
-
-def _fail(error: object, status: int) -> None:
-    from sqlalchemy.exc import DBAPIError
-
-    message = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+def _fail(message: str, status: int) -> None:
     if len(message) > _MESSAGE_CHARACTERS:
         message = f"{message[:_MESSAGE_CHARACTERS]} …"
     if "--json" in sys.argv:

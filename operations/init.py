@@ -4,14 +4,18 @@ from sqlalchemy import insert, select
 
 from consumers.milvus import MilvusSink
 from consumers.minio import MinioSink
-from operations import system
+from operations import system, topics
 from operations.settings import Settings
 from schema import migrate
 from schema.tables import embedding_model
 
 
-def init(settings: Settings) -> None:
-    """Raises WrongModel when the system was initialised with another embedding model."""
+def init(settings: Settings) -> list[str]:
+    """Returns what exists and differs, harmlessly, from what init would have made.
+
+    Raises WrongModel when the system was initialised with another embedding model, TopicDiffers on a topic that does
+    not fit.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with system.opened(settings, initialised=False) as opened:
         migrate.upgrade(opened.engine)
@@ -23,3 +27,4 @@ def init(settings: Settings) -> None:
         for sink in (MilvusSink(client, settings.vector_dimension), MinioSink(opened.store)):
             sink.ensure()
             sink.close()
+    return [] if settings.kafka is None else topics.ensure(settings.kafka, settings.names)

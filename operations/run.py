@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,16 +12,19 @@ from filelock import FileLock, Timeout
 from sqlalchemy import func, select
 
 from consumers.applier import Applier
-from consumers.milvus import MilvusSink
 from consumers.minio import MinioSink
+from operations.errors import OperationError
+from operations.milvus_again import MilvusAgain
 from operations.output import Output
+from operations.services import stopped_by_signals
+from operations.settings import PREFIX, SettingsError
 from operations.system import System
 from relays.direct import DirectRelay
 from schema.database import reading
 from schema.tables import outbox
 
 
-class AlreadyRunning(Exception):
+class AlreadyRunning(OperationError):
     """Raised when another process relays this data folder; the message says which."""
 
 
@@ -46,8 +48,8 @@ def run(
         relayed += events
         report(events)
 
-    with _only_one(system.settings.data_dir), system.milvus(own=True) as client:
-        sinks = (MilvusSink(client, system.settings.vector_dimension), MinioSink(system.store))
+    with _only_one(system.settings.data_dir):
+        sinks = (MilvusAgain(system), MinioSink(system.store))
         relay = DirectRelay(
             system.engine, [Applier(system.engine, sink) for sink in sinks], report=count, failing=failing
         )
@@ -64,9 +66,9 @@ def run(
 
 def run_until_signalled(system: System, output: Output, *, until_idle: bool, patience_seconds: float | None) -> int:
     """`run` for a person or a supervisor: SIGTERM and SIGINT stop it after the batch in flight. Returns the events."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    if system.settings.kafka is not None:  # two kinds of relays would publish the same rows
+        raise SettingsError(f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is set; with Kafka, use: rag-outbox relay and consume")
+    stop = stopped_by_signals()
     with output.progress("Relaying events", pending_events(system)) as bar:
 
         def failing(reason: str, seconds: float) -> None:

@@ -5,13 +5,15 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from schema import bucket, limits
+from schema.names import Names
 
 PREFIX = "RAG_OUTBOX_"
-_OPEN_PREFIXES = (f"{PREFIX}KAFKA_", f"{PREFIX}TEST_")  # any librdkafka property; the tests' own
+_OPEN_PREFIXES = tuple(f"{PREFIX}{name}_" for name in ("KAFKA", "SERVERS", "TEST"))  # librdkafka's, and not ours
 
 
 class SettingsError(Exception):
@@ -24,9 +26,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
 
     data_dir: Path = Field(default=Path("rag-outbox-data"), description="folder of the embedded stores")
+    namespace: str = Field(
+        default="rag", description="first part of the names of topics and groups", pattern="^[A-Za-z0-9_-]{1,64}$"
+    )
     database_url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL; default: SQLite in the data folder"
     )
+    kafka_bootstrap_servers: str | None = Field(default=None, description="host:port,…; default: no Kafka, embedded")
     milvus_uri: str | None = Field(
         default=None, description="http(s)://host:port; default: Milvus Lite in the data folder"
     )
@@ -41,6 +47,21 @@ class Settings(BaseSettings):
         default="wordllama-l2_supercat-256", description="where the vectors come from", max_length=128
     )
     vector_dimension: int = Field(default=256, ge=1, le=limits.VECTOR_DIMENSION, description="numbers in a vector")
+
+    @property
+    def kafka(self) -> dict[str, str] | None:
+        """librdkafka's properties: the servers, and every RAG_OUTBOX_KAFKA_<PROPERTY>, dots as underscores."""
+        if self.kafka_bootstrap_servers is None:
+            return None
+        given = {**dotenv_values(".env"), **os.environ}
+        prefix = f"{PREFIX}KAFKA_"
+        named = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix) and value}
+        properties = {name.lower().replace("_", "."): value for name, value in named.items()}
+        return {**properties, "bootstrap.servers": self.kafka_bootstrap_servers}
+
+    @property
+    def names(self) -> Names:
+        return Names(self.namespace)
 
     @property
     def database(self) -> str:
@@ -70,8 +91,9 @@ def load() -> Settings:
         if not name.startswith(PREFIX) or name.startswith(_OPEN_PREFIXES):
             continue
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise SettingsError(f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, 1)
+            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+            raise SettingsError(f"unknown setting {name}{hint}")
         if not value:  # a variable that somebody forgot to fill must not mean the embedded profile
             raise SettingsError(f"{name} is empty: give it a value, or unset it")
     try:
@@ -84,6 +106,8 @@ def load() -> Settings:
 
 
 def _check_urls(settings: Settings) -> None:
+    if "?" in str(settings.data_dir):
+        raise SettingsError(f"{PREFIX}DATA_DIR: must not contain a question mark, since it becomes part of a URL")
     if settings.milvus_uri is not None and urlsplit(settings.milvus_uri).scheme not in {"http", "https"}:
         raise SettingsError(f"{PREFIX}MILVUS_URI: must start with http:// or https://")
     if settings.object_store is not None:

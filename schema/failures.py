@@ -3,6 +3,7 @@
 Invariant 11: nothing is swallowed.
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 from schema.events import Envelope
@@ -23,3 +24,23 @@ class DeadLetter:
     stage: str
     envelope: Envelope
     reason: str
+
+
+class TooManyDeadLetters(Exception):
+    """Raised when so many events are refused that the fault lies elsewhere; the rest stays where it is."""
+
+
+class DeadLetterLimit:
+    """Counts the dead letters among the last events of one process."""
+
+    AT_MOST = 100
+    AMONG = 1_000  # events
+
+    def __init__(self) -> None:
+        self._recent: deque[bool] = deque(maxlen=self.AMONG)
+
+    def count(self, events: int, dead: int) -> None:
+        """Raises TooManyDeadLetters when these make more than AT_MOST among the last AMONG events."""
+        self._recent.extend([False] * (events - dead) + [True] * dead)
+        if (found := sum(self._recent)) > self.AT_MOST:
+            raise TooManyDeadLetters(f"{found} of the last {self.AMONG} events became dead letters; stopped")

@@ -16,7 +16,14 @@ from producer import Writer
 from schema.database import connect
 from schema.object_store.directory import DirectoryStore
 from schema.tables import metadata
+from tests import servers
 from tests.pipeline import DIMENSION, MODEL, Pipeline, set_model
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The controller ends the servers that its workers shared."""
+    if not hasattr(session.config, "workerinput"):
+        servers.stop(session.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]  # it has no other name
 
 
 @pytest.fixture(scope="session")

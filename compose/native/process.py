@@ -1,0 +1,108 @@
+"""Server processes that outlive us. A process is known by its pid and its start: a reused pid is never signalled."""
+
+import os
+import resource
+import select
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from compose.native.errors import ServerError
+
+_children: dict[int, "subprocess.Popen[bytes]"] = {}  # to collect those that end before we do
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process as the state file remembers it."""
+
+    pid: int
+    started: int  # clock ticks since boot
+    boot: str  # the kernel's id of that boot
+
+
+def spawn(command: Sequence[str | Path], home: Path, log: Path, environment: Mapping[str, str]) -> Process:
+    """Start a server in a session of its own, in folder `home`, its output appended to `log`.
+
+    It gets `environment` and of ours only what finds programs and time zones: a MINIO_… or ETCD_… variable
+    of the user's would change a server.
+    """
+    _raise_file_limit()
+    kept = {key: os.environ[key] for key in ("PATH", "JAVA_HOME", "LANG", "TZ", "TMPDIR") if key in os.environ}
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [str(argument) for argument in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=home,
+            env={**kept, "HOME": str(home), **environment},
+            start_new_session=True,
+        )
+    _children[child.pid] = child
+    stat = _stat(child.pid)  # there even if it has ended: nobody has collected it yet
+    if stat is None:
+        raise ServerError(f"process {child.pid} vanished")
+    return Process(child.pid, stat[1], _boot())
+
+
+def alive(process: Process) -> bool:
+    """Whether this very process still runs."""
+    if process.pid in _children:
+        _children[process.pid].poll()
+    stat = _stat(process.pid)
+    return stat is not None and stat[0] not in "ZX" and stat[1] == process.started and process.boot == _boot()
+
+
+def stop(process: Process, patience_seconds: float) -> bool:
+    """End the process by SIGTERM, and by SIGKILL when it takes too long. Returns whether it ended by itself."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if not alive(process):  # asked after the descriptor was bound, so that the pid cannot change hands
+            return True
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        signal.pidfd_send_signal(descriptor, signal.SIGCONT)  # it may be stopped
+        if _ends(descriptor, patience_seconds):
+            return True
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        if not _ends(descriptor, 10.0):
+            raise ServerError(f"process {process.pid} survives SIGKILL")
+        return False
+    except PermissionError:
+        raise ServerError(f"process {process.pid} belongs to another user; stop it as that one") from None
+    finally:
+        os.close(descriptor)
+        alive(process)  # collects it
+
+
+def _ends(descriptor: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)  # readable once the process has ended
+    return bool(poll.poll(seconds * 1000))
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """State and start of a process, see proc_pid_stat(5)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    return fields[0], int(fields[19])
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _raise_file_limit() -> None:
+    """Kafka and Milvus hold many files open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,226 @@
+"""The consumer loop over Kafka, the same for every sink: poll a batch, apply it, then commit its offsets.
+
+Invariant 8: offsets are committed only after the marks, so a crash repeats at most the batch in flight. While the sink
+is down the partitions are paused and the group is served, so the consumer keeps them.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from typing import Any, Protocol, cast
+
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+
+from schema import backoff
+from schema.events import Envelope
+from schema.failures import DeadLetter, DeadLetterLimit, Retryable
+from schema.names import Names
+
+_log = logging.getLogger(__name__)
+
+_BATCH_ROWS = 500
+_BATCH_BYTES = 16 * 1024 * 1024
+_FETCH_ROWS = 50  # at once: a batch may be larger than its bound by so many events
+_IDLE_SECONDS = 0.25
+_FILL_SECONDS = 0.005  # how long a batch waits for its next event
+_SERVE_SECONDS = 0.05
+_DRAIN_SECONDS = 10.0  # how long a revoked partition waits for its batch
+_COMMIT_SECONDS = 10.0
+
+
+class Applies(Protocol):
+    """See consumers/applier.py."""
+
+    @property
+    def name(self) -> str: ...
+
+    def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]: ...
+
+
+class Runtime:
+    """One of any number of consumers of a sink. `report` is called with each batch that is applied and marked."""
+
+    def __init__(
+        self,
+        applier: Applies,
+        names: Names,
+        kafka: Mapping[str, Any],
+        *,
+        report: Callable[[Sequence[Envelope], Sequence[DeadLetter]], None] = lambda _applied, _dead: None,
+    ) -> None:
+        self._applier = applier
+        self._report = report
+        self._dead_letters_topic = names.dead_letters_topic(applier.name)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"apply-{applier.name}")
+        self._limit = DeadLetterLimit()
+        self._batch: list[tuple[Envelope, Message]] = []  # in flight
+        self._attempt: Future[list[DeadLetter]] | None = None
+        self._producer = Producer({**kafka, "enable.idempotence": True, "acks": "all", "linger.ms": 5})
+        self._consumer = Consumer(
+            {
+                "session.timeout.ms": 10_000,
+                **kafka,
+                "group.id": names.sink_group(applier.name),
+                "partition.assignment.strategy": "cooperative-sticky",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        self._consumer.subscribe(
+            [names.documents_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set; then the batch in flight is finished, committed, and the group left."""
+        try:
+            while not stop.is_set():
+                self._batch = self.poll_batch()
+                if self._batch:
+                    self.apply(stop)
+        finally:
+            self.close()
+
+    def poll_batch(self) -> list[tuple[Envelope, Message]]:
+        """The next messages, bounded in rows and bytes; none after a quarter of a second of silence."""
+        batch: list[tuple[Envelope, Message]] = []
+        size = 0
+        timeout = _IDLE_SECONDS
+        while len(batch) < _BATCH_ROWS and size < _BATCH_BYTES:
+            fetched = self._consumer.consume(min(_FETCH_ROWS, _BATCH_ROWS - len(batch)), timeout)
+            if not fetched:
+                break
+            for message in fetched:
+                if (error := message.error()) is None:
+                    batch.append((_envelope(message), message))
+                    size += len(message)
+                elif error.fatal():
+                    raise KafkaException(error)
+                else:  # librdkafka tries again by itself
+                    _log.warning("kafka_error reason=%s", error)
+            timeout = _FILL_SECONDS
+        return batch
+
+    def apply(self, stop: threading.Event) -> None:
+        """Apply the batch, again and again while the sink is down; commit what is still ours of it."""
+        self._consumer.pause(self._consumer.assignment())
+        attempt = 0
+        while self._batch:
+            self._attempt = self._pool.submit(self._applier.apply, [envelope for envelope, _ in self._batch])
+            self._serve_until(self._attempt.done)
+            try:
+                self.finish()
+            except Retryable as error:
+                self._attempt = None
+                if stop.is_set():
+                    break  # not committed: whoever comes next applies it
+                attempt += 1
+                seconds = backoff.full_jitter(attempt)
+                _log.warning("sink_failing sink=%s attempt=%d reason=%s", self._applier.name, attempt, error)
+                self._serve_for(seconds, stop)
+        self._consumer.resume(self._consumer.assignment())
+
+    def finish(self) -> None:
+        """Commit the batch whose attempt has ended, its dead letters first. Raises the attempt's Retryable."""
+        if self._attempt is None:
+            return
+        dead = self._attempt.result()
+        self._attempt = None
+        for letter in dead:
+            self._bury(letter)
+        if self._producer.flush(_COMMIT_SECONDS):
+            raise Retryable("Kafka does not take the dead letters")
+        applied, self._batch = self._batch, []
+        self._limit.count(len(applied), len(dead))
+        self._commit([message for _, message in applied])
+        self._report([envelope for envelope, _ in applied], dead)
+
+    def close(self) -> None:
+        """Leave the group: the others take the partitions over at once."""
+        self._pool.shutdown()
+        self._consumer.close()
+
+    def _commit(self, messages: Sequence[Message]) -> None:
+        newest: dict[tuple[str, int], int] = {}
+        for message in messages:
+            newest[message.topic() or "", message.partition() or 0] = (message.offset() or 0) + 1
+        offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in newest.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:  # lost meanwhile: whoever owns it now applies it once more, which does no harm
+            _log.warning("offsets_not_committed reason=%s", error)
+
+    def _bury(self, letter: DeadLetter) -> None:
+        """To the dead-letter topic, with the original key, value and headers, and why."""
+        message = next((message for envelope, message in self._batch if envelope is letter.envelope), None)
+        if message is None:  # its partition was revoked meanwhile
+            return
+        _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
+        why = [
+            ("dead_letter_stage", letter.stage),
+            ("dead_letter_reason", letter.reason),
+            ("dead_letter_origin", f"{message.topic()}/{message.partition()}/{message.offset()}"),
+        ]
+        headers = [*_headers(message), *why]
+        self._producer.produce(self._dead_letters_topic, key=message.key(), value=message.value(), headers=headers)
+
+    def _serve_for(self, seconds: float, stop: threading.Event) -> None:
+        again_at = time.monotonic() + seconds
+        self._serve_until(lambda: stop.is_set() or time.monotonic() >= again_at)
+
+    def _serve_until(self, done: Callable[[], bool]) -> None:
+        """Serve the group, all partitions paused, until `done`."""
+        while not done():
+            message = self._consumer.poll(_SERVE_SECONDS)
+            if message is not None and message.error() is None:
+                raise AssertionError("a paused partition gave a message")
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.incremental_assign(partitions)
+        if self._batch and partitions:
+            consumer.pause(partitions)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Let the attempt under way end, so that the next owner has nothing to do again; then let go."""
+        if self._attempt is not None:
+            wait([self._attempt], _DRAIN_SECONDS)
+            if self._attempt.done():
+                with suppress(Retryable):
+                    self.finish()
+        self._forget(partitions)
+        consumer.incremental_unassign(partitions)
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Others own them already: what is being applied is fenced by its version."""
+        self._forget(partitions)
+
+    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
+        gone = {(partition.topic, partition.partition) for partition in partitions}
+        self._batch = [one for one in self._batch if (one[1].topic(), one[1].partition()) not in gone]
+
+
+def _envelope(message: Message) -> Envelope:
+    """The envelope of a message; what is missing makes the event malformed, and a dead letter."""
+    headers = {name: _text(value) for name, value in _headers(message) if value is not None}
+    sequence = headers.get("ce_sequence", "")
+    key = message.key() or b""
+    return Envelope(
+        event_id=headers.get("ce_id", f"{message.topic()}/{message.partition()}/{message.offset()}"),
+        event_type=headers.get("ce_type", ""),
+        doc_id=key.decode(errors="replace"),
+        version=int(sequence) if sequence.isdecimal() else 0,
+        content_type=headers.get("content-type", ""),
+        payload=message.value() or b"",
+        headers=headers,
+    )
+
+
+def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:
+    return cast(list[tuple[str, str | bytes | None]], message.headers() or [])
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode(errors="replace")

@@ -1,0 +1,32 @@
+"""What the person who ran a command is told when it fails."""
+
+import sys
+
+
+class OperationError(Exception):
+    """The root of every error that a command raises on purpose; its message is meant for the person who ran it."""
+
+
+def message(error: Exception) -> str | None:
+    """What to tell about an error that can happen to a sound program; None for a bug."""
+    from filelock import Timeout
+    from sqlalchemy.exc import DBAPIError
+
+    from producer import ProducerError
+    from relays.direct import TooManyDeadLetters
+    from schema.failures import Permanent, Retryable
+    from schema.migrate import SchemaError
+
+    if isinstance(error, DBAPIError):
+        return f"metadata database: {error.orig}"
+    if _is(error, "pymilvus.exceptions", "MilvusException"):
+        return f"Milvus: {getattr(error, 'message', error)}"
+    if _is(error, "minio.error", "MinioException") or _is(error, "urllib3.exceptions", "HTTPError"):
+        return f"object store: {error}"
+    ours = (OperationError, ProducerError, TooManyDeadLetters, Permanent, Retryable, SchemaError)
+    return str(error) if isinstance(error, (*ours, OSError, Timeout)) else None
+
+
+def _is(error: Exception, module: str, name: str) -> bool:
+    """Whether it is an error of a client library, which takes a second to import: only if somebody did already."""
+    return module in sys.modules and isinstance(error, getattr(sys.modules[module], name))

@@ -1,0 +1,68 @@
+"""`rag-outbox relay` and `rag-outbox consume`: one process each of the services profile."""
+
+import signal
+import threading
+from contextlib import ExitStack
+from typing import Any
+
+from consumers.applier import Applier
+from consumers.sink import Sink
+from operations.settings import PREFIX, SettingsError
+from operations.system import System
+from schema.sinks import MILVUS
+
+
+def relay(system: System) -> int:
+    """Publish outbox rows to Kafka until SIGTERM or SIGINT; returns how many."""
+    from relays.kafka import KafkaRelay
+
+    published = 0
+
+    def report(rows: Any) -> None:
+        nonlocal published
+        published += len(rows)
+
+    stop = stopped_by_signals()
+    KafkaRelay(system.engine, system.settings.names, _kafka(system), report=report).run(stop)
+    return published
+
+
+def consume(system: System, sink_name: str) -> int:
+    """Apply events to one sink until SIGTERM or SIGINT; returns how many."""
+    from consumers.milvus import MilvusSink
+    from consumers.minio import MinioSink
+    from consumers.runtime import Runtime
+
+    consumed = 0
+
+    def report(applied: Any, _dead: Any) -> None:
+        nonlocal consumed
+        consumed += len(applied)
+
+    stop = stopped_by_signals()
+    with ExitStack() as stack:
+        sink: Sink
+        if sink_name == MILVUS:
+            client = stack.enter_context(system.milvus(own=True))
+            sink = MilvusSink(client, system.settings.vector_dimension)
+        else:
+            sink = MinioSink(system.store)
+        stack.callback(sink.close)
+        sink.ensure()
+        Runtime(Applier(system.engine, sink), system.settings.names, _kafka(system), report=report).run(stop)
+    return consumed
+
+
+def stopped_by_signals() -> threading.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _kafka(system: System) -> dict[str, str]:
+    kafka = system.settings.kafka
+    if kafka is None:
+        raise SettingsError(f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is not set; without Kafka, use: rag-outbox run")
+    return kafka

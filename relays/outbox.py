@@ -1,0 +1,116 @@
+"""The statements of a relay: claim rows, settle them. One function is one transaction.
+
+Invariant 4: rows are read from the oldest on, each time; there is no cursor that a late commit could fall behind.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, delete, insert, null, select, union_all
+
+from schema.batches import bounded
+from schema.database import reading
+from schema.events import Envelope
+from schema.failures import DeadLetter
+from schema.tables import outbox, outbox_dead_letters
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    id: int
+    lane: int
+    created_at: datetime  # UTC
+    envelope: Envelope
+
+
+def claim_oldest(engine: Engine, rows: int, size_bytes: int) -> list[OutboxRow]:
+    """The oldest rows of all lanes in id order, bounded in rows and bytes."""
+    with reading(engine) as connection:
+        sizes = connection.execute(select(outbox.c.id, outbox.c.payload_bytes).order_by(outbox.c.id).limit(rows)).all()
+        batch = next(bounded(sizes, rows, size_bytes, lambda row: int(row.payload_bytes)), [])
+        return _read(connection, [row.id for row in batch])
+
+
+def claim_lanes(
+    engine: Engine, lanes: Collection[int], in_flight: Collection[OutboxRow], rows_a_lane: int, size_bytes: int
+) -> list[OutboxRow]:
+    """The oldest rows of each lane that are not in flight, in id order; bounded in rows a lane, and in bytes."""
+    if not lanes:
+        return []
+    skipped = {row.id for row in in_flight}
+    skipped_in = Counter(row.lane for row in in_flight)
+    a_lane = [
+        select(outbox.c.id, outbox.c.lane, outbox.c.payload_bytes)
+        .where(outbox.c.lane == lane)
+        .order_by(outbox.c.id)
+        .limit(rows_a_lane + skipped_in[lane])
+        .subquery()
+        for lane in sorted(lanes)
+    ]
+    with reading(engine) as connection:
+        found = connection.execute(union_all(*(select(lane) for lane in a_lane))).all()
+        taken: dict[int, int] = dict.fromkeys(lanes, 0)
+        sizes = []
+        for row in sorted(found, key=lambda row: int(row.id)):
+            if row.id not in skipped and taken[row.lane] < rows_a_lane:
+                taken[row.lane] += 1
+                sizes.append(row)
+        batch = next(bounded(sizes, len(sizes) or 1, size_bytes, lambda row: int(row.payload_bytes)), [])
+        return _read(connection, [row.id for row in batch])
+
+
+def event_ids(engine: Engine, ids: Collection[int]) -> list[tuple[int, str]]:
+    """(id, event id) of those rows that are still there."""
+    with reading(engine) as connection:
+        found = connection.execute(select(outbox.c.id, outbox.c.event_id).where(outbox.c.id.in_(ids)))
+        return [(row.id, row.event_id) for row in found]
+
+
+def settle(engine: Engine, ids: Sequence[int], dead: Sequence[tuple[int, DeadLetter]] = ()) -> None:
+    """Remove rows, and keep those given up, as (id, dead letter), in one transaction. Idempotent."""
+    with engine.begin() as connection:
+        if dead:
+            connection.execute(insert(outbox_dead_letters), [_dead_row(*letter) for letter in dead])
+        if ids:
+            connection.execute(delete(outbox).where(outbox.c.id.in_(ids)))
+
+
+def _read(connection: Connection, ids: Sequence[int]) -> list[OutboxRow]:
+    if not ids:
+        return []
+    rows = connection.execute(select(outbox).where(outbox.c.id.in_(ids)).order_by(outbox.c.id))
+    return [_outbox_row(row) for row in rows]
+
+
+def _outbox_row(row: Row[Any]) -> OutboxRow:
+    envelope = Envelope(
+        row.event_id,
+        row.event_type,
+        row.aggregate_id,
+        row.aggregate_version,
+        row.content_type,
+        row.payload,
+        row.headers or {},
+    )
+    return OutboxRow(row.id, row.lane, row.created_at, envelope)
+
+
+def _dead_row(outbox_id: int, letter: DeadLetter) -> Mapping[str, Any]:
+    envelope = letter.envelope
+    return {
+        "stage": letter.stage,
+        "outbox_id": outbox_id,
+        "event_id": envelope.event_id,
+        "aggregate_type": "document",
+        "aggregate_id": envelope.doc_id,
+        "aggregate_version": envelope.version,
+        "event_type": envelope.event_type,
+        "content_type": envelope.content_type,
+        "headers": dict(envelope.headers) or null(),
+        "payload": envelope.payload,
+        "error": letter.reason,
+        "attempts": 1,
+    }

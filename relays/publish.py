@@ -1,0 +1,169 @@
+"""Publish a batch: one Kafka transaction that holds its events and the offsets that name them.
+
+Invariant 5: a reader with `read_committed` sees each event once; what a transaction did not commit, nobody sees.
+"""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from relays import offset_metadata
+from relays.lanes import Lanes
+from relays.outbox import OutboxRow
+from schema.names import Names
+
+_TRANSACTION_MILLISECONDS = 10_000  # how long one left open by a dead relay holds its lanes up
+_CALL_SECONDS = 30.0
+_SOURCE = "rag-outbox"
+_CONSUMER_ONLY = {"session.timeout.ms", "heartbeat.interval.ms", "max.poll.interval.ms"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """The transaction is committed."""
+
+
+@dataclass(frozen=True)
+class Undone:
+    """The batch has to be claimed again: another relay owns one of its lanes, or Kafka did not take it for now."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Kafka rejects one of the events for good; nothing of the batch is visible."""
+
+    reason: str
+
+
+Outcome = Published | Undone | Refused
+
+
+class Publisher:
+    """A transactional producer; it takes another one when its own is broken."""
+
+    def __init__(self, names: Names, kafka: Mapping[str, Any]) -> None:
+        self._names = names
+        self._settings = {
+            "linger.ms": 5,
+            "batch.size": 1_000_000,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",
+            "transaction.timeout.ms": _TRANSACTION_MILLISECONDS,
+            "queue.buffering.max.messages": 1_000_000,
+            **{name: value for name, value in kafka.items() if name not in _CONSUMER_ONLY},
+            "enable.idempotence": True,
+            "acks": "all",
+        }
+        self._producer: Producer | None = None
+
+    def publish(self, rows: Sequence[OutboxRow], lanes: Lanes, membership: Any) -> Outcome:
+        """Publish rows of owned lanes, in order, all or none of them."""
+        producer = self._ready()
+        refused: list[str] = []
+
+        def delivered(error: KafkaError | None, _message: Any) -> None:
+            if error is not None and error.code() not in {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}:
+                refused.append(error.str())
+
+        try:
+            producer.begin_transaction()
+            for row in rows:
+                self._produce(producer, row, delivered)
+            offsets = lanes.next_offsets(_metadata(rows))
+            _patiently(lambda: producer.send_offsets_to_transaction(offsets, membership, _CALL_SECONDS))
+            _patiently(lambda: producer.commit_transaction(_CALL_SECONDS))
+        except KafkaException as error:
+            return self._aborted(producer, lanes, error, refused)
+        lanes.advance({row.lane for row in rows})
+        return Published()
+
+    def close(self) -> None:
+        """Abort what is open; what is committed stays."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer.flush(_CALL_SECONDS)
+            self._producer = None
+
+    def _ready(self) -> Producer:
+        if self._producer is None:
+            # A name of its own for each producer: fencing is by the group's membership, not by the name.
+            name = f"{self._names.relays_group}-{uuid.uuid4().hex}"
+            producer = Producer({**self._settings, "transactional.id": name})
+            _patiently(lambda: producer.init_transactions(_CALL_SECONDS))
+            self._producer = producer
+        return self._producer
+
+    def _produce(self, producer: Producer, row: OutboxRow, delivered: Callable[[KafkaError | None, Any], None]) -> None:
+        envelope = row.envelope
+        while True:
+            try:
+                producer.produce(
+                    self._names.documents_topic,
+                    key=envelope.doc_id.encode(),
+                    value=envelope.payload,
+                    headers=_headers(row),
+                    on_delivery=delivered,
+                )
+                producer.poll(0)
+                return
+            except BufferError:  # the local queue is full
+                producer.poll(0.1)
+
+    def _aborted(
+        self, producer: Producer, lanes: Lanes, error: KafkaException, refused: Sequence[str]
+    ) -> Undone | Refused:
+        """Abort the transaction, and tell what was wrong with it."""
+        reason: KafkaError = error.args[0]
+        try:
+            if reason.fatal():
+                raise error
+            producer.purge()
+            _patiently(lambda: producer.abort_transaction(_CALL_SECONDS))
+        except KafkaException:  # the broker ends the transaction, one way or the other, when its time is over
+            self._producer = None
+            lanes.doubt()
+        if refused or reason.code() in {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD}:
+            return Refused(refused[0] if refused else reason.str())
+        return Undone(reason.str())
+
+
+def _metadata(rows: Sequence[OutboxRow]) -> dict[int, str]:
+    """What the offset of each lane says: the rows of this batch. Those of the batch before are settled."""
+    named: dict[int, list[offset_metadata.Named]] = defaultdict(list)
+    for row in rows:
+        named[row.lane].append((row.id, offset_metadata.checksum(row.envelope.event_id)))
+    return {lane: offset_metadata.encode(some) for lane, some in named.items()}
+
+
+def _headers(row: OutboxRow) -> list[tuple[str, str | bytes | None]]:
+    """CloudEvents 1.0 in binary mode, the version that fences it, and what the writer added."""
+    envelope = row.envelope
+    own = {
+        "ce_specversion": "1.0",
+        "ce_id": envelope.event_id,
+        "ce_source": _SOURCE,
+        "ce_type": envelope.event_type,
+        "ce_time": row.created_at.replace(tzinfo=UTC).isoformat(),
+        "ce_subject": envelope.doc_id,
+        "ce_sequence": str(envelope.version),
+        "content-type": envelope.content_type,
+    }
+    return [*own.items(), *((name, value) for name, value in envelope.headers.items() if name not in own)]
+
+
+def _patiently(call: Callable[[], Any]) -> None:
+    """Call again while the error says that the same call may succeed."""
+    Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].retriable()),
+        wait=wait_random_exponential(multiplier=0.05, max=1.0),
+        stop=stop_after_delay(_CALL_SECONDS),
+        reraise=True,
+    )(call)

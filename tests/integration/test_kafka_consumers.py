@@ -1,0 +1,174 @@
+"""The consumer loop on real servers: writer, relay and consumers, each in a thread, over MySQL and Kafka."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from pymilvus import MilvusClient
+from sqlalchemy import Engine, text
+
+from consumers.applier import Applier
+from consumers.milvus import MilvusSink
+from consumers.minio import MinioSink
+from consumers.runtime import Runtime
+from consumers.sink import Change, Sink
+from producer import Writer
+from schema.failures import Retryable
+from schema.names import Names
+from schema.object_store.directory import DirectoryStore
+from tests import kafka
+from tests.pipeline import DIMENSION, MODEL, Pipeline, document
+from tests.servers import Servers
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def names(servers: Servers) -> Names:
+    """Names whose topics exist."""
+    made = servers.names()
+    kafka.create_topics(servers, made)
+    return made
+
+
+@pytest.fixture
+def pipeline(mysql: Engine, store: DirectoryStore, milvus: MilvusClient) -> Iterator[Pipeline]:
+    """As in the embedded profile, but on MySQL."""
+    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
+    milvus_sink.ensure()
+    minio_sink.ensure()
+    yield Pipeline(mysql, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
+    minio_sink.close()
+
+
+@contextmanager
+def consuming(engine: Engine, sink: Sink, servers: Servers, names: Names) -> Iterator[threading.Event]:
+    """A consumer at work, and the event that stops it; its error, if any, is raised at the end."""
+    runtime = Runtime(Applier(engine, sink), names, kafka.properties(servers))
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            runtime.run(stop)
+        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def wait_until_completed(engine: Engine) -> None:
+    def behind() -> int:
+        with engine.connect() as connection:
+            return int(
+                connection.execute(text("SELECT COUNT(*) FROM documents WHERE status <> 'completed'")).scalar_one()
+            )
+
+    wait_for(lambda: behind() == 0, "every document to be completed")
+
+
+def test_documents_reach_both_stores_through_kafka_while_consumers_come_and_go(
+    servers: Servers, pipeline: Pipeline, names: Names
+) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(kafka.relaying(pipeline.engine, servers, names))
+        for sink in (pipeline.milvus_sink, pipeline.minio_sink):
+            stack.enter_context(consuming(pipeline.engine, sink, servers, names))
+        pipeline.upsert(*(document(f"d{n}", "one", f"two {n}", file=b"first") for n in range(200)))
+        with consuming(pipeline.engine, pipeline.milvus_sink, servers, names):
+            pipeline.upsert(*(document(f"d{n}", "one", f"three {n}", file=b"second") for n in range(0, 200, 2)))
+            wait_until_completed(pipeline.engine)
+        pipeline.delete(*(f"d{n}" for n in range(0, 200, 5)))
+        pipeline.upsert(document("d0", "back again"), document("d1", "one", business_tag="new"))
+        wait_until_completed(pipeline.engine)
+
+    pipeline.assert_in_step()
+
+
+class Failing:
+    """The real sink behind a door that can be closed."""
+
+    name = "milvus"
+
+    def __init__(self, sink: MilvusSink) -> None:
+        self._sink = sink
+        self.closed = threading.Event()
+        self.refusals = 0
+        self.ensure, self.mark, self.close = sink.ensure, sink.mark, sink.close
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        if self.closed.is_set():
+            self.refusals += 1
+            raise Retryable("the door is closed")
+        self._sink.apply(changes)
+
+
+def test_a_consumer_keeps_its_partitions_while_its_sink_is_down(
+    servers: Servers, pipeline: Pipeline, names: Names
+) -> None:
+    sink = Failing(pipeline.milvus_sink)
+    sink.closed.set()
+    pipeline.upsert(*(document(f"d{n}", "one") for n in range(20)))
+    with (
+        kafka.relaying(pipeline.engine, servers, names),
+        consuming(pipeline.engine, sink, servers, names),
+        consuming(pipeline.engine, pipeline.minio_sink, servers, names),
+    ):
+        wait_for(lambda: sink.refusals >= 3, "three attempts")
+        assert pipeline.milvus_rows() == {}
+        assert {row.milvus_synced for row in pipeline.sql("SELECT milvus_synced FROM chunks")} == {0}
+        sink.closed.clear()
+        wait_until_completed(pipeline.engine)
+    pipeline.assert_in_step()
+
+
+def test_invariant_8_a_batch_that_was_not_marked_is_not_committed(
+    servers: Servers, pipeline: Pipeline, names: Names
+) -> None:
+    sink = Failing(pipeline.milvus_sink)
+    sink.closed.set()
+    pipeline.upsert(*(document(f"d{n}", "one") for n in range(20)))
+    with kafka.relaying(pipeline.engine, servers, names), consuming(pipeline.engine, sink, servers, names):
+        wait_for(lambda: sink.refusals >= 1, "an attempt")
+    with (
+        consuming(pipeline.engine, pipeline.milvus_sink, servers, names),
+        consuming(pipeline.engine, pipeline.minio_sink, servers, names),
+    ):
+        wait_until_completed(pipeline.engine)
+    pipeline.assert_in_step()
+
+
+def test_invariant_11_an_event_that_a_sink_refuses_goes_to_its_dead_letter_topic_as_it_came(
+    servers: Servers, pipeline: Pipeline, names: Names
+) -> None:
+    pipeline.upsert(*(document(f"d{n}", "one") for n in range(10)))
+    with pipeline.engine.begin() as connection:
+        connection.execute(text("UPDATE outbox SET payload = 'broken' WHERE aggregate_id = 'd3'"))
+    with (
+        kafka.relaying(pipeline.engine, servers, names),
+        consuming(pipeline.engine, pipeline.milvus_sink, servers, names),
+        consuming(pipeline.engine, pipeline.minio_sink, servers, names),
+    ):
+        wait_for(
+            lambda: len(pipeline.sql("SELECT 1 FROM sink_states WHERE state = 'failed'")) == 2, "both to refuse it"
+        )
+        pipeline.upsert(document("d3", "two"))
+        wait_until_completed(pipeline.engine)
+
+    pipeline.assert_in_step()
+    [letter] = kafka.topic(servers, names.dead_letters_topic("milvus"))
+    assert (letter.doc_id, letter.version, letter.value) == ("d3", 1, b"broken")
+    assert letter.headers["ce_type"] == "rag.document.upserted.v1"
+    assert letter.headers["dead_letter_stage"] == "milvus"
+    assert letter.headers["dead_letter_reason"] == "rag.document.upserted.v1: Expected `object`, got `int`"  # b is 98
+    assert letter.headers["dead_letter_origin"].startswith(names.documents_topic)

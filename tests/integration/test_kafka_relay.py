@@ -1,0 +1,228 @@
+"""The relay to Kafka on real servers: in order, lossless, exactly once."""
+
+import threading
+
+import pytest
+from sqlalchemy import Engine, text
+
+from operations import topics
+from producer import Writer
+from relays import outbox
+from relays.kafka import KafkaRelay
+from schema.database import connect
+from schema.events import Envelope, decode
+from schema.names import Names
+from schema.tables import LANES
+from tests import kafka
+from tests.pipeline import MODEL, document
+from tests.servers import Servers
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def names(servers: Servers) -> Names:
+    """Names whose topics exist."""
+    made = servers.names()
+    kafka.create_topics(servers, made)
+    return made
+
+
+def write(engine: Engine, doc_id: str, content: str) -> None:
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document(doc_id, content))
+
+
+def test_invariant_3_ordered_and_5_exactly_once_with_two_relays_and_four_writers(
+    servers: Servers, mysql: Engine, names: Names
+) -> None:
+    def write_some(writer: int) -> None:
+        for version in range(10):
+            for number in range(10):
+                write(mysql, f"d{writer}-{number}", f"text {version}")
+
+    writers = [threading.Thread(target=write_some, args=(writer,)) for writer in range(4)]
+    with kafka.relaying(mysql, servers, names), kafka.relaying(mysql, servers, names):
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        kafka.wait_until_empty(mysql)
+
+    seen = kafka.topic(servers, names.documents_topic)
+    kafka.assert_exactly_once_and_in_order(seen, {f"d{w}-{n}": 10 for w in range(4) for n in range(10)})
+
+
+def test_an_event_travels_as_a_cloud_event_with_the_document_as_its_key(
+    servers: Servers, mysql: Engine, names: Names
+) -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with mysql.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one"), headers={"traceparent": parent})
+
+    with kafka.relaying(mysql, servers, names):
+        kafka.wait_until_empty(mysql)
+
+    [one] = kafka.topic(servers, names.documents_topic)
+    assert one.doc_id == "d"
+    time = one.headers.pop("ce_time")
+    assert time.endswith("+00:00")
+    assert one.headers == {
+        "ce_specversion": "1.0",
+        "ce_id": one.event_id,
+        "ce_source": "rag-outbox",
+        "ce_type": "rag.document.upserted.v1",
+        "ce_subject": "d",
+        "ce_sequence": "1",
+        "content-type": "application/msgpack",
+        "traceparent": parent,
+    }
+    event = decode(Envelope(one.event_id, "rag.document.upserted.v1", "d", 1, "application/msgpack", one.value))
+    assert [chunk.content for chunk in event.chunks] == ["one"]  # type: ignore[union-attr]
+
+
+def test_invariant_4_lossless_a_late_commit_behind_a_higher_id_is_published(
+    servers: Servers, mysql: Engine, names: Names
+) -> None:
+    late, rolled_back = mysql.connect(), mysql.connect()
+    late_transaction, lost_transaction = late.begin(), rolled_back.begin()
+    Writer(MODEL).upsert(late, document("late", "one"))
+    Writer(MODEL).upsert(rolled_back, document("lost", "one"))
+    with kafka.relaying(mysql, servers, names):
+        write(mysql, "early", "one")  # a higher id, committed first
+        kafka.wait_until_empty(mysql)
+        late_transaction.commit()
+        lost_transaction.rollback()
+        kafka.wait_until_empty(mysql)
+    late.close()
+    rolled_back.close()
+
+    assert sorted(one.doc_id for one in kafka.topic(servers, names.documents_topic)) == ["early", "late"]
+
+
+def test_invariant_5_a_crash_between_commit_and_settle_publishes_nothing_twice(
+    servers: Servers, mysql: Engine, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100):
+        write(mysql, f"d{number}", "one")
+    published = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaRelay, "settle", lambda *_: published.set())
+        patch.setattr(outbox, "claim_lanes", once(outbox.claim_lanes))
+        with kafka.relaying(mysql, servers, names):
+            assert published.wait(60)
+    assert kafka.pending(mysql) == 100
+
+    with kafka.relaying(mysql, servers, names):
+        kafka.wait_until_empty(mysql)
+
+    kafka.assert_exactly_once_and_in_order(
+        kafka.topic(servers, names.documents_topic), {f"d{number}": 1 for number in range(100)}
+    )
+
+
+def once(claim):  # type: ignore[no-untyped-def]
+    """The first claim that finds rows, and nothing after it: the process would be dead by then."""
+    found: list[bool] = []
+
+    def wrapper(*arguments):  # type: ignore[no-untyped-def]
+        rows = [] if found else claim(*arguments)
+        found.extend([True] if rows else [])
+        return rows
+
+    return wrapper
+
+
+def test_a_database_restored_from_an_older_backup_loses_nothing_though_ids_are_used_again(
+    servers: Servers, mysql: Engine, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(mysql, "before", "one")
+    published = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaRelay, "settle", lambda *_: published.set())
+        patch.setattr(outbox, "claim_lanes", once(outbox.claim_lanes))
+        with kafka.relaying(mysql, servers, names):
+            assert published.wait(60)
+    with mysql.begin() as connection:
+        old_id = connection.execute(text("SELECT id FROM outbox")).scalar_one()
+        connection.execute(text("DELETE FROM outbox"))
+    write(mysql, "before", "two")  # in the same lane
+    with mysql.begin() as connection:
+        connection.execute(text("UPDATE outbox SET id = :id"), {"id": old_id})
+
+    with kafka.relaying(mysql, servers, names):
+        kafka.wait_until_empty(mysql)
+
+    assert [one.version for one in kafka.topic(servers, names.documents_topic)] == [1, 2]
+
+
+def test_invariant_11_an_event_that_kafka_refuses_becomes_a_dead_letter_and_the_others_go_out(
+    servers: Servers, mysql: Engine, names: Names
+) -> None:
+    for number in range(20):
+        write(mysql, f"d{number}", "one")
+    with mysql.begin() as connection:
+        connection.execute(text("UPDATE outbox SET payload = REPEAT('x', 3000000) WHERE aggregate_id = 'd7'"))
+
+    with kafka.relaying(mysql, servers, names):
+        kafka.wait_until_empty(mysql)
+        write(mysql, "d7", "two")
+        kafka.wait_until_empty(mysql)
+
+    seen = kafka.topic(servers, names.documents_topic)
+    assert {one.doc_id: one.version for one in seen} == {f"d{n}": 1 for n in range(20)} | {"d7": 2}
+    with mysql.connect() as connection:
+        letter = connection.execute(text("SELECT * FROM outbox_dead_letters")).one()
+    assert (letter.stage, letter.aggregate_id, letter.aggregate_version) == ("relay", "d7", 1)
+    assert "size" in letter.error.lower()
+
+
+def test_lanes_are_shared_and_taken_over(servers: Servers, mysql: Engine, names: Names) -> None:
+    with kafka.relaying(mysql, servers, names) as first:
+        wait_for(lambda: len(first._lanes.owned) == LANES, "all lanes")
+        with kafka.relaying(mysql, servers, names) as second:
+            wait_for(lambda: len(first._lanes.owned) == len(second._lanes.owned) == LANES // 2, "half of the lanes")
+            assert first._lanes.owned.isdisjoint(second._lanes.owned)
+        wait_for(lambda: len(first._lanes.owned) == LANES, "all lanes again")
+        for number in range(50):
+            write(mysql, f"d{number}", "one")
+        kafka.wait_until_empty(mysql)
+    assert len(kafka.topic(servers, names.documents_topic)) == 50
+
+
+def test_init_says_which_topic_differs(servers: Servers, names: Names) -> None:
+    properties = {"bootstrap.servers": servers.kafka}
+    assert topics.ensure(properties, names) == []
+
+    other = Names(f"{names.namespace}-x")
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.cimpl import NewTopic
+
+    admin = AdminClient(properties)
+    made = [
+        NewTopic(other.documents_topic, num_partitions=3, replication_factor=1, config={"retention.ms": "1000"}),
+        NewTopic(other.lanes_topic, num_partitions=3, replication_factor=1),
+    ]
+    for future in admin.create_topics(made).values():
+        future.result()
+
+    with pytest.raises(topics.TopicDiffers, match=rf"topic {other.lanes_topic} has 3 partitions, and must have 16"):
+        topics.ensure(properties, other)
+
+
+def test_a_lost_connection_to_the_database_is_made_again(servers: Servers, mysql: Engine, names: Names) -> None:
+    administrator = connect(servers.mysql_url)
+    with kafka.relaying(mysql, servers, names):
+        write(mysql, "a", "one")
+        kafka.wait_until_empty(mysql)
+        with administrator.begin() as connection:
+            others = connection.execute(
+                text("SELECT id FROM information_schema.processlist WHERE db = :db"), {"db": mysql.url.database}
+            ).scalars()
+            for process in others:
+                connection.execute(text(f"KILL {process}"))
+        write(mysql, "b", "one")
+        kafka.wait_until_empty(mysql)
+    administrator.dispose()
+    assert {one.doc_id for one in kafka.topic(servers, names.documents_topic)} == {"a", "b"}

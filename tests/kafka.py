@@ -1,0 +1,114 @@
+"""A relay in a thread, and what a reader of the topic sees."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from confluent_kafka import Consumer, Message
+from sqlalchemy import Engine, text
+
+from operations import topics
+from relays.kafka import KafkaRelay
+from schema.names import Names
+from tests.servers import Servers
+from tests.waiting import wait_for
+
+SESSION_MILLISECONDS = 6_000  # the shortest that a broker takes as it comes
+
+
+def properties(servers: Servers) -> dict[str, Any]:
+    return {"bootstrap.servers": servers.kafka, "session.timeout.ms": SESSION_MILLISECONDS}
+
+
+def create_topics(servers: Servers, names: Names) -> None:
+    assert topics.ensure({"bootstrap.servers": servers.kafka}, names) == []
+
+
+@contextmanager
+def relaying(engine: Engine, servers: Servers, names: Names) -> Iterator[KafkaRelay]:
+    """A relay at work; its error, if any, is raised at the end."""
+    relay = KafkaRelay(engine, names, properties(servers))
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            relay.run(stop)
+        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield relay
+    finally:
+        stop.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def pending(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text("SELECT COUNT(*) FROM outbox")).scalar_one())
+
+
+def wait_until_empty(engine: Engine, *, timeout_seconds: float = 60.0) -> None:
+    wait_for(lambda: pending(engine) == 0, "an empty outbox", timeout_seconds=timeout_seconds)
+
+
+@dataclass(frozen=True)
+class Seen:
+    event_id: str
+    doc_id: str
+    version: int
+    headers: dict[str, str]
+    value: bytes
+
+
+def topic(servers: Servers, name: str) -> list[Seen]:
+    """Every message that a `read_committed` reader sees up to the end, in the order of each partition."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers.kafka,
+            "group.id": uuid4().hex,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        partitions = len(consumer.list_topics(name, timeout=30).topics[name].partitions)
+        consumer.subscribe([name])
+        ended: set[int | None] = set()
+        seen: list[Seen] = []
+        while len(ended) < partitions:
+            for message in consumer.consume(500, 1.0):
+                if message.error() is not None:
+                    ended.add(message.partition())
+                else:
+                    seen.append(_seen(message))
+        return seen
+    finally:
+        consumer.close()
+
+
+def assert_exactly_once_and_in_order(seen: list[Seen], written: dict[str, int]) -> None:
+    """Every version from 1 to the last of each document, once, in order."""
+    versions: dict[str, list[int]] = {}
+    for one in seen:
+        versions.setdefault(one.doc_id, []).append(one.version)
+    assert versions == {doc_id: list(range(1, last + 1)) for doc_id, last in written.items()}
+    assert len({one.event_id for one in seen}) == len(seen)
+
+
+def _seen(message: Message) -> Seen:
+    headers = {name: value.decode() for name, value in message.headers() or []}
+    key, value = message.key(), message.value()
+    assert isinstance(key, bytes)
+    assert isinstance(value, bytes)
+    return Seen(headers["ce_id"], key.decode(), int(headers["ce_sequence"]), headers, value)
