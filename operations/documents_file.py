@@ -1,8 +1,8 @@
 """Documents as JSON lines: one document a line, checked strictly, read in bounded memory."""
 
 import base64
-import binascii
 import codecs
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import IO
 
 import msgspec
 
+from operations.errors import OperationError
 from producer import Chunk, Document, DocumentFile
 from producer.errors import ProducerError
 from schema.object_store import ObjectStore
@@ -17,7 +18,7 @@ from schema.object_store import ObjectStore
 _LINE_BYTES = 256 * 1024 * 1024
 
 
-class BadLine(Exception):
+class BadLine(OperationError):
     """Raised when a line cannot be written; the message names the line and what is wrong with it."""
 
     def __init__(self, number: int, reason: object) -> None:
@@ -71,15 +72,7 @@ def read(stream: IO[bytes], folder: Path, store: ObjectStore) -> Iterator[Line]:
 
     A byte order mark may stand before the first line. Files over 64 KiB are staged in `store` as their line is read.
     """
-    number = 0
-    while raw := stream.readline(_LINE_BYTES + 1):
-        number += 1
-        if len(raw) > _LINE_BYTES:
-            raise BadLine(number, f"longer than {_LINE_BYTES} bytes")
-        if number == 1:
-            raw = raw.removeprefix(codecs.BOM_UTF8)
-        if not raw or raw.isspace():
-            continue
+    for number, raw in _lines(stream):
         try:
             given = _decoder.decode(raw)
             yield Line(number, len(raw), _document(given, folder, store))
@@ -87,6 +80,23 @@ def read(stream: IO[bytes], folder: Path, store: ObjectStore) -> Iterator[Line]:
             raise BadLine(number, _not_utf8(raw)) from error
         except (msgspec.MsgspecError, ProducerError) as error:
             raise BadLine(number, error) from error
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Every line with anything on it, and its number."""
+    for number in itertools.count(1):
+        try:
+            raw = stream.readline(_LINE_BYTES + 1)
+        except OSError as error:
+            raise BadLine(number, f"cannot be read: {error.strerror or error}") from error
+        if not raw:
+            return
+        if len(raw) > _LINE_BYTES:
+            raise BadLine(number, f"longer than {_LINE_BYTES} bytes")
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if raw and not raw.isspace():
+            yield number, raw
 
 
 def _not_utf8(raw: bytes) -> str:
@@ -112,6 +122,6 @@ def _file(given: _File | None, folder: Path, store: ObjectStore) -> DocumentFile
         return DocumentFile.from_path(folder / given.path, store)
     try:
         content = base64.b64decode(given.base64 or "", validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also of characters that are not ASCII
         raise msgspec.ValidationError(f"{error} - at `$.file.base64`") from error
     return DocumentFile.from_bytes(content, given.name or "file.bin", store)

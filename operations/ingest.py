@@ -129,7 +129,9 @@ def _write(system: System, batch: Sequence[_Prepared], total: Ingested) -> None:
     """Write a batch in one transaction; when the writer refuses a document, the others one by one."""
     given = [one.document for one in batch]
     try:
-        receipts, embedded = transactions.upsert(system.engine, system.writer(), given, system.require_embedder())
+        receipts, embedded = transactions.upsert(
+            system.engine, system.store, system.writer(), given, system.require_embedder()
+        )
     except (InvalidDocument, EmbedError) as error:
         if len(batch) == 1:
             total.failed.append(f"{batch[0].path}: {error}")

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from operations.errors import OperationError
+
 _SERVER = "operations.milvus_lite_server"
 _WAIT_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
 
 
-class MilvusLiteUnavailable(Exception):
+class MilvusLiteUnavailable(OperationError):
     """Raised when Milvus Lite does not start; the message names its log."""
 
 
@@ -50,11 +52,16 @@ def _started(folder: Path, *, shared: bool) -> Iterator[str]:
         reraise=True,
     )
     process, uri = patiently(_start_once, folder, shared)
+    if process is None:
+        yield uri
+        return
     try:
         yield uri
+    except BaseException:
+        process.kill()  # see milvus_again: what it wrote down counts, not what it remembers
+        raise
     finally:
-        if process is not None:
-            _stop(process)
+        _stop(process)
 
 
 def endpoint_file(folder: Path) -> Path:
@@ -95,5 +102,5 @@ def served(folder: Path) -> str | None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Close its input, which ends it; it then has all on disk."""
+    """Close its input, which ends it after it wrote all to its files; wait until it ended."""
     process.communicate()

@@ -29,9 +29,9 @@ def relay(system: System) -> int:
 
 def consume(system: System, sink_name: str) -> int:
     """Apply events to one sink until SIGTERM or SIGINT; returns how many."""
-    from consumers.milvus import MilvusSink
     from consumers.minio import MinioSink
     from consumers.runtime import Runtime
+    from operations.milvus_again import MilvusAgain
 
     consumed = 0
 
@@ -41,12 +41,7 @@ def consume(system: System, sink_name: str) -> int:
 
     stop = stopped_by_signals()
     with ExitStack() as stack:
-        sink: Sink
-        if sink_name == MILVUS:
-            client = stack.enter_context(system.milvus(own=True))
-            sink = MilvusSink(client, system.settings.vector_dimension)
-        else:
-            sink = MinioSink(system.store)
+        sink: Sink = MilvusAgain(system) if sink_name == MILVUS else MinioSink(system.store)
         stack.callback(sink.close)
         sink.ensure()
         Runtime(Applier(system.engine, sink), system.settings.names, _kafka(system), report=report).run(stop)

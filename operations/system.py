@@ -2,6 +2,7 @@
 
 import getpass
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -13,6 +14,7 @@ from sqlalchemy import Engine, make_url, select
 from sqlalchemy.exc import ArgumentError
 
 from operations import milvus_lite
+from operations.errors import OperationError
 from operations.settings import PREFIX, Settings, SettingsError
 from producer import Writer, WrongModel
 from producer.processing.embedding import Embedder
@@ -89,9 +91,18 @@ def _engine(settings: Settings) -> Engine:
         engine = connect(settings.database)
     except (ArgumentError, ImportError, ValueError):  # a port that is no number
         raise SettingsError(f"{PREFIX}DATABASE_URL: not a usable SQLAlchemy URL") from None
-    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).parent.is_dir():
-        raise migrate.SchemaOutdated(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
+    if url.get_backend_name() == "sqlite" and url.database:
+        _require_folder(Path(url.database).parent, settings)
     return engine
+
+
+def _require_folder(folder: Path, settings: Settings) -> None:
+    if not folder.is_dir():
+        if settings.database_url is not None:
+            raise SettingsError(f"{PREFIX}DATABASE_URL: there is no folder {folder}")
+        raise migrate.SchemaOutdated(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
+    if not os.access(folder, os.W_OK):  # SQLite writes beside its file even to read it
+        raise OperationError(f"the folder {folder} cannot be written to")
 
 
 def _require_model(engine: Engine, settings: Settings) -> None:

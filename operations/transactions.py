@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from producer import Document, Receipt, VectorRequired, WriteConflict, Writer
 from producer.processing.embedding import Embedder
 from schema.database import is_transient
+from schema.object_store import ObjectStore
+from schema.tables import document_files
 
 T = TypeVar("T")
 _ATTEMPTS = 6
@@ -32,22 +33,39 @@ def run(engine: Engine, work: Callable[[Connection], T]) -> T:
 
 
 def upsert(
-    engine: Engine, writer: Writer, documents: Sequence[Document], embedder: Embedder | None
+    engine: Engine, store: ObjectStore, writer: Writer, documents: Sequence[Document], embedder: Embedder | None
 ) -> tuple[list[Receipt], int]:
     """Write documents; a chunk whose vector is missing is embedded only when the writer asks for it.
 
-    Returns the receipts and how many chunks were embedded. Raises VectorRequired without an embedder.
+    Files that were staged in `store` and that no event needs are removed there. Returns the receipts and how many
+    chunks were embedded. Raises VectorRequired without an embedder.
     """
+
+    def write(connection: Connection) -> tuple[list[Receipt], list[str]]:
+        receipts = writer.upsert_many(connection, documents)
+        return receipts, _unneeded(connection, documents)
+
     embedded = 0
     while True:
         try:
-            return run(engine, partial(writer.upsert_many, documents=documents)), embedded
+            receipts, unneeded = run(engine, write)
+            store.remove(unneeded)
+            return receipts, embedded
         except VectorRequired as error:
             if embedder is None:
                 raise
             missing = error.chunks
         documents = [_embed(document, missing.get(document.doc_id, ()), embedder) for document in documents]
         embedded += sum(map(len, missing.values()))
+
+
+def _unneeded(connection: Connection, documents: Sequence[Document]) -> list[str]:
+    """The staged files of these documents that the transaction did not take: the object store has them already."""
+    files = (file for document in documents for file in (document.file, document.text) if file is not None)
+    staged = [file.staged_key for file in files if file.staged_key is not None]
+    taken = select(document_files.c.staged_key).where(document_files.c.staged_key.in_(staged))
+    kept = set(connection.execute(taken).scalars()) if staged else set()
+    return [key for key in staged if key not in kept]
 
 
 def _embed(document: Document, positions: Sequence[int], embedder: Embedder) -> Document:

@@ -33,7 +33,7 @@ def write(system: System, stream: IO[bytes], folder: Path, advance: Callable[[in
     def commit(lines: list[Line]) -> None:
         documents = [line.document for line in lines]
         try:
-            receipts, embedded = transactions.upsert(system.engine, writer, documents, embedder)
+            receipts, embedded = transactions.upsert(system.engine, system.store, writer, documents, embedder)
         except (InvalidDocument, VectorRequired, FileRequired) as error:
             blamed = error.chunks if isinstance(error, VectorRequired) else (error.doc_id,)
             at = next(index for index, document in enumerate(documents) if document.doc_id in blamed)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from confluent_kafka import Consumer, Message
@@ -107,7 +107,7 @@ def assert_exactly_once_and_in_order(seen: list[Seen], written: dict[str, int]) 
 
 
 def _seen(message: Message) -> Seen:
-    headers = {name: value.decode() for name, value in message.headers() or []}
+    headers = {name: value.decode() for name, value in cast(list[tuple[str, bytes]], message.headers() or [])}
     key, value = message.key(), message.value()
     assert isinstance(key, bytes)
     assert isinstance(value, bytes)

@@ -1,14 +1,19 @@
 """The relay to Kafka on real servers: in order, lossless, exactly once."""
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Engine, text
 
 from operations import topics
 from producer import Writer
 from relays import outbox
 from relays.kafka import KafkaRelay
+from relays.outbox import OutboxRow
 from schema.database import connect
 from schema.events import Envelope, decode
 from schema.names import Names
@@ -122,13 +127,16 @@ def test_invariant_5_a_crash_between_commit_and_settle_publishes_nothing_twice(
     )
 
 
-def once(claim):  # type: ignore[no-untyped-def]
-    """The first claim that finds rows, and nothing after it: the process would be dead by then."""
-    found: list[bool] = []
+Claim = Callable[..., list[OutboxRow]]
 
-    def wrapper(*arguments):  # type: ignore[no-untyped-def]
+
+def once(claim: Claim) -> Claim:
+    """The first claim that finds rows, and nothing after it: the process would be dead by then."""
+    found: list[OutboxRow] = []
+
+    def wrapper(*arguments: Any) -> list[OutboxRow]:
         rows = [] if found else claim(*arguments)
-        found.extend([True] if rows else [])
+        found.extend(rows)
         return rows
 
     return wrapper
@@ -196,10 +204,7 @@ def test_init_says_which_topic_differs(servers: Servers, names: Names) -> None:
     assert topics.ensure(properties, names) == []
 
     other = Names(f"{names.namespace}-x")
-    from confluent_kafka.admin import AdminClient
-    from confluent_kafka.cimpl import NewTopic
-
-    admin = AdminClient(properties)
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
     made = [
         NewTopic(other.documents_topic, num_partitions=3, replication_factor=1, config={"retention.ms": "1000"}),
         NewTopic(other.lanes_topic, num_partitions=3, replication_factor=1),
