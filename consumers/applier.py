@@ -61,7 +61,10 @@ class Applier:
     def _newest(
         self, events: Sequence[Event], refused: dict[tuple[str, int], str]
     ) -> tuple[list[Change], dict[tuple[str, int], str]]:
-        """One change a document: its newest version, unless the sink holds it. Skipping older ones is invariant 7."""
+        """One change a document: its newest version, unless the sink holds it. Skipping older ones is invariant 7.
+
+        A version is refused whole: after a refused part, its tombstones must not remove what the part should replace.
+        """
         parts: dict[str, list[Event]] = {}
         for event in events:
             kept = parts.setdefault(event.doc_id, [])
@@ -70,16 +73,18 @@ class Applier:
             if not kept or kept[0].version == event.version:
                 kept.append(event)
         with reading(self._engine) as connection:
-            known = marks.known_versions(connection, self._sink.name, parts)
+            known = marks.known(connection, self._sink.name, parts)
         changes = []
         for doc_id, kept in parts.items():
-            version, applied = known.get(doc_id, (0, 0))
-            if version == 0:
-                _log.warning("event_without_document doc_id=%s version=%d", doc_id, kept[0].version)
-            elif kept[0].version > version:
-                refused[doc_id, kept[0].version] = f"the document is at version {version}, the event ahead of it"
-            elif kept[0].version > applied and (doc_id, kept[0].version) not in refused:
-                changes.append(Change(doc_id, kept[0].version, tuple(kept)))
+            version, document = kept[0].version, known.get(doc_id)
+            if document is None:
+                _log.warning("event_without_document doc_id=%s version=%d", doc_id, version)
+            elif version > document.version:
+                refused[doc_id, version] = f"the document is at version {document.version}, the event ahead of it"
+            elif version == document.refused_version:
+                refused.setdefault((doc_id, version), document.reason)
+            elif version > document.applied_version and (doc_id, version) not in refused:
+                changes.append(Change(doc_id, version, tuple(kept)))
         return changes, refused
 
     def _apply(self, changes: Sequence[Change]) -> dict[tuple[str, int], str]:

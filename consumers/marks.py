@@ -6,6 +6,7 @@ holds its version. The functions run inside the caller's transaction, which hold
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, delete, insert, literal, not_, null, or_, select, true, update
@@ -19,14 +20,29 @@ from schema.tables import chunk_tombstones, chunks, document_files, documents, s
 _IDS_A_STATEMENT = 1_000
 
 
-def known_versions(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """(version, applied version) of each document that exists; a missing sink state counts as 0."""
+@dataclass(frozen=True)
+class Known:
+    """A document's version; the newest that the sink applied and the one that it refused, 0 when there is none."""
+
+    version: int
+    applied_version: int
+    refused_version: int
+    reason: str
+
+
+def known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dict[str, Known]:
+    """What is known of each document that exists."""
     joined = documents.outerjoin(
         sink_states, and_(sink_states.c.doc_id == documents.c.doc_id, sink_states.c.sink == sink)
     )
-    columns = select(documents.c.doc_id, documents.c.version, sink_states.c.applied_version).select_from(joined)
+    columns = select(documents.c.doc_id, documents.c.version, sink_states).select_from(joined)
     return {
-        row.doc_id: (row.version, row.applied_version or 0)
+        row.doc_id: Known(
+            row.version,
+            row.applied_version or 0,
+            row.desired_version if row.state == "failed" else 0,
+            row.last_error or "",
+        )
         for some in bounded(doc_ids, _IDS_A_STATEMENT)
         for row in connection.execute(columns.where(documents.c.doc_id.in_(some)))
     }

@@ -132,9 +132,11 @@ def create(client: MilvusClient, name: str, dimension: int) -> None:
     if not client.has_collection(name, timeout=_TIMEOUT_SECONDS):
         client.create_collection(name, schema=schema, timeout=_TIMEOUT_SECONDS)
     indexes.add_index("vector", index_type="HNSW", metric_type=collection.METRIC, params=collection.HNSW)
-    client.create_index(name, indexes, timeout=_TIMEOUT_SECONDS, sync=False)  # loading waits for it
+    if not client.list_indexes(name, "vector", timeout=_TIMEOUT_SECONDS):  # Milvus Lite refuses a second one
+        client.create_index(name, indexes, timeout=_TIMEOUT_SECONDS, sync=False)  # loading waits for it
     for field in collection.FIELDS:
-        _create_scalar_index(client, name, field)
+        if field.index and not client.list_indexes(name, field.name, timeout=_TIMEOUT_SECONDS):
+            _create_scalar_index(client, name, field)
 
 
 def _create_scalar_index(client: MilvusClient, name: str, field: collection.Field) -> None:

@@ -48,7 +48,7 @@ def demo(folder: Path, output: Output) -> None:
 
     output.heading("1  init: tables, embedding model, collection, bucket")
     init(settings)
-    output.note(f"   {settings.data_dir}")
+    output.result({}, f"   {settings.data_dir}")
     with system.opened(settings) as opened:
         _pipeline(opened, folder / "documents", output)
         _update_and_delete(opened, folder / "documents", output)

@@ -13,8 +13,7 @@ def message(error: Exception) -> str | None:
     from sqlalchemy.exc import DBAPIError
 
     from producer import ProducerError
-    from relays.direct import TooManyDeadLetters
-    from schema.failures import Permanent, Retryable
+    from schema.failures import Permanent, Retryable, TooManyDeadLetters
     from schema.migrate import SchemaError
 
     if isinstance(error, DBAPIError):

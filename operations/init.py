@@ -1,5 +1,7 @@
 """`rag-outbox init`: tables, embedding model, collection and bucket; harmless when they exist."""
 
+from contextlib import closing
+
 from sqlalchemy import insert, select
 
 from consumers.milvus import MilvusSink
@@ -23,8 +25,8 @@ def init(settings: Settings) -> list[str]:
             if connection.execute(select(embedding_model)).one_or_none() is None:
                 row = {"id": 1, "name": settings.embedding_model, "dimension": settings.vector_dimension}
                 connection.execute(insert(embedding_model), row)
-    with system.opened(settings) as opened, opened.milvus(own=False) as client:
-        for sink in (MilvusSink(client, settings.vector_dimension), MinioSink(opened.store)):
+    with system.opened(settings) as opened:
+        opened.with_milvus(lambda client: MilvusSink(client, settings.vector_dimension).ensure())
+        with closing(MinioSink(opened.store)) as sink:
             sink.ensure()
-            sink.close()
     return [] if settings.kafka is None else topics.ensure(settings.kafka, settings.names)

@@ -4,9 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pymilvus.exceptions import MilvusException
+from pymilvus import MilvusClient
 from sqlalchemy import select
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from operations.system import System
 from schema import collection
@@ -40,23 +39,19 @@ def search(
     labels = {"business_tag": business_tag, "modal_type": modal_type}
     expression = " and ".join(f"{name} == {json.dumps(value)}" for name, value in labels.items() if value is not None)
 
-    def ask() -> list[dict[str, Any]]:
-        with system.milvus(own=False) as client:
-            client.load_collection(collection.ALIAS, timeout=_TIMEOUT_SECONDS)
-            found = client.search(
-                collection.ALIAS,
-                data=[vector],
-                filter=expression,
-                limit=limit + _SPARE,
-                output_fields=_HIT_FIELDS,
-                timeout=_TIMEOUT_SECONDS,
-            )
+    def ask(client: MilvusClient) -> list[dict[str, Any]]:
+        client.load_collection(collection.ALIAS, timeout=_TIMEOUT_SECONDS)
+        found = client.search(
+            collection.ALIAS,
+            data=[vector],
+            filter=expression,
+            limit=limit + _SPARE,
+            output_fields=_HIT_FIELDS,
+            timeout=_TIMEOUT_SECONDS,
+        )
         return list(found[0])
 
-    again = Retrying(  # the process that served Milvus Lite may end at any moment
-        retry=retry_if_exception_type(MilvusException), stop=stop_after_attempt(3), wait=wait_fixed(0.5), reraise=True
-    )
-    found = again(ask)
+    found = system.with_milvus(ask)
     living = _living(system, [hit["entity"]["chunk_id"] for hit in found])
     hits = [
         _hit(system, hit, living[hit["entity"]["chunk_id"]]) for hit in found if hit["entity"]["chunk_id"] in living

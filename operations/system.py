@@ -3,15 +3,16 @@
 import getpass
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, make_url, select
 from sqlalchemy.exc import ArgumentError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from operations import milvus_lite
 from operations.errors import OperationError
@@ -21,12 +22,15 @@ from producer.processing.embedding import Embedder
 from producer.processing.wordllama_embedder import WordLlamaEmbedder
 from schema import migrate
 from schema.database import connect, reading
+from schema.failures import Retryable
 from schema.object_store import ObjectStore
 from schema.object_store.directory import DirectoryStore
 from schema.tables import embedding_model
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
+
+T = TypeVar("T")
 
 
 class System:
@@ -70,6 +74,17 @@ class System:
             client = MilvusClient(uri, token=token.get_secret_value() if token else "")
             stack.callback(client.close)
             yield client
+
+    def with_milvus(self, work: "Callable[[MilvusClient], T]") -> T:
+        """What `work` returns; it starts over when Milvus fails, since a shared Milvus Lite may end at any moment."""
+        from pymilvus.exceptions import MilvusException
+
+        def once() -> T:
+            with self.milvus(own=False) as client:
+                return work(client)
+
+        failed = retry_if_exception_type((MilvusException, Retryable))
+        return Retrying(retry=failed, stop=stop_after_attempt(3), wait=wait_fixed(0.5), reraise=True)(once)
 
 
 @contextmanager

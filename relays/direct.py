@@ -6,20 +6,17 @@ sink holds it or it became a dead letter. The outbox is the queue, so a crash at
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import Engine, delete, insert, null, select
+from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from schema.batches import bounded
-from schema.database import reading
+from relays import outbox
+from relays.outbox import OutboxRow
 from schema.events import Envelope
-from schema.failures import DeadLetter, Retryable
-from schema.tables import outbox, outbox_dead_letters
+from schema.failures import DeadLetter, DeadLetterLimit, Retryable
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +24,6 @@ _BATCH_ROWS = 500
 _BATCH_BYTES = 16 * 1024 * 1024
 _IDLE_SECONDS = (0.005, 0.25)  # the pause doubles from the first to the second while there is nothing to do
 _BACKOFF_SECONDS = (0.1, 10.0)  # full jitter up to a limit that doubles from the first to the second
-_DEAD_LETTERS_AT_MOST = 100  # in the last _DEAD_LETTER_WINDOW events
-_DEAD_LETTER_WINDOW = 1_000
-
-
-class TooManyDeadLetters(Exception):
-    """Raised when so many events are refused that the fault lies elsewhere; the outbox keeps the rest."""
 
 
 class Applier(Protocol):
@@ -42,14 +33,6 @@ class Applier(Protocol):
     def name(self) -> str: ...
 
     def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]: ...
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """Outbox rows in id order."""
-
-    ids: tuple[int, ...]
-    envelopes: tuple[Envelope, ...]
 
 
 class DirectRelay:
@@ -72,7 +55,7 @@ class DirectRelay:
         self._report = report
         self._failing = failing
         self._pool = ThreadPoolExecutor(len(appliers), thread_name_prefix="direct-relay")
-        self._recent: deque[int] = deque([0] * _DEAD_LETTER_WINDOW, _DEAD_LETTER_WINDOW)  # 1 a dead letter
+        self._limit = DeadLetterLimit()
 
     def run(self, stop: threading.Event, *, until_idle: bool, patience_seconds: float | None = None) -> None:
         """Relay until `stop` is set or, with `until_idle`, until the outbox is empty.
@@ -91,73 +74,30 @@ class DirectRelay:
 
     def relay_batch(self) -> int:
         """One round of the loop; returns how many events left the outbox. Raises Retryable when a sink failed."""
-        claimed = self.claim()
-        if claimed.ids:
-            dead = self.apply(claimed)
-            self.settle(claimed, dead)
-            self._report(len(claimed.ids))
-        return len(claimed.ids)
+        rows = self.claim()
+        if rows:
+            self.settle(rows, self.apply(rows))
+            self._report(len(rows))
+        return len(rows)
 
-    def claim(self) -> Claimed:
+    def claim(self) -> list[OutboxRow]:
         """The oldest rows, bounded in rows and bytes."""
-        with reading(self._engine) as connection:
-            sizes = connection.execute(
-                select(outbox.c.id, outbox.c.payload_bytes).order_by(outbox.c.id).limit(_BATCH_ROWS)
-            ).all()
-            batch = next(bounded(sizes, _BATCH_ROWS, _BATCH_BYTES, lambda row: int(row.payload_bytes)), [])
-            ids = [row.id for row in batch]
-            rows = connection.execute(select(outbox).where(outbox.c.id.in_(ids)).order_by(outbox.c.id)).all()
-        return Claimed(
-            tuple(row.id for row in rows),
-            tuple(
-                Envelope(
-                    row.event_id,
-                    row.event_type,
-                    row.aggregate_id,
-                    row.aggregate_version,
-                    row.content_type,
-                    row.payload,
-                    row.headers or {},
-                )
-                for row in rows
-            ),
-        )
+        return outbox.claim_oldest(self._engine, _BATCH_ROWS, _BATCH_BYTES)
 
-    def apply(self, claimed: Claimed) -> list[DeadLetter]:
+    def apply(self, rows: Sequence[OutboxRow]) -> list[DeadLetter]:
         """Every sink at once; raises the first failure after all have ended."""
-        outcomes = [self._pool.submit(applier.apply, claimed.envelopes) for applier in self._appliers]
+        envelopes = [row.envelope for row in rows]
+        outcomes = [self._pool.submit(applier.apply, envelopes) for applier in self._appliers]
         wait(outcomes)
         return [letter for outcome in outcomes for letter in outcome.result()]
 
-    def settle(self, claimed: Claimed, dead: Sequence[DeadLetter]) -> None:
+    def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
         """Remove the rows, and keep those that a sink refused among the dead letters, in one transaction."""
-        outbox_ids = dict(zip((envelope.event_id for envelope in claimed.envelopes), claimed.ids, strict=True))
-        with self._engine.begin() as connection:
-            if dead:
-                connection.execute(
-                    insert(outbox_dead_letters),
-                    [
-                        {
-                            "stage": letter.stage,
-                            "outbox_id": outbox_ids[letter.envelope.event_id],
-                            "event_id": letter.envelope.event_id,
-                            "aggregate_type": "document",
-                            "aggregate_id": letter.envelope.doc_id,
-                            "aggregate_version": letter.envelope.version,
-                            "event_type": letter.envelope.event_type,
-                            "content_type": letter.envelope.content_type,
-                            "headers": dict(letter.envelope.headers) or null(),
-                            "payload": letter.envelope.payload,
-                            "error": letter.reason,
-                            "attempts": 1,
-                        }
-                        for letter in dead
-                    ],
-                )
-            connection.execute(delete(outbox).where(outbox.c.id.in_(claimed.ids)))
+        ids = {row.envelope.event_id: row.id for row in rows}
+        outbox.settle(self._engine, [row.id for row in rows], [(ids[one.envelope.event_id], one) for one in dead])
         for letter in dead:
             _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
-        self._stop_a_flood(len(claimed.ids), len({letter.envelope.event_id for letter in dead}))
+        self._limit.count(len(rows), len({letter.envelope.event_id for letter in dead}))
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -189,8 +129,3 @@ class DirectRelay:
             if stop.is_set():
                 return 0
             raise
-
-    def _stop_a_flood(self, events: int, dead: int) -> None:
-        self._recent.extend([0] * (events - dead) + [1] * dead)
-        if (count := sum(self._recent)) > _DEAD_LETTERS_AT_MOST:
-            raise TooManyDeadLetters(f"{count} of the last {_DEAD_LETTER_WINDOW} events became dead letters; stopped")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, null, select, union_all
+from sqlalchemy import Connection, Engine, Row, delete, insert, null, select, tuple_, union_all
 
 from schema.batches import bounded
 from schema.database import reading
@@ -71,9 +71,12 @@ def event_ids(engine: Engine, ids: Collection[int]) -> list[tuple[int, str]]:
 
 def settle(engine: Engine, ids: Sequence[int], dead: Sequence[tuple[int, DeadLetter]] = ()) -> None:
     """Remove rows, and keep those given up, as (id, dead letter), in one transaction. Idempotent."""
+    letters = {(letter.stage, letter.envelope.event_id): (outbox_id, letter) for outbox_id, letter in dead}
     with engine.begin() as connection:
-        if dead:
-            connection.execute(insert(outbox_dead_letters), [_dead_row(*letter) for letter in dead])
+        if letters:  # an event may come twice: the newest is kept
+            known = tuple_(outbox_dead_letters.c.stage, outbox_dead_letters.c.event_id)
+            connection.execute(delete(outbox_dead_letters).where(known.in_(list(letters))))
+            connection.execute(insert(outbox_dead_letters), [_dead_row(*letter) for letter in letters.values()])
         if ids:
             connection.execute(delete(outbox).where(outbox.c.id.in_(ids)))
 
@@ -93,7 +96,7 @@ def _outbox_row(row: Row[Any]) -> OutboxRow:
         row.aggregate_version,
         row.content_type,
         row.payload,
-        row.headers or {},
+        row.headers if isinstance(row.headers, dict) else {},  # a writer in another language may put anything there
     )
     return OutboxRow(row.id, row.lane, row.created_at, envelope)
 

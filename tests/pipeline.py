@@ -71,10 +71,13 @@ class Pipeline:
         finally:
             relay.close()
 
-    def pending(self) -> list[Envelope]:
-        """The events that wait in the outbox, in order."""
+    def pending(self, doc_id: str | None = None) -> list[Envelope]:
+        """The events that wait in the outbox, in order: all, or those of one document."""
+        statement = select(outbox).order_by(outbox.c.id)
+        if doc_id is not None:
+            statement = statement.where(outbox.c.aggregate_id == doc_id)
         with reading(self.engine) as connection:
-            rows = connection.execute(select(outbox).order_by(outbox.c.id)).all()
+            rows = connection.execute(statement).all()
         return [
             Envelope(
                 row.event_id, row.event_type, row.aggregate_id, row.aggregate_version, row.content_type, row.payload

@@ -1,8 +1,12 @@
 """An S3-compatible server as object store, over minio-py: MinIO, RustFS, SeaweedFS, Garage, Ceph."""
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
+from urllib.parse import urlsplit
 
+import certifi
+import urllib3
 from minio import Minio
 from minio.commonconfig import ENABLED, ComposeSource, CopySource, Filter
 from minio.deleteobjects import DeleteObject
@@ -14,12 +18,32 @@ from schema.object_store import ObjectMissing, Readable
 
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _STAGING_DAYS = 7
+_STAGING_RULE = "remove-abandoned-staging"
+_PARTS = 10_000  # S3: the most that a multipart upload may have
 _PART_BYTES = 16 * 1024 * 1024  # of a multipart upload: what one large file holds in memory
 _COPY_LIMIT_BYTES = 5 * 1024**3  # S3: the largest object that one copy request takes
+_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)  # seconds; a large copy answers only when it is done
+_RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])  # the caller has its own
+_CONNECTIONS = 32
+
+
+def connect(url: str, access_key: str | None = None, secret_key: str | None = None) -> Minio:
+    """A client that tells within seconds that its server is down; minio's own default waits five minutes a try."""
+    parts = urlsplit(url)
+    pool = urllib3.PoolManager(
+        maxsize=_CONNECTIONS,
+        timeout=_TIMEOUT,
+        retries=_RETRIES,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),  # as minio does
+    )
+    secure = parts.scheme == "https"
+    return Minio(parts.netloc, access_key=access_key, secret_key=secret_key, secure=secure, http_client=pool)
 
 
 class S3Store:
-    """A bucket; raises minio's S3Error, or urllib3's errors when the server cannot be reached."""
+    """A bucket; raises ValueError on a key that is no plain path, minio's S3Error, or urllib3's errors when the server
+    cannot be reached."""
 
     def __init__(self, client: Minio, bucket: str) -> None:
         self._client = client
@@ -31,27 +55,34 @@ class S3Store:
         except S3Error as error:
             if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                 raise
-        rule = Rule(
-            ENABLED,
-            rule_filter=Filter(prefix=STAGING_PREFIX),
-            rule_id="remove-abandoned-staging",
-            expiration=Expiration(days=_STAGING_DAYS),
-        )
         try:
-            self._client.set_bucket_lifecycle(self._bucket, LifecycleConfig([rule]))
+            self._ensure_staging_rule()
         except S3Error as error:
             if error.code != "NotImplemented":  # a server without lifecycle rules: an operator empties temp/
                 raise
 
+    def _ensure_staging_rule(self) -> None:
+        """S3 knows only whole configurations: the rules of others are kept."""
+        rule = Rule(
+            ENABLED,
+            rule_filter=Filter(prefix=STAGING_PREFIX),
+            rule_id=_STAGING_RULE,
+            expiration=Expiration(days=_STAGING_DAYS),
+        )
+        found = self._client.get_bucket_lifecycle(self._bucket)
+        others = [other for other in found.rules if other.rule_id != _STAGING_RULE] if found else []
+        self._client.set_bucket_lifecycle(self._bucket, LifecycleConfig([*others, rule]))
+
     def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
         self._client.put_object(
             self._bucket,
-            key,
+            _plain(key),
             cast(BinaryIO, stream),
             size_bytes,
             content_type=content_type,
             metadata={"sha256": sha256} if sha256 else None,
-            part_size=_PART_BYTES,
+            part_size=max(_PART_BYTES, -(-size_bytes // _PARTS)),
+            num_parallel_uploads=1,  # more hold as many parts in memory, and their threads outlive a broken stream
         )
 
     def read(self, key: str) -> bytes:
@@ -67,11 +98,19 @@ class S3Store:
 
     def copy(self, source: str, target: str) -> None:
         try:
-            size = self._client.stat_object(self._bucket, source).size or 0
-            if size < _COPY_LIMIT_BYTES:
-                self._client.copy_object(self._bucket, target, CopySource(self._bucket, source))
+            stat = self._client.stat_object(self._bucket, source)
+            if source == target:  # which S3 refuses
+                return
+            if (stat.size or 0) < _COPY_LIMIT_BYTES:
+                self._client.copy_object(self._bucket, _plain(target), CopySource(self._bucket, source))
             else:
-                self._client.compose_object(self._bucket, target, [ComposeSource(self._bucket, source)])
+                kept = {"Content-Type": stat.content_type, "sha256": (stat.metadata or {}).get("x-amz-meta-sha256")}
+                self._client.compose_object(
+                    self._bucket,
+                    _plain(target),
+                    [ComposeSource(self._bucket, source)],
+                    metadata={name: value for name, value in kept.items() if value},  # parts bring none along
+                )
         except S3Error as error:
             raise self._translated(error, source) from error
 
@@ -99,3 +138,10 @@ class S3Store:
     @staticmethod
     def _translated(error: S3Error, key: str) -> Exception:
         return ObjectMissing(key) if error.code in _MISSING else error
+
+
+def _plain(key: str) -> str:
+    """Some servers would quietly store a key that is no plain path under another name."""
+    if not key or "" in (segments := key.split("/")) or "." in segments or ".." in segments:
+        raise ValueError(f"object key {key!r} is no relative path")
+    return key

@@ -1,0 +1,246 @@
+"""Invariants 11 and 12 on the real stores: nothing is swallowed, and every batch is bounded."""
+
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+import numpy as np
+import pytest
+from pymilvus.exceptions import MilvusException
+from sqlalchemy.exc import OperationalError
+
+from relays import direct
+from relays.direct import DirectRelay
+from schema import limits
+from schema.events import DocumentUpserted, decode, encode
+from schema.failures import Retryable
+from schema.sinks import MILVUS, MINIO
+from tests.pipeline import Pipeline, document
+
+DEAD = "SELECT stage, aggregate_id, aggregate_version, error FROM outbox_dead_letters ORDER BY aggregate_id, stage"
+INSERT = (
+    "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload)"
+    " VALUES (:event_id, :doc_id, :version, 'rag.document.upserted.v1', 'application/json', :payload)"
+)
+
+
+def tamper(pipeline: Pipeline, doc_id: str, change: Callable[[DocumentUpserted], DocumentUpserted]) -> None:
+    """Change the document's event in the outbox, as a faulty writer in another language would have written it."""
+    envelope = next(event for event in pipeline.pending() if event.doc_id == doc_id)
+    event = decode(envelope)
+    assert isinstance(event, DocumentUpserted)
+    payload = encode(change(event), envelope.content_type)
+    pipeline.execute("UPDATE outbox SET payload = :payload WHERE event_id = :id", payload=payload, id=envelope.event_id)
+
+
+def with_first_chunk(**fields: Any) -> Callable[[DocumentUpserted], DocumentUpserted]:
+    def change(event: DocumentUpserted) -> DocumentUpserted:
+        first = msgspec.structs.replace(event.chunks[0], **fields)
+        return msgspec.structs.replace(event, chunks=[first, *event.chunks[1:]])
+
+    return change
+
+
+def with_file(**fields: Any) -> Callable[[DocumentUpserted], DocumentUpserted]:
+    def change(event: DocumentUpserted) -> DocumentUpserted:
+        return msgspec.structs.replace(event, files=[msgspec.structs.replace(event.files[0], **fields)])
+
+    return change
+
+
+def forget_dead_letters(pipeline: Pipeline) -> None:
+    pipeline.execute("DELETE FROM outbox_dead_letters")
+
+
+NAN = np.full(8, np.nan, "<f4").tobytes()
+INFINITE = np.array([1, 1, 1, -np.inf, 1, 1, 1, 1], "<f4").tobytes()
+CASES = {  # what is wrong with the event → the sink that refuses it, and a part of its reason
+    "wrong dimension": (with_first_chunk(vector=b"\0" * 28), MILVUS, "28 bytes, 8 float32 numbers need 32"),
+    "NaN": (with_first_chunk(vector=NAN), MILVUS, "the vector is not finite"),
+    "infinity": (with_first_chunk(vector=INFINITE), MILVUS, "the vector is not finite"),
+    "long content": (with_first_chunk(content="x" * 65_536), MILVUS, "'content' value length 65536"),
+    "long label": (with_first_chunk(modal_type="m" * 17), MILVUS, "'modal_type' value length 17"),
+    "long id": (with_first_chunk(chunk_id="c" * 65), MILVUS, "'chunk_id' value length 65"),
+    "traversal": (with_file(object_key="../../etc/passwd"), MINIO, "'../../etc/passwd' leaves the store"),
+    "long key": (with_file(object_key="x" * 256), MINIO, "more than 255 bytes"),
+    "no file": (with_file(content=None), MINIO, "has neither content nor a staged object"),
+    "no staged file": (with_file(content=None, staged_key="temp/none"), MINIO, "staged object 'temp/none'"),
+}
+
+
+@pytest.mark.parametrize("fault", CASES)
+def test_invariant_11_nothing_swallowed_of_one_bad_document_among_many(pipeline: Pipeline, fault: str) -> None:
+    change, stage, reason = CASES[fault]
+    pipeline.upsert(*(document(f"doc-{number:02d}", "one", "two", file=b"x") for number in range(32)))
+    tamper(pipeline, "doc-13", change)
+    sink = pipeline.milvus_sink if stage == MILVUS else pipeline.minio_sink
+    with patch.object(sink, "apply", wraps=sink.apply) as applies:
+        pipeline.run()
+    assert applies.call_count == 11  # 32 documents halved five times, two calls each, and the first
+
+    letter = pipeline.sql(DEAD)[0]
+    assert pipeline.sql(DEAD) == [letter]
+    assert (letter.stage, letter.aggregate_id, letter.aggregate_version) == (stage, "doc-13", 1)
+    assert reason in letter.error
+    states = {row.sink: row for row in pipeline.sql("SELECT * FROM sink_states WHERE doc_id = 'doc-13'")}
+    other = MINIO if stage == MILVUS else MILVUS
+    assert (states[stage].state, states[stage].applied_version, states[stage].attempts) == ("failed", 0, 1)
+    assert states[stage].last_error == letter.error
+    assert (states[other].state, states[other].applied_version) == ("applied", 1)
+    statuses = {row.doc_id: row.status for row in pipeline.sql("SELECT doc_id, status FROM documents")}
+    assert statuses.pop("doc-13") == "failed"
+    assert set(statuses.values()) == {"completed"}
+    owners = [row["doc_id"] for row in pipeline.milvus_rows().values()]
+    assert ("doc-13" in owners) == (stage == MINIO)
+    assert len(owners) == (62 if stage == MILVUS else 64)
+    assert pipeline.pending() == []
+
+    pipeline.upsert(document("doc-13", "one", "two", file=b"x"))  # the same again, written well, heals it
+    pipeline.run()
+    forget_dead_letters(pipeline)
+    pipeline.assert_in_step()
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "Input data was truncated"),
+        (b"{", "Input data was truncated"),
+        (b"\xff\xfe", "JSON is malformed"),
+        (b'{"doc_id": "a"}', "missing required field"),
+        (b"[" * 100_000, "JSON is malformed|recursion|Expected"),
+        (b'{"doc_id": 1}', "Expected `str`"),
+    ],
+)
+def test_invariant_11_nothing_swallowed_of_a_payload_that_cannot_be_read(
+    pipeline: Pipeline, payload: bytes, reason: str
+) -> None:
+    pipeline.upsert(document("a", "one"), document("b", "one"))
+    pipeline.execute("DELETE FROM outbox WHERE aggregate_id = 'a'")
+    pipeline.execute(INSERT, event_id="e", doc_id="a", version=1, payload=payload)
+    pipeline.run()
+    letters = pipeline.sql(DEAD)
+    assert [(letter.stage, letter.aggregate_id) for letter in letters] == [(MILVUS, "a"), (MINIO, "a")]
+    assert all(re.search(reason, letter.error) for letter in letters)
+    assert {row.payload for row in pipeline.sql("SELECT payload FROM outbox_dead_letters")} == {payload}
+    assert pipeline.sql("SELECT status FROM documents ORDER BY doc_id") == [("failed",), ("completed",)]
+
+
+def test_invariant_11_nothing_swallowed_of_events_beside_a_document_that_is_fine(pipeline: Pipeline) -> None:
+    """Garbage for a version that is applied, or ahead of the document, becomes a dead letter and spoils nothing."""
+    pipeline.upsert(document("a", "one"))
+    event = decode(pipeline.pending()[0])
+    pipeline.run()
+    ahead = encode(msgspec.structs.replace(event, version=9), "application/json")
+    pipeline.execute(INSERT, event_id="garbage", doc_id="a", version=1, payload=b"{")
+    pipeline.execute(INSERT, event_id="ahead", doc_id="a", version=9, payload=ahead)
+    pipeline.run()
+    letters = [(row.aggregate_version, row.stage) for row in pipeline.sql(DEAD)]
+    assert sorted(letters) == [(1, MILVUS), (1, MINIO), (9, MILVUS), (9, MINIO)]
+    forget_dead_letters(pipeline)
+    pipeline.assert_in_step()
+
+
+def test_invariant_11_nothing_swallowed_of_a_version_whose_first_part_was_refused(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "old", "older"))
+    pipeline.run()
+    with patch.object(limits, "EVENT_BYTES", 700):
+        pipeline.upsert(document("a", "one", "two", "three"))
+    assert len(pipeline.pending()) == 3  # the last carries both tombstones
+    tamper(pipeline, "a", with_first_chunk(vector=NAN))
+    with patch.object(direct, "_BATCH_ROWS", 1):  # each part in a batch of its own
+        pipeline.run()
+    assert pipeline.sql("SELECT state, applied_version FROM sink_states WHERE sink = 'milvus'") == [("failed", 1)]
+    assert pipeline.sql("SELECT status FROM documents") == [("failed",)]
+    assert [(row.stage, row.error.split()[0]) for row in pipeline.sql(DEAD)] == [(MILVUS, "chunk")] * 3
+    assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["old", "older"]  # still to be found
+
+    pipeline.upsert(document("a", "one", "two", "three"))
+    pipeline.run()
+    forget_dead_letters(pipeline)
+    pipeline.assert_in_step()
+
+
+def test_invariant_11_nothing_swallowed_of_events_that_share_an_id(pipeline: Pipeline) -> None:
+    """A foreign writer's mistake, or an event that was replayed and refused again."""
+    pipeline.upsert(document("a", "one"))
+    for payload in (b"first", b"second", b"third"):
+        pipeline.execute(INSERT, event_id="same", doc_id="b", version=1, payload=payload)
+        pipeline.execute("UPDATE outbox SET headers = '[1]' WHERE event_id = 'same'")  # nor are these headers
+        if payload != b"first":
+            pipeline.run()
+    assert pipeline.sql("SELECT stage, payload FROM outbox_dead_letters ORDER BY stage") == [
+        (MILVUS, b"third"),
+        (MINIO, b"third"),
+    ]
+    forget_dead_letters(pipeline)
+    pipeline.assert_in_step()
+
+
+def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"), document("b", "two"))
+    real, failures = pipeline.milvus.upsert, iter(range(4))
+    told: list[tuple[str, float]] = []
+
+    def upsert(*args: Any, **kwargs: Any) -> Any:
+        if next(failures, None) is not None:
+            raise MilvusException(code=8, message="rate limit exceeded")
+        return real(*args, **kwargs)
+
+    relay = DirectRelay(pipeline.engine, pipeline.appliers(), failing=lambda *what: told.append(what))
+    with patch.object(pipeline.milvus, "upsert", upsert), patch.object(direct, "_BACKOFF_SECONDS", (0.01, 0.05)):
+        relay.run(threading.Event(), until_idle=True)
+    relay.close()
+    assert [reason for reason, _ in told] == ["Milvus: <MilvusException: (code=8, message=rate limit exceeded)>"] * 4
+    for (_, seconds), limit in zip(told, (0.01, 0.02, 0.04, 0.05), strict=True):
+        assert 0 <= seconds <= limit  # full jitter
+    pipeline.assert_in_step()
+
+
+def test_invariant_11_nothing_swallowed_when_patience_ends(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"))
+    relay = DirectRelay(pipeline.engine, pipeline.appliers())
+    down = patch.object(pipeline.store, "put", side_effect=OSError(28, "No space left on device"))
+    with down, patch.object(direct, "_BACKOFF_SECONDS", (0.01, 0.02)), pytest.raises(Retryable, match="No space left"):
+        relay.run(threading.Event(), until_idle=True, patience_seconds=0.1)
+    relay.close()
+    stop, began = threading.Event(), time.monotonic()
+    relay = DirectRelay(pipeline.engine, pipeline.appliers(), failing=lambda *_: stop.set())
+    with down:  # told to stop while it waits, it ends at once and without an error
+        relay.run(stop, until_idle=True)
+    assert time.monotonic() - began < 5
+    relay.close()
+    assert len(pipeline.pending()) == 1
+    assert pipeline.sql("SELECT * FROM outbox_dead_letters") == []
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_11_nothing_swallowed_when_one_sink_refuses_and_the_other_is_down(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", file=b"x"), document("b", "one", file=b"x"))
+    tamper(pipeline, "a", with_first_chunk(vector=NAN))
+    relay = DirectRelay(pipeline.engine, pipeline.appliers())
+    with patch.object(pipeline.store, "put", side_effect=TimeoutError("slow")), pytest.raises(Retryable, match="slow"):
+        relay.relay_batch()
+    assert len(pipeline.pending()) == 2
+    assert relay.relay_batch() == 2
+    relay.close()
+    assert [(row.stage, row.aggregate_id) for row in pipeline.sql(DEAD)] == [(MILVUS, "a")]
+    attempts = "SELECT attempts FROM sink_states WHERE doc_id = 'a' AND sink = 'milvus'"
+    assert pipeline.sql(attempts) == [(2,)]
+
+
+def test_invariant_11_nothing_swallowed_of_the_database_s_own_failures(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"))
+    milvus, _ = pipeline.appliers()
+    for text, error in (("database is locked", Retryable), ("disk I/O error", OperationalError)):
+        failure = OperationalError("SELECT", {}, sqlite3.OperationalError(text))
+        with patch("consumers.marks.lock", side_effect=failure), pytest.raises(error, match=text):
+            milvus.apply(pipeline.pending())
+    pipeline.run()
+    pipeline.assert_in_step()
