@@ -6,6 +6,7 @@ The documents are the long descriptions of the installed Python distributions, w
 import importlib.metadata
 import re
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -54,6 +55,7 @@ def demo(folder: Path, output: Output) -> None:
         _update_and_delete(opened, folder / "documents", output)
         output.heading("6  crash drill: ingest and run, both killed with SIGKILL in the middle, then started again")
         _drill(opened, folder, output)
+    command = "rag-outbox" if shutil.which("rag-outbox") else sys.argv[0]
     output.heading(f"Done in {time.monotonic() - started:.0f} s. What it made, and what to try next:")
     output.result(
         {},
@@ -63,9 +65,9 @@ def demo(folder: Path, output: Output) -> None:
         f"   objects     {settings.objects}",
         "",
         f"   export RAG_OUTBOX_DATA_DIR={settings.data_dir}",
-        '   rag-outbox search "parse dates and time zones"',
-        "   rag-outbox status",
-        "   rag-outbox ingest PATH… && rag-outbox run --until-idle",
+        f'   {command} search "parse dates and time zones"',
+        f"   {command} status",
+        f"   {command} ingest PATH… && {command} run --until-idle",
     )
 
 

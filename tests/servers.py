@@ -1,22 +1,27 @@
 """Real servers for the tests: those that RAG_OUTBOX_TEST_SERVERS names, or native ones that all workers share.
 
 `RAG_OUTBOX_TEST_SERVERS` is an environment file, as `make servers` writes it. Without it the first test that asks
-starts MySQL and Kafka in the test session's folder; the session stops them at its end.
+starts MySQL and Kafka, Milvus or MinIO in the test session's folder; the session stops them at its end.
 """
 
 import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from minio import Minio
+from pymilvus import MilvusClient
 from sqlalchemy import Engine, make_url, text
 
 from schema import migrate
 from schema.database import connect
 from schema.names import Names
+from schema.object_store import s3
 from tests.pipeline import set_model
 
 ROOT = Path(__file__).parents[1]
@@ -47,33 +52,92 @@ class Servers:
         return Names(f"test-{uuid.uuid4().hex[:12]}")
 
 
+@dataclass(frozen=True)
+class MilvusServer:
+    uri: str
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """The name of a new database; what is in it goes with it."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        admin = MilvusClient(self.uri)
+        admin.create_database(name)
+        yield name
+        with self.client(name) as client:
+            for collection in client.list_collections():
+                for alias in client.list_aliases(collection)["aliases"]:
+                    client.drop_alias(alias)
+                client.drop_collection(collection)
+        admin.drop_database(name)
+        admin.close()
+
+    @contextmanager
+    def client(self, database: str) -> Iterator[MilvusClient]:
+        client = MilvusClient(self.uri, db_name=database)
+        yield client
+        client.close()
+
+
+@dataclass(frozen=True)
+class MinioServer:
+    url: str
+    access_key: str
+    secret_key: str = field(repr=False)
+
+    def client(self) -> Minio:
+        return s3.connect(self.url, self.access_key, self.secret_key)
+
+    @contextmanager
+    def bucket(self) -> Iterator[str]:
+        """A name for a bucket, not made yet; it goes with all that is in it."""
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        yield name
+        client = self.client()
+        if client.bucket_exists(name):
+            s3.S3Store(client, name).remove(
+                item.object_name or "" for item in client.list_objects(name, recursive=True)
+            )
+            client.remove_bucket(name)
+
+
 def ready(shared: Path) -> Servers:
-    """The servers, started if they do not run; fails under CI when they cannot, and skips elsewhere."""
+    """MySQL and Kafka."""
+    found = _variables(shared, "mysql,kafka", "RAG_OUTBOX_DATABASE_URL", "RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS")
+    return Servers(*found)
+
+
+def milvus(shared: Path) -> MilvusServer:
+    return MilvusServer(*_variables(shared, "milvus", "RAG_OUTBOX_MILVUS_URI"))
+
+
+def minio(shared: Path) -> MinioServer:
+    store = "RAG_OUTBOX_OBJECT_STORE"
+    return MinioServer(*_variables(shared, "minio", store, f"{store}_ACCESS_KEY", f"{store}_SECRET_KEY"))
+
+
+def _variables(shared: Path, only: str, *names: str) -> list[str]:
+    """Where servers are, started if they do not run; fails under CI when they cannot, and skips elsewhere."""
     given = os.environ.get(VARIABLE)
-    if given is None:
-        command = [
-            sys.executable,
-            "-m",
-            "compose.native",
-            "up",
-            "--only",
-            "mysql,kafka",
-            "--data",
-            str(shared / FOLDER),
-        ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = _parsed(Path(given).read_text()) if given is not None else {}
+    if not all(name in found for name in names):
+        done = native("up", "--only", only, "--data", str(shared / FOLDER))
         if done.returncode != 0:
             reason = f"no servers: {done.stderr.strip()}\nstart them with: make servers, and set {VARIABLE}"
             pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-        lines = done.stdout.splitlines()
-    else:
-        lines = Path(given).read_text().splitlines()
-    found = dict(line.split("=", 1) for line in lines if "=" in line)
-    return Servers(found["RAG_OUTBOX_DATABASE_URL"], found["RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS"])
+        found = _parsed(done.stdout)
+    return [found[name] for name in names]
+
+
+def _parsed(environment: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in environment.splitlines() if "=" in line)
+
+
+def native(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "compose.native", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def stop(shared: Path) -> None:
     """End the native servers, if the session started any."""
     if (shared / FOLDER).exists():
-        command = [sys.executable, "-m", "compose.native", "stop", "--data", str(shared / FOLDER)]
-        subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        native("stop", "--data", str(shared / FOLDER))

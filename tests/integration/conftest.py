@@ -1,21 +1,38 @@
-"""Servers that the integration tests share; each test has its own database, topics and groups."""
+"""Servers that the integration tests share; each test has its own databases, topics, groups and bucket."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
 from schema.names import Names
 from tests import servers as real
-from tests.servers import Servers
+from tests.servers import MilvusServer, MinioServer, Servers
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Servers:
-    """MySQL and Kafka. With several workers the folder is theirs together; the session's end stops what runs there."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With several workers the folder is theirs together; the session's end stops what runs there."""
     base = tmp_path_factory.getbasetemp()
-    return real.ready(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def servers(shared: Path) -> Servers:
+    """MySQL and Kafka."""
+    return real.ready(shared)
+
+
+@pytest.fixture(scope="session")
+def milvus_server(shared: Path) -> MilvusServer:
+    return real.milvus(shared)
+
+
+@pytest.fixture(scope="session")
+def minio_server(shared: Path) -> MinioServer:
+    return real.minio(shared)
 
 
 @pytest.fixture
