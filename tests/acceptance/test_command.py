@@ -1,0 +1,263 @@
+"""The `rag-outbox` command: results, exit status, help, settings and errors, as a person or a script meets them."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Here
+from tests.commands import Folder
+
+pytestmark = pytest.mark.acceptance
+
+COMMANDS = ("init", "write", "ingest", "delete", "search", "status", "run", "demo")
+IDLE_SINK = {"applied": 0, "unapplied": 0, "oldest_unapplied_age_seconds": None, "failed": 0}
+
+
+def lines(*documents: Mapping[str, object]) -> bytes:
+    return b"".join(json.dumps({"source_type": "text", **document}).encode() + b"\n" for document in documents)
+
+
+def test_init_may_be_repeated(prepared: Folder, tmp_path: Path) -> None:
+    folder = Folder.copied(prepared, tmp_path / "data")
+    before = folder.dump()
+
+    assert folder.succeed("init") == {
+        "data_dir": str(folder.path),
+        "embedding_model": "wordllama-l2_supercat-256",
+        "dimension": 256,
+    }
+    assert folder.dump() == before
+
+
+def test_the_life_of_two_documents(folder: Folder) -> None:
+    """write, status, run, search, delete, run: every key of every answer."""
+    cats = {"doc_id": "cats", "title": "Cats", "chunks": [{"content": "The cat sleeps on a warm mat all day."}]}
+    taxes = {"doc_id": "taxes", "title": "Taxes", "chunks": [{"content": "Income tax is due in May."}]}
+
+    written = folder.succeed("write", "-", stdin=lines(cats, taxes))
+    assert written == {"written": 2, "unchanged": 0, "chunks": 2, "embedded": 2}
+
+    waiting = folder.succeed("status")
+    assert waiting.pop("oldest_pending_age_seconds") > 0
+    assert waiting["sinks"]["milvus"].pop("oldest_unapplied_age_seconds") > 0
+    assert waiting["sinks"]["minio"].pop("oldest_unapplied_age_seconds") > 0
+    sink = {"applied": 0, "unapplied": 2, "failed": 0}
+    assert waiting == {
+        "documents": {"pending": 2},
+        "pending_events": 2,
+        "sinks": {"milvus": sink, "minio": sink},
+        "failed": [],
+        "dead_letters": 0,
+    }
+
+    assert folder.succeed("run", "--until-idle") == {"events": 2}
+    folder.assert_in_step()
+
+    hits = folder.succeed("search", "feline resting on a rug", "--limit", "1")["hits"]
+    assert len(hits) == 1
+    assert 0.1 < hits[0].pop("score") <= 1
+    assert hits == [
+        {
+            "doc_id": "cats",
+            "title": "Cats",
+            "content": "The cat sleeps on a warm mat all day.",
+            "file": None,
+            "source_url": None,
+            "business_tag": None,
+            "modal_type": "text",
+        }
+    ]
+
+    assert folder.succeed("delete", "cats") == {"deleted": 1, "deleted_before": 0}
+    assert folder.succeed("delete", "cats") == {"deleted": 0, "deleted_before": 1}
+    assert folder.succeed("search", "feline resting on a rug")["hits"][0]["doc_id"] == "taxes"
+    assert folder.succeed("run", "--until-idle") == {"events": 1}
+    folder.assert_in_step()
+    applied = IDLE_SINK | {"applied": 2}
+    assert folder.succeed("status") == {
+        "documents": {"completed": 1, "deleted": 1},
+        "pending_events": 0,
+        "oldest_pending_age_seconds": None,
+        "sinks": {"milvus": applied, "minio": applied},
+        "failed": [],
+        "dead_letters": 0,
+    }
+
+
+def test_answers_for_a_person(folder: Folder) -> None:
+    assert folder.run("status").out.splitlines() == [
+        "Documents: none",
+        "Pending events: 0, the oldest -",
+        "sink    applied  unapplied  oldest unapplied  failed",
+        "milvus        0          0                 -       0",
+        "minio         0          0                 -       0",
+        "Dead letters: 0",
+    ]
+    assert folder.run("search", "anything").out == "Nothing found.\n"
+
+
+def test_delete_takes_all_or_none(folder: Folder, here: Here) -> None:
+    folder.succeed("write", "-", stdin=lines({"doc_id": "kept", "title": "Kept", "chunks": [{"content": "Words."}]}))
+
+    outcome = here(folder, "delete", "kept", "unknown", "--json")
+
+    assert (outcome.status, outcome.facts) == (1, {"error": "no such document: 'unknown'"})
+    assert folder.sql("SELECT doc_id, version FROM documents") == [("kept", 1)]
+
+
+def test_search_filters_by_tag_and_kind_and_no_quote_escapes(folder: Folder, here: Here) -> None:
+    odd = 'a "quoted" \\ tag\'s % {name} or business_tag != ""'
+    chunks = [{"content": f"Gardening advice number {number}."} for number in range(3)]
+    folder.succeed(
+        "write",
+        "-",
+        stdin=lines(
+            {"doc_id": "plain", "title": "Plain", "business_tag": "hr", "chunks": chunks},
+            {"doc_id": "odd", "title": "Odd", "business_tag": odd, "chunks": chunks},
+            {"doc_id": "image", "title": "Image", "chunks": [{"content": "Gardening picture.", "modal_type": "image"}]},
+        ),
+    )
+    folder.succeed("run", "--until-idle")
+
+    def found(*options: str) -> list[str]:
+        return [hit["doc_id"] for hit in here(folder, "search", "gardening", "--json", *options).facts["hits"]]
+
+    with folder.milvus():  # that all of them share
+        assert sorted(found("--limit", "50")) == ["image", "odd", "odd", "odd", "plain", "plain", "plain"]
+        assert found("--business-tag", "hr") == ["plain"] * 3
+        assert found("--business-tag", odd, "--limit", "2") == ["odd"] * 2
+        assert found("--business-tag", 'hr" or chunk_id != "') == []
+        assert found("--modal-type", "image") == ["image"]
+        assert found("--modal-type", "image", "--business-tag", "hr") == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_has_an_example(name: str, prepared: Folder, here: Here) -> None:
+    outcome = here(prepared, name, "--help")
+
+    assert outcome.status == 0
+    assert f"Usage: rag-outbox {name}" in outcome.out
+    assert "Example: " in outcome.out
+    assert f"rag-outbox {name}" in outcome.out.partition("Example: ")[2]
+
+
+def test_the_help_names_every_command(prepared: Folder, here: Here) -> None:
+    outcome = here(prepared, "-h")
+
+    assert outcome.status == 0
+    assert [name for name in COMMANDS if f"│ {name} " not in outcome.out] == []
+
+
+def test_version(prepared: Folder) -> None:
+    outcome = prepared.run("--version")
+
+    assert (outcome.status, outcome.out, outcome.err) == (0, f"{version('rag-outbox')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["status", "--jsn"], "No such option: --jsn"),
+        (["statsu"], "No such command 'statsu'"),
+        (["search"], "Missing argument 'TEXT'"),
+        (["search", "x", "--limit", "0"], "Input should be greater than or equal to 1"),
+        (["run", "--give-up-seconds", "soon"], "Input should be a valid number"),
+        (["ingest"], "Missing argument 'PATH'"),
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Folder, here: Here) -> None:
+    outcome = here(prepared, *arguments)
+
+    assert (outcome.status, outcome.out) == (2, "")
+    assert reason in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("data_dri", "x", "unknown setting RAG_OUTBOX_DATA_DRI; did you mean RAG_OUTBOX_DATA_DIR?"),
+        ("colour", "x", "unknown setting RAG_OUTBOX_COLOUR"),
+        ("milvus_uri", "", "RAG_OUTBOX_MILVUS_URI is empty: give it a value, or unset it"),
+        ("milvus_uri", "./vectors.db", "RAG_OUTBOX_MILVUS_URI: must start with http:// or https://"),
+        ("object_store", "s3://bucket", "RAG_OUTBOX_OBJECT_STORE: must be file:///path or http(s)://host:port"),
+        (
+            "object_store",
+            "http://127.0.0.1:9000",
+            "RAG_OUTBOX_OBJECT_STORE: a server needs RAG_OUTBOX_OBJECT_STORE_ACCESS_KEY and …_SECRET_KEY",
+        ),
+        ("database_url", "mysql", "RAG_OUTBOX_DATABASE_URL: not a usable SQLAlchemy URL"),
+        ("database_url", "mysql+pymysql://u:hush@host:port/x", "RAG_OUTBOX_DATABASE_URL: not a usable SQLAlchemy URL"),
+        ("database_url", "sqlite:////gone/x.db", "RAG_OUTBOX_DATABASE_URL: there is no folder /gone"),
+        ("data_dir", "a?b", "RAG_OUTBOX_DATA_DIR: must not contain a question mark, since it becomes part of a URL"),
+        (
+            "vector_dimension",
+            "many",
+            "RAG_OUTBOX_VECTOR_DIMENSION: Input should be a valid integer, unable to parse string as an integer",
+        ),
+        ("vector_dimension", "0", "RAG_OUTBOX_VECTOR_DIMENSION: Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_setting_ends_with_2(setting: str, value: str, reason: str, prepared: Folder, here: Here) -> None:
+    outcome = here(prepared, "status", "--json", **{setting: value})
+
+    assert (outcome.status, outcome.facts) == (2, {"error": reason})
+    assert outcome.err == f"rag-outbox: {reason}\n"
+
+
+def test_an_unknown_setting_in_the_env_file_ends_with_2(folder: Folder) -> None:
+    (folder.path.parent / ".env").write_text("OTHER=1\nRAG_OUTBOX_MILVUS_URL=http://127.0.0.1\n")
+
+    outcome = folder.run("status")
+
+    reason = "unknown setting RAG_OUTBOX_MILVUS_URL; did you mean RAG_OUTBOX_MILVUS_URI?"
+    assert (outcome.status, outcome.out, outcome.err) == (2, "", f"rag-outbox: {reason}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["write", "-"], ["ingest", "."], ["delete", "x"], ["search", "x"], ["status"], ["run", "--until-idle"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_before_init_every_command_says_what_to_do(arguments: list[str], tmp_path: Path, here: Here) -> None:
+    folder = Folder(tmp_path / "data")
+
+    outcome = here(folder, *arguments, "--json")
+
+    reason = f"nothing is initialised in {folder.path}: run rag-outbox init"
+    assert (outcome.status, outcome.facts) == (1, {"error": reason})
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("embedding_model", "bge-m3"), ("vector_dimension", "1024")], ids=["model", "dimension"]
+)
+@pytest.mark.parametrize("name", ["init", "status"])
+def test_another_model_is_refused(name: str, setting: str, value: str, folder: Folder, here: Here) -> None:
+    before = folder.dump()
+
+    outcome = here(folder, name, **{setting: value})
+
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "initialised with 'wordllama-l2_supercat-256' of 256 dimensions" in outcome.err
+    assert "a change of model is a rebuild" in outcome.err
+    assert folder.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"database_url": "mysql+pymysql://user:hush@127.0.0.1:1/rag"}, "metadata database: (2003, "),
+        ({"milvus_uri": "http://127.0.0.1:1", "milvus_token": "root:hush"}, "Milvus: Fail connecting to server"),
+    ],
+    ids=["database", "milvus"],
+)
+def test_no_secret_is_ever_said(settings: dict[str, str], reason: str, folder: Folder) -> None:
+    outcome = Folder(folder.path, **settings).run("search", "anything", "--json")
+
+    assert outcome.status == 1
+    assert outcome.facts["error"].startswith(reason)
+    assert outcome.err.startswith(f"rag-outbox: {reason}")
+    assert "hush" not in outcome.out + outcome.err

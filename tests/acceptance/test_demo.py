@@ -1,0 +1,79 @@
+"""`rag-outbox demo`: it ends well, proves what it says, and touches nothing but its own folder."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.commands import Folder, Outcome
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The remains of a demo that was killed, and settings of the user's own system, which the demo must leave alone."""
+    folder = tmp_path_factory.mktemp("demo") / "shown"
+    (folder / "documents").mkdir(parents=True)
+    (folder / ".rag-outbox-demo").touch()
+    (folder / "documents" / "old.md").write_text("# Old")
+    (folder / "data").mkdir()
+    (folder / "data" / "metadata.db").write_text("cut off")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcome(folder: Path) -> Outcome:
+    own = folder.parent / "own"
+    own.mkdir()
+    (folder.parent / ".env").write_text(f"RAG_OUTBOX_DATABASE_URL=sqlite:///{own}/metadata.db\n")
+    users = Folder(own, object_store=f"file://{own}", embedding_model="bge-m3", vector_dimension="1024")
+    return users.run("demo", "--folder", "shown")
+
+
+@pytest.mark.timeout(300)
+def test_it_shows_the_pipeline_on_real_documents(outcome: Outcome) -> None:
+    assert (outcome.status, outcome.err) == (0, "")
+    said = re.search(r"^   (\d+) documents with (\d+) chunks$", outcome.out, re.MULTILINE)
+    assert said is not None
+    documents, chunks = map(int, said.groups())
+    assert documents >= 30
+    assert chunks >= 500
+    assert f"{documents} events applied to both stores" in outcome.out
+    assert re.search(r"a paragraph added: 1 of \d+ chunks travelled", outcome.out)
+    assert "the document deleted: the same search no longer finds it" in outcome.out
+
+
+def test_the_crash_drill_kills_in_the_middle_and_finds_no_difference(outcome: Outcome) -> None:
+    said = re.search(r"killed with (\d+) of (\d+) documents written and (\d+) applied \((\d+) events", outcome.out)
+    assert said is not None
+    written, count, applied, _ = map(int, said.groups())
+    assert 0 < applied <= written <= count
+    assert f"started again: {count - written} documents written, {written} were there already" in outcome.out
+    assert "0 differences" in outcome.out
+
+
+def test_its_stores_are_in_step_and_no_other_was_touched(outcome: Outcome, folder: Path) -> None:
+    assert outcome.status == 0
+    Folder(folder / "data").assert_in_step()
+    assert list((folder.parent / "own").iterdir()) == []
+    assert not (folder / "documents" / "old.md").exists()
+
+
+def test_it_says_what_to_try_next(outcome: Outcome, folder: Path) -> None:
+    assert f"export RAG_OUTBOX_DATA_DIR={folder / 'data'}" in outcome.out
+
+    hits = Folder(folder / "data").succeed("search", "parse dates and time zones")["hits"]
+    assert len(hits) == 5
+
+
+def test_it_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.md").write_text("years of work")
+
+    outcome = Folder(tmp_path / "data").run("demo", "--folder", "mine")
+
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err == f"rag-outbox: {mine} exists and is not a demo; choose another with --folder\n"
+    assert (mine / "thesis.md").read_text() == "years of work"

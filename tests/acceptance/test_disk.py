@@ -1,0 +1,123 @@
+"""A full disk and a read-only one: a clear error, nothing corrupt, and the same command completes when it has room."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Here
+from tests.commands import Folder, children
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture
+def small_disk(prepared: Folder, tmp_path: Path) -> Iterator[Folder]:
+    """A data folder on a file system of 8 MiB in memory."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    if os.geteuid() != 0 or _mount("-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mounted)) != 0:
+        pytest.skip("only root may mount the small file system that this test fills")
+    try:
+        yield Folder.copied(prepared, mounted / "data")
+    finally:
+        wait_for(lambda: subprocess.run(["umount", str(mounted)], check=False).returncode == 0, "the disk to be idle")
+
+
+def _mount(*arguments: str) -> int:
+    return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode
+
+
+def _fill(folder: Folder, leave_bytes: int) -> Path:
+    filler = folder.path.parent / "filler"
+    free = shutil.disk_usage(folder.path).free
+    with suppress(OSError):
+        filler.write_bytes(b"\0" * max(0, free - leave_bytes))
+    return filler
+
+
+def _documents(count: int) -> bytes:
+    """Of 20,000 random-looking bytes each, which no store makes smaller."""
+    texts = [f"Document {number}: {os.urandom(10_000).hex()}" for number in range(count)]
+    lines = (
+        {"doc_id": f"doc-{number}", "title": "T", "source_type": "text", "chunks": [{"content": text}]}
+        for number, text in enumerate(texts)
+    )
+    return "\n".join(map(json.dumps, lines)).encode()
+
+
+def test_write_on_a_full_disk(small_disk: Folder) -> None:
+    documents = _documents(150)  # two batches
+    filler = _fill(small_disk, leave_bytes=2_700_000)
+
+    outcome = small_disk.run("write", "-", stdin=documents)
+
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err == "rag-outbox: metadata database: database or disk is full\n"
+    assert small_disk.sql("PRAGMA integrity_check") == [("ok",)]
+    assert small_disk.sql("SELECT count(*) FROM documents") == [(100,)]  # the batch that was committed
+    assert small_disk.sql("SELECT count(*) FROM outbox") == [(100,)]
+    filler.unlink()
+    _mount("-o", "remount,size=64m", str(small_disk.path.parent))
+
+    facts = small_disk.succeed("write", "-", stdin=documents)
+    assert (facts["written"], facts["unchanged"]) == (50, 100)
+    assert small_disk.succeed("run", "--until-idle") == {"events": 150}
+    small_disk.assert_in_step()
+
+
+def test_run_on_a_full_disk(small_disk: Folder) -> None:
+    small_disk.succeed("write", "-", stdin=_documents(40))
+    filler = _fill(small_disk, leave_bytes=700_000)
+
+    outcome = small_disk.run("run", "--until-idle", "--give-up-seconds", "1")
+
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "No space left on device" in outcome.err or "database or disk is full" in outcome.err
+    assert outcome.err.splitlines()[-1].startswith("rag-outbox: ")
+    assert small_disk.sql("PRAGMA integrity_check") == [("ok",)]
+    assert small_disk.sql("SELECT count(*) FROM outbox") == [(40,)]
+    filler.unlink()
+    _mount("-o", "remount,size=64m", str(small_disk.path.parent))
+
+    assert small_disk.succeed("run", "--until-idle") == {"events": 40}
+    small_disk.assert_in_step()
+
+
+def test_invariant_8_run_goes_on_when_there_is_room_again_and_loses_nothing(small_disk: Folder) -> None:
+    """Milvus Lite 3.2.2 by itself, once its log failed on a full disk, acknowledges rows that its next start lacks."""
+    small_disk.succeed("write", "-", stdin=_documents(40))
+    filler = _fill(small_disk, leave_bytes=700_000)
+
+    with small_disk.start("run") as process:
+        assert process.stderr is not None
+        while "Milvus: " not in (line := process.stderr.readline()):
+            assert line, "run ended"
+        assert "No space left on device" in line
+        filler.unlink()
+        _mount("-o", "remount,size=64m", str(small_disk.path.parent))
+        completed = "SELECT count(*) FROM documents WHERE status = 'completed'"
+        wait_for(lambda: small_disk.sql(completed) == [(40,)], "every document to be applied")
+        (milvus_lite,) = children(process.pid)
+        os.kill(milvus_lite, signal.SIGKILL)
+        process.kill()
+        process.communicate()
+
+    small_disk.assert_in_step()
+
+
+@pytest.mark.parametrize("arguments", [["write", "-"], ["run", "--until-idle"], ["init"], ["status"]])
+def test_on_a_read_only_disk(arguments: list[str], small_disk: Folder, here: Here) -> None:
+    assert _mount("-o", "remount,ro", str(small_disk.path.parent)) == 0
+
+    outcome = here(small_disk, *arguments)
+
+    reason = f"the folder {small_disk.path} cannot be written to"
+    assert (outcome.status, outcome.err) == (1, f"rag-outbox: {reason}\n")

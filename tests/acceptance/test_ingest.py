@@ -1,0 +1,140 @@
+"""`rag-outbox ingest`: only what changed is written, only what is new is embedded, and no file is silently left out."""
+
+from pathlib import Path
+
+import pytest
+
+from operations.ingest import doc_id
+from tests.acceptance.conftest import Here
+from tests.commands import Folder, Outcome
+
+pytestmark = pytest.mark.acceptance
+
+NOTHING = {"written": 0, "unchanged": 0, "deleted": 0, "unsupported": 0, "chunks": 0, "embedded": 0, "failed": []}
+
+
+def section(title: str) -> str:
+    """A chunk of its own: too large to share one with another section."""
+    return f"## {title}\n\n" + f"What is to be known about {title} stands here. " * 14
+
+
+@pytest.fixture
+def handbook(tmp_path: Path) -> Path:
+    """Two documents: one of three chunks, one of one; a hidden file, a hidden folder, and a type without a reader."""
+    handbook = tmp_path / "handbook"
+    (handbook / "sub" / ".git").mkdir(parents=True)
+    (handbook / "Leave Policy (2024).md").write_text("\n\n".join(map(section, ("holidays", "illness", "parents"))))
+    (handbook / "sub" / "notes.txt").write_text("Printers are on the second floor.")
+    (handbook / ".draft.md").write_text("hidden")
+    (handbook / "sub" / ".git" / "config.md").write_text("hidden")
+    (handbook / "logo.png").write_bytes(b"\x89PNG")
+    return handbook
+
+
+def test_only_changes_are_written_and_embedded(folder: Folder, handbook: Path, here: Here) -> None:
+    policy = handbook / "Leave Policy (2024).md"
+
+    def ingest(*options: str) -> dict[str, object]:
+        return here(folder, "ingest", "handbook", "--json", *options).facts
+
+    assert ingest() == NOTHING | {"written": 2, "unsupported": 1, "chunks": 4, "embedded": 4}
+    assert folder.succeed("run", "--until-idle") == {"events": 2}
+    first_ids = folder.sql("SELECT doc_id FROM documents ORDER BY doc_id")
+    assert [doc_id[:-12] for (doc_id,) in first_ids] == ["leave-policy-2024-", "notes-"]
+
+    assert ingest() == NOTHING | {"unchanged": 2, "unsupported": 1}
+
+    policy.write_text(policy.read_text().replace("about illness", "about sickness"))
+    assert ingest() == NOTHING | {"written": 1, "unchanged": 1, "unsupported": 1, "chunks": 3, "embedded": 1}
+    assert folder.succeed("run", "--until-idle") == {"events": 1}
+
+    labelled = NOTHING | {"written": 2, "unsupported": 1, "chunks": 4}
+    assert ingest("--business-tag", "hr", "--language", "en", "--domain", "work") == labelled
+    assert folder.succeed("run", "--until-idle") == {"events": 2}
+    assert folder.sql("SELECT DISTINCT business_tag, language, domain FROM documents") == [("hr", "en", "work")]
+    assert folder.sql("SELECT doc_id FROM documents ORDER BY doc_id") == first_ids
+    folder.assert_in_step()
+
+
+def test_delete_missing_deletes_only_what_left_the_folder(folder: Folder, handbook: Path, here: Here) -> None:
+    other = handbook.parent / "handbook-2"  # whose name begins like the other's
+    other.mkdir()
+    (other / "stays.md").write_text("Another folder.")
+    written = {"doc_id": "written", "title": "T", "source_type": "text", "chunks": [{"content": "Not from a file."}]}
+    here(folder, "write", "-", stdin=str(written).replace("'", '"').encode())
+    assert here(folder, "ingest", "handbook", "handbook-2", "--json").facts["written"] == 3
+    (handbook / "sub" / "notes.txt").unlink()
+    (other / "stays.md").unlink()
+
+    kept = NOTHING | {"unchanged": 1, "unsupported": 1}
+    assert here(folder, "ingest", "handbook", "--json").facts == kept
+    assert here(folder, "ingest", "handbook", "--delete-missing", "--json").facts == kept | {"deleted": 1}
+    assert here(folder, "ingest", "handbook", "--delete-missing", "--json").facts == kept
+    deleted = folder.sql("SELECT title FROM documents WHERE deleted_at IS NOT NULL")
+    assert deleted == [("notes",)]
+
+    (handbook / "sub" / "notes.txt").write_text("Printers are on the third floor.")
+    assert here(folder, "ingest", "handbook", "--json").facts["written"] == 1
+    assert folder.sql("SELECT version FROM documents WHERE title = 'notes' AND deleted_at IS NULL") == [(3,)]
+
+
+def test_a_file_over_64_kib_is_staged_and_copied(folder: Folder, tmp_path: Path, here: Here) -> None:
+    lines = "".join(f"Line {number} of a long text, which goes on and on.\n" for number in range(1_500))
+    (tmp_path / "long.txt").write_text(lines)
+    (tmp_path / "limit.md").write_text("x" * 65_536)
+
+    assert here(folder, "ingest", "long.txt", "limit.md", "--json").facts["written"] == 2
+    staged = {key: content for key, content in folder.objects().items() if key.startswith("temp/upload_")}
+    assert list(staged.values()) == [lines.encode()] * 2  # the original, and the text extracted from it
+    folder.succeed("run", "--until-idle")
+
+    objects = folder.objects()
+    assert [key for key in objects if key.startswith("temp/")] == []
+    assert sorted(len(objects[key]) for key in objects if key.startswith("raw-files/")) == [65_536, len(lines)]
+    folder.assert_in_step()
+
+    assert here(folder, "ingest", "long.txt", "--json").facts == NOTHING | {"unchanged": 1}
+    relabelled = here(folder, "ingest", "long.txt", "--business-tag", "new", "--json").facts
+    assert (relabelled["written"], relabelled["embedded"]) == (1, 0)
+    assert [key for key in folder.objects() if key.startswith("temp/")] == []  # the object store has it already
+    folder.succeed("run", "--until-idle")
+    folder.assert_in_step()
+
+
+def test_a_failing_file_is_named_and_the_others_are_written(folder: Folder, handbook: Path, here: Here) -> None:
+    (handbook / "broken.md").write_bytes(b"caf\xe9")
+    (handbook / "empty.txt").touch()
+
+    outcome = here(folder, "ingest", "handbook", "handbook/logo.png", "--json")
+
+    failed = [
+        f"{handbook}/broken.md: not UTF-8: byte 0xe9 at offset 3 (unexpected end of data)",
+        f"{handbook}/empty.txt: no text in it: the file is empty or blank",
+        f"{handbook}/logo.png: unsupported file type '.png'; supported: .log .markdown .md .rst .text .txt",
+    ]
+    assert outcome.status == 1
+    assert outcome.facts == NOTHING | {"written": 2, "unsupported": 1, "chunks": 4, "embedded": 4, "failed": failed}
+    assert outcome.err.splitlines() == [f"failed: {reason}" for reason in failed]
+    assert folder.sql("SELECT count(*) FROM documents") == [(2,)]
+
+
+def test_a_path_that_does_not_exist_writes_nothing(folder: Folder, handbook: Path, here: Here) -> None:
+    outcome = here(folder, "ingest", "handbook", "gone")
+
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err == "rag-outbox: no such file or folder: gone\n"
+    assert folder.sql("SELECT * FROM documents") == []
+
+
+def test_the_answer_for_a_person(folder: Folder, handbook: Path) -> None:
+    assert folder.run("ingest", "handbook") == Outcome(
+        0,
+        "Wrote 2 documents with 4 chunks (4 embedded); 0 unchanged, 0 deleted, 1 of unsupported types, 0 failed.\n",
+        "",
+    )
+
+
+def test_a_document_id_is_made_from_the_path_alone() -> None:
+    """`printf /handbook/sub/Leave Policy (2024).md | sha256sum` begins with these digits."""
+    assert doc_id(Path("/handbook/sub/Leave Policy (2024).md")) == "leave-policy-2024-e067026c9fc7"
+    assert doc_id(Path("/handbook/日本.md")) == "file-4bc33b6ea8e2"

@@ -1,0 +1,199 @@
+"""Commands at the same time on one data folder: they work, or say clearly who holds what; nothing is ever corrupt."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from operations import reconcile, system
+from operations.settings import Settings
+from tests.commands import Folder, Outcome, children
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.acceptance
+
+
+def lines(prefix: str, numbers: range, words: str = "Words") -> bytes:
+    documents = (
+        {
+            "doc_id": f"{prefix}-{number}",
+            "title": f"{prefix} {number}",
+            "source_type": "text",
+            "business_tag": prefix,
+            "chunks": [{"content": f"{words} of {prefix}, chunk {part} of number {number}."} for part in range(3)],
+        }
+        for number in numbers
+    )
+    return "\n".join(map(json.dumps, documents)).encode()
+
+
+def completed(folder: Folder) -> int:
+    ((count,),) = folder.sql("SELECT count(*) FROM documents WHERE status = 'completed'")
+    return int(count)
+
+
+@contextmanager
+def running(folder: Folder) -> Iterator[subprocess.Popen[str]]:
+    """`rag-outbox run`, ready; ended by SIGTERM with status 0 unless the test killed it."""
+    with folder.start("run") as process:
+        try:
+            wait_for((folder.path / "vectors.endpoint.json").exists, "run to be ready")
+            yield process
+        finally:
+            process.terminate()
+            _, err = process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGKILL), err
+
+
+def at_once(*calls: tuple[Folder, tuple[str, ...], bytes]) -> list[Outcome]:
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(lambda call: call[0].run(*call[1], stdin=call[2]), calls))
+
+
+@pytest.fixture(scope="module")
+def busy(prepared: Folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, int]]:
+    """A folder with a document, and the process that keeps it up to date."""
+    folder = Folder.copied(prepared, tmp_path_factory.mktemp("busy") / "data")
+    folder.succeed("write", "-", stdin=lines("cats", range(1)))
+    with running(folder) as process:
+        wait_for(lambda: completed(folder) == 1, "the document to be applied")
+        yield folder, process.pid
+
+
+def test_a_second_run_says_who_holds_the_folder(busy: tuple[Folder, int]) -> None:
+    folder, pid = busy
+
+    outcome = folder.run("run", "--until-idle")
+
+    assert (outcome.status, outcome.out) == (1, "")
+    said = f"rag-outbox: rag-outbox run holds {folder.path} since [-0-9]{{10}} [:0-9]{{8}} UTC \\(process {pid}\\)\n"
+    assert re.fullmatch(said, outcome.err)
+
+
+def test_searches_and_init_work_beside_a_run(busy: tuple[Folder, int]) -> None:
+    folder, _ = busy
+
+    search = (folder, ("search", "cats", "--limit", "1", "--json"), b"")
+    first, second, init = at_once(search, search, (folder, ("init", "--json"), b""))
+
+    assert [hit["doc_id"] for hit in first.facts["hits"]] == ["cats-0"]
+    assert second.facts == first.facts
+    assert (init.status, init.err) == (0, "")
+
+
+def test_two_searches_at_once(folder: Folder) -> None:
+    folder.succeed("write", "-", stdin=lines("cats", range(1)))
+    folder.succeed("run", "--until-idle")
+
+    search = (folder, ("search", "cats", "--limit", "1", "--json"), b"")
+    for outcome in at_once(search, search):
+        assert (outcome.status, outcome.err) == (0, "")
+        assert [hit["doc_id"] for hit in outcome.facts["hits"]] == ["cats-0"]
+
+
+def test_three_inits_at_once(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "data")
+
+    outcomes = at_once(*[(folder, ("init", "--json"), b"")] * 3)
+
+    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 3
+    assert folder.sql("SELECT count(*) FROM embedding_model") == [(1,)]
+    folder.assert_in_step()
+
+
+def test_run_beside_many_writers_loses_nothing(folder: Folder, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(60):
+            (tmp_path / name / f"{number}.md").write_text(f"# File {number}\n\nWhat stands in {name}.")
+
+    with running(folder):
+        outcomes = at_once(
+            (folder, ("write", "-"), lines("first", range(400))),
+            (folder, ("write", "-"), lines("both", range(200))),
+            (folder, ("write", "-"), lines("both", range(200), words="Other words")),
+            (folder, ("ingest", "a", "--business-tag", "a"), b""),
+            (folder, ("ingest", "a", "b", "--business-tag", "b"), b""),
+        )
+        assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
+        wait_for(lambda: folder.sql("SELECT count(*) FROM outbox") == [(0,)], "every event to be applied")
+
+    assert folder.sql("SELECT count(*) FROM documents WHERE business_tag = 'first'") == [(400,)]
+    assert folder.sql("SELECT count(*), sum(version) FROM documents WHERE business_tag = 'both'") == [(200, 400)]
+    assert folder.sql("SELECT count(*) FROM documents WHERE business_tag IN ('a', 'b')") == [(120,)]
+    folder.assert_in_step()
+    settings = Settings.model_construct(data_dir=folder.path)
+    with system.opened(settings) as opened, opened.milvus(own=True) as client:
+        assert reconcile.differences(opened, client) == []
+
+
+def test_a_search_survives_the_death_of_the_milvus_lite_that_it_asks(folder: Folder) -> None:
+    folder.succeed("write", "-", stdin=lines("cats", range(1)))
+
+    with running(folder) as process:
+        wait_for(lambda: completed(folder) == 1, "the document to be applied")
+        (milvus_lite,) = children(process.pid)
+        os.kill(milvus_lite, signal.SIGSTOP)
+        with folder.start("search", "cats", "--json") as search:
+            wait_for(lambda: _connections(search.pid, folder), "the search to ask")
+            process.kill()
+            os.kill(milvus_lite, signal.SIGKILL)
+            out, err = search.communicate(timeout=60)
+
+    assert (search.returncode, err) == (0, "")
+    assert json.loads(out)["hits"][0]["doc_id"] == "cats-0"
+    folder.assert_in_step()
+
+
+def test_run_waits_for_a_search_that_holds_milvus_lite(folder: Folder) -> None:
+    folder.succeed("write", "-", stdin=lines("cats", range(1)))
+
+    with folder.start("search", "cats", "--json") as search:
+        wait_for((folder.path / "vectors.endpoint.json").exists, "the search to start Milvus Lite")
+        (milvus_lite,) = children(search.pid)
+        os.kill(milvus_lite, signal.SIGSTOP)
+        with folder.start("run", "--until-idle", "--json") as run:
+            wait_for(lambda: children(run.pid), "run to try")
+            wait_for(lambda: not children(run.pid), "run to be refused")
+            os.kill(milvus_lite, signal.SIGCONT)
+            searched = search.communicate(timeout=60)
+            ran = run.communicate(timeout=60)
+
+    assert searched == ('{"hits": []}\n', "")
+    assert ran == ('{"events": 1}\n', "")
+    folder.assert_in_step()
+
+
+def test_run_starts_milvus_lite_again_when_it_dies(folder: Folder) -> None:
+    folder.succeed("write", "-", stdin=lines("before", range(50)))
+
+    with running(folder) as process:
+        wait_for(lambda: completed(folder) == 50, "the first documents to be applied")
+        (milvus_lite,) = children(process.pid)
+        os.kill(milvus_lite, signal.SIGKILL)
+        folder.succeed("write", "-", stdin=lines("after", range(50)))
+        wait_for(lambda: completed(folder) == 100, "the others to be applied")
+
+    folder.assert_in_step()
+
+
+def _connections(pid: int, folder: Folder) -> bool:
+    """Whether a process has a TCP connection to the Milvus Lite that serves the folder."""
+    uri = json.loads((folder.path / "vectors.endpoint.json").read_text())["uri"]
+    remote = f":{int(uri.rpartition(':')[2]):04X} 01 "
+    rows = Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
+    sockets = {f"socket:[{row.split()[9]}]" for row in rows[1:] if remote in row}
+    found = []
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(os.readlink(handle))
+        except FileNotFoundError:
+            continue
+    return not sockets.isdisjoint(found)

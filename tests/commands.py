@@ -1,0 +1,150 @@
+"""The real `rag-outbox` command on a data folder, and a look into the folder's stores that shares no code with it."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pymilvus import MilvusClient
+
+from operations import milvus_lite
+
+_REPOSITORY = Path(__file__).parent.parent
+_SCRIPT = Path(sys.executable).with_name("rag-outbox")
+_COMMAND = [str(_SCRIPT)] if _SCRIPT.exists() else [sys.executable, "-m", "operations.command"]
+_TIMEOUT_SECONDS = 280  # pytest's own is shorter, but for the demo
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+    def __post_init__(self) -> None:
+        assert "\x1b" not in self.out + self.err, "colours or a bar, and this is no terminal"
+        assert "Traceback" not in self.err, self.err
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        decoded = json.loads(self.out)
+        assert isinstance(decoded, dict)
+        assert self.out.count("\n") == 1
+        return decoded
+
+
+class Folder:
+    """A data folder; `settings` are given without their prefix and win over the folder's own."""
+
+    def __init__(self, path: Path, **settings: str) -> None:
+        self.path = path
+        self.settings = {"data_dir": str(path)} | settings
+
+    @classmethod
+    def copied(cls, prepared: "Folder", path: Path) -> "Folder":
+        shutil.copytree(prepared.path, path)
+        return cls(path, **prepared.settings | {"data_dir": str(path)})
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        """This process's, with no settings but those of this folder."""
+        others = {name: value for name, value in os.environ.items() if not name.startswith("RAG_OUTBOX_")}
+        if not _SCRIPT.exists():
+            others["PYTHONPATH"] = str(_REPOSITORY)
+        ours = {f"RAG_OUTBOX_{name.upper()}": value for name, value in (self.settings | settings).items()}
+        return others | ours
+
+    def start(self, *arguments: str, new_group: bool = False) -> subprocess.Popen[str]:
+        """The caller ends and waits for it; `new_group`: as a terminal starts it."""
+        return subprocess.Popen(
+            [*_COMMAND, *arguments],
+            env=self.environment(),
+            cwd=self.path.parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=new_group,
+        )
+
+    def run(self, *arguments: str, stdin: bytes = b"", **settings: str) -> Outcome:
+        done = subprocess.run(
+            [*_COMMAND, *arguments],
+            env=self.environment(**settings),
+            cwd=self.path.parent,
+            input=stdin,
+            capture_output=True,
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def succeed(self, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:
+        """The facts of a command that ends well."""
+        outcome = self.run(*arguments, "--json", stdin=stdin)
+        assert (outcome.status, outcome.err) == (0, ""), outcome
+        return outcome.facts
+
+    def sql(self, statement: str, *parameters: object) -> list[Any]:
+        with closing(sqlite3.connect(self.path / "metadata.db")) as connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def dump(self) -> list[str]:
+        """Everything in the database, as SQL."""
+        with closing(sqlite3.connect(self.path / "metadata.db")) as connection:
+            return list(connection.iterdump())
+
+    def objects(self) -> dict[str, bytes]:
+        root = self.path / "objects" / "rag-knowledge-base"
+        files = (path for path in root.rglob("*") if path.is_file())
+        found = {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+        return {key: content for key, content in found.items() if not key.startswith(".parts/")}
+
+    @contextmanager
+    def milvus(self) -> Iterator[MilvusClient]:
+        with milvus_lite.own(self.path / "vectors.db") as uri, closing(MilvusClient(uri)) as client:
+            client.load_collection("rag_vectors")
+            yield client
+
+    def assert_in_step(self) -> None:
+        """The three stores hold the same: nothing is lost, doubled, left over, pending, dead or wrongly marked."""
+        assert self.sql("PRAGMA integrity_check") == [("ok",)]
+        with self.milvus() as client:
+            fields = ["chunk_id", "doc_id", "content_hash", "business_tag", "oss_id", "content"]
+            found = client.query("rag_vectors", filter='chunk_id != ""', output_fields=fields, limit=16_000)
+        rows = sorted(tuple(row[name] for name in fields[:5]) for row in found)
+        assert rows == self.sql(
+            "SELECT chunk_id, doc_id, content_hash, ifnull(business_tag, ''), ifnull(oss_key, '') "
+            "FROM chunks JOIN documents USING (doc_id) ORDER BY chunk_id"
+        )
+        assert all(sha256(row["content"].encode()).hexdigest() == row["content_hash"] for row in found)
+        objects = self.objects()
+        archives = {key for key in objects if key.startswith("processed-data/embeddings/")}
+        files = {key: sha256(objects[key]).hexdigest() for key in objects.keys() - archives}
+        assert files == dict(self.sql("SELECT object_key, sha256 FROM document_files"))
+        living = self.sql("SELECT DISTINCT doc_id FROM documents WHERE deleted_at IS NULL")
+        assert {(key.split("/")[2],) for key in archives} == set(living)
+        for table in ("outbox", "outbox_dead_letters", "chunk_tombstones"):
+            assert self.sql(f"SELECT * FROM {table}") == [], table
+        assert self.sql("SELECT * FROM chunks WHERE NOT milvus_synced") == []
+        assert self.sql("SELECT * FROM documents WHERE status <> 'completed'") == []
+        behind = "SELECT * FROM documents d, sink_states s USING (doc_id) WHERE s.applied_version <> d.version"
+        assert self.sql(behind) == []
+        miscounted = (
+            "SELECT * FROM documents d WHERE chunk_count <> (SELECT count(*) FROM chunks WHERE doc_id = d.doc_id)"
+        )
+        assert self.sql(miscounted) == []
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started and that still run."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for thread in threads for child in thread.read_text().split()]
