@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, make_url, select
 from sqlalchemy.exc import ArgumentError
@@ -135,19 +134,13 @@ def _require_model(engine: Engine, settings: Settings) -> None:
 def _object_store(settings: Settings) -> ObjectStore:
     if settings.objects is not None:
         return DirectoryStore(settings.objects)
-    from minio import Minio
+    from schema.object_store import s3
 
-    from schema.object_store.s3 import S3Store
-
-    url = urlsplit(settings.object_store or "")
     secret = settings.object_store_secret_key
-    client = Minio(
-        url.netloc,
-        access_key=settings.object_store_access_key,
-        secret_key=secret.get_secret_value() if secret else None,
-        secure=url.scheme == "https",
+    client = s3.connect(
+        settings.object_store or "", settings.object_store_access_key, secret.get_secret_value() if secret else None
     )
-    return S3Store(client, settings.object_store_bucket)
+    return s3.S3Store(client, settings.object_store_bucket)
 
 
 def _operator() -> str:

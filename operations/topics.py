@@ -6,6 +6,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]  # no __all__
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from operations.errors import OperationError
 from schema import limits
@@ -71,11 +72,24 @@ def ensure(kafka: Mapping[str, Any], names: Names) -> list[str]:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
             existing.append(topic)
-    return [difference for topic in existing for difference in _compare(admin, topic)]
+    patiently = Retrying(  # the brokers hear of a topic that somebody has just created a moment later
+        retry=retry_if_exception(_unknown_topic),
+        wait=wait_fixed(0.2),
+        stop=stop_after_delay(_CALL_SECONDS),
+        reraise=True,
+    )
+    return [difference for topic in existing for difference in patiently(_compare, admin, topic)]
+
+
+def _unknown_topic(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
 def _compare(admin: AdminClient, topic: Topic) -> list[str]:
-    partitions = len(admin.list_topics(topic.name, timeout=_CALL_SECONDS).topics[topic.name].partitions)
+    described = admin.list_topics(topic.name, timeout=_CALL_SECONDS).topics[topic.name]
+    if described.error is not None:
+        raise KafkaException(described.error)
+    partitions = len(described.partitions)
     if topic.fixed and partitions != topic.partitions:
         raise TopicDiffers(f"topic {topic.name} has {partitions} partitions, and must have {topic.partitions}")
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic.name)

@@ -95,7 +95,9 @@ class Pipeline:
 
     def milvus_rows(self) -> dict[str, dict[str, Any]]:
         """Every row in Milvus by chunk_id; `vector` as a list of floats."""
-        rows = self.milvus.query("rag_vectors", filter='chunk_id != ""', output_fields=["*"], limit=16_000)
+        rows = self.milvus.query(
+            "rag_vectors", filter='chunk_id != ""', output_fields=["*"], limit=16_000, consistency_level="Strong"
+        )
         assert len({row["chunk_id"] for row in rows}) == len(rows), "a chunk stands twice in Milvus"
         return {row["chunk_id"]: row for row in rows}
 

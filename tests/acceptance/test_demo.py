@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.conftest import Here
 from tests.commands import Folder, Outcome
 
 pytestmark = pytest.mark.acceptance
@@ -60,10 +61,10 @@ def test_its_stores_are_in_step_and_no_other_was_touched(outcome: Outcome, folde
     assert not (folder / "documents" / "old.md").exists()
 
 
-def test_it_says_what_to_try_next(outcome: Outcome, folder: Path) -> None:
+def test_it_says_what_to_try_next(outcome: Outcome, folder: Path, here: Here) -> None:
     assert f"export RAG_OUTBOX_DATA_DIR={folder / 'data'}" in outcome.out
 
-    hits = Folder(folder / "data").succeed("search", "parse dates and time zones")["hits"]
+    hits = here(Folder(folder / "data"), "search", "parse dates and time zones", "--json").facts["hits"]
     assert len(hits) == 5
 
 

@@ -43,6 +43,11 @@ def _fill(folder: Folder, leave_bytes: int) -> Path:
     return filler
 
 
+def _make_room(folder: Folder, filler: Path) -> None:
+    filler.unlink()
+    assert _mount("-o", "remount,size=64m", str(folder.path.parent)) == 0
+
+
 def _documents(count: int) -> bytes:
     """Of 20,000 random-looking bytes each, which no store makes smaller."""
     texts = [f"Document {number}: {os.urandom(10_000).hex()}" for number in range(count)]
@@ -53,7 +58,7 @@ def _documents(count: int) -> bytes:
     return "\n".join(map(json.dumps, lines)).encode()
 
 
-def test_write_on_a_full_disk(small_disk: Folder) -> None:
+def test_write_and_run_on_a_full_disk(small_disk: Folder) -> None:
     documents = _documents(150)  # two batches
     filler = _fill(small_disk, leave_bytes=2_700_000)
 
@@ -64,17 +69,10 @@ def test_write_on_a_full_disk(small_disk: Folder) -> None:
     assert small_disk.sql("PRAGMA integrity_check") == [("ok",)]
     assert small_disk.sql("SELECT count(*) FROM documents") == [(100,)]  # the batch that was committed
     assert small_disk.sql("SELECT count(*) FROM outbox") == [(100,)]
-    filler.unlink()
-    _mount("-o", "remount,size=64m", str(small_disk.path.parent))
 
+    _make_room(small_disk, filler)
     facts = small_disk.succeed("write", "-", stdin=documents)
     assert (facts["written"], facts["unchanged"]) == (50, 100)
-    assert small_disk.succeed("run", "--until-idle") == {"events": 150}
-    small_disk.assert_in_step()
-
-
-def test_run_on_a_full_disk(small_disk: Folder) -> None:
-    small_disk.succeed("write", "-", stdin=_documents(40))
     filler = _fill(small_disk, leave_bytes=700_000)
 
     outcome = small_disk.run("run", "--until-idle", "--give-up-seconds", "1")
@@ -83,11 +81,10 @@ def test_run_on_a_full_disk(small_disk: Folder) -> None:
     assert "No space left on device" in outcome.err or "database or disk is full" in outcome.err
     assert outcome.err.splitlines()[-1].startswith("rag-outbox: ")
     assert small_disk.sql("PRAGMA integrity_check") == [("ok",)]
-    assert small_disk.sql("SELECT count(*) FROM outbox") == [(40,)]
-    filler.unlink()
-    _mount("-o", "remount,size=64m", str(small_disk.path.parent))
+    assert small_disk.sql("SELECT count(*) FROM outbox") == [(150,)]
 
-    assert small_disk.succeed("run", "--until-idle") == {"events": 40}
+    _make_room(small_disk, filler)
+    assert small_disk.succeed("run", "--until-idle") == {"events": 150}
     small_disk.assert_in_step()
 
 
@@ -101,8 +98,7 @@ def test_invariant_8_run_goes_on_when_there_is_room_again_and_loses_nothing(smal
         while "Milvus: " not in (line := process.stderr.readline()):
             assert line, "run ended"
         assert "No space left on device" in line
-        filler.unlink()
-        _mount("-o", "remount,size=64m", str(small_disk.path.parent))
+        _make_room(small_disk, filler)
         completed = "SELECT count(*) FROM documents WHERE status = 'completed'"
         wait_for(lambda: small_disk.sql(completed) == [(40,)], "every document to be applied")
         (milvus_lite,) = children(process.pid)

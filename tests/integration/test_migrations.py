@@ -3,7 +3,6 @@
 Needs an empty MySQL server, 8.0 or later, whose user may create databases.
 """
 
-import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -16,19 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from schema import migrate
 from schema.database import connect, is_transient, reading
 from schema.tables import metadata
+from tests.servers import Servers
 from tests.unit.test_schema_migrations import TABLES, differences, tables, upgrade_at_once
 from tests.unit.test_schema_tables import REFUSED, VALID, Refused, insert
 
-SERVER = os.environ.get("RAG_OUTBOX_TEST_MYSQL_URL", "")
-
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(
-        not SERVER,
-        reason="no MySQL server: start one, then "
-        "make test RAG_OUTBOX_TEST_MYSQL_URL=mysql+pymysql://root@127.0.0.1:3306/",
-    ),
-]
+pytestmark = pytest.mark.integration
 
 FACTS = {  # information_schema: what it must tell alike of both databases
     "tables": "table_name, engine, row_format, table_collation, table_comment, create_options",
@@ -44,32 +35,32 @@ FACTS = {  # information_schema: what it must tell alike of both databases
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
+def engine(servers: Servers) -> Iterator[Engine]:
     """An empty database of its own."""
-    yield from _database()
+    yield from _database(servers)
 
 
 @pytest.fixture
-def declared() -> Iterator[Engine]:
-    for engine in _database():
+def declared(servers: Servers) -> Iterator[Engine]:
+    for engine in _database(servers):
         metadata.create_all(engine)
         yield engine
 
 
 @pytest.fixture(scope="module")
-def migrated() -> Iterator[Engine]:
+def migrated(servers: Servers) -> Iterator[Engine]:
     """One migrated database for the tests that roll back what they write."""
-    for engine in _database():
+    for engine in _database(servers):
         migrate.upgrade(engine)
         yield engine
 
 
-def _database() -> Iterator[Engine]:
+def _database(servers: Servers) -> Iterator[Engine]:
     name = f"rag_outbox_test_{uuid.uuid4().hex}"
-    server = connect(SERVER)
+    server = connect(servers.mysql_url)
     with server.begin() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = connect(make_url(SERVER).set(database=name).render_as_string(hide_password=False))
+    engine = connect(make_url(servers.mysql_url).set(database=name).render_as_string(hide_password=False))
     try:
         yield engine
     finally:

@@ -1,0 +1,39 @@
+-- What each process may do in MySQL, and nothing else. Run it after `rag-outbox init`, as a user that may create users:
+--
+--     mysql --user=root --password rag_outbox < compose/grants/grants.sql
+--
+-- The tables are those of the database that the client is in. The users come without a password, locked; open each with
+--     ALTER USER 'rag-writer' IDENTIFIED BY '…' ACCOUNT UNLOCK;
+-- For users of another name replace their prefix: sed "s/'rag-/'mine-/g" compose/grants/grants.sql | mysql … my_database
+-- Running it again does no harm, and is what a release with new tables asks for.
+--
+-- `rag-outbox init` itself needs all of the database, and so do people who repair: give them GRANT ALL ON rag_outbox.*.
+
+CREATE USER IF NOT EXISTS 'rag-writer' ACCOUNT LOCK;
+CREATE USER IF NOT EXISTS 'rag-relay' ACCOUNT LOCK;
+CREATE USER IF NOT EXISTS 'rag-consumer' ACCOUNT LOCK;
+
+-- Every process looks up the tables' revision and the embedding model.
+GRANT SELECT ON rag_outbox_revision TO 'rag-writer', 'rag-relay', 'rag-consumer';
+GRANT SELECT ON embedding_model TO 'rag-writer', 'rag-relay', 'rag-consumer';
+
+-- The writer: `rag-outbox write`, `ingest` and `delete`, and every service that imports `producer` or writes SQL itself.
+GRANT SELECT, INSERT, UPDATE ON documents TO 'rag-writer'; -- deleted ones stay
+GRANT SELECT, INSERT, UPDATE, DELETE ON chunks TO 'rag-writer';
+GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-writer'; -- DELETE: the chunk is back
+GRANT SELECT, INSERT, UPDATE, DELETE ON document_files TO 'rag-writer';
+GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-writer';
+GRANT INSERT ON operation_logs TO 'rag-writer'; -- it can add to the log, and neither read nor rewrite it
+GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync takes vectors from events that still wait
+
+-- The relay: `rag-outbox relay`. It never sees a document.
+GRANT SELECT, DELETE ON outbox TO 'rag-relay';
+GRANT INSERT ON outbox_dead_letters TO 'rag-relay';
+
+-- The consumer: `rag-outbox consume`, for either sink. It never sees the outbox, and of documents and chunks it can
+-- change nothing but their marks.
+GRANT SELECT, UPDATE (status) ON documents TO 'rag-consumer';
+GRANT SELECT, UPDATE (milvus_synced) ON chunks TO 'rag-consumer';
+GRANT SELECT, DELETE ON chunk_tombstones TO 'rag-consumer';
+GRANT SELECT, DELETE ON document_files TO 'rag-consumer';
+GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';

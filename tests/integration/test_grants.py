@@ -1,0 +1,211 @@
+"""Least privilege in MySQL: each process works with its own user of `compose/grants/grants.sql`, and can do no more."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pymysql
+import pytest
+from pymilvus import MilvusClient
+from pymysql.constants import CLIENT, ER
+from sqlalchemy import Engine, make_url, select, text
+from sqlalchemy.exc import DBAPIError
+
+from consumers.milvus import MilvusSink
+from consumers.minio import MinioSink
+from producer import Writer
+from schema import migrate
+from schema.database import connect, reading
+from schema.names import Names
+from schema.object_store.directory import DirectoryStore
+from schema.tables import embedding_model
+from tests import kafka
+from tests.integration.test_kafka_consumers import consuming, wait_until_completed
+from tests.pipeline import DIMENSION, MODEL, Pipeline, chunk, document
+from tests.servers import ROOT, Servers
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.integration
+
+SCRIPT = ROOT / "compose" / "grants" / "grants.sql"
+PROCESSES = ("writer", "relay", "consumer")
+DENIED = {ER.TABLEACCESS_DENIED_ERROR, ER.COLUMNACCESS_DENIED_ERROR, ER.SPECIFIC_ACCESS_DENIED_ERROR}
+
+
+@dataclass(frozen=True)
+class Users:
+    """An engine for each process, as a user who has nothing but its grants."""
+
+    writer: Engine
+    relay: Engine
+    consumer: Engine
+
+
+@pytest.fixture
+def users(mysql: Engine) -> Iterator[Users]:
+    """The script's users, with a prefix of this test's own instead of `rag-`."""
+    prefix, password = f"t{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+    accounts = ", ".join(f"'{prefix}-{process}'" for process in PROCESSES)
+    try:
+        for _ in range(2):  # running it again does no harm
+            run_script(mysql, SCRIPT.read_text().replace("'rag-", f"'{prefix}-"))
+        with mysql.begin() as connection:
+            for process in PROCESSES:
+                user = f"'{prefix}-{process}'"
+                connection.exec_driver_sql(f"ALTER USER {user} IDENTIFIED BY '{password}' ACCOUNT UNLOCK")
+        engines = {process: engine_of(mysql, f"{prefix}-{process}", password) for process in PROCESSES}
+        yield Users(**engines)
+        for engine in engines.values():
+            engine.dispose()
+    finally:
+        with mysql.begin() as connection:
+            connection.exec_driver_sql(f"DROP USER IF EXISTS {accounts}")
+
+
+def run_script(database: Engine, script: str) -> None:
+    """As `mysql database < script` does."""
+    url = database.url
+    with pymysql.connect(
+        host=url.host,
+        port=url.port or 3306,
+        user=url.username,
+        password=url.password or "",
+        database=url.database,
+        client_flag=CLIENT.MULTI_STATEMENTS,
+    ) as connection:
+        cursor = connection.cursor()
+        cursor.execute(script)
+        while cursor.nextset():
+            pass
+
+
+def engine_of(database: Engine, user: str, password: str) -> Engine:
+    url = make_url(database.url).set(username=user, password=password)
+    return connect(url.render_as_string(hide_password=False))
+
+
+@pytest.fixture
+def names(servers: Servers) -> Names:
+    """Names whose topics exist."""
+    made = servers.names()
+    kafka.create_topics(servers, made)
+    return made
+
+
+def test_every_process_does_its_work_with_its_own_user(
+    servers: Servers, mysql: Engine, users: Users, names: Names, store: DirectoryStore, milvus: MilvusClient
+) -> None:
+    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
+    for sink in (milvus_sink, minio_sink):
+        sink.ensure()
+    written = Pipeline(users.writer, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
+    with ExitStack() as stack:
+        stack.callback(minio_sink.close)
+        stack.enter_context(kafka.relaying(users.relay, servers, names))
+        for sink in (milvus_sink, minio_sink):
+            stack.enter_context(consuming(users.consumer, sink, servers, names))
+        written.upsert(*(document(f"d{n}", "one", f"two {n}", file=b"first") for n in range(20)))
+        wait_until_completed(mysql)
+        written.upsert(  # moved, removed, relabelled chunks and another file
+            *(document(f"d{n}", f"two {n}", "three", file=b"second", business_tag="hr") for n in range(10)),
+            document("d10", "one", "two 10", file=b"first", source_type="webpage"),
+        )
+        wait_until_completed(mysql)
+        with users.writer.begin() as connection:
+            written.writer.resync(connection, "d11", [chunk("one")])
+        written.delete("d12", "d13")
+        wait_until_completed(mysql)
+        written.upsert(document("d12", "one", "back"))
+        with mysql.begin() as connection:  # as a writer in another language leaves it
+            connection.execute(text("DELETE FROM sink_states WHERE doc_id = 'd14'"))
+        written.upsert(document("d14", "one", file=b"first"))
+        wait_until_completed(mysql)
+
+    Pipeline(mysql, store, milvus, written.writer, milvus_sink, minio_sink).assert_in_step()
+
+
+def test_a_refused_event_is_noted_with_the_consumer_s_user(
+    servers: Servers, mysql: Engine, users: Users, names: Names, store: DirectoryStore, milvus: MilvusClient
+) -> None:
+    """A dead letter, and the `failed` marks."""
+    milvus_sink = MilvusSink(milvus, DIMENSION)
+    milvus_sink.ensure()
+    with users.writer.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one"))
+    with mysql.begin() as connection:
+        connection.execute(text("UPDATE outbox SET payload = 'broken'"))
+    with (
+        kafka.relaying(users.relay, servers, names),
+        consuming(users.consumer, milvus_sink, servers, names),
+    ):
+        kafka.wait_until_empty(mysql)
+        wait_for(lambda: state_of(mysql) == "failed", "the sink to refuse it")
+
+
+def state_of(mysql: Engine) -> str:
+    with reading(mysql) as connection:
+        return str(connection.scalar(text("SELECT status FROM documents")))
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_every_process_can_tell_whether_the_system_is_its_own(users: Users, process: str) -> None:
+    engine: Engine = getattr(users, process)
+    migrate.require_current(engine)
+    with reading(engine) as connection:
+        assert connection.execute(select(embedding_model.c.name)).scalar_one() == MODEL
+
+
+STATEMENTS = {
+    "writer": [
+        "DELETE FROM documents",
+        "DELETE FROM outbox",
+        "UPDATE outbox SET payload = 'other'",
+        "SELECT * FROM operation_logs",
+        "UPDATE operation_logs SET operator = 'somebody else'",
+        "DELETE FROM operation_logs",
+        "SELECT * FROM outbox_dead_letters",
+        "DELETE FROM sink_states",
+        "UPDATE embedding_model SET name = 'other'",
+        "INSERT INTO rag_outbox_revision VALUES ('other')",
+        "ALTER TABLE documents ADD COLUMN more INT",
+        "DROP TABLE outbox",
+    ],
+    "relay": [
+        "SELECT * FROM documents",
+        "SELECT * FROM chunks",
+        "UPDATE documents SET status = 'completed'",
+        "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload)"
+        " VALUES ('e', 'd', 1, 't', 'c', 'p')",
+        "UPDATE outbox SET payload = 'other'",
+        "SELECT * FROM outbox_dead_letters",
+        "DELETE FROM outbox_dead_letters",
+        "SELECT * FROM sink_states",
+        "UPDATE embedding_model SET name = 'other'",
+        "TRUNCATE TABLE outbox",
+    ],
+    "consumer": [
+        "UPDATE documents SET version = 9",
+        "UPDATE documents SET title = 'other'",
+        "INSERT INTO documents (doc_id, version, title, source_type, chunk_count) VALUES ('d', 1, 't', 'text', 0)",
+        "DELETE FROM documents",
+        "UPDATE chunks SET content = 'other'",
+        "DELETE FROM chunks",
+        "SELECT * FROM outbox",
+        "DELETE FROM outbox",
+        "INSERT INTO chunk_tombstones VALUES ('c', 'd', 1)",
+        "UPDATE document_files SET sha256 = 'other'",
+        "DELETE FROM sink_states",
+        "SELECT * FROM operation_logs",
+        "DROP TABLE chunks",
+    ],
+}
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_no_process_can_do_what_is_another_s(mysql: Engine, users: Users, process: str) -> None:
+    for statement in [*STATEMENTS[process], "CREATE TABLE more (id INT)", "CREATE USER somebody", "SHUTDOWN"]:
+        with pytest.raises(DBAPIError) as raised, getattr(users, process).begin() as connection:
+            connection.execute(text(statement))
+        assert raised.value.orig is not None
+        assert raised.value.orig.args[0] in DENIED, (statement, raised.value.orig)

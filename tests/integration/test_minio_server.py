@@ -1,0 +1,308 @@
+"""The object store and its sink on a real MinIO: the contract of every store, and what only a server can show."""
+
+import hashlib
+import os
+import socket
+import time
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import minio.api
+import msgspec
+import pytest
+import urllib3
+from minio import Minio
+from minio.commonconfig import ENABLED, Filter
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
+
+from consumers.minio import MinioSink
+from consumers.sink import Change
+from schema.events import ChunkRow, DocumentDeleted, DocumentUpserted, FileRecord
+from schema.failures import Permanent, Retryable
+from schema.object_store import s3
+from schema.object_store.s3 import S3Store
+from tests.object_store_contract import HELLO_SHA256, MIB, ObjectStoreContract, put
+from tests.servers import MinioServer
+
+pytestmark = pytest.mark.integration
+
+STAGED = f"temp/upload_{32 * 'a'}/file"
+RAW = "raw-files/pdf/2025/01/31/handbook.pdf"
+
+
+@pytest.fixture
+def client(minio_server: MinioServer) -> Minio:
+    return minio_server.client()
+
+
+@pytest.fixture
+def bucket(minio_server: MinioServer) -> Iterator[str]:
+    with minio_server.bucket() as name:
+        yield name
+
+
+@pytest.fixture
+def store(client: Minio, bucket: str) -> S3Store:
+    store = S3Store(client, bucket)
+    store.ensure()
+    return store
+
+
+@pytest.fixture
+def sink(store: S3Store) -> Iterator[MinioSink]:
+    sink = MinioSink(store)
+    yield sink
+    sink.close()
+
+
+class TestS3Store(ObjectStoreContract):
+    """On the fixture `store`."""
+
+
+class Letters:
+    """A stream of `size_bytes` that holds none of them: its SHA-256 is told at the end."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.left = size_bytes
+        self.digest = hashlib.sha256()
+        self.largest = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        count = self.left if size < 0 else min(size, self.left)
+        self.left -= count
+        self.largest = max(self.largest, count)
+        some = (b"0123456789abcdef" * (count // 16 + 1))[:count]
+        self.digest.update(some)
+        return some
+
+
+def digest_of(client: Minio, bucket: str, key: str) -> str:
+    """Of the bytes that the server sends, not of what it was told."""
+    response = client.get_object(bucket, key)
+    try:
+        digest = hashlib.sha256()
+        for some in response.stream(MIB):
+            digest.update(some)
+        return digest.hexdigest()
+    finally:
+        response.close()
+        response.release_conn()
+
+
+def upserted(*files: FileRecord, doc_id: str = "handbook", version: int = 1, **fields: object) -> Change:
+    values = {"embedding_model": "m", "dimension": 2, "title": "t", "source_type": "pdf", "chunk_count": 1, **fields}
+    event = msgspec.convert(
+        {"doc_id": doc_id, "version": version, "files": list(files), **values}, DocumentUpserted, from_attributes=True
+    )
+    return Change(doc_id, version, (event,))
+
+
+def staged(sha256: str = HELLO_SHA256, key: str = RAW) -> FileRecord:
+    return FileRecord(object_key=key, content_type="application/pdf", sha256=sha256, size_bytes=5, staged_key=STAGED)
+
+
+# The bucket
+
+
+def test_a_bucket_is_made_once_by_many_at_once(minio_server: MinioServer, bucket: str) -> None:
+    stores = [S3Store(minio_server.client(), bucket) for _ in range(8)]
+    with ThreadPoolExecutor(len(stores)) as pool:
+        list(pool.map(lambda store: store.ensure(), stores))
+    put(stores[0], "a", b"hello")
+    assert stores[7].read("a") == b"hello"
+    found = minio_server.client().get_bucket_lifecycle(bucket)
+    assert found is not None
+    assert len(found.rules) == 1
+
+
+def test_a_lifecycle_rule_removes_abandoned_staging_after_a_week(client: Minio, store: S3Store, bucket: str) -> None:
+    found = client.get_bucket_lifecycle(bucket)
+    assert found is not None
+    [rule] = found.rules
+    assert (rule.status, rule.rule_filter.prefix if rule.rule_filter else None) == ("Enabled", "temp/")
+    assert rule.expiration is not None
+    assert rule.expiration.days == 7
+
+
+def test_lifecycle_rules_of_others_are_kept(client: Minio, store: S3Store, bucket: str) -> None:
+    theirs = Rule(ENABLED, rule_filter=Filter(prefix="backups/"), rule_id="theirs", expiration=Expiration(days=90))
+    client.set_bucket_lifecycle(bucket, LifecycleConfig([theirs]))
+    store.ensure()
+    store.ensure()
+    found = client.get_bucket_lifecycle(bucket)
+    assert found is not None
+    assert {
+        (rule.rule_filter.prefix if rule.rule_filter else None, rule.expiration.days if rule.expiration else None)
+        for rule in found.rules
+    } == {("backups/", 90), ("temp/", 7)}
+    assert len(found.rules) == 2
+
+
+# Objects
+
+
+def test_content_type_and_digest_are_set(client: Minio, store: S3Store, bucket: str) -> None:
+    put(store, "a", b"hello")
+    stat = client.stat_object(bucket, "a")
+    assert (stat.content_type, stat.size) == ("text/plain", 5)
+    assert (stat.metadata or {})["x-amz-meta-sha256"] == HELLO_SHA256
+
+
+def test_a_large_file_is_streamed_in_parts_with_flat_memory(client: Minio, store: S3Store, bucket: str) -> None:
+    put(store, "warm", b"hello")  # imports and connections
+    stream = Letters(100 * MIB)
+    tracemalloc.start()
+    try:
+        store.put("large", stream, size_bytes=100 * MIB, content_type="video/mp4", sha256=None)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 64 * MIB
+    stat = client.stat_object(bucket, "large")
+    assert (stat.size, stat.content_type) == (100 * MIB, "video/mp4")
+    assert (stat.etag or "").endswith("-7"), "16 MiB a part"
+    assert digest_of(client, bucket, "large") == stream.digest.hexdigest()
+
+
+def test_a_stream_that_breaks_in_a_later_part_leaves_nothing(client: Minio, store: S3Store, bucket: str) -> None:
+    with pytest.raises(OSError, match="not enough"):
+        store.put("large", Letters(33 * MIB), size_bytes=40 * MIB, content_type="video/mp4", sha256=None)
+    assert list(store.keys("")) == []
+    uploads = client._list_multipart_uploads(bucket, prefix="large")
+    assert uploads.uploads == []
+
+
+def test_a_copy_keeps_content_type_and_digest(client: Minio, store: S3Store, bucket: str) -> None:
+    put(store, "a", b"hello")
+    store.copy("a", "b")
+    stat = client.stat_object(bucket, "b")
+    assert stat.content_type == "text/plain"
+    assert store.sha256("b") == HELLO_SHA256
+
+
+def test_a_copy_too_large_for_one_request_is_made_of_parts_and_keeps_its_metadata(
+    client: Minio, store: S3Store, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_COPY_LIMIT_BYTES", 6 * MIB)  # 5 GiB on S3
+    monkeypatch.setattr(minio.api, "MAX_PART_SIZE", 6 * MIB)
+    content = os.urandom(13 * MIB)
+    put(store, "a", content)
+    store.copy("a", "b")
+    stat = client.stat_object(bucket, "b")
+    assert (stat.size, stat.content_type, (stat.etag or "")[-2:]) == (13 * MIB, "text/plain", "-3")
+    assert store.sha256("b") == hashlib.sha256(content).hexdigest() == digest_of(client, bucket, "b")
+
+
+def test_more_keys_than_a_page_are_listed_and_removed(store: S3Store) -> None:
+    keys = [f"many/{number:04d}" for number in range(2_100)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: put(store, key, b""), keys))
+    assert list(store.keys("many/")) == keys
+    store.remove(store.keys("many/"))
+    assert list(store.keys("")) == []
+
+
+def test_an_object_that_cannot_be_removed_is_an_error(store: S3Store) -> None:
+    with pytest.raises(OSError, match="cannot remove object 'a//b': XMinioInvalidObjectName"):
+        store.remove(["a//b"])  # told in the answer's body, which minio reads only when it is asked
+
+
+# The sink
+
+
+def test_a_staged_file_moves_to_its_key_with_its_metadata(
+    client: Minio, store: S3Store, sink: MinioSink, bucket: str
+) -> None:
+    put(store, STAGED, b"hello")
+    sink.apply([upserted(staged())])
+    assert list(store.keys("")) == [RAW]
+    assert store.read(RAW) == b"hello"
+    assert store.sha256(RAW) == HELLO_SHA256
+    assert client.stat_object(bucket, RAW).content_type == "text/plain"  # as it was staged
+    sink.apply([upserted(staged())])  # the batch comes again
+    assert list(store.keys("")) == [RAW]
+
+
+def test_a_large_staged_file_does_not_pass_through_the_process(store: S3Store, sink: MinioSink) -> None:
+    store.put(STAGED, Letters(100 * MIB), size_bytes=100 * MIB, content_type="application/pdf", sha256="5" * 64)
+    tracemalloc.start()
+    try:
+        sink.apply([upserted(staged("5" * 64))])
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4 * MIB
+    assert list(store.keys("")) == [RAW]
+
+
+def test_a_file_in_the_event_and_the_vectors_are_written_and_go_with_the_document(
+    client: Minio, store: S3Store, sink: MinioSink, bucket: str
+) -> None:
+    file = FileRecord(
+        object_key=RAW, content_type="application/pdf", sha256=HELLO_SHA256, size_bytes=5, content=b"hello"
+    )
+    chunk = ChunkRow(chunk_id="c", content_hash="h", content="text", vector=b"\0\0\x80?\0\0\0@")
+    sink.apply([upserted(file, version=3, chunks=[chunk])])
+    archive = "processed-data/embeddings/handbook/000000000003-00001.msgpack"
+    assert list(store.keys("")) == [archive, RAW]
+    assert client.stat_object(bucket, RAW).content_type == "application/pdf"
+    assert store.sha256(RAW) == HELLO_SHA256
+    assert [row["vector"] for row in msgspec.msgpack.decode(store.read(archive))] == [b"\0\0\x80?\0\0\0@"]
+    gone = DocumentDeleted(doc_id="handbook", version=4, removed_files=[RAW])
+    sink.apply([Change("handbook", 4, (gone,))])
+    sink.apply([Change("handbook", 4, (gone,))])
+    assert list(store.keys("")) == []
+
+
+def test_a_staged_file_that_is_gone_is_permanent(store: S3Store, sink: MinioSink) -> None:
+    with pytest.raises(Permanent, match=r"temp/upload_a+/file.* is gone"):
+        sink.apply([upserted(staged())])
+    put(store, RAW, b"another file's bytes")
+    with pytest.raises(Permanent, match="is gone"):
+        sink.apply([upserted(staged())])
+
+
+@pytest.mark.parametrize("key", ["a" * 1_100, "a/" + "b" * 300, "raw-files/../x", "a//b", "", "/a"])
+def test_a_key_that_the_server_cannot_have_is_permanent(store: S3Store, sink: MinioSink, key: str) -> None:
+    file = FileRecord(object_key=key, content_type="text/plain", sha256=HELLO_SHA256, size_bytes=5, content=b"hello")
+    with pytest.raises(Permanent, match="object store"):
+        sink.apply([upserted(file)])
+    assert list(store.keys("")) == []
+
+
+def test_a_bucket_that_is_gone_is_retried(client: Minio, store: S3Store, sink: MinioSink, bucket: str) -> None:
+    client.remove_bucket(bucket)
+    with pytest.raises(Retryable, match="NoSuchBucket"):
+        sink.apply([upserted(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
+
+
+def test_wrong_credentials_are_retried_and_say_so(minio_server: MinioServer, bucket: str) -> None:
+    sink = MinioSink(S3Store(s3.connect(minio_server.url, minio_server.access_key, "wrong-secret"), bucket))
+    with pytest.raises(Retryable, match="SignatureDoesNotMatch"):
+        sink.apply([upserted(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
+    sink.close()
+
+
+def test_a_server_that_is_down_is_told_within_seconds() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"  # bound, but nobody listens: refused
+        sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"))
+        began = time.monotonic()
+        with pytest.raises(Retryable, match="object store"):
+            sink.apply([upserted(staged()), upserted(staged(), doc_id="another")])
+        assert time.monotonic() - began < 5.0
+        sink.close()
+
+
+def test_a_server_that_does_not_answer_is_told_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_TIMEOUT", urllib3.Timeout(connect=3.0, read=0.2))  # seconds
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"))
+        began = time.monotonic()
+        with pytest.raises(Retryable, match=r"object store: .*timed out"):
+            sink.apply([upserted(staged())])
+        assert time.monotonic() - began < 5.0
+        sink.close()
