@@ -1,7 +1,8 @@
-"""A relay in a thread, and what a reader of the topic sees."""
+"""Relays and consumers in threads, and what a reader of the topic sees."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,6 +11,9 @@ from uuid import uuid4
 from confluent_kafka import Consumer, Message
 from sqlalchemy import Engine, text
 
+from consumers.applier import Applier
+from consumers.runtime import Runtime
+from consumers.sink import Sink
 from operations import topics
 from relays.kafka import KafkaRelay
 from schema.names import Names
@@ -28,27 +32,32 @@ def create_topics(servers: Servers, names: Names) -> None:
 
 
 @contextmanager
-def relaying(engine: Engine, servers: Servers, names: Names) -> Iterator[KafkaRelay]:
-    """A relay at work; its error, if any, is raised at the end."""
-    relay = KafkaRelay(engine, names, properties(servers))
+def running(run: Callable[[threading.Event], None]) -> Iterator[None]:
+    """`run` in a thread until the context ends; its error, if any, is raised then."""
     stop = threading.Event()
-    errors: list[BaseException] = []
-
-    def run() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(run, stop)
         try:
-            relay.run(stop)
-        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
-            errors.append(error)
+            yield
+        finally:
+            stop.set()
+            wait([outcome])
+    outcome.result()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+
+@contextmanager
+def relaying(engine: Engine, servers: Servers, names: Names) -> Iterator[KafkaRelay]:
+    """A relay at work."""
+    relay = KafkaRelay(engine, names, properties(servers))
+    with running(relay.run):
         yield relay
-    finally:
-        stop.set()
-        thread.join()
-    if errors:
-        raise errors[0]
+
+
+@contextmanager
+def consuming(engine: Engine, sink: Sink, servers: Servers, names: Names) -> Iterator[None]:
+    """A consumer at work."""
+    with running(Runtime(Applier(engine, sink), names, properties(servers)).run):
+        yield
 
 
 def pending(engine: Engine) -> int:

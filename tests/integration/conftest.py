@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from schema.names import Names
+from tests import kafka
 from tests import servers as real
 from tests.servers import MilvusServer, MinioServer, Servers
 
@@ -46,4 +47,7 @@ def mysql(servers: Servers) -> Iterator[Engine]:
 
 @pytest.fixture
 def names(servers: Servers) -> Names:
-    return servers.names()
+    """Names of topics and groups of its own; the topics exist."""
+    made = servers.names()
+    kafka.create_topics(servers, made)
+    return made

@@ -21,7 +21,7 @@ from schema.names import Names
 from schema.object_store.directory import DirectoryStore
 from schema.tables import embedding_model
 from tests import kafka
-from tests.integration.test_kafka_consumers import consuming, wait_until_completed
+from tests.integration.test_kafka_consumers import wait_until_completed
 from tests.pipeline import DIMENSION, MODEL, Pipeline, chunk, document
 from tests.servers import ROOT, Servers
 from tests.waiting import wait_for
@@ -85,14 +85,6 @@ def engine_of(database: Engine, user: str, password: str) -> Engine:
     return connect(url.render_as_string(hide_password=False))
 
 
-@pytest.fixture
-def names(servers: Servers) -> Names:
-    """Names whose topics exist."""
-    made = servers.names()
-    kafka.create_topics(servers, made)
-    return made
-
-
 def test_every_process_does_its_work_with_its_own_user(
     servers: Servers, mysql: Engine, users: Users, names: Names, store: DirectoryStore, milvus: MilvusClient
 ) -> None:
@@ -104,7 +96,7 @@ def test_every_process_does_its_work_with_its_own_user(
         stack.callback(minio_sink.close)
         stack.enter_context(kafka.relaying(users.relay, servers, names))
         for sink in (milvus_sink, minio_sink):
-            stack.enter_context(consuming(users.consumer, sink, servers, names))
+            stack.enter_context(kafka.consuming(users.consumer, sink, servers, names))
         written.upsert(*(document(f"d{n}", "one", f"two {n}", file=b"first") for n in range(20)))
         wait_until_completed(mysql)
         written.upsert(  # moved, removed, relabelled chunks and another file
@@ -137,7 +129,7 @@ def test_a_refused_event_is_noted_with_the_consumer_s_user(
         connection.execute(text("UPDATE outbox SET payload = 'broken'"))
     with (
         kafka.relaying(users.relay, servers, names),
-        consuming(users.consumer, milvus_sink, servers, names),
+        kafka.consuming(users.consumer, milvus_sink, servers, names),
     ):
         kafka.wait_until_empty(mysql)
         wait_for(lambda: state_of(mysql) == "failed", "the sink to refuse it")

@@ -2,17 +2,15 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 from pymilvus import MilvusClient
 from sqlalchemy import Engine, text
 
-from consumers.applier import Applier
 from consumers.milvus import MilvusSink
 from consumers.minio import MinioSink
-from consumers.runtime import Runtime
-from consumers.sink import Change, Sink
+from consumers.sink import Change
 from producer import Writer
 from schema.failures import Retryable
 from schema.names import Names
@@ -26,14 +24,6 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def names(servers: Servers) -> Names:
-    """Names whose topics exist."""
-    made = servers.names()
-    kafka.create_topics(servers, made)
-    return made
-
-
-@pytest.fixture
 def pipeline(mysql: Engine, store: DirectoryStore, milvus: MilvusClient) -> Iterator[Pipeline]:
     """As in the embedded profile, but on MySQL."""
     milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
@@ -41,30 +31,6 @@ def pipeline(mysql: Engine, store: DirectoryStore, milvus: MilvusClient) -> Iter
     minio_sink.ensure()
     yield Pipeline(mysql, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
     minio_sink.close()
-
-
-@contextmanager
-def consuming(engine: Engine, sink: Sink, servers: Servers, names: Names) -> Iterator[threading.Event]:
-    """A consumer at work, and the event that stops it; its error, if any, is raised at the end."""
-    runtime = Runtime(Applier(engine, sink), names, kafka.properties(servers))
-    stop = threading.Event()
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            runtime.run(stop)
-        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield stop
-    finally:
-        stop.set()
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def wait_until_completed(engine: Engine) -> None:
@@ -83,9 +49,9 @@ def test_documents_reach_both_stores_through_kafka_while_consumers_come_and_go(
     with ExitStack() as stack:
         stack.enter_context(kafka.relaying(pipeline.engine, servers, names))
         for sink in (pipeline.milvus_sink, pipeline.minio_sink):
-            stack.enter_context(consuming(pipeline.engine, sink, servers, names))
+            stack.enter_context(kafka.consuming(pipeline.engine, sink, servers, names))
         pipeline.upsert(*(document(f"d{n}", "one", f"two {n}", file=b"first") for n in range(200)))
-        with consuming(pipeline.engine, pipeline.milvus_sink, servers, names):
+        with kafka.consuming(pipeline.engine, pipeline.milvus_sink, servers, names):
             pipeline.upsert(*(document(f"d{n}", "one", f"three {n}", file=b"second") for n in range(0, 200, 2)))
             wait_until_completed(pipeline.engine)
         pipeline.delete(*(f"d{n}" for n in range(0, 200, 5)))
@@ -121,8 +87,8 @@ def test_a_consumer_keeps_its_partitions_while_its_sink_is_down(
     pipeline.upsert(*(document(f"d{n}", "one") for n in range(20)))
     with (
         kafka.relaying(pipeline.engine, servers, names),
-        consuming(pipeline.engine, sink, servers, names),
-        consuming(pipeline.engine, pipeline.minio_sink, servers, names),
+        kafka.consuming(pipeline.engine, sink, servers, names),
+        kafka.consuming(pipeline.engine, pipeline.minio_sink, servers, names),
     ):
         wait_for(lambda: sink.refusals >= 3, "three attempts")
         assert pipeline.milvus_rows() == {}
@@ -138,11 +104,11 @@ def test_invariant_8_a_batch_that_was_not_marked_is_not_committed(
     sink = Failing(pipeline.milvus_sink)
     sink.closed.set()
     pipeline.upsert(*(document(f"d{n}", "one") for n in range(20)))
-    with kafka.relaying(pipeline.engine, servers, names), consuming(pipeline.engine, sink, servers, names):
+    with kafka.relaying(pipeline.engine, servers, names), kafka.consuming(pipeline.engine, sink, servers, names):
         wait_for(lambda: sink.refusals >= 1, "an attempt")
     with (
-        consuming(pipeline.engine, pipeline.milvus_sink, servers, names),
-        consuming(pipeline.engine, pipeline.minio_sink, servers, names),
+        kafka.consuming(pipeline.engine, pipeline.milvus_sink, servers, names),
+        kafka.consuming(pipeline.engine, pipeline.minio_sink, servers, names),
     ):
         wait_until_completed(pipeline.engine)
     pipeline.assert_in_step()
@@ -156,8 +122,8 @@ def test_invariant_11_an_event_that_a_sink_refuses_goes_to_its_dead_letter_topic
         connection.execute(text("UPDATE outbox SET payload = 'broken' WHERE aggregate_id = 'd3'"))
     with (
         kafka.relaying(pipeline.engine, servers, names),
-        consuming(pipeline.engine, pipeline.milvus_sink, servers, names),
-        consuming(pipeline.engine, pipeline.minio_sink, servers, names),
+        kafka.consuming(pipeline.engine, pipeline.milvus_sink, servers, names),
+        kafka.consuming(pipeline.engine, pipeline.minio_sink, servers, names),
     ):
         wait_for(
             lambda: len(pipeline.sql("SELECT 1 FROM sink_states WHERE state = 'failed'")) == 2, "both to refuse it"

@@ -26,14 +26,6 @@ from tests.waiting import wait_for
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def names(servers: Servers) -> Names:
-    """Names whose topics exist."""
-    made = servers.names()
-    kafka.create_topics(servers, made)
-    return made
-
-
 def write(engine: Engine, doc_id: str, content: str) -> None:
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document(doc_id, content))
