@@ -150,8 +150,8 @@ def test_a_search_survives_the_death_of_the_milvus_lite_that_it_asks(folder: Fol
         os.kill(milvus_lite, signal.SIGSTOP)
         with folder.start("search", "cats", "--json") as search:
             wait_for(lambda: _connections(search.pid, folder), "the search to ask")
-            process.kill()
             os.kill(milvus_lite, signal.SIGKILL)
+            process.kill()
             out, err = search.communicate(timeout=60)
 
     assert (search.returncode, err) == (0, "")
