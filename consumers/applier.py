@@ -4,12 +4,13 @@ Invariant 6: versions are fenced here, so an event applied twice, or after a new
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from consumers import marks
+from consumers.marks import Known
 from consumers.sink import Change, Sink
 from schema.database import is_transient, reading
 from schema.events import Envelope, Event, MalformedEvent, decode
@@ -35,9 +36,12 @@ class Applier:
         When it returns, everything but the dead letters is in the sink and marked.
         """
         try:
-            changes, refused = self._newest(*self._decode(envelopes))
+            events, refused = self._decode(envelopes)
+            with reading(self._engine) as connection:
+                known = marks.known(connection, self._sink.name, {event.doc_id for event in events})
+            changes = self._newest(events, known, refused)
             refused |= self._apply(changes)
-            self._mark([change for change in changes if (change.doc_id, change.version) not in refused], refused)
+            self._mark([change for change in changes if (change.doc_id, change.version) not in refused], known, refused)
         except DBAPIError as error:
             if is_transient(error):
                 raise Retryable(f"metadata database: {error.orig}") from error
@@ -59,8 +63,8 @@ class Applier:
         return events, refused
 
     def _newest(
-        self, events: Sequence[Event], refused: dict[tuple[str, int], str]
-    ) -> tuple[list[Change], dict[tuple[str, int], str]]:
+        self, events: Sequence[Event], known: Mapping[str, Known], refused: dict[tuple[str, int], str]
+    ) -> list[Change]:
         """One change a document: its newest version, unless the sink holds it. Skipping older ones is invariant 7.
 
         A version is refused whole: after a refused part, its tombstones must not remove what the part should replace.
@@ -72,8 +76,6 @@ class Applier:
                 kept.clear()
             if not kept or kept[0].version == event.version:
                 kept.append(event)
-        with reading(self._engine) as connection:
-            known = marks.known(connection, self._sink.name, parts)
         changes = []
         for doc_id, kept in parts.items():
             version, document = kept[0].version, known.get(doc_id)
@@ -85,7 +87,7 @@ class Applier:
                 refused.setdefault((doc_id, version), document.reason)
             elif version > document.applied_version and (doc_id, version) not in refused:
                 changes.append(Change(doc_id, version, tuple(kept)))
-        return changes, refused
+        return changes
 
     def _apply(self, changes: Sequence[Change]) -> dict[tuple[str, int], str]:
         """Apply, halving a batch that the sink refuses, down to the documents at fault."""
@@ -100,13 +102,34 @@ class Applier:
             return self._apply(changes[:middle]) | self._apply(changes[middle:])
         return {}
 
-    def _mark(self, changes: Sequence[Change], refused: dict[tuple[str, int], str]) -> None:
+    def _mark(
+        self, changes: Sequence[Change], known: Mapping[str, Known], refused: Mapping[tuple[str, int], str]
+    ) -> None:
+        """Mark what nobody else marked meanwhile: a consumer that lost its partitions may apply beside the new owner.
+
+        The sinks have no conditional write, so two of them mix. Whoever marks second finds out: the one with the newer
+        version applies it again, and the one with the older tells what harm it did.
+        """
         if not changes and not refused:
             return
+        doc_ids = {change.doc_id for change in changes}
         with self._engine.begin() as connection:
-            marks.lock(connection, [change.doc_id for change in changes] + [doc_id for doc_id, _ in refused])
-            self._sink.mark(connection, changes)
-            moved = marks.applied(connection, self._sink.name, changes)
+            marks.lock(connection, doc_ids | {doc_id for doc_id, _ in refused})
+            now = marks.known(connection, self._sink.name, doc_ids)
+            overtaken = [change for change in changes if change.version < now[change.doc_id].applied_version]
+            mine = [change for change in changes if change.version > now[change.doc_id].applied_version]
+            for change in mine:
+                if now[change.doc_id].marks != known[change.doc_id].marks:
+                    raise Retryable(f"another consumer applied document {change.doc_id!r} meanwhile")
+            harms = {change.doc_id: self._sink.harm(connection, change) for change in overtaken}
+            marks.harmed(connection, self._sink.name, {doc_id: harm for doc_id, harm in harms.items() if harm})
+            self._sink.mark(connection, mine)
+            marks.applied(connection, self._sink.name, mine)
+            marks.counted(connection, self._sink.name, doc_ids)
             marks.failed(connection, self._sink.name, refused)
-        if moved != (expected := sum(change.complete for change in changes)):
-            _log.warning("marks_passed_over sink=%s complete=%d moved=%d", self._sink.name, expected, moved)
+        for change in overtaken:
+            _log.warning(
+                "applied_late sink=%s doc_id=%s version=%d newer=%d harm=%s",
+                *(self._sink.name, change.doc_id, change.version, now[change.doc_id].applied_version),
+                harms[change.doc_id],
+            )

@@ -5,7 +5,7 @@ holds its version. The functions run inside the caller's transaction, which hold
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,15 @@ _IDS_A_STATEMENT = 1_000
 
 @dataclass(frozen=True)
 class Known:
-    """A document's version; the newest that the sink applied and the one that it refused, 0 when there is none."""
+    """A document's version; the newest that the sink applied and the one that it refused, 0 when there is none.
+
+    `marks` counts the marks of the document in this sink.
+    """
 
     version: int
     applied_version: int
     refused_version: int
+    marks: int
     reason: str
 
 
@@ -40,7 +44,8 @@ def known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dict[str
         row.doc_id: Known(
             row.version,
             row.applied_version or 0,
-            row.desired_version if row.state == "failed" else 0,
+            row.desired_version if row.state == "failed" and row.applied_version < row.desired_version else 0,
+            row.marks or 0,
             row.last_error or "",
         )
         for some in bounded(doc_ids, _IDS_A_STATEMENT)
@@ -55,9 +60,8 @@ def lock(connection: Connection, doc_ids: Iterable[str]) -> None:
         connection.execute(ordered.with_for_update()).all()
 
 
-def applied(connection: Connection, sink: str, changes: Sequence[Change]) -> int:
-    """Move the sink's state to the versions that are complete; returns how many documents moved."""
-    moved = 0
+def applied(connection: Connection, sink: str, changes: Sequence[Change]) -> None:
+    """Move the sink's state to the versions that are complete."""
     complete = [change for change in changes if change.complete]
     for version, doc_ids in _by_version((change.version, [change.doc_id]) for change in complete):
         for some in bounded(doc_ids, _IDS_A_STATEMENT):
@@ -80,9 +84,14 @@ def applied(connection: Connection, sink: str, changes: Sequence[Change]) -> int
                     state=case((sink_states.c.desired_version == version, "applied"), else_=sink_states.c.state),
                 )
             )
-            moved += connection.execute(statement).rowcount
+            connection.execute(statement)
     _complete_documents(connection, [change.doc_id for change in complete])
-    return moved
+
+
+def counted(connection: Connection, sink: str, doc_ids: Collection[str]) -> None:
+    """Count a mark of each document, so that whoever applies one of them right now finds out."""
+    statement = update(sink_states).where(sink_states.c.sink == sink).values(marks=sink_states.c.marks + 1)
+    _each(connection, statement, sink_states.c.doc_id, sorted(doc_ids))
 
 
 def failed(connection: Connection, sink: str, reasons: Mapping[tuple[str, int], str]) -> None:
@@ -101,6 +110,14 @@ def failed(connection: Connection, sink: str, reasons: Mapping[tuple[str, int], 
         )
         if refused.rowcount:
             connection.execute(update(documents).where(documents.c.doc_id == doc_id).values(status="failed"))
+
+
+def harmed(connection: Connection, sink: str, reasons: Mapping[str, str]) -> None:
+    """Documents whose newest version, applied, was damaged by an older one: failed, until they are written again."""
+    for doc_id, reason in reasons.items():
+        state = and_(sink_states.c.sink == sink, sink_states.c.doc_id == doc_id)
+        connection.execute(update(sink_states).where(state).values(state="failed", last_error=reason))
+        connection.execute(update(documents).where(documents.c.doc_id == doc_id).values(status="failed"))
 
 
 def chunks_synced(connection: Connection, written: Iterable[tuple[int, Sequence[str]]]) -> None:

@@ -9,7 +9,7 @@ import urllib3.exceptions
 from minio.error import MinioException, S3Error
 from sqlalchemy import Connection
 
-from consumers import marks
+from consumers import harm, marks
 from consumers.sink import Change
 from schema import bucket
 from schema.events import DocumentDeleted, DocumentUpserted, FileRecord
@@ -49,9 +49,14 @@ class MinioSink:
             except (OSError, MinioException, urllib3.exceptions.HTTPError) as error:
                 raise Retryable(f"object store: {error}") from error
 
-    def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
+    @staticmethod
+    def mark(connection: Connection, changes: Sequence[Change]) -> None:
         removed = ((change.version, event.removed_files) for change in changes for event in change.events)
         marks.files_removed(connection, removed)
+
+    @staticmethod
+    def harm(connection: Connection, change: Change) -> str | None:
+        return harm.to_files(connection, change)
 
     def close(self) -> None:
         self._pool.shutdown()

@@ -1,7 +1,7 @@
 """The consumer loop over Kafka, the same for every sink: poll a batch, apply it, then commit its offsets.
 
 Invariant 8: offsets are committed only after the marks, so a crash repeats at most the batch in flight. While the sink
-is down the partitions are paused and the group is served, so the consumer keeps them.
+is slow or down the partitions are paused and the group is served, so the consumer keeps them.
 """
 
 import logging
@@ -12,11 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from schema import backoff
 from schema.events import Envelope
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
+from schema.kafka import for_consumer, for_producer
 from schema.names import Names
 
 _log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ _BATCH_BYTES = 16 * 1024 * 1024
 _FETCH_ROWS = 50  # at once: a batch may be larger than its bound by so many events
 _IDLE_SECONDS = 0.25
 _FILL_SECONDS = 0.005  # how long a batch waits for its next event
+_PATIENCE_SECONDS = 1.0  # how long a batch may take before the group is served: pausing drops what was fetched ahead
 _SERVE_SECONDS = 0.05
 _DRAIN_SECONDS = 10.0  # how long a revoked partition waits for its batch
 _COMMIT_SECONDS = 10.0
@@ -56,17 +58,20 @@ class Runtime:
         self._dead_letters_topic = names.dead_letters_topic(applier.name)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"apply-{applier.name}")
         self._limit = DeadLetterLimit()
-        self._batch: list[tuple[Envelope, Message]] = []  # in flight
+        self._batch: list[tuple[Envelope, Message]] = []  # in flight, of partitions that are ours
         self._attempt: Future[list[DeadLetter]] | None = None
-        self._producer = Producer({**kafka, "enable.idempotence": True, "acks": "all", "linger.ms": 5})
+        self._owned: set[tuple[str, int]] = set()  # topic and partition
+        self._paused = False  # no partition gives messages, one that arrives meanwhile included
+        self._producer = Producer({**for_producer(kafka), "enable.idempotence": True, "acks": "all", "linger.ms": 5})
         self._consumer = Consumer(
             {
                 "session.timeout.ms": 10_000,
-                **kafka,
+                **for_consumer(kafka),
                 "group.id": names.sink_group(applier.name),
                 "partition.assignment.strategy": "cooperative-sticky",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
             }
         )
@@ -78,38 +83,37 @@ class Runtime:
         """Consume until `stop` is set; then the batch in flight is finished, committed, and the group left."""
         try:
             while not stop.is_set():
-                self._batch = self.poll_batch()
-                if self._batch:
-                    self.apply(stop)
+                self.poll_batch()
+                self.apply(stop)
+                self.commit()
         finally:
             self.close()
 
-    def poll_batch(self) -> list[tuple[Envelope, Message]]:
+    def poll_batch(self) -> None:
         """The next messages, bounded in rows and bytes; none after a quarter of a second of silence."""
-        batch: list[tuple[Envelope, Message]] = []
         size = 0
         timeout = _IDLE_SECONDS
-        while len(batch) < _BATCH_ROWS and size < _BATCH_BYTES:
-            fetched = self._consumer.consume(min(_FETCH_ROWS, _BATCH_ROWS - len(batch)), timeout)
+        while len(self._batch) < _BATCH_ROWS and size < _BATCH_BYTES:
+            fetched = self._consumer.consume(min(_FETCH_ROWS, _BATCH_ROWS - len(self._batch)), timeout)
             if not fetched:
-                break
+                return
             for message in fetched:
                 if (error := message.error()) is None:
-                    batch.append((_envelope(message), message))
-                    size += len(message)
+                    if _partition(message) in self._owned:  # it may be revoked since it was fetched
+                        self._batch.append((_envelope(message), message))
+                        size += len(message)
                 elif error.fatal():
                     raise KafkaException(error)
                 else:  # librdkafka tries again by itself
                     _log.warning("kafka_error reason=%s", error)
             timeout = _FILL_SECONDS
-        return batch
 
     def apply(self, stop: threading.Event) -> None:
-        """Apply the batch, again and again while the sink is down; commit what is still ours of it."""
-        self._consumer.pause(self._consumer.assignment())
+        """Apply the batch, again and again while the sink is down."""
         attempt = 0
         while self._batch:
             self._attempt = self._pool.submit(self._applier.apply, [envelope for envelope, _ in self._batch])
+            wait([self._attempt], _PATIENCE_SECONDS)
             self._serve_until(self._attempt.done)
             try:
                 self.finish()
@@ -121,10 +125,12 @@ class Runtime:
                 seconds = backoff.full_jitter(attempt)
                 _log.warning("sink_failing sink=%s attempt=%d reason=%s", self._applier.name, attempt, error)
                 self._serve_for(seconds, stop)
-        self._consumer.resume(self._consumer.assignment())
+        if self._paused:
+            self._consumer.resume(self._consumer.assignment())
+            self._paused = False
 
     def finish(self) -> None:
-        """Commit the batch whose attempt has ended, its dead letters first. Raises the attempt's Retryable."""
+        """Send the dead letters of the attempt that has ended; then its batch may be committed. Raises Retryable."""
         if self._attempt is None:
             return
         dead = self._attempt.result()
@@ -135,23 +141,22 @@ class Runtime:
             raise Retryable("Kafka does not take the dead letters")
         applied, self._batch = self._batch, []
         self._limit.count(len(applied), len(dead))
-        self._commit([message for _, message in applied])
+        for message in {_partition(message): message for _, message in applied}.values():
+            self._consumer.store_offsets(message)  # each partition's last
         self._report([envelope for envelope, _ in applied], dead)
+
+    def commit(self) -> None:
+        """Commit what is applied; what Kafka does not take while the group changes, the next call commits."""
+        try:
+            self._consumer.commit(asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._NO_OFFSET:
+                _log.warning("offsets_not_committed reason=%s", error)
 
     def close(self) -> None:
         """Leave the group: the others take the partitions over at once."""
         self._pool.shutdown()
         self._consumer.close()
-
-    def _commit(self, messages: Sequence[Message]) -> None:
-        newest: dict[tuple[str, int], int] = {}
-        for message in messages:
-            newest[message.topic() or "", message.partition() or 0] = (message.offset() or 0) + 1
-        offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in newest.items()]
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as error:  # lost meanwhile: whoever owns it now applies it once more, which does no harm
-            _log.warning("offsets_not_committed reason=%s", error)
 
     def _bury(self, letter: DeadLetter) -> None:
         """To the dead-letter topic, with the original key, value and headers, and why."""
@@ -173,6 +178,10 @@ class Runtime:
 
     def _serve_until(self, done: Callable[[], bool]) -> None:
         """Serve the group, all partitions paused, until `done`."""
+        if done():
+            return
+        self._paused = True
+        self._consumer.pause(self._consumer.assignment())
         while not done():
             message = self._consumer.poll(_SERVE_SECONDS)
             if message is not None and message.error() is None:
@@ -180,7 +189,8 @@ class Runtime:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)
-        if self._batch and partitions:
+        self._owned |= {(partition.topic, partition.partition) for partition in partitions}
+        if self._paused and partitions:
             consumer.pause(partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -190,6 +200,7 @@ class Runtime:
             if self._attempt.done():
                 with suppress(Retryable):
                     self.finish()
+        self.commit()
         self._forget(partitions)
         consumer.incremental_unassign(partitions)
 
@@ -198,8 +209,8 @@ class Runtime:
         self._forget(partitions)
 
     def _forget(self, partitions: Sequence[TopicPartition]) -> None:
-        gone = {(partition.topic, partition.partition) for partition in partitions}
-        self._batch = [one for one in self._batch if (one[1].topic(), one[1].partition()) not in gone]
+        self._owned -= {(partition.topic, partition.partition) for partition in partitions}
+        self._batch = [one for one in self._batch if _partition(one[1]) in self._owned]
 
 
 def _envelope(message: Message) -> Envelope:
@@ -216,6 +227,10 @@ def _envelope(message: Message) -> Envelope:
         payload=message.value() or b"",
         headers=headers,
     )
+
+
+def _partition(message: Message) -> tuple[str, int]:
+    return message.topic() or "", message.partition() or 0
 
 
 def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:

@@ -39,5 +39,8 @@ class Sink(Protocol):
     def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
         """Note in the metadata database what the store acknowledged, never what a newer version changed since."""
 
+    def harm(self, connection: Connection, change: Change) -> str | None:
+        """What `change`, applied after a newer version, did to it, or None; what has to go becomes a tombstone."""
+
     def close(self) -> None:
         """Release connections."""

@@ -90,7 +90,7 @@ def write(
             with output.progress("Writing bytes", os.fstat(file.fileno()).st_size) as bar:
                 done = run_write(opened, file, Path(file.name).parent, bar.advance)
     output.result(
-        asdict(done),
+        asdict(done) | {"retries": opened.retries},
         f"Wrote {done.written} documents with {done.chunks} chunks; {done.unchanged} were unchanged.",
     )
 
@@ -231,7 +231,7 @@ def relay(as_json: Json = False) -> None:
     output = Output(json=as_json)
     with system.opened(_settings()) as opened:
         published = services.relay(opened)
-    output.result({"published": published}, f"Published {published} events.")
+    output.result({"published": published, "retries": opened.retries}, f"Published {published} events.")
 
 
 @app.command(epilog="Example: rag-outbox consume milvus")
@@ -248,7 +248,7 @@ def consume(
     output = Output(json=as_json)
     with system.opened(_settings()) as opened:
         consumed = services.consume(opened, sink)
-    output.result({"events": consumed}, f"Applied {consumed} events to {sink}.")
+    output.result({"events": consumed, "retries": opened.retries}, f"Applied {consumed} events to {sink}.")
 
 
 @app.command(epilog="Example: rag-outbox demo --folder demo")

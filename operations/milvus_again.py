@@ -42,7 +42,10 @@ class MilvusAgain:
             raise
 
     def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
-        self._open().mark(connection, changes)
+        MilvusSink.mark(connection, changes)
+
+    def harm(self, connection: Connection, change: Change) -> str | None:
+        return MilvusSink.harm(connection, change)
 
     def close(self) -> None:
         self._sink = None

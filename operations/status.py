@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from operations.system import System
 from schema.clock import utc_now
@@ -24,7 +24,7 @@ class Status:
     oldest_pending_age_seconds: float | None
     sinks: dict[str, dict[str, Any]]
     failed: list[dict[str, Any]]
-    dead_letters: int
+    dead_letters: int  # those whose document no newer version has brought to every sink since
 
 
 def status(system: System) -> Status:
@@ -36,8 +36,8 @@ def status(system: System) -> Status:
             pending_events=pending[0],
             oldest_pending_age_seconds=_age(now, pending[1]),
             sinks={sink: _sink(connection, sink, now) for sink in SINKS},
-            failed=_failed(connection),
-            dead_letters=connection.execute(select(func.count()).select_from(outbox_dead_letters)).scalar_one(),
+            failed=_failed(connection) + _never_published(connection),
+            dead_letters=connection.execute(select(func.count()).where(~_superseded())).scalar_one(),
         )
 
 
@@ -69,6 +69,23 @@ def _failed(connection: Connection) -> list[dict[str, Any]]:
         {"doc_id": row.doc_id, "sink": row.sink, "version": row.desired_version, "reason": row.last_error}
         for row in connection.execute(newest.limit(_FAILURES_SHOWN))
     ]
+
+
+def _never_published(connection: Connection) -> list[dict[str, Any]]:
+    """What Kafka refused: the sinks never heard of it."""
+    letters = select(outbox_dead_letters).where(outbox_dead_letters.c.stage == "relay", ~_superseded())
+    return [
+        {"doc_id": row.aggregate_id, "sink": row.stage, "version": row.aggregate_version, "reason": row.error}
+        for row in connection.execute(letters.order_by(outbox_dead_letters.c.id.desc()).limit(_FAILURES_SHOWN))
+    ]
+
+
+def _superseded() -> ColumnElement[bool]:
+    """Of a dead letter: every sink holds a newer version of its document."""
+    applied = select(func.min(sink_states.c.applied_version)).where(
+        sink_states.c.doc_id == outbox_dead_letters.c.aggregate_id
+    )
+    return func.coalesce(applied.scalar_subquery(), 0) > outbox_dead_letters.c.aggregate_version
 
 
 def _age(now: datetime, since: datetime | None) -> float | None:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, make_url, select
 from sqlalchemy.exc import ArgumentError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from operations import milvus_lite
+from operations import milvus_lite, retries
 from operations.errors import OperationError
 from operations.settings import PREFIX, Settings, SettingsError
 from producer import Writer, WrongModel
@@ -39,6 +39,7 @@ class System:
         self.settings = settings
         self.engine = engine
         self.store = store
+        self.retries = retries.counted(engine)
 
     def writer(self) -> Writer:
         return Writer(self.settings.embedding_model, operator=_operator())

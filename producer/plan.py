@@ -10,6 +10,7 @@ from typing import Any
 from producer.files import DocumentFile
 from producer.stored import Stored, StoredRow
 from schema.events import ChunkLabels, ChunkRow, FileRecord
+from schema.sinks import MINIO
 
 METADATA = ("title", "source_type", "source_url", "business_tag", "domain", "language", "page_count")
 _MILVUS_METADATA = ("business_tag", "oss_key")  # a change of these reaches every row of the document
@@ -19,12 +20,13 @@ POSITION = ("chunk_index", "parent_chunk_id", "start_char", "chunk_strategy")
 
 @dataclass(frozen=True)
 class WantedChunk:
-    """A row of `chunks` as it shall be, with its whole content and vector where the caller gave them."""
+    """A row of `chunks` as it shall be, with its whole content, vector and sparse weights where they were given."""
 
     chunk_id: str
     row: Mapping[str, Any]  # the columns of LABELS and POSITION, content_hash, char_count, content (the preview)
     content: str | None
     vector: bytes | None
+    sparse: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def upsert(
 
     So they do after a sink refused the newest version: it may have lost what it once confirmed.
     """
-    resend = resend or (stored is not None and stored.failed)
+    resend = resend or (stored is not None and bool(stored.failed))
     plan = Plan(doc_id, 1 if stored is None else stored.document.version + 1, metadata)
     confirmed = 0 if stored is None else stored.confirmed_version
     before = {} if stored is None else stored.chunks
@@ -118,7 +120,7 @@ def delete(doc_id: str, stored: Stored) -> Plan:
     plan.event_tombstones = sorted(stored.tombstones) + plan.removed_chunks
     plan.removed_files = [key for key, row in stored.files.items() if row.removed_in_version is None]
     plan.event_removed_files = list(stored.files)
-    plan.changed = stored.document.deleted_at is None or stored.failed
+    plan.changed = stored.document.deleted_at is None or bool(stored.failed)
     return plan
 
 
@@ -137,6 +139,7 @@ def _send_vector(plan: Plan, position: int, chunk: WantedChunk) -> None:
             content_hash=chunk.row["content_hash"],
             content=chunk.content,
             vector=chunk.vector,
+            sparse=chunk.sparse,
             **_labels(chunk),
         )
     )
@@ -153,6 +156,8 @@ def _differs(row: StoredRow, wanted: Mapping[str, Any], names: Sequence[str]) ->
 def _plan_files(plan: Plan, wanted: Sequence[WantedFile], stored: Stored | None, confirmed: int) -> None:
     """A given file replaces the stored one of its kind; one not given stays, and travels until it is confirmed."""
     before = {} if stored is None else stored.files
+    if stored is not None and MINIO in stored.failed:
+        confirmed = 0
     given = {file.kind: file for file in wanted}
     for file in wanted:
         old = before.get(file.object_key)

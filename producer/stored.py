@@ -25,7 +25,7 @@ class Stored:
     tombstones: set[str] = field(default_factory=set)  # chunk ids
     files: dict[str, StoredRow] = field(default_factory=dict)  # by object_key, tombstones included
     confirmed_version: int = 0
-    failed: bool = False  # a sink refused the newest version
+    failed: set[str] = field(default_factory=set)  # sinks that refused the newest version, or lost part of it
 
 
 def lock(connection: Connection, doc_ids: Sequence[str]) -> dict[str, Stored]:
@@ -46,7 +46,8 @@ def lock(connection: Connection, doc_ids: Sequence[str]) -> dict[str, Stored]:
     applied: dict[str, dict[str, int]] = defaultdict(dict)
     for row in _rows_of(connection, sink_states, found):
         applied[row.doc_id][row.sink] = row.applied_version
-        found[row.doc_id].failed |= row.state == "failed"
+        if row.state == "failed":
+            found[row.doc_id].failed.add(row.sink)
     for doc_id, stored in found.items():
         stored.confirmed_version = min(applied[doc_id].get(sink, 0) for sink in SINKS)
     return found

@@ -11,6 +11,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schema.failures import Retryable
+from schema.kafka import for_consumer
 from schema.names import Names
 
 _log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Lanes:
         self._consumer = Consumer(
             {
                 "session.timeout.ms": _SESSION_MILLISECONDS,
-                **kafka,
+                **for_consumer(kafka),
                 "group.id": names.relays_group,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "isolation.level": "read_committed",

@@ -16,12 +16,12 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from relays import offset_metadata
 from relays.lanes import Lanes
 from relays.outbox import OutboxRow
+from schema.kafka import for_producer
 from schema.names import Names
 
 _TRANSACTION_MILLISECONDS = 10_000  # how long one left open by a dead relay holds its lanes up
 _CALL_SECONDS = 30.0
 _SOURCE = "rag-outbox"
-_CONSUMER_ONLY = {"session.timeout.ms", "heartbeat.interval.ms", "max.poll.interval.ms"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Publisher:
             "partitioner": "murmur2_random",
             "transaction.timeout.ms": _TRANSACTION_MILLISECONDS,
             "queue.buffering.max.messages": 1_000_000,
-            **{name: value for name, value in kafka.items() if name not in _CONSUMER_ONLY},
+            **for_producer(kafka),
             "enable.idempotence": True,
             "acks": "all",
         }

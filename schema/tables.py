@@ -189,6 +189,7 @@ sink_states = Table(
     Column("applied_version", BigInteger, nullable=False, server_default=text("0")),
     Column("state", _enum(*SINK_STATES, name="state"), nullable=False, server_default="pending"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("marks", BigInteger, nullable=False, server_default=text("0")),  # one that moves tells of a second consumer
     Column("last_error", Text),
     _created_at("requested_at"),
     Column("applied_at", _Timestamp),

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -33,15 +33,18 @@ def create_topics(servers: Servers, names: Names) -> None:
 
 @contextmanager
 def running(run: Callable[[threading.Event], None]) -> Iterator[None]:
-    """`run` in a thread until the context ends; its error, if any, is raised then."""
+    """`run` in a thread until the context ends; its error, if any, is raised then, or noted on the context's own."""
     stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         outcome = pool.submit(run, stop)
         try:
             yield
-        finally:
+        except BaseException as failure:
             stop.set()
-            wait([outcome])
+            if (error := outcome.exception()) is not None:
+                failure.add_note(f"a relay or consumer had ended with {error!r}")
+            raise
+        stop.set()
     outcome.result()
 
 

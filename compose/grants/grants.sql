@@ -31,9 +31,9 @@ GRANT SELECT, DELETE ON outbox TO 'rag-relay';
 GRANT INSERT ON outbox_dead_letters TO 'rag-relay';
 
 -- The consumer: `rag-outbox consume`, for either sink. It never sees the outbox, and of documents and chunks it can
--- change nothing but their marks.
+-- change nothing but their marks. INSERT: tombstones of what a consumer that was late brought back.
 GRANT SELECT, UPDATE (status) ON documents TO 'rag-consumer';
 GRANT SELECT, UPDATE (milvus_synced) ON chunks TO 'rag-consumer';
-GRANT SELECT, DELETE ON chunk_tombstones TO 'rag-consumer';
-GRANT SELECT, DELETE ON document_files TO 'rag-consumer';
+GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-consumer';
+GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer';
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';

@@ -185,7 +185,6 @@ STATEMENTS = {
         "DELETE FROM chunks",
         "SELECT * FROM outbox",
         "DELETE FROM outbox",
-        "INSERT INTO chunk_tombstones VALUES ('c', 'd', 1)",
         "UPDATE document_files SET sha256 = 'other'",
         "DELETE FROM sink_states",
         "SELECT * FROM operation_logs",

@@ -141,6 +141,7 @@ def upgrade() -> None:
             server_default="pending",
         ),
         sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("marks", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("last_error", sa.Text),
         sa.Column("requested_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.Column("applied_at", _TIMESTAMP),

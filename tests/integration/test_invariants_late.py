@@ -1,0 +1,142 @@
+"""A consumer that lost its partitions applies beside their new owner: the sinks mix, and that is found out."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from sqlalchemy import Connection
+
+from consumers.applier import Applier
+from consumers.sink import Change, Sink
+from schema.failures import Retryable
+from tests.pipeline import Pipeline, document
+
+pytestmark = pytest.mark.integration
+
+Step = Callable[[], object]
+
+
+def nothing() -> None:
+    pass
+
+
+class Halting:
+    """The real sink; `before` and `after` happen while its consumer stands still before or after it writes."""
+
+    def __init__(self, sink: Sink, before: Step = nothing, after: Step = nothing) -> None:
+        self.name = sink.name
+        self._sink, self._before, self._after = sink, before, after
+        self.ensure, self.close = sink.ensure, sink.close
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        self._before()
+        self._sink.apply(changes)
+        self._after()
+
+    def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
+        self._sink.mark(connection, changes)
+
+    def harm(self, connection: Connection, change: Change) -> str | None:
+        return self._sink.harm(connection, change)
+
+
+def states(pipeline: Pipeline) -> dict[str, tuple[int, str, str]]:
+    rows = pipeline.sql("SELECT sink, applied_version, state, ifnull(last_error, '') FROM sink_states")
+    return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+def late(pipeline: Pipeline, sink: Sink, meanwhile: Step) -> None:
+    """A consumer takes what waits, and stands still before it writes, while `meanwhile` happens and all is relayed."""
+    events = pipeline.pending()
+
+    def others() -> None:
+        meanwhile()
+        pipeline.run()
+        pipeline.assert_in_step()
+
+    Applier(pipeline.engine, Halting(sink, before=others)).apply(events)
+
+
+def test_invariant_9_rows_that_a_late_consumer_brings_back_are_told_and_leave_with_the_next_write(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.upsert(document("a", "one", "two"))
+    late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one")))
+
+    assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["one", "two"]
+    version, state, reason = states(pipeline)["milvus"]
+    assert (version, state) == (2, "failed")
+    assert reason.startswith("a consumer that had lost the document applied its version 1 late and changed 2 items")
+    assert pipeline.sql("SELECT status FROM documents") == [("failed",)]
+
+    pipeline.upsert(document("a", "one"))
+    pipeline.run()
+    pipeline.assert_in_step()
+    assert [row["content"] for row in pipeline.milvus_rows().values()] == ["one"]
+
+
+def test_invariant_9_a_deleted_document_that_a_late_consumer_brings_back_is_deleted_again(pipeline: Pipeline) -> None:
+    for sink in (pipeline.milvus_sink, pipeline.minio_sink):
+        pipeline.upsert(document("a", "one", "two", file=b"bytes"))
+        late(pipeline, sink, lambda: pipeline.delete("a"))
+        assert states(pipeline)[sink.name][1] == "failed"
+        pipeline.delete("a")
+        pipeline.run()
+        pipeline.assert_in_step()
+        assert (pipeline.milvus_rows(), pipeline.objects()) == ({}, {})
+
+
+def test_invariant_8_a_chunk_that_a_late_consumer_removes_is_no_longer_synced(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", "two"))
+    pipeline.run()
+    pipeline.upsert(document("a", "one"))
+    late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", "two")))
+
+    assert [row["content"] for row in pipeline.milvus_rows().values()] == ["one"]
+    synced = dict(pipeline.sql("SELECT content, milvus_synced FROM chunks"))
+    assert synced == {"one": 1, "two": 0}
+    pipeline.upsert(document("a", "one", "two"))
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_8_labels_that_a_late_consumer_writes_over_are_no_longer_synced(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", business_tag="old"))
+    late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", business_tag="new")))
+    assert pipeline.sql("SELECT milvus_synced FROM chunks") == [(0,)]
+    pipeline.upsert(document("a", "one", business_tag="new"))
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_8_a_file_that_a_late_consumer_writes_over_is_told(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", file=b"first"))
+    late(pipeline, pipeline.minio_sink, lambda: pipeline.upsert(document("a", "one", file=b"second")))
+    assert states(pipeline)["minio"][1] == "failed"
+    assert b"first" in pipeline.objects().values()
+    pipeline.upsert(document("a", "one", file=b"second"))
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_a_late_consumer_that_changes_nothing_is_no_failure(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", file=b"bytes"), document("b", "one"))
+    for sink in (pipeline.milvus_sink, pipeline.minio_sink):
+        late(pipeline, sink, nothing)
+        pipeline.assert_in_step()
+
+
+@pytest.mark.parametrize("sink", ["milvus", "minio"])
+def test_invariant_6_an_older_version_applied_in_the_middle_of_a_newer_one_makes_it_apply_again(
+    pipeline: Pipeline, sink: str
+) -> None:
+    real = pipeline.milvus_sink if sink == "milvus" else pipeline.minio_sink
+    pipeline.upsert(document("a", "one", "two", business_tag="old", file=b"first"))
+    older = pipeline.pending()
+    pipeline.upsert(document("a", "two", "three", business_tag="new", file=b"second"))
+    newer = pipeline.pending()[-1:]
+    stopped = Applier(pipeline.engine, Halting(real, after=lambda: Applier(pipeline.engine, real).apply(older)))
+    with pytest.raises(Retryable, match="another consumer applied document 'a' meanwhile"):
+        stopped.apply(newer)
+
+    pipeline.run()
+    pipeline.assert_in_step()

@@ -1,0 +1,120 @@
+"""The MySQL profile: retries after deadlocks and lock waits, time zones, 4-byte characters, the claim's index."""
+
+import threading
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from operations import retries, transactions
+from producer import Writer
+from relays import outbox
+from schema.tables import LANES
+from tests import written
+from tests.pipeline import MODEL, document
+from tests.servers import Servers
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.integration
+
+
+def status_of(engine: Engine) -> dict[str, str]:
+    return dict(written.rows(engine, "SELECT doc_id, status FROM documents"))
+
+
+def test_a_deadlock_is_run_again_and_counted(mysql: Engine) -> None:
+    with mysql.begin() as connection:
+        Writer(MODEL).upsert_many(connection, [document("a", "one"), document("b", "one")])
+    found = retries.counted(mysql)
+    both = threading.Barrier(2)
+
+    def touch(first: str, second: str) -> None:
+        met = False
+
+        def work(connection: Connection) -> None:
+            nonlocal met
+            update = text("UPDATE documents SET status = 'processing' WHERE doc_id = :doc_id")
+            connection.execute(update, {"doc_id": first})
+            if not met:
+                met = True
+                both.wait(30)
+            connection.execute(update, {"doc_id": second})
+
+        transactions.run(mysql, work)
+
+    threads = [threading.Thread(target=touch, args=order) for order in (("a", "b"), ("b", "a"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert found == {"1213": 1}
+    assert status_of(mysql) == {"a": "processing", "b": "processing"}
+
+
+def test_a_lock_wait_that_is_too_long_is_run_again_and_counted(mysql: Engine) -> None:
+    with mysql.begin() as connection:
+        Writer(MODEL).upsert(connection, document("a", "one"))
+    found = retries.counted(mysql)
+    holder = mysql.connect()
+    lock = holder.begin()
+    holder.execute(text("SELECT * FROM documents WHERE doc_id = 'a' FOR UPDATE"))
+
+    def work(connection: Connection) -> None:
+        connection.execute(text("SET SESSION innodb_lock_wait_timeout = 1"))
+        Writer(MODEL).upsert(connection, document("a", "two"))
+
+    waiting = threading.Thread(target=lambda: transactions.run(mysql, work))
+    waiting.start()
+    wait_for(lambda: found["1205"] >= 1, "a lock wait that ends")
+    lock.rollback()
+    waiting.join()
+    holder.close()
+    assert found.keys() == {"1205"}
+    assert written.chunks(mysql, "a") == ["two"]
+
+
+def test_time_is_utc_wherever_the_server_thinks_it_is(mysql: Engine) -> None:
+    with mysql.begin() as connection:
+        connection.execute(text("SET time_zone = '+09:00'"))  # as a writer in another language may
+        Writer(MODEL).upsert(connection, document("a", "one"))
+        connection.execute(text("SET time_zone = '+00:00'"))
+    [(created_at, now)] = written.rows(mysql, "SELECT created_at, UTC_TIMESTAMP(6) FROM outbox")
+    assert abs((now - created_at).total_seconds()) < 60
+    assert abs((now.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()) < 60
+
+
+def test_characters_of_four_bytes_and_twins_that_differ_in_case_are_kept(mysql: Engine) -> None:
+    contents = ("𝄞 😀 𐍈", "Größe", "größe", "straße", "strasse")
+    with mysql.begin() as connection:
+        Writer(MODEL).upsert(connection, document("𐍈-😀", *contents, title="😀 title", business_tag="タグ"))
+    assert written.chunks(mysql, "𐍈-😀") == list(contents)
+    assert written.rows(mysql, "SELECT title, business_tag FROM documents") == [("😀 title", "タグ")]
+    [row] = outbox.claim_lanes(mysql, range(LANES), [], 10, 1_000_000)
+    assert row.envelope.doc_id == "𐍈-😀"
+
+
+def test_the_claim_reads_its_lanes_by_their_index(mysql: Engine) -> None:
+    with written.statements(mysql) as sent:
+        outbox.claim_lanes(mysql, [3, 5], [], 10, 1_000_000)
+    [statement] = [one for one in sent if "outbox" in one]
+    with mysql.begin() as connection:
+        Writer(MODEL).upsert_many(connection, [document(f"d{number}", "one") for number in range(500)])
+        connection.execute(text("ANALYZE TABLE outbox"))
+    with mysql.connect() as connection:
+        numbered = statement.replace("%(param_1)s", "10").replace("%(param_2)s", "10")
+        plan = (
+            connection.exec_driver_sql(f"EXPLAIN FORMAT=TRADITIONAL {numbered}", {"lane_1": 3, "lane_2": 5})
+            .mappings()
+            .all()
+        )
+    used = [row["key"] for row in plan if row["table"] == "outbox"]
+    assert used == ["ix_outbox_lane_id", "ix_outbox_lane_id"]
+    assert all("filesort" not in (row["Extra"] or "") for row in plan)
+
+
+def test_sessions_are_read_committed(mysql: Engine, servers: Servers) -> None:
+    assert servers.kafka
+    assert written.rows(mysql, "SELECT @@transaction_isolation, @@character_set_client, @@time_zone") == [
+        ("READ-COMMITTED", "utf8mb4", "+00:00")
+    ]

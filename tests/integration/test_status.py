@@ -1,0 +1,30 @@
+"""What `rag-outbox status` tells of dead letters."""
+
+import pytest
+
+from operations.settings import Settings
+from operations.status import status
+from operations.system import System
+from relays import outbox
+from schema.failures import DeadLetter
+from tests.pipeline import Pipeline, document
+
+pytestmark = pytest.mark.integration
+
+
+def test_invariant_11_a_dead_letter_is_shown_until_every_sink_holds_a_newer_version(pipeline: Pipeline) -> None:
+    system = System(Settings(), pipeline.engine, pipeline.store)
+    pipeline.upsert(document("a", "one"), document("b", "one"))
+    [row] = [row for row in outbox.claim_oldest(pipeline.engine, 10, 10_000) if row.envelope.doc_id == "a"]
+    outbox.settle(pipeline.engine, [row.id], [(row.id, DeadLetter("relay", row.envelope, "too large"))])
+    pipeline.run()
+
+    now = status(system)
+    assert now.dead_letters == 1
+    assert now.failed == [{"doc_id": "a", "sink": "relay", "version": 1, "reason": "too large"}]
+
+    pipeline.upsert(document("a", "two"))
+    assert status(system).dead_letters == 1
+    pipeline.run()
+    now = status(system)
+    assert (now.dead_letters, now.failed, now.documents) == (0, [], {"completed": 2})
