@@ -66,6 +66,7 @@ class Runtime:
         self._consumer = Consumer(
             {
                 "session.timeout.ms": 10_000,
+                "heartbeat.interval.ms": 1_000,  # how soon one hears that another came or left
                 **for_consumer(kafka),
                 "group.id": names.sink_group(applier.name),
                 "partition.assignment.strategy": "cooperative-sticky",
@@ -190,8 +191,12 @@ class Runtime:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)
         self._owned |= {(partition.topic, partition.partition) for partition in partitions}
-        if self._paused and partitions:
+        if not partitions:
+            return
+        if self._paused:
             consumer.pause(partitions)
+        else:  # librdkafka remembers that a partition was paused when it was revoked
+            consumer.resume(partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Let the attempt under way end, so that the next owner has nothing to do again; then let go."""

@@ -31,6 +31,7 @@ class Lanes:
         self._consumer = Consumer(
             {
                 "session.timeout.ms": _SESSION_MILLISECONDS,
+                "heartbeat.interval.ms": 1_000,  # how soon one hears that another came or left
                 **for_consumer(kafka),
                 "group.id": names.relays_group,
                 "partition.assignment.strategy": "cooperative-sticky",

@@ -9,6 +9,7 @@ import pytest
 from pymilvus import MilvusClient
 from sqlalchemy import Engine, text
 
+from consumers import runtime
 from consumers.milvus import MilvusSink
 from consumers.minio import MinioSink
 from consumers.sink import Change
@@ -60,8 +61,9 @@ class Counting:
 
 
 def test_documents_reach_both_stores_once_while_consumers_come_and_go(
-    servers: Servers, pipeline: Pipeline, names: Names
+    servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(runtime, "_PATIENCE_SECONDS", 0.0)  # every batch pauses its partitions
     milvus_sink = Counting(pipeline.milvus_sink)
     with ExitStack() as stack:
         stack.enter_context(kafka.relaying(pipeline.engine, servers, names))
