@@ -266,7 +266,7 @@ def demo(
 def main() -> None:
     """Run the command; a known error is one line on stderr."""
     try:
-        app(prog_name="rag-outbox")
+        typer.main.get_command(app)(prog_name="rag-outbox")  # app() itself writes into errors; some are frozen
     except SettingsError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:

@@ -1,0 +1,115 @@
+"""How fast one consumer brings documents from Kafka into Milvus and marks them, beside raw batched pymilvus upserts.
+
+Ten chunks of 1,024 dimensions a document. The same rows, server and batch size on both sides; the consumer's rate is
+between its first and its last mark, so the start of the process does not count.
+"""
+
+import subprocess
+import sys
+import time
+from itertools import islice
+
+import numpy as np
+from pymilvus import MilvusClient
+from sqlalchemy import text
+
+from benchmarks import report
+from benchmarks.relay import empty
+from benchmarks.system import MODEL, PREFIX, System, servers, system, wait_until
+from producer import Chunk, Document, Writer
+from schema.collection import ALIAS
+
+DIMENSION = 1_024
+CHUNKS = 10
+DOCUMENTS_A_WRITE = 100
+ROWS_A_REQUEST = 1_000
+WORDS = "The relay publishes outbox rows to Kafka, exactly once and in order. " * 8
+
+
+def main() -> None:
+    options = report.arguments(__doc__, documents=(3_000, 1_000, "of ten chunks"), rounds=(3, 1, "rounds"))
+    found = servers(options.servers)
+    ours, raw = [], []
+    for _ in range(options.rounds):
+        with system(found, DIMENSION) as some:
+            write(some, options.documents)
+            with some.running("relay"):
+                wait_until(lambda some=some: empty(some), "an empty outbox")  # type: ignore[misc]
+            ours.append(consumed(some, options.documents))
+            raw.append(upserted(some, options.documents * CHUNKS))
+        sys.stderr.write(f"{ours[-1]:,.0f} rows/s, raw {raw[-1]:,.0f} rows/s\n")
+    series = {"rag-outbox consume milvus": ours, "raw pymilvus upsert": raw}
+    report.report("consumer", "rows/s", series, keep=options.keep, dimension=DIMENSION)
+
+
+def write(some: System, documents: int) -> None:
+    writer, random = Writer(MODEL), np.random.default_rng(1)
+    for first in range(0, documents, DOCUMENTS_A_WRITE):
+        with some.engine.begin() as connection:
+            writer.upsert_many(
+                connection,
+                [
+                    Document(
+                        doc_id=f"doc-{number}",
+                        title=f"Document {number}",
+                        source_type="text",
+                        chunks=[
+                            Chunk(content=f"{number}-{chunk} {WORDS}", vector=random.random(DIMENSION, "f4"))
+                            for chunk in range(CHUNKS)
+                        ],
+                    )
+                    for number in range(first, min(documents, first + DOCUMENTS_A_WRITE))
+                ],
+            )
+
+
+def consumed(some: System, documents: int) -> float:
+    """Rows a second; every chunk is marked at the end, and stands in Milvus."""
+    with MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"]) as client:
+        with some.running("consume", "milvus") as process:
+            wait_until(lambda: marked(some, process) == documents, "every document to be marked")
+        [found] = client.query(ALIAS, output_fields=["count(*)"], consistency_level="Strong")
+    if found["count(*)"] != documents * CHUNKS:
+        raise SystemExit(f"{found['count(*)']} rows in Milvus, {documents * CHUNKS} were written")
+    by_moment = (
+        "SELECT UNIX_TIMESTAMP(applied_at), COUNT(*) FROM sink_states WHERE sink = 'milvus' GROUP BY 1 ORDER BY 1"
+    )
+    with some.engine.connect() as connection:
+        marks = connection.execute(text(by_moment)).all()
+    (first, skipped), (last, _) = marks[0], marks[-1]
+    return CHUNKS * (documents - int(skipped)) / (float(last) - float(first))
+
+
+def marked(some: System, process: "subprocess.Popen[bytes]") -> int:
+    if process.poll() is not None:
+        raise SystemExit(f"the consumer ended with {process.returncode}")
+    with some.engine.connect() as connection:
+        applied = "SELECT COUNT(*) FROM sink_states WHERE sink = 'milvus' AND state = 'applied'"
+        return int(connection.execute(text(applied)).scalar_one())
+
+
+def upserted(some: System, rows: int) -> float:
+    """The same rows again, with a new key each, into the same collection, straight from memory."""
+    random = np.random.default_rng(2)
+    fields = {"doc_version": 1, "business_tag": "", "oss_id": "", "modal_type": "text", "vector_level": "text"}
+
+    def made(number: int) -> dict[str, object]:
+        return fields | {
+            "chunk_id": f"raw-{number}",
+            "doc_id": f"doc-{number // CHUNKS}",
+            "content_hash": f"{number:064d}",
+            "vector": random.random(DIMENSION, "f4"),
+            "content": f"{number} {WORDS}",
+            "associate_id": "",
+        }
+
+    data = iter([made(number) for number in range(rows)])
+    with MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"]) as client:
+        began = time.monotonic()
+        while batch := list(islice(data, ROWS_A_REQUEST)):
+            client.upsert(ALIAS, batch, timeout=60)
+        return rows / (time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    main()

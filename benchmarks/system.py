@@ -1,0 +1,125 @@
+"""A system of its own on the native servers, for one benchmark; its processes are the real console scripts."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
+from pymilvus import MilvusClient
+from sqlalchemy import Engine, make_url, text
+
+from operations import topics
+from schema import migrate
+from schema.database import connect
+from schema.names import Names
+from schema.tables import embedding_model
+
+ROOT = Path(__file__).parents[1]
+COMMAND = Path(sys.executable).with_name("rag-outbox")
+MODEL = "benchmark-model"
+PREFIX = "RAG_OUTBOX_"
+
+
+def servers(data: Path) -> dict[str, str]:
+    """The variables of the servers in `data`, started if they do not run."""
+    command = [sys.executable, "-m", "compose.native", "up", "--data", str(data)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+@dataclass(frozen=True)
+class System:
+    environment: dict[str, str]
+    engine: Engine
+    names: Names
+    dimension: int
+
+    @property
+    def kafka(self) -> str:
+        return self.environment[f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"]
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """A process of `rag-outbox`, ended by SIGTERM."""
+        others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        process = subprocess.Popen(
+            [str(COMMAND), *arguments], env=others | self.environment, cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+        if process.returncode:
+            raise SystemExit(f"rag-outbox {' '.join(arguments)} ended with {process.returncode}")
+
+
+@contextmanager
+def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
+    """Its own database, topics and Milvus database, removed at the end. Topics carry the broker's time."""
+    name = f"bench_{uuid.uuid4().hex[:12]}"
+    server = connect(found[f"{PREFIX}DATABASE_URL"])
+    with server.begin() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = make_url(found[f"{PREFIX}DATABASE_URL"]).set(database=name).render_as_string(hide_password=False)
+    engine = connect(url)
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(embedding_model.insert().values(id=1, name=MODEL, dimension=dimension))
+    names = Names(name)
+    kafka: dict[str, str | int | float | bool] = {"bootstrap.servers": found[f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"]}
+    topics.ensure(kafka, names)
+    _stamp(AdminClient(kafka), names.documents_topic)
+    administrator = MilvusClient(found[f"{PREFIX}MILVUS_URI"])
+    administrator.create_database(name)
+    environment = found | {
+        f"{PREFIX}DATABASE_URL": url,
+        f"{PREFIX}NAMESPACE": name,
+        f"{PREFIX}MILVUS_URI": f"{found[f'{PREFIX}MILVUS_URI']}/{name}",
+        f"{PREFIX}EMBEDDING_MODEL": MODEL,
+        f"{PREFIX}VECTOR_DIMENSION": str(dimension),
+    }
+    try:
+        yield System(environment, engine, names, dimension)
+    finally:
+        with server.begin() as connection:
+            connection.execute(text(f"DROP DATABASE {name}"))
+        engine.dispose()
+        server.dispose()
+        AdminClient(kafka).delete_topics([names.documents_topic, names.lanes_topic])
+        _drop(MilvusClient(environment[f"{PREFIX}MILVUS_URI"]))
+        administrator.drop_database(name)
+
+
+def wait_until(done: Callable[[], bool], what: str, *, timeout_seconds: float = 600.0) -> None:
+    """Look twenty times a second."""
+    deadline = time.monotonic() + timeout_seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"waited {timeout_seconds:g} seconds for {what}")
+        time.sleep(0.05)
+
+
+def _stamp(admin: AdminClient, topic: str) -> None:
+    """Messages get the time at which the broker appends them: the same clock for whoever publishes."""
+    entry = ConfigEntry("message.timestamp.type", "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()
+
+
+def _drop(client: MilvusClient) -> None:
+    for collection in client.list_collections():
+        for alias in client.list_aliases(collection)["aliases"]:
+            client.drop_alias(alias)
+        client.drop_collection(collection)
+    client.close()

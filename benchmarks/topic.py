@@ -1,0 +1,82 @@
+"""The topic as a `read_committed` reader sees it, and the outbox rows that benchmarks publish."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from confluent_kafka import Consumer, TopicPartition
+from sqlalchemy import Engine
+
+_ROWS_A_STATEMENT = 1_000
+_INSERT = (
+    "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload) "
+    "VALUES (%s, %s, %s, 'rag.document.upserted.v1', 'application/msgpack', %s)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    event_id: str
+    doc_id: str
+    version: int
+    at: float  # seconds; the broker's clock
+
+
+def append(engine: Engine, events: int, size_bytes: int, documents: int) -> None:
+    """Outbox rows, one version of every document after another."""
+    done = 0
+    while done < events:
+        some = range(done, min(events, done + _ROWS_A_STATEMENT))
+        rows = [
+            (str(uuid.uuid4()), f"doc-{number % documents}", number // documents + 1, payload(size_bytes))
+            for number in some
+        ]
+        with engine.begin() as connection:
+            connection.exec_driver_sql(_INSERT, rows)
+        done += len(some)
+
+
+def payload(size_bytes: int) -> bytes:
+    """Half random, half zero: it compresses about as text does."""
+    return os.urandom(size_bytes // 2) + bytes(size_bytes - size_bytes // 2)
+
+
+def read(kafka: str, topic: str) -> Iterator[Seen]:
+    """Every message, in the order of each partition."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": kafka,
+            "group.id": uuid.uuid4().hex,
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+    ended = 0
+    while ended < len(partitions):
+        for message in consumer.consume(1_000, 1.0):
+            if message.error() is not None:
+                ended += 1
+                continue
+            headers = dict(cast(list[tuple[str, bytes]], message.headers()))
+            key = cast(bytes, message.key()).decode()
+            at = message.timestamp()[1] / 1_000
+            yield Seen(headers["ce_id"].decode(), key, int(headers["ce_sequence"]), at)
+    consumer.close()
+
+
+def verified(kafka: str, topic: str, events: int, documents: int) -> list[Seen]:
+    """All that was appended stands in the topic once, every document's versions in order; else the run is void."""
+    seen = list(read(kafka, topic))
+    newest: dict[str, int] = {}
+    for one in seen:
+        if one.version != newest.get(one.doc_id, 0) + 1:
+            raise SystemExit(f"{one.doc_id}: version {one.version} after {newest.get(one.doc_id, 0)}")
+        newest[one.doc_id] = one.version
+    if len(seen) != events or len({one.event_id for one in seen}) != events or len(newest) != documents:
+        raise SystemExit(f"{len(seen)} events of {len(newest)} documents in the topic, {events} were appended")
+    return seen

@@ -1,0 +1,163 @@
+"""The compose file agrees with the code: settings, commands, users and versions, which only Docker would find wrong."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from sqlalchemy import make_url
+
+from compose.native import kafka as native_kafka
+from compose.native import mysql as native_mysql
+from compose.native import versions
+from operations import settings
+from operations.command import app
+from operations.settings import PREFIX, Settings
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "compose"
+VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+):-(?P<default>[^}]*)\}")
+
+FILE: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+OURS = [name for name, service in SERVICES.items() if service["image"].startswith("rag-outbox:")]
+USERS = {
+    "init": "rag-owner",
+    "operator": "rag-owner",
+    "writer": "rag-writer",
+    "relay": "rag-relay",
+    "consumer-milvus": "rag-consumer",
+    "consumer-minio": "rag-consumer",
+}
+
+
+def environment(service: str) -> dict[str, str]:
+    """As the container gets it when no variable is set."""
+    given = SERVICES[service].get("environment", {})
+    return {name: VARIABLE.sub(r"\g<default>", str(value)) for name, value in given.items()}
+
+
+def settings_of(service: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Settings:
+    monkeypatch.chdir(folder)  # without a .env
+    for name, value in environment(service).items():
+        monkeypatch.setenv(name, value)
+    return settings.load()
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_the_settings_of_each_process_are_known_and_valid(
+    service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert all(name.startswith(PREFIX) for name in environment(service))
+    loaded = settings_of(service, monkeypatch, tmp_path)
+    default = Settings.model_fields
+    assert loaded.embedding_model == default["embedding_model"].default
+    assert loaded.vector_dimension == default["vector_dimension"].default
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_each_process_has_its_own_user_on_the_stack_s_mysql(
+    service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = make_url(settings_of(service, monkeypatch, tmp_path).database)
+    assert (url.username, url.host, url.database) == (USERS[service], "mysql", native_mysql.DATABASE)
+
+
+def test_the_users_are_those_of_the_grants_and_the_database_s_owner() -> None:
+    granted = set(re.findall(r"CREATE USER IF NOT EXISTS '([^']+)'", (COMPOSE / "grants" / "grants.sql").read_text()))
+    opened = set(re.findall(r"set_password (rag-\w+)", SERVICES["grants"]["command"][0]))
+    assert granted == opened
+    assert set(USERS.values()) == granted | {environment("mysql")["MYSQL_USER"]}
+
+
+def test_a_password_is_the_same_on_both_sides() -> None:
+    sides = {
+        "rag-owner": environment("mysql")["MYSQL_PASSWORD"],
+        **{
+            f"rag-{name}": environment("grants")[f"{name.upper()}_PASSWORD"] for name in ("writer", "relay", "consumer")
+        },
+    }
+    for service, user in USERS.items():
+        assert make_url(environment(service)[f"{PREFIX}DATABASE_URL"]).password == sides[user], service
+    assert environment("grants")["MYSQL_PWD"] == environment("mysql")["MYSQL_ROOT_PASSWORD"]
+    store = environment("seaweedfs")
+    assert environment("consumer-minio")[f"{PREFIX}OBJECT_STORE_ACCESS_KEY"] == store["AWS_ACCESS_KEY_ID"]
+    assert environment("consumer-minio")[f"{PREFIX}OBJECT_STORE_SECRET_KEY"] == store["AWS_SECRET_ACCESS_KEY"]
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_the_command_of_each_process_is_one_of_ours(service: str) -> None:
+    command = typer.main.get_command(app)
+    arguments = SERVICES[service]["command"]
+    if arguments == ["--help"]:
+        return
+    assert isinstance(command, typer.core.TyperGroup)
+    with command.make_context("rag-outbox", list(arguments)) as context:
+        name, found, rest = command.resolve_command(context, list(arguments))
+        assert found is not None, name
+        found.make_context(name, rest, parent=context)  # raises on arguments that the command does not take
+
+
+def test_a_service_waits_for_what_can_be_waited_for() -> None:
+    for name, service in SERVICES.items():
+        for target, wait in service.get("depends_on", {}).items():
+            if wait["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[target], f"{name} waits for {target}"
+            else:
+                assert wait["condition"] == "service_completed_successfully"
+                assert SERVICES[target]["restart"] == "no", f"{name} waits for {target}"
+            assert not SERVICES[target].get("profiles"), f"{name} waits for {target}"
+
+
+def test_images_are_of_one_exact_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    images = {service["image"] for service in SERVICES.values()}
+    assert all(re.fullmatch(r"[a-z/-]+:v?\d+\.\d+(\.\d+)?", image) for image in images), images
+    assert f"apache/kafka:{versions.KAFKA}" in images
+    assert f"rag-outbox:{project['version']}" in images
+    bases = re.findall(r"^FROM (\S+)", (COMPOSE / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(bases) == {"python:3.13.13-slim-trixie"}
+
+
+def test_kafka_is_set_as_the_native_one() -> None:
+    places = {"controller.quorum.voters", "listeners", "advertised.listeners", "log.dirs"}
+    native = dict(line.split("=", 1) for line in native_kafka.PROPERTIES.splitlines())
+    here = {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, value in environment("kafka").items()
+    }
+    assert set(native) == set(here) - {"heap.opts"}
+    differing = {name for name in native if native[name] != here[name]}
+    assert differing == places | {"listener.security.protocol.map"}
+
+
+def test_mysql_has_the_options_of_the_native_one() -> None:
+    native = set(native_mysql.OPTIONS) - {"--event-scheduler=OFF"}  # it only makes the native one stop faster
+    assert native <= set(SERVICES["mysql"]["command"])
+
+
+def test_ports_are_open_on_this_machine_only() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(ports) == 4
+    assert all(port.startswith("127.0.0.1:${") for port in ports), ports
+
+
+def test_the_example_names_every_variable_with_its_default() -> None:
+    lines = (COMPOSE / ".env.example").read_text().splitlines()
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    used = [(found["name"], found["default"]) for found in VARIABLE.finditer((COMPOSE / "compose.yaml").read_text())]
+    assert set(used) == set(example.items())
+
+
+def test_the_image_gets_every_package_of_ours_and_the_builder_may_see_them() -> None:
+    project: Mapping[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    copied = re.findall(r"^COPY (\w+) \1$", (COMPOSE / "Dockerfile").read_text(), re.MULTILINE)
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    assert copied == packages
+    assert {f"!{package}" for package in packages} <= set(allowed)
