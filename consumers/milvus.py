@@ -1,29 +1,24 @@
 """The Milvus sink: rows by primary key, written before stale ones are deleted, in batches bounded in rows and bytes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-import grpc
-import numpy as np
-from pymilvus import DataType, MilvusClient
-from pymilvus.exceptions import DataNotMatchException, MilvusException, ParamError, SchemaNotReadyException
+from pymilvus import MilvusClient
 from sqlalchemy import Connection
 
-from consumers import marks
+from consumers import harm, marks, milvus_collection, milvus_rows
+from consumers.milvus_collection import TIMEOUT_SECONDS
+from consumers.milvus_failures import ERRORS, not_loaded, translated
+from consumers.milvus_rows import Row
 from consumers.sink import Change
 from schema import collection
 from schema.batches import bounded
-from schema.events import ChunkLabels, ChunkRow, DocumentUpserted
-from schema.failures import Permanent, Retryable
+from schema.events import ChunkRow, DocumentUpserted
+from schema.failures import Permanent
 from schema.sinks import MILVUS
 
 _ROWS_A_REQUEST = 1_000
 _REQUEST_BYTES = 16 * 1024 * 1024
-_TIMEOUT_SECONDS = 30.0  # the client's own default retries for many minutes
-_FIRST_COLLECTION = f"{collection.ALIAS}_1"
-_INVALID = {1100, 6}  # Milvus' and Milvus Lite's error code of values that the collection cannot take
-
-Row = dict[str, Any]
+_ANSWER_BYTES = 32 * 1024 * 1024
 
 
 class MilvusSink:
@@ -34,20 +29,22 @@ class MilvusSink:
     def __init__(self, client: MilvusClient, dimension: int) -> None:
         self._client = client
         self._dimension = dimension
+        self._with_sparse: bool | None = None  # whether the collection has sparse weights, once it was asked
 
     def ensure(self) -> None:
         try:
-            if not self._client.has_collection(collection.ALIAS, timeout=_TIMEOUT_SECONDS):
-                create(self._client, _FIRST_COLLECTION, self._dimension)
-                self._client.create_alias(_FIRST_COLLECTION, collection.ALIAS, timeout=_TIMEOUT_SECONDS)
-            self._client.load_collection(collection.ALIAS, timeout=_TIMEOUT_SECONDS)
-            found = self._stored_dimension()
-        except (MilvusException, grpc.RpcError) as error:
-            raise _translated(error) from error
+            milvus_collection.ensure(self._client, self._dimension)
+            stored = milvus_collection.stored_fields(self._client, collection.ALIAS)
+        except ERRORS as error:
+            raise translated(error) from error
+        found = int(stored["vector"]["dim"])
         if found != self._dimension:
             raise Permanent(f"the Milvus collection has {found} dimensions, the system {self._dimension}")
+        self._with_sparse = "sparse" in stored
 
     def apply(self, changes: Sequence[Change]) -> None:
+        if self._with_sparse is None:
+            self.ensure()
         upserts: dict[str, Row] = {}
         labels: dict[str, Row] = {}
         tombstones: dict[str, None] = {}
@@ -55,17 +52,17 @@ class MilvusSink:
             for event in change.events:
                 tombstones |= dict.fromkeys(event.tombstones)
                 if isinstance(event, DocumentUpserted):
-                    self._check(event)
-                    upserts |= {chunk.chunk_id: _row(event, chunk) for chunk in event.chunks}
-                    labels |= {chunk.chunk_id: _labels(event, chunk) for chunk in event.relabelled}
+                    upserts |= {chunk.chunk_id: self._row(event, chunk) for chunk in event.chunks}
+                    labels |= {chunk.chunk_id: milvus_rows.labels(event, chunk) for chunk in event.relabelled}
         try:
             self._write(upserts.values())
             self._relabel(labels)
             self._delete([chunk_id for chunk_id in tombstones if chunk_id not in upserts])
-        except (MilvusException, grpc.RpcError) as error:
-            raise _translated(error) from error
+        except ERRORS as error:
+            raise self._failed(error) from error
 
-    def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
+    @staticmethod
+    def mark(connection: Connection, changes: Sequence[Change]) -> None:
         events = [(change.version, event) for change in changes for event in change.events]
         written = (
             (version, [chunk.chunk_id for chunk in event.chunks] + [chunk.chunk_id for chunk in event.relabelled])
@@ -75,32 +72,29 @@ class MilvusSink:
         marks.chunks_synced(connection, written)
         marks.tombstones_confirmed(connection, ((version, event.tombstones) for version, event in events))
 
+    @staticmethod
+    def harm(connection: Connection, change: Change) -> str | None:
+        return harm.to_vectors(connection, change)
+
     def close(self) -> None:
         self._client.close()
 
-    def _check(self, event: DocumentUpserted) -> None:
-        """What a writer of ours refuses at its door can still come from a writer in another language."""
-        for chunk in event.chunks:
-            if len(chunk.vector) != 4 * self._dimension:
-                raise Permanent(
-                    f"chunk {chunk.chunk_id}: the vector has {len(chunk.vector)} bytes, "
-                    f"{self._dimension} float32 numbers need {4 * self._dimension}"
-                )
-            if not np.isfinite(np.frombuffer(chunk.vector, "<f4")).all():
-                raise Permanent(f"chunk {chunk.chunk_id}: the vector is not finite")
+    def _row(self, event: DocumentUpserted, chunk: ChunkRow) -> Row:
+        return milvus_rows.row(event, chunk, self._dimension, with_sparse=bool(self._with_sparse))
 
     def _write(self, rows: Iterable[Row]) -> None:
-        for some in bounded(rows, _ROWS_A_REQUEST, _REQUEST_BYTES, _size):
-            self._client.upsert(collection.ALIAS, some, timeout=_TIMEOUT_SECONDS)
+        for some in bounded(rows, _ROWS_A_REQUEST, _REQUEST_BYTES, milvus_rows.size_bytes):
+            self._client.upsert(collection.ALIAS, some, timeout=TIMEOUT_SECONDS)
 
     def _relabel(self, labels: Mapping[str, Row]) -> None:
         """Milvus has no update in place: read the rows with their vectors, and write them back with the new labels."""
-        for some in bounded(labels, _ROWS_A_REQUEST, _REQUEST_BYTES, lambda _: 4 * self._dimension):
-            found = self._client.get(
+        largest = milvus_rows.largest_bytes(self._dimension)
+        for some in bounded(labels, _ROWS_A_REQUEST, _ANSWER_BYTES, lambda _: largest):
+            found = self._client.query(
                 collection.ALIAS,
-                ids=some,
+                filter=_among(map(milvus_rows.literal, some)),
                 output_fields=["*"],
-                timeout=_TIMEOUT_SECONDS,
+                timeout=TIMEOUT_SECONDS,
                 consistency_level="Strong",  # the default may not see what was written a moment ago
             )
             if len(found) < len(some):
@@ -109,78 +103,20 @@ class MilvusSink:
             self._write({**row, **labels[row["chunk_id"]]} for row in found)
 
     def _delete(self, chunk_ids: Iterable[str]) -> None:
-        for some in bounded(chunk_ids, _ROWS_A_REQUEST):
-            self._client.delete(collection.ALIAS, ids=some, timeout=_TIMEOUT_SECONDS)
+        """By primary key: a list of nothing else, which Milvus need not search for."""
+        ids = map(milvus_rows.literal, chunk_ids)
+        for some in bounded(ids, _ROWS_A_REQUEST, _REQUEST_BYTES, lambda literal: 4 * len(literal)):
+            self._client.delete(collection.ALIAS, filter=_among(some), timeout=TIMEOUT_SECONDS)
 
-    def _stored_dimension(self) -> int:
-        described = self._client.describe_collection(collection.ALIAS, timeout=_TIMEOUT_SECONDS)
-        return next(int(field["params"]["dim"]) for field in described["fields"] if field["name"] == "vector")
-
-
-def create(client: MilvusClient, name: str, dimension: int) -> None:
-    """Create a collection with its indexes, each of a kind that the server offers; goes on where a crash left it."""
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-    indexes = client.prepare_index_params()
-    for field in collection.FIELDS:
-        if field.kind == "vector":
-            schema.add_field(field.name, DataType.FLOAT_VECTOR, dim=dimension)
-        elif field.kind == "int64":
-            schema.add_field(field.name, DataType.INT64)
-        else:
-            primary = field is collection.FIELDS[0]
-            schema.add_field(field.name, DataType.VARCHAR, max_length=field.max_length, is_primary=primary)
-    if not client.has_collection(name, timeout=_TIMEOUT_SECONDS):
-        client.create_collection(name, schema=schema, timeout=_TIMEOUT_SECONDS)
-    indexes.add_index("vector", index_type="HNSW", metric_type=collection.METRIC, params=collection.HNSW)
-    if not client.list_indexes(name, "vector", timeout=_TIMEOUT_SECONDS):  # Milvus Lite refuses a second one
-        client.create_index(name, indexes, timeout=_TIMEOUT_SECONDS, sync=False)  # loading waits for it
-    for field in collection.FIELDS:
-        if field.index and not client.list_indexes(name, field.name, timeout=_TIMEOUT_SECONDS):
-            _create_scalar_index(client, name, field)
+    def _failed(self, error: Exception) -> Exception:
+        """What to raise; a collection that somebody released is loaded again, which goes on after the answer."""
+        if not_loaded(error):
+            try:
+                self._client.load_collection(collection.ALIAS, timeout=TIMEOUT_SECONDS, _async=True)
+            except ERRORS as failure:
+                return translated(failure)
+        return translated(error)
 
 
-def _create_scalar_index(client: MilvusClient, name: str, field: collection.Field) -> None:
-    """The first kind that the server takes; without any, filters on the field scan."""
-    for kind in field.index:
-        indexes = client.prepare_index_params()
-        indexes.add_index(field.name, index_type=kind)
-        try:
-            client.create_index(name, indexes, timeout=_TIMEOUT_SECONDS, sync=False)
-            return
-        except MilvusException as error:
-            if isinstance(_translated(error), Retryable) and field.index[-1] == kind:
-                raise
-
-
-def _row(event: DocumentUpserted, chunk: ChunkRow) -> Row:
-    return {
-        "chunk_id": chunk.chunk_id,
-        "content_hash": chunk.content_hash,
-        "vector": np.frombuffer(chunk.vector, "<f4"),
-        "content": chunk.content,
-        **_labels(event, chunk),
-    }
-
-
-def _labels(event: DocumentUpserted, chunk: ChunkLabels | ChunkRow) -> Row:
-    return {
-        "doc_id": event.doc_id,
-        "doc_version": event.version,
-        "business_tag": event.business_tag,
-        "oss_id": event.oss_key,
-        "modal_type": chunk.modal_type,
-        "vector_level": chunk.vector_level,
-        "associate_id": chunk.associate_id,
-    }
-
-
-def _size(row: Row) -> int:
-    return 512 + 4 * len(row["vector"]) + 4 * len(row["content"])  # at most: UTF-8 takes 4 bytes a character
-
-
-def _translated(error: Exception) -> Exception:
-    if isinstance(error, ParamError | DataNotMatchException | SchemaNotReadyException):
-        return Permanent(f"Milvus: {error.message}")
-    if isinstance(error, MilvusException) and error.code in _INVALID:
-        return Permanent(f"Milvus: {error.message}")
-    return Retryable(f"Milvus: {error}")
+def _among(literals: Iterable[str]) -> str:
+    return f"chunk_id in [{', '.join(literals)}]"

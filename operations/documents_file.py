@@ -42,6 +42,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 class _Chunk(msgspec.Struct, forbid_unknown_fields=True):
     content: str
     vector: list[float] | None = None
+    sparse: dict[int, float] | None = None
     vector_level: str = "text"
     modal_type: str = "text"
     parent: int | None = None

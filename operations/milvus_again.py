@@ -9,9 +9,11 @@ started again as well.
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from pymilvus.exceptions import MilvusException
 from sqlalchemy import Connection
 
 from consumers.milvus import MilvusSink
+from consumers.milvus_failures import translated
 from consumers.sink import Change
 from operations.milvus_lite import MilvusLiteUnavailable
 from operations.system import System
@@ -54,7 +56,10 @@ class MilvusAgain:
     def _open(self) -> MilvusSink:
         if self._sink is None:
             with ExitStack() as opening:
-                client = opening.enter_context(self._system.milvus(own=True))
+                try:
+                    client = opening.enter_context(self._system.milvus(own=True))
+                except MilvusException as error:
+                    raise translated(error) from error
                 sink = MilvusSink(client, self._system.settings.vector_dimension)
                 sink.ensure()
                 self._opened = opening.pop_all()

@@ -44,6 +44,7 @@ def search(
         found = client.search(
             collection.ALIAS,
             data=[vector],
+            anns_field="vector",
             filter=expression,
             limit=limit + _SPARE,
             output_fields=_HIT_FIELDS,

@@ -1,5 +1,6 @@
 """`rag-outbox relay` and `rag-outbox consume`: one process each of the services profile."""
 
+import logging
 import signal
 import threading
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ def relay(system: System) -> int:
         nonlocal published
         published += len(rows)
 
+    _tell("relays")
     stop = stopped_by_signals()
     KafkaRelay(system.engine, system.settings.names, _kafka(system), report=report).run(stop)
     return published
@@ -39,6 +41,7 @@ def consume(system: System, sink_name: str) -> int:
         nonlocal consumed
         consumed += len(applied)
 
+    _tell("consumers")
     stop = stopped_by_signals()
     with ExitStack() as stack:
         sink: Sink = MilvusAgain(system) if sink_name == MILVUS else MinioSink(system.store)
@@ -54,6 +57,11 @@ def stopped_by_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def _tell(package: str) -> None:
+    """A process that runs for weeks says what it owns, a line at each change; see the README."""
+    logging.getLogger(package).setLevel(logging.INFO)
 
 
 def _kafka(system: System) -> dict[str, str]:

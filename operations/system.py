@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 T = TypeVar("T")
+_CONNECT_SECONDS = 5.0  # to Milvus, at first and after every break
 
 
 class System:
@@ -71,7 +72,7 @@ class System:
 
             logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it also raises
             token = self.settings.milvus_token
-            client = MilvusClient(uri, token=token.get_secret_value() if token else "")
+            client = MilvusClient(uri, token=token.get_secret_value() if token else "", timeout=_CONNECT_SECONDS)
             stack.callback(client.close)
             yield client
 

@@ -1,6 +1,6 @@
 """A document and its chunks, as an upstream service hands them to the writer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +15,15 @@ Vector = Sequence[float] | npt.NDArray[np.floating]
 class Chunk:
     """A piece of a document's text with its vector.
 
-    `vector` has the system's dimension; it may be None once every sink holds the chunk (see VectorRequired).
+    `vector` has the system's dimension; it may be None once every sink holds the chunk (see VectorRequired). `sparse`
+    (token id → weight, for instance the lexical weights of BGE-M3) comes beside a vector, for a Milvus that takes it.
+    Both belong to the embedding model, so the content decides: the same content with other weights is no change.
     `parent` is the position of the parent chunk in the document's list, `start_char` the offset in the extracted text.
     """
 
     content: str
     vector: Vector | None = None
+    sparse: Mapping[int, float] | None = None
     vector_level: str = "text"
     modal_type: str = "text"
     parent: int | None = None

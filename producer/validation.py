@@ -1,6 +1,7 @@
 """Invariant 13, checked at the door: a document that breaks a limit is refused before anything is written."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from schema.tables import SOURCE_TYPES, VECTOR_LEVELS
 
 _BAD_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10, 13})
 _INT32_MAX = 2**31 - 1
+_FLOAT32_MIN, _FLOAT32_MAX = float(np.finfo("float32").tiny), float(np.finfo("float32").max)
 
 
 def check(document: Document, model: str, dimension: int) -> list[bytes | None]:
@@ -41,6 +43,8 @@ def check(document: Document, model: str, dimension: int) -> list[bytes | None]:
         vectors.append(vector)
         if wrong is not None:
             problems.append(Problem(f"{name}.vector", wrong))
+        if chunk.sparse is not None and (wrong := _sparse(chunk.sparse, beside_a_vector=chunk.vector is not None)):
+            problems.append(Problem(f"{name}.sparse", wrong))
     if problems:
         raise InvalidDocument(document.doc_id, problems)
     return vectors
@@ -147,3 +151,26 @@ def _vector(vector: Vector, dimension: int) -> tuple[bytes | None, str | None]:
     if not 0 < square < np.inf:  # a cosine divides by the length, in float32
         return None, "must have a length whose square fits float32: it could not be compared"
     return values.tobytes(), None
+
+
+def _sparse(weights: object, *, beside_a_vector: bool) -> str | None:
+    """What is wrong with a chunk's sparse weights."""
+    if not isinstance(weights, Mapping):
+        return f"must map token ids to weights, is {type(weights).__name__}"
+    if weights and not beside_a_vector:
+        return "must come with the chunk's vector"
+    if len(weights) > limits.SPARSE_ENTRIES:
+        return f"must have at most {limits.SPARSE_ENTRIES} entries, has {len(weights)}"
+    for token, weight in weights.items():
+        if not isinstance(token, Integral) or isinstance(token, bool) or not 0 <= int(token) <= limits.SPARSE_ID:
+            return f"must have whole numbers from 0 to {limits.SPARSE_ID} as ids, has {token!r}"
+        if not isinstance(weight, Real) or isinstance(weight, bool) or not _fits_float32(weight):
+            return f"must have weights above 0 that fit float32, has {weight!r} at id {token}"
+    return None
+
+
+def _fits_float32(weight: Real) -> bool:
+    try:
+        return bool(_FLOAT32_MIN <= float(weight) <= _FLOAT32_MAX)
+    except OverflowError:  # of a Python int
+        return False

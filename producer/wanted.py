@@ -8,7 +8,7 @@ from producer.documents import Document
 from producer.files import DocumentFile
 from producer.plan import LABELS, METADATA, POSITION, WantedChunk, WantedFile
 from producer.stored import Stored
-from schema import bucket, identity, limits
+from schema import bucket, identity, limits, sparse
 from schema.events import ChunkRow
 
 DOCUMENT_COLUMNS = (*METADATA, "chunk_count", "oss_key", "file_size", "content_sha256")
@@ -61,6 +61,7 @@ def chunks(document: Document, vectors: Sequence[bytes | None]) -> list[WantedCh
             },
             chunk.content,
             vector,
+            sparse.pack(chunk.sparse or {}),
         )
         for position, (chunk, vector, digest, chunk_id) in enumerate(
             zip(document.chunks, vectors, hashes, ids, strict=True)
@@ -76,6 +77,7 @@ def stored_chunks(stored: Stored, content: Mapping[str, ChunkRow]) -> list[Wante
             {name: getattr(row, name) for name in (*LABELS, *POSITION, "content_hash")},
             content[chunk_id].content if chunk_id in content else None,
             content[chunk_id].vector if chunk_id in content else None,
+            content[chunk_id].sparse if chunk_id in content else b"",
         )
         for chunk_id, row in sorted(stored.chunks.items(), key=lambda item: item[1].chunk_index)
     ]

@@ -129,6 +129,7 @@ class Writer:
                 content_hash=chunk.row["content_hash"],
                 content=chunk.content or "",
                 vector=chunk.vector,
+                sparse=chunk.sparse,
             )
             for chunk in given
             if chunk.vector is not None

@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception, wait_random_exponential
 from relays import offset_metadata, outbox
 from relays.lanes import Lanes
 from relays.outbox import OutboxRow
-from relays.publish import Outcome, Published, Publisher, Refused, Undone
+from relays.publish import Fenced, Outcome, Published, Publisher, Refused, Undone
 from schema.database import is_transient
 from schema.failures import DeadLetter, Retryable
 from schema.names import Names
@@ -100,6 +100,8 @@ class KafkaRelay:
                 return True
             case Undone(reason):
                 _log.warning("batch_undone rows=%d reason=%s", len(rows), reason)
+            case Fenced(reason):
+                _log.warning("batch_fenced rows=%d reason=%s", len(rows), reason)
             case Refused(reason) if len(rows) == 1:
                 letter = DeadLetter(STAGE, rows[0].envelope, reason)
                 _log.error("dead_letter stage=%s doc_id=%s reason=%s", STAGE, letter.envelope.doc_id, reason)

@@ -22,6 +22,22 @@ from schema.names import Names
 _TRANSACTION_MILLISECONDS = 10_000  # how long one left open by a dead relay holds its lanes up
 _CALL_SECONDS = 30.0
 _SOURCE = "rag-outbox"
+_REFUSED = {  # what Kafka says of an event that it will never take
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+    KafkaError.INVALID_MSG,
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.POLICY_VIOLATION,
+}
+_FENCED = {  # what it says to a relay that stood still for too long
+    KafkaError._FENCED,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.UNKNOWN_MEMBER_ID,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +47,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Undone:
-    """The batch has to be claimed again: another relay owns one of its lanes, or Kafka did not take it for now."""
+    """The batch has to be claimed again: Kafka did not take it for now."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """Its lanes, or its transaction, were taken from this relay; whoever owns them knows what of it is committed."""
 
     reason: str
 
@@ -43,7 +66,7 @@ class Refused:
     reason: str
 
 
-Outcome = Published | Undone | Refused
+Outcome = Published | Undone | Fenced | Refused
 
 
 class Publisher:
@@ -66,11 +89,16 @@ class Publisher:
 
     def publish(self, rows: Sequence[OutboxRow], lanes: Lanes, membership: Any) -> Outcome:
         """Publish rows of owned lanes, in order, all or none of them."""
-        producer = self._ready()
+        try:
+            producer = self._ready()
+        except KafkaException as error:
+            if not error.args[0].retriable():
+                raise
+            return Undone(error.args[0].str())
         refused: list[str] = []
 
         def delivered(error: KafkaError | None, _message: Any) -> None:
-            if error is not None and error.code() not in {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}:
+            if error is not None and error.code() in _REFUSED:
                 refused.append(error.str())
 
         try:
@@ -119,20 +147,26 @@ class Publisher:
 
     def _aborted(
         self, producer: Producer, lanes: Lanes, error: KafkaException, refused: Sequence[str]
-    ) -> Undone | Refused:
-        """Abort the transaction, and tell what was wrong with it."""
+    ) -> Undone | Fenced | Refused:
+        """Abort the transaction, and tell what was wrong with it.
+
+        A producer that Kafka did not answer is not used again: with librdkafka 2.16 its next commit may never return.
+        """
         reason: KafkaError = error.args[0]
-        try:
-            if reason.fatal():
-                raise error
-            producer.purge()
-            _patiently(lambda: producer.abort_transaction(_CALL_SECONDS))
-        except KafkaException:  # the broker ends the transaction, one way or the other, when its time is over
+        aborted = False
+        if not reason.fatal():
+            try:
+                _patiently(lambda: producer.abort_transaction(_CALL_SECONDS))
+                aborted = True
+            except KafkaException as worse:  # the broker ends the transaction, one way or the other, in its time
+                reason = worse.args[0]
+        unusable = bool(refused) or reason.code() in _REFUSED
+        if not (aborted and unusable):
             self._producer = None
             lanes.doubt()
-        if refused or reason.code() in {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD}:
+        if unusable:
             return Refused(refused[0] if refused else reason.str())
-        return Undone(reason.str())
+        return Fenced(reason.str()) if reason.code() in _FENCED else Undone(reason.str())
 
 
 def _metadata(rows: Sequence[OutboxRow]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""The Milvus collection as data: fields, index and alias; the sink asks the server which of it the server offers."""
+"""The Milvus collection as data: fields, index and alias; the sink asks which of it the server offers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,12 +8,13 @@ from schema import limits
 ALIAS = "rag_vectors"
 METRIC = "COSINE"
 HNSW = {"M": 16, "efConstruction": 200}
+SPARSE_METRIC = "IP"
 
 
 @dataclass(frozen=True)
 class Field:
     name: str
-    kind: Literal["varchar", "int64", "vector"]
+    kind: Literal["varchar", "int64", "vector", "sparse"]
     max_length: int = 0  # bytes, of a varchar
     index: tuple[str, ...] = ()  # scalar index types, the preferred one first
 
@@ -24,6 +25,7 @@ FIELDS = (
     Field("doc_version", "int64"),
     Field("content_hash", "varchar", 64),
     Field("vector", "vector"),
+    Field("sparse", "sparse"),  # Milvus 2.4 and later: token ids with weights
     Field("modal_type", "varchar", limits.MODAL_TYPE_BYTES, index=("Trie", "INVERTED")),
     Field("business_tag", "varchar", limits.BUSINESS_TAG_BYTES, index=("Trie", "INVERTED")),
     Field("vector_level", "varchar", limits.VECTOR_LEVEL_BYTES),

@@ -8,8 +8,11 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 _MYSQL_TRANSIENT = {
+    1040,  # too many connections
+    1053,  # the server is shutting down
     1205,  # lock wait timeout
     1213,  # deadlock
+    2003,  # nobody answers: the server is starting again
     2006,  # server has gone away
     2013,  # lost connection during query
 }
@@ -40,7 +43,10 @@ def connect(url: str) -> Engine:
 
 def reading(engine: Engine) -> Connection:
     """A connection whose statements see the newest committed rows and take no lock; close it after use."""
-    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    connection = engine.connect()
+    if engine.dialect.name == "sqlite":  # MySQL: READ COMMITTED is enough, and costs no round trips
+        return connection.execution_options(isolation_level="AUTOCOMMIT")
+    return connection
 
 
 def is_transient(error: BaseException) -> bool:

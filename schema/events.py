@@ -21,12 +21,17 @@ class MalformedEvent(Exception):
 
 
 class ChunkRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A chunk as Milvus shall hold it. `vector`: little-endian float32, 4 bytes a dimension (base64 in JSON)."""
+    """A chunk as Milvus shall hold it. `vector`: little-endian float32, 4 bytes a dimension (base64 in JSON).
+
+    `sparse`, where there are sparse weights: 8 bytes an entry, the token id as little-endian uint32 and its weight as
+    little-endian float32, sorted by id (base64 in JSON).
+    """
 
     chunk_id: str
     content_hash: str
     content: str
     vector: bytes
+    sparse: bytes = b""
     vector_level: str = "text"
     modal_type: str = "text"
     associate_id: str = ""

@@ -20,6 +20,8 @@ CONTENT_BYTES = 65_535  # Milvus: the longest VARCHAR
 PREVIEW_CHARACTERS = 500  # of a chunk's content kept in MySQL
 CHUNKS_PER_DOCUMENT = 100_000
 VECTOR_DIMENSION = 32_768  # Milvus: the largest FLOAT_VECTOR
+SPARSE_ENTRIES = 4_096  # weights of a chunk
+SPARSE_ID = 2**32 - 2  # Milvus: the largest token id of a SPARSE_FLOAT_VECTOR
 
 EVENT_BYTES = 512 * 1024  # encoded; a larger document travels in numbered parts
 INLINE_FILE_BYTES = 64 * 1024  # a larger file is staged in the object store

@@ -190,8 +190,36 @@ VECTORS = [
     _chunk("dict", "vector", _NOT_NUMBERS, dict.fromkeys(range(8), 0.5)),
     _chunk("object", "vector", _NOT_NUMBERS, object()),
 ]
+_IDS = "must have whole numbers from 0 to 4294967294 as ids, has"
+_WEIGHTS = "must have weights above 0 that fit float32, has"
+SPARSE = [
+    _chunk("list", "sparse", "must map token ids to weights, is list", [[5, 0.5]]),
+    _chunk("string", "sparse", "must map token ids to weights, is str", "5"),
+    _chunk("4,097 entries", "sparse", "must have at most 4096 entries, has 4097", dict.fromkeys(range(4_097), 0.5)),
+    _chunk("id as a string", "sparse", f"{_IDS} '5'", {5: 0.5, "5": 0.5}),
+    _chunk("id as a fraction", "sparse", f"{_IDS} 5.5", {5.5: 0.5}),
+    _chunk("id that is a bool", "sparse", f"{_IDS} True", {True: 0.5}),
+    _chunk("negative id", "sparse", f"{_IDS} -1", {-1: 0.5}),
+    _chunk("id over 32 bits", "sparse", f"{_IDS} 4294967295", {2**32 - 1: 0.5}),
+    _chunk("zero", "sparse", f"{_WEIGHTS} 0.0 at id 5", {4: 0.5, 5: 0.0}),
+    _chunk("zero as float32", "sparse", f"{_WEIGHTS} 1e-60 at id 5", {5: 1e-60}),
+    _chunk("negative weight", "sparse", f"{_WEIGHTS} -0.5 at id 5", {5: -0.5}),
+    _chunk("weight NaN", "sparse", f"{_WEIGHTS} nan at id 5", {5: float("nan")}),
+    _chunk("weight infinity", "sparse", f"{_WEIGHTS} inf at id 5", {5: float("inf")}),
+    _chunk("weight over float32", "sparse", f"{_WEIGHTS} 1e+39 at id 5", {5: 1e39}),
+    _chunk("weight over float64", "sparse", _WEIGHTS, {5: 10**400}),
+    _chunk("weight as a string", "sparse", f"{_WEIGHTS} '0.5' at id 5", {5: "0.5"}),
+    _chunk("weight that is a bool", "sparse", f"{_WEIGHTS} True at id 5", {5: True}),
+    _chunk("no weight", "sparse", f"{_WEIGHTS} None at id 5", {5: None}),
+    Bad(
+        "chunk sparse: without its vector",
+        lambda: _with_chunks(chunk("a"), Chunk(content="b", sparse={5: 0.5})),
+        "chunks[1].sparse",
+        "must come with the chunk's vector",
+    ),
+]
 WHOLE = [
     Bad("document: dict", lambda: {"doc_id": "bad"}, "document", "must be a Document, is dict"),
     Bad("document: None", lambda: None, "document", "must be a Document, is NoneType"),
 ]
-CASES = [*DOC_IDS, *METADATA, *CHUNKS, *VECTORS, *WHOLE]
+CASES = [*DOC_IDS, *METADATA, *CHUNKS, *VECTORS, *SPARSE, *WHOLE]

@@ -19,7 +19,7 @@ from operations import milvus_lite
 
 _REPOSITORY = Path(__file__).parent.parent
 _SCRIPT = Path(sys.executable).with_name("rag-outbox")
-_COMMAND = [str(_SCRIPT)] if _SCRIPT.exists() else [sys.executable, "-m", "operations.command"]
+COMMAND = [str(_SCRIPT)] if _SCRIPT.exists() else [sys.executable, "-m", "operations.command"]
 _TIMEOUT_SECONDS = 280  # pytest's own is shorter, but for the demo
 
 
@@ -65,7 +65,7 @@ class Folder:
     def start(self, *arguments: str, new_group: bool = False) -> subprocess.Popen[str]:
         """The caller ends and waits for it; `new_group`: as a terminal starts it."""
         return subprocess.Popen(
-            [*_COMMAND, *arguments],
+            [*COMMAND, *arguments],
             env=self.environment(),
             cwd=self.path.parent,
             stdin=subprocess.PIPE,
@@ -77,7 +77,7 @@ class Folder:
 
     def run(self, *arguments: str, stdin: bytes = b"", **settings: str) -> Outcome:
         done = subprocess.run(
-            [*_COMMAND, *arguments],
+            [*COMMAND, *arguments],
             env=self.environment(**settings),
             cwd=self.path.parent,
             input=stdin,

@@ -1,13 +1,14 @@
 """Relays and consumers in threads, and what a reader of the topic sees."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
 
+import msgspec
 from confluent_kafka import Consumer, Message
 from sqlalchemy import Engine, text
 
@@ -109,12 +110,24 @@ def topic(servers: Servers, name: str) -> list[Seen]:
         consumer.close()
 
 
-def assert_exactly_once_and_in_order(seen: list[Seen], written: dict[str, int]) -> None:
-    """Every version from 1 to the last of each document, once, in order."""
-    versions: dict[str, list[int]] = {}
+class _Part(msgspec.Struct):
+    part: int = 1
+    parts: int = 1
+
+
+def assert_exactly_once_and_in_order(seen: list[Seen], written: Mapping[str, int]) -> None:
+    """Every version from 1 to the last of each document, once, in order, each of its parts as well."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    parts: dict[tuple[str, int], int] = {}
     for one in seen:
-        versions.setdefault(one.doc_id, []).append(one.version)
-    assert versions == {doc_id: list(range(1, last + 1)) for doc_id, last in written.items()}
+        event = msgspec.msgpack.decode(one.value, type=_Part)
+        found.setdefault(one.doc_id, []).append((one.version, event.part))
+        parts[one.doc_id, one.version] = event.parts
+    assert found.keys() == written.keys()
+    for doc_id, last in written.items():
+        versions = range(1, last + 1)
+        wanted = [(version, part + 1) for version in versions for part in range(parts.get((doc_id, version), 1))]
+        assert found[doc_id] == wanted, doc_id
     assert len({one.event_id for one in seen}) == len(seen)
 
 

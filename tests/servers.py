@@ -1,15 +1,16 @@
 """Real servers for the tests: those that RAG_OUTBOX_TEST_SERVERS names, or native ones that all workers share.
 
 `RAG_OUTBOX_TEST_SERVERS` is an environment file, as `make servers` writes it. Without it the first test that asks
-starts MySQL and Kafka, Milvus or MinIO in the test session's folder; the session stops them at its end.
+starts MySQL and Kafka, a replica, Milvus or MinIO in the test session's folder; the session stops them at its end.
 """
 
+import logging
 import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pymilvus import MilvusClient
 from sqlalchemy import Engine, make_url, text
 
 from schema import migrate
+from schema.collection import ALIAS
 from schema.database import connect
 from schema.names import Names
 from schema.object_store import s3
@@ -35,21 +37,25 @@ class Servers:
     kafka: str  # bootstrap servers
 
     def database(self) -> Engine:
-        """A new database with all tables and an embedding model."""
-        name = f"test_{uuid.uuid4().hex[:12]}"
-        server = connect(self.mysql_url)
-        with server.begin() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        server.dispose()
-        engine = connect(make_url(self.mysql_url).set(database=name).render_as_string(hide_password=False))
-        migrate.upgrade(engine)
-        with engine.begin() as connection:
-            set_model(connection)
-        return engine
+        return database(self.mysql_url)
 
     @staticmethod
     def names() -> Names:
         return Names(f"test-{uuid.uuid4().hex[:12]}")
+
+
+def database(mysql_url: str) -> Engine:
+    """A new database with all tables and an embedding model."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server = connect(mysql_url)
+    with server.begin() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    server.dispose()
+    engine = connect(make_url(mysql_url).set(database=name).render_as_string(hide_password=False))
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        set_model(connection)
+    return engine
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,23 @@ class MilvusServer:
         admin.create_database(name)
         yield name
         with self.client(name) as client:
+            client.drop_alias(ALIAS)
             for collection in client.list_collections():
-                for alias in client.list_aliases(collection)["aliases"]:
-                    client.drop_alias(alias)
                 client.drop_collection(collection)
         admin.drop_database(name)
         admin.close()
+
+    @contextmanager
+    def clients(self, database: str) -> Iterator[Callable[[], MilvusClient]]:
+        """Makes clients, each with a connection of its own, that are closed at the end."""
+        with ExitStack() as stack:
+
+            def make() -> MilvusClient:
+                client = MilvusClient(self.uri, db_name=database, dedicated=True)
+                stack.callback(client.close)
+                return client
+
+            yield make
 
     @contextmanager
     def client(self, database: str) -> Iterator[MilvusClient]:
@@ -106,7 +123,15 @@ def ready(shared: Path) -> Servers:
     return Servers(*found)
 
 
+def replicated(shared: Path) -> tuple[str, str]:
+    """The URLs of a MySQL and of its replica."""
+    names = ("RAG_OUTBOX_DATABASE_URL", "RAG_OUTBOX_TEST_REPLICA_URL")
+    primary, replica = _variables(shared, "mysql,mysql-replica", *names)
+    return primary, replica
+
+
 def milvus(shared: Path) -> MilvusServer:
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it also raises
     return MilvusServer(*_variables(shared, "milvus", "RAG_OUTBOX_MILVUS_URI"))
 
 

@@ -38,7 +38,7 @@ def test_the_life_of_two_documents(folder: Folder, here: Here) -> None:
     taxes = {"doc_id": "taxes", "title": "Taxes", "chunks": [{"content": "Income tax is due in May."}]}
 
     written = folder.succeed("write", "-", stdin=lines(cats, taxes))
-    assert written == {"written": 2, "unchanged": 0, "chunks": 2, "embedded": 2}
+    assert written == {"written": 2, "unchanged": 0, "chunks": 2, "embedded": 2, "retries": {}}
 
     waiting = folder.succeed("status")
     assert waiting.pop("oldest_pending_age_seconds") > 0

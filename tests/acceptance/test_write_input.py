@@ -49,6 +49,18 @@ BAD_LINES = {
         "document 'bad': chunks[0].vector must be finite as float32, has inf at position 255",
     ),
     "too few dimensions": (chunk(vector=ONES), "document 'bad': chunks[0].vector must have 256 dimensions, has 255"),
+    "sparse weights of a word": (
+        chunk(vector=[*ONES, 1.0], sparse={"word": 0.5}),
+        "Expected `int`, got `str` - at `key` in `$.chunks[0].sparse`",
+    ),
+    "sparse weight of zero": (
+        chunk(vector=[*ONES, 1.0], sparse={"5": 0}),
+        "document 'bad': chunks[0].sparse must have weights above 0 that fit float32, has 0.0 at id 5",
+    ),
+    "sparse weights alone": (
+        chunk(sparse={"5": 0.5}),
+        "document 'bad': chunks[0].sparse must come with the chunk's vector",
+    ),
     "no chunks": (line(chunks=[]), "document 'bad': chunks must be 1 to 100000 chunks, there are 0"),
     "unknown source_type": (
         line(source_type="Text"),
@@ -137,7 +149,13 @@ def test_an_endless_message_is_cut(folder: Folder) -> None:
 def test_blank_lines_line_ends_and_a_byte_order_mark_do_no_harm(folder: Folder) -> None:
     given = b"\xef\xbb\xbf\r\n  \n" + EARLIER.replace(b"\n", b"\r\n") + b"\n\n" + LATER.rstrip()
 
-    assert folder.succeed("write", "-", stdin=given) == {"written": 2, "unchanged": 0, "chunks": 2, "embedded": 2}
+    assert folder.succeed("write", "-", stdin=given) == {
+        "written": 2,
+        "unchanged": 0,
+        "chunks": 2,
+        "embedded": 2,
+        "retries": {},
+    }
     assert folder.sql("SELECT doc_id FROM documents ORDER BY doc_id") == [("earlier",), ("later",)]
 
 
@@ -148,7 +166,7 @@ def test_a_byte_order_mark_may_precede_a_document(folder: Folder) -> None:
 def test_nothing_in_nothing_written(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
 
-    nothing = {"written": 0, "unchanged": 0, "chunks": 0, "embedded": 0}
+    nothing = {"written": 0, "unchanged": 0, "chunks": 0, "embedded": 0, "retries": {}}
     assert folder.succeed("write", "empty.jsonl") == nothing
     assert folder.succeed("write", "-") == nothing
 
@@ -156,7 +174,13 @@ def test_nothing_in_nothing_written(folder: Folder, tmp_path: Path) -> None:
 def test_of_two_lines_for_a_document_the_later_wins(folder: Folder) -> None:
     given = line("twice", title="First") + line("twice", title="Second")
 
-    assert folder.succeed("write", "-", stdin=given) == {"written": 2, "unchanged": 0, "chunks": 2, "embedded": 2}
+    assert folder.succeed("write", "-", stdin=given) == {
+        "written": 2,
+        "unchanged": 0,
+        "chunks": 2,
+        "embedded": 2,
+        "retries": {},
+    }
     assert folder.sql("SELECT doc_id, title, version FROM documents") == [("twice", "Second", 2)]
     assert folder.sql("SELECT aggregate_version FROM outbox ORDER BY id") == [(1,), (2,)]
 

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from sqlalchemy import Engine
 
 from schema.names import Names
 from tests import kafka
 from tests import servers as real
+from tests.replica import Replica
 from tests.servers import MilvusServer, MinioServer, Servers
 
 
@@ -51,3 +53,18 @@ def names(servers: Servers) -> Names:
     made = servers.names()
     kafka.create_topics(servers, made)
     return made
+
+
+@pytest.fixture
+def replica(shared: Path) -> Iterator[Replica]:
+    """A new database on a primary, and the replica that has it, stopped; one test at a time has the replica."""
+    with FileLock(shared / "replica.lock"):  # also while it is started: whoever starts it waits until it follows
+        primary_url, replica_url = real.replicated(shared)
+        primary = real.database(primary_url)
+        try:
+            with Replica.stopped(primary, replica_url) as stopped:
+                yield stopped
+        finally:
+            with primary.begin() as connection:
+                connection.exec_driver_sql(f"DROP DATABASE {primary.url.database}")
+            primary.dispose()

@@ -87,7 +87,7 @@ def test_invariant_8_honest_marks_when_milvus_cannot_be_reached(pipeline: Pipeli
     sink.ensure()
     server_manager_instance.release_server(folder)  # nobody listens any more
     pipeline.upsert(document("a", "one"))
-    with patch.object(milvus_module, "_TIMEOUT_SECONDS", 0.2), pytest.raises(Retryable, match=r"^Milvus: "):
+    with patch.object(milvus_module, "TIMEOUT_SECONDS", 0.2), pytest.raises(Retryable, match=r"^Milvus: "):
         Applier(pipeline.engine, sink).apply(pipeline.pending())
     client.close()
     assert synced(pipeline) == {"one": False}

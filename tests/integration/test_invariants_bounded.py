@@ -1,18 +1,17 @@
 """Invariants 11 and 12: a flood of dead letters stops the relay, and every batch is bounded in rows and in bytes."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-from pymilvus.client.prepare import Prepare
 
 from consumers.sink import Change
 from relays.direct import DirectRelay
 from schema.events import UPSERTED, ChunkRow, DocumentDeleted, DocumentUpserted, Envelope
 from schema.failures import DeadLetter, TooManyDeadLetters
+from tests.milvus_contract import ids_of, requests
 from tests.pipeline import Pipeline, document, vector
 
 MIB = 1024 * 1024
@@ -67,20 +66,6 @@ def test_invariant_12_bounded_batches_of_the_relay(pipeline: Pipeline, sizes: li
     assert pipeline.pending() == []
 
 
-@contextmanager
-def requests() -> Iterator[list[tuple[int, int]]]:
-    """(rows, bytes on the wire) of every upsert that is sent to Milvus meanwhile."""
-    real, seen = Prepare.row_upsert_param, []
-
-    def prepare(*args: Any, **kwargs: Any) -> Any:
-        request = real(*args, **kwargs)
-        seen.append((request.num_rows, request.ByteSize()))
-        return request
-
-    with patch.object(Prepare, "row_upsert_param", prepare):
-        yield seen
-
-
 def upserted(chunks: list[ChunkRow]) -> Change:
     event = DocumentUpserted(
         doc_id="a",
@@ -109,7 +94,8 @@ def test_invariant_12_bounded_requests_to_milvus_in_rows(pipeline: Pipeline) -> 
         assert len(pipeline.milvus_rows()) == 2_500
         gone = DocumentDeleted(doc_id="a", version=2, tombstones=[f"chunk-{number}" for number in range(2_500)])
         pipeline.milvus_sink.apply([Change("a", 2, (gone,))])
-    assert [len(call.kwargs["ids"]) for call in delete.call_args_list] == [1_000, 1_000, 500]
+    filters = [call.kwargs["filter"] for call in delete.call_args_list]
+    assert [len(ids_of(expression)) for expression in filters] == [1_000, 1_000, 500]
     assert pipeline.milvus_rows() == {}
 
 

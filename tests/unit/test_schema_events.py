@@ -8,6 +8,7 @@ from schema import events
 from schema.events import ChunkLabels, ChunkRow, DocumentDeleted, DocumentUpserted, Envelope, FileRecord, MalformedEvent
 
 # Vectors are base64 of little-endian float32: [1.0, -2.5] is 00 00 80 3f  00 00 20 c0.
+# Sparse weights are pairs of uint32 and float32: {5: 0.5} is 05 00 00 00  00 00 00 3f.
 UPSERTED_JSON = """
 {
   "doc_id": "手册-😀",
@@ -28,6 +29,7 @@ UPSERTED_JSON = """
       "content_hash": "8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8",
       "content": "alpha",
       "vector": "AACAPwAAIMA=",
+      "sparse": "BQAAAAAAAD8=",
       "vector_level": "table",
       "modal_type": "image"
     }
@@ -75,6 +77,7 @@ UPSERTED = DocumentUpserted(
             content_hash="8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8",
             content="alpha",
             vector=b"\x00\x00\x80\x3f\x00\x00\x20\xc0",
+            sparse=b"\x05\x00\x00\x00\x00\x00\x00\x3f",
             vector_level="table",
             modal_type="image",
             associate_id="",
@@ -148,6 +151,17 @@ def test_each_encoding_is_what_it_says() -> None:
     assert events.encode(DocumentDeleted(doc_id="doc-1", version=3), events.JSON) == b'{"doc_id":"doc-1","version":3}'
     assert b'"vector":"AACAPwAAIMA="' in events.encode(UPSERTED, events.JSON)
     assert b"\xa6vector\xc4\x08\x00\x00\x80\x3f\x00\x00\x20\xc0" in events.encode(UPSERTED, events.MSGPACK)  # bin 8
+
+
+def test_a_chunk_without_sparse_weights_travels_as_it_always_did() -> None:
+    before = b'{"chunk_id":"c","content_hash":"h","content":"a","vector":"AACAPw=="}'
+    row = ChunkRow(chunk_id="c", content_hash="h", content="a", vector=b"\x00\x00\x80\x3f")
+    assert events.encode(row, events.JSON) == before
+    decoded = events.decode(envelope(SMALL + ',"chunks":[' + before.decode() + "]}"))
+    assert isinstance(decoded, DocumentUpserted)
+    assert decoded.chunks == [row]
+    assert decoded.chunks[0].sparse == b""
+    assert events.encode(decoded.chunks[0], events.JSON) == before
 
 
 def test_the_smallest_upsert_is_taken() -> None:

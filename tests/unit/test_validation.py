@@ -70,6 +70,10 @@ def test_a_document_s_field_at_its_limit_is_accepted(field: str, value: object) 
         ("vector", [0, 0, 0, 0, 0, 0, 0, 1.8e19]),
         ("vector", np.array(GOOD, "float16")),
         ("vector", np.array(GOOD, ">f8")),
+        ("sparse", {}),
+        ("sparse", {0: 1, 2**32 - 2: 3.4e38, 7: 1.2e-38}),
+        ("sparse", {np.int64(5): np.float16(0.5), np.uint32(6): np.float32(2)}),
+        ("sparse", dict.fromkeys(range(4_096), 0.5)),
     ],
 )
 def test_a_chunk_s_field_at_its_limit_is_accepted(field: str, value: object) -> None:

@@ -1,0 +1,96 @@
+"""The Milvus sink on Milvus Lite: the contract of every Milvus, and sparse weights, which the test server lacks."""
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+from unittest.mock import patch
+
+import pytest
+from pymilvus import MilvusClient
+
+from consumers.milvus import MilvusSink
+from schema.events import ChunkLabels
+from tests.milvus_contract import MIB, MilvusSinkContract, chunk, requests, rows, upserted
+from tests.servers import MilvusServer
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def clients(milvus_uri: str) -> Iterator[Callable[[], MilvusClient]]:
+    server = MilvusServer(milvus_uri)
+    with server.database() as database, server.clients(database) as make:
+        yield make
+
+
+class TestMilvusLite(MilvusSinkContract):
+    """On the fixture `clients`."""
+
+    indexes: ClassVar = {
+        "vector": {"index_type": "HNSW", "metric_type": "COSINE"},  # it does not tell the parameters
+        "sparse": {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "IP"},
+        "doc_id": {"index_type": "INVERTED"},
+        "modal_type": {"index_type": "INVERTED"},
+        "business_tag": {"index_type": "INVERTED"},
+    }
+
+
+@pytest.fixture
+def client(clients: Callable[[], MilvusClient]) -> MilvusClient:
+    return clients()
+
+
+@pytest.fixture
+def sink(client: MilvusClient) -> MilvusSink:
+    sink = MilvusSink(client, 8)
+    sink.ensure()
+    return sink
+
+
+def weights(*entries: tuple[int, float]) -> bytes:
+    return b"".join(struct.pack("<If", *entry) for entry in entries)
+
+
+def search(client: MilvusClient, query: dict[int, float]) -> list[tuple[str, float]]:
+    """(chunk_id, score), the best first."""
+    [hits] = client.search("rag_vectors", [query], anns_field="sparse", limit=10, consistency_level="Strong")
+    return [(hit["chunk_id"], hit["distance"]) for hit in hits]
+
+
+def test_a_search_by_sparse_weights_finds_the_chunks_that_share_tokens(client: MilvusClient, sink: MilvusSink) -> None:
+    one = chunk("one", sparse=weights((5, 0.5), (70, 2.0)))
+    two = chunk("two", sparse=weights((0, 0.25), (70, 1.0), (2**32 - 2, 4.0)))
+    sink.apply(upserted(1, [one, two, chunk("none")]))
+    assert search(client, {70: 1.5}) == [("one", 3.0), ("two", 1.5)]
+    assert search(client, {5: 1.0}) == [("one", 0.5)]
+    assert search(client, {2**32 - 2: 2.0}) == [("two", 8.0)]
+    assert search(client, {6: 1.0}) == []
+    assert search(client, {0: 1.0})[0] == ("two", 0.25)
+    [hits] = client.search("rag_vectors", [[1.0] * 8], anns_field="vector", limit=10, consistency_level="Strong")
+    assert {hit["chunk_id"] for hit in hits} == {"one", "two", "none"}
+
+
+def test_sparse_weights_are_replaced_with_the_chunk_and_stay_when_it_is_relabelled(
+    client: MilvusClient, sink: MilvusSink
+) -> None:
+    sink.apply(upserted(1, [chunk("one", sparse=weights((5, 0.5))), chunk("none")]))
+    for version in (2, 3):
+        labels = [ChunkLabels(chunk_id="one"), ChunkLabels(chunk_id="none")]
+        sink.apply(upserted(version, relabelled=labels, business_tag="new"))
+        assert {row["business_tag"] for row in rows(client, "business_tag").values()} == {"new"}
+        assert search(client, {5: 1.0}) == [("one", 0.5)]
+    sink.apply(upserted(4, [chunk("one", sparse=weights((6, 0.5)))]))
+    assert (search(client, {5: 1.0}), search(client, {6: 1.0})) == ([], [("one", 0.5)])
+    sink.apply(upserted(5, [chunk("one")]))
+    assert search(client, {6: 1.0}) == []
+
+
+def test_many_sparse_weights_count_in_a_request_s_bytes(client: MilvusClient, sink: MilvusSink) -> None:
+    most = weights(*((number * 1_000_000, 0.5) for number in range(4_096)))
+    with patch("consumers.milvus._REQUEST_BYTES", MIB), requests() as seen:
+        sink.apply(
+            upserted(1, [chunk(f"chunk-{number}", sparse=most) for number in range(40)])
+        )  # 32 KiB of weights each
+    assert sum(count for count, _ in seen) == 40
+    assert max(size for _, size in seen) <= MIB
+    assert len(rows(client, "chunk_id")) == 40

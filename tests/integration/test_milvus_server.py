@@ -1,0 +1,208 @@
+"""The Milvus sink on a real Milvus 2.3: the contract of every Milvus, what only a server answers, and its end."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
+from sqlalchemy import Engine
+
+from consumers import milvus
+from consumers.milvus import MilvusSink
+from consumers.milvus_failures import translated
+from operations.milvus_again import MilvusAgain
+from operations.settings import Settings
+from operations.system import System
+from schema.events import ChunkLabels
+from schema.failures import Permanent, Retryable
+from schema.object_store.directory import DirectoryStore
+from tests.milvus_contract import ONES, MilvusSinkContract, chunk, deleted, healed, made_sure, rows, upserted
+from tests.servers import MilvusServer, native
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def clients(milvus_server: MilvusServer) -> Iterator[Callable[[], MilvusClient]]:
+    with milvus_server.database() as database, milvus_server.clients(database) as make:
+        yield make
+
+
+@pytest.fixture
+def client(clients: Callable[[], MilvusClient]) -> MilvusClient:
+    return clients()
+
+
+@pytest.fixture
+def sink(client: MilvusClient) -> MilvusSink:
+    sink = MilvusSink(client, 8)
+    sink.ensure()
+    return sink
+
+
+class TestMilvusServer(MilvusSinkContract):
+    """On the fixture `clients`."""
+
+    indexes: ClassVar = {
+        "vector": {"index_type": "HNSW", "metric_type": "COSINE", "M": "16", "efConstruction": "200"},
+        "doc_id": {"index_type": "Trie"},  # it refuses INVERTED
+        "modal_type": {"index_type": "Trie"},
+        "business_tag": {"index_type": "Trie"},
+    }
+
+
+# Sparse weights, which Milvus 2.3 has not
+
+
+def test_without_sparse_weights_the_rest_of_a_chunk_is_written_and_it_is_said_once(
+    client: MilvusClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = MilvusSink(client, 8)
+    for _ in range(2):
+        sink.ensure()
+    said = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus_collection"]
+    assert said == ["this Milvus takes no sparse weights: they are left out of the collection rag_vectors_1"]
+    assert client.list_collections() == ["rag_vectors_1"], "what was asked with is gone"
+    sink.apply(upserted(1, [chunk("one", "content", sparse=b"\5\0\0\0\0\0\0\x3f")]))
+    sink.apply(upserted(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new"))
+    found = rows(client)["one"]
+    assert (found["content"], found["business_tag"], found["vector"], "sparse" in found) == (
+        "content",
+        "new",
+        [1.0] * 8,
+        False,
+    )
+
+
+# What the server answers, past the sink's own checks
+
+
+def test_the_server_s_own_refusal_of_a_long_value_is_permanent(client: MilvusClient, sink: MilvusSink) -> None:
+    sink.apply(upserted(1, [chunk("one")]))
+    row = {**rows(client)["one"], "modal_type": "m" * 17}
+    with pytest.raises(MilvusException) as refused:
+        client.upsert("rag_vectors", [row])
+    answer = translated(refused.value)
+    assert isinstance(answer, Permanent)
+    assert str(answer).startswith("Milvus: the length (17) of 0th string exceeds max length (16)")
+
+
+def test_a_collection_of_another_dimension_that_took_the_alias_is_retryable(
+    client: MilvusClient, sink: MilvusSink
+) -> None:
+    """No event is at fault, so none may become a dead letter; when the sink is opened anew it says what is wrong."""
+    sink.apply(upserted(1, [chunk("one")]))
+    row = {**rows(client)["one"], "vector": np.ones(15, "<f4")}
+    with pytest.raises(MilvusException) as refused:
+        client.upsert("rag_vectors", [row])
+    answer = translated(refused.value)
+    assert isinstance(answer, Retryable)
+    assert "should divide the dim(8)" in str(answer)
+
+
+# A server that is down, slow, restarted
+
+
+def test_a_server_that_is_away_when_the_sink_is_opened_is_retryable(engine: Engine, store: DirectoryStore) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # but nobody listens: refused
+        settings = Settings(milvus_uri=f"http://127.0.0.1:{unused.getsockname()[1]}", vector_dimension=8)
+        sink = MilvusAgain(System(settings, engine, store))
+        for _ in range(2):
+            with pytest.raises(Retryable, match=r"^Milvus: Fail connecting to server"):
+                sink.apply(upserted(1, [chunk("one")]))
+        sink.close()
+
+
+class OwnServer:
+    """A Milvus that a test may kill."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    def up(self) -> str:
+        """Its URI."""
+        done = native("up", "--only", "milvus", "--data", str(self._data))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip().partition("=")[2]
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        found = json.loads(native("status", "--json", "--data", str(self._data)).stdout)["servers"]
+        [pid] = [row["pid"] for row in found if row["name"] == "milvus"]
+        os.kill(pid, number)
+        if number == signal.SIGKILL:
+            wait_for(lambda: not _runs(pid), "the server's end")
+
+    def stop(self) -> None:
+        native("stop", "--data", str(self._data))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def own(tmp_path: Path, milvus_server: MilvusServer) -> Iterator[OwnServer]:  # where the shared one runs, this one can
+    server = OwnServer(tmp_path / "own")
+    yield server
+    server.stop()
+
+
+@pytest.mark.timeout(300)
+def test_a_server_that_is_killed_is_waited_for_and_holds_all_that_it_acknowledged(own: OwnServer) -> None:
+    uri = own.up()
+    with closing(MilvusClient(uri, timeout=1.0)) as client:
+        sink = MilvusSink(client, 8)
+        sink.ensure()
+        sink.apply(upserted(1, [chunk(f"chunk-{number}") for number in range(500)]))
+        relabel = upserted(2, relabelled=[ChunkLabels(chunk_id="chunk-7")], business_tag="new")
+        own.kill()
+        for changes in (upserted(2, [chunk("late")]), relabel, deleted(2, ["chunk-8"])):
+            with pytest.raises(Retryable, match=r"^Milvus: [^<]"):
+                sink.apply(changes)
+        assert not made_sure(MilvusSink(client, 8))
+        own.up()
+        for changes in (relabel, deleted(3, ["chunk-8"]), upserted(4, [chunk("late")])):
+            wait_for(partial(healed, sink, changes), "the server to take it")  # it loads for seconds
+        found = rows(client, "business_tag")
+        assert found.keys() == {f"chunk-{number}" for number in range(500)} - {"chunk-8"} | {"late"}
+        assert {key for key, row in found.items() if row["business_tag"] == "new"} == {"chunk-7"}
+
+
+@pytest.mark.timeout(300)
+def test_a_server_that_stops_answering_is_told_when_the_time_is_over(
+    own: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = own.up()
+    with closing(MilvusClient(uri, timeout=1.0)) as client:
+        sink = MilvusSink(client, 8)
+        sink.ensure()
+        monkeypatch.setattr(milvus, "TIMEOUT_SECONDS", 0.5)
+        own.kill(signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(Retryable, match=r"^Milvus: DEADLINE_EXCEEDED"):
+            sink.apply(upserted(1, [chunk("one")]))
+        assert time.monotonic() - began < 5.0
+        own.kill(signal.SIGCONT)
+        wait_for(lambda: healed(sink, upserted(1, [chunk("one")])), "the server to go on")
+        own.kill()
+        port = int(uri.rpartition(":")[2])
+        with socket.create_server(("127.0.0.1", port)):  # in its place somebody who accepts and never answers
+            began = time.monotonic()
+            with pytest.raises(Retryable, match=r"^Milvus: "):
+                sink.apply(upserted(2, [chunk("two", vector=ONES)]))
+            assert time.monotonic() - began < 5.0, "not the client's own ten seconds"

@@ -1,0 +1,201 @@
+"""A service in another language: the SQL of docs/contract.md and a MySQL connection, nothing of ours."""
+
+import hashlib
+import io
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import pymysql
+import pytest
+from pymilvus import MilvusClient
+from pymysql.constants import CLIENT
+from sqlalchemy import Engine
+
+from consumers.milvus import MilvusSink
+from consumers.minio import MinioSink
+from producer import Writer
+from schema.names import Names
+from schema.object_store.directory import DirectoryStore
+from tests import contract, kafka
+from tests.contract import Service
+from tests.integration.test_grants import SCRIPT, run_script
+from tests.integration.test_kafka_consumers import wait_until_completed
+from tests.pipeline import DIMENSION, MODEL, Pipeline, document
+from tests.servers import Servers
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def connecting(mysql: Engine) -> Iterator[Callable[[], Any]]:
+    """Opens a service, any number of them."""
+    prefix, password = f"t{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+    run_script(mysql, SCRIPT.read_text().replace("'rag-", f"'{prefix}-"))
+    url = mysql.url
+
+    @contextmanager
+    def connect() -> Iterator[Service]:
+        with closing(
+            pymysql.connect(
+                host=url.host,
+                port=url.port or 3306,
+                user=f"{prefix}-writer",
+                password=password,
+                database=url.database,
+                client_flag=CLIENT.MULTI_STATEMENTS,
+                autocommit=True,  # as other clients; the contract's blocks begin and end their transactions
+            )
+        ) as connection:
+            service = Service(connection)
+            service.run(contract.VALUES)
+            yield service
+
+    with mysql.begin() as connection:
+        connection.exec_driver_sql(f"ALTER USER '{prefix}-writer' IDENTIFIED BY '{password}' ACCOUNT UNLOCK")
+    yield connect
+    with mysql.begin() as connection:
+        connection.exec_driver_sql(f"DROP USER '{prefix}-writer', '{prefix}-relay', '{prefix}-consumer'")
+
+
+@pytest.fixture
+def service(connecting: Callable[[], Any]) -> Iterator[Service]:
+    with connecting() as service:
+        yield service
+
+
+@pytest.fixture
+def pipeline(mysql: Engine, store: DirectoryStore, milvus: MilvusClient) -> Iterator[Pipeline]:
+    """As in the embedded profile, but on MySQL."""
+    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
+    milvus_sink.ensure()
+    minio_sink.ensure()
+    yield Pipeline(mysql, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
+    minio_sink.close()
+
+
+def staged(pipeline: Pipeline, content: bytes, extension: str) -> dict[str, object]:
+    """A file that waits in the bucket, as the values of the contract's block."""
+    key, digest = f"temp/upload_{uuid.uuid4().hex}/file", hashlib.sha256(content).hexdigest()
+    size = len(content)
+    pipeline.store.put(key, io.BytesIO(content), size_bytes=size, content_type="text/markdown", sha256=digest)
+    final = f"raw-files/text/2025/06/01/handbook.{extension}"
+    return {
+        "file_key": final,
+        "file_sha256": digest,
+        "file_bytes": size,
+        "file_type": "text/markdown",
+        "staged_key": key,
+    }
+
+
+def test_documents_written_by_sql_alone_reach_both_stores(
+    servers: Servers, pipeline: Pipeline, names: Names, service: Service
+) -> None:
+    def settled() -> list[str]:
+        wait_until_completed(pipeline.engine)
+        kafka.wait_until_empty(pipeline.engine)
+        pipeline.assert_in_step()
+        return sorted(row["content"] for row in pipeline.milvus_rows().values())
+
+    def files() -> dict[str, bytes]:
+        return {key: value for key, value in pipeline.objects().items() if not key.startswith("processed-data/")}
+
+    with ExitStack() as stack:
+        stack.enter_context(kafka.relaying(pipeline.engine, servers, names))
+        for sink in (pipeline.milvus_sink, pipeline.minio_sink):
+            stack.enter_context(kafka.consuming(pipeline.engine, sink, servers, names))
+
+        service.bind(**staged(pipeline, b"first", "md"))
+        service.run(contract.UPSERT, contract.FILE, contract.EVENT)
+        assert settled() == ["One transaction writes.", "The relay publishes.", "Two sinks apply."]
+        assert files() == {"raw-files/text/2025/06/01/handbook.md": b"first"}
+
+        service.upsert("One transaction writes.", "Consumers apply.", "Two sinks apply.")
+        assert settled() == ["Consumers apply.", "One transaction writes.", "Two sinks apply."]
+        assert files() == {"raw-files/text/2025/06/01/handbook.md": b"first"}
+
+        service.bind(**staged(pipeline, b"second", "txt"))
+        service.run(contract.UPSERT, contract.FILE, contract.EVENT)
+        settled()
+        assert files() == {"raw-files/text/2025/06/01/handbook.txt": b"second"}
+
+        service.run(contract.DELETE)
+        assert settled() == []
+        assert pipeline.objects() == {}
+        assert pipeline.sql("SELECT version, chunk_count FROM documents") == [(4, 0)]
+
+        service.upsert("Back again.")
+        assert settled() == ["Back again."]
+        assert pipeline.sql("SELECT version, oss_key FROM documents") == [(5, None)]
+        pipeline.upsert(document("handbook", "Back again.", "Ours now."))
+        assert settled() == ["Back again.", "Ours now."]
+
+
+def test_an_event_names_every_tombstone_that_waits_and_no_chunk_that_is_back(
+    pipeline: Pipeline, service: Service
+) -> None:
+    """Consumers skip older events: the newest says all."""
+    for contents in (["one", "two", "three"], ["one"], ["two"]):
+        service.upsert(*contents)
+    ids = {name: hashed(f"handbook\0{hashed(name)}\0" + "0")[:32] for name in ("one", "two", "three")}
+    told = [json.loads(envelope.payload) for envelope in pipeline.pending()]
+    assert [sorted(event["tombstones"]) for event in told] == [
+        [],
+        sorted([ids["two"], ids["three"]]),
+        sorted([ids["one"], ids["three"]]),
+    ]
+    assert [[chunk["content"] for chunk in event["chunks"]] for event in told][1:] == [["one"], ["two"]]
+    service.run(contract.DELETE)
+    assert sorted(json.loads(pipeline.pending()[-1].payload)["tombstones"]) == sorted(ids.values())
+
+
+def hashed(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def test_our_writer_finds_nothing_to_change_in_what_sql_wrote(pipeline: Pipeline, service: Service) -> None:
+    """The same rows, to the letter: repeated, long, quoted and Chinese texts too."""
+    contents = ["twice", 'it\'s "so"\n\\', "四 😀", "twice", "twice", "long " * 1_000]
+    service.upsert(*contents)
+    longest = pipeline.sql("SELECT CHAR_LENGTH(content), char_count FROM chunks ORDER BY char_count DESC LIMIT 1")
+    assert longest == [(500, 5_000)]  # a preview
+    with pipeline.engine.begin() as connection:
+        same = document("handbook", *contents, title="Handbook", business_tag="hr")
+        assert not pipeline.writer.upsert(connection, same).changed
+        other = document("handbook", *reversed(contents), title="Handbook", business_tag="hr")
+        assert pipeline.writer.upsert(connection, other).changed
+
+
+@pytest.mark.parametrize("content", ["x" * 65_536, None], ids=["longer than Milvus takes", "absent"])
+def test_a_chunk_that_cannot_be_written_undoes_the_transaction(
+    pipeline: Pipeline, connecting: Callable[[], Any], content: str | None
+) -> None:
+    with connecting() as service:
+        service.bind(chunks=json.dumps([{"content": "good"}, {"content": content}]))
+        with pytest.raises(pymysql.MySQLError, match="cannot be null"):
+            service.run(contract.UPSERT, contract.EVENT)
+    for table in ("documents", "chunks", "outbox"):
+        assert pipeline.sql(f"SELECT * FROM {table}") == []
+
+
+def test_services_that_write_one_document_at_once_wait_for_each_other(
+    pipeline: Pipeline, connecting: Callable[[], Any]
+) -> None:
+    start = threading.Barrier(4)
+
+    def write(name: int) -> None:
+        with connecting() as service:
+            start.wait(30)
+            for number in range(10):
+                service.upsert(f"by {name}", f"number {number}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert [envelope.version for envelope in pipeline.pending()] == list(range(1, 41))
+    [row] = pipeline.sql("SELECT version, chunk_count, (SELECT COUNT(*) FROM chunks) FROM documents")
+    assert tuple(row) == (40, 2, 2)

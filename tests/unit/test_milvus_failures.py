@@ -1,0 +1,51 @@
+"""Which error of Milvus is the event's fault, which may pass, and in what words it is told."""
+
+import grpc
+import pytest
+from pymilvus.exceptions import DataNotMatchException, MilvusException, ParamError
+
+from consumers.milvus_failures import not_loaded, translated
+from schema.failures import Permanent, Retryable
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MilvusException(1, "service not ready"), Retryable),
+        (MilvusException(2, "service unavailable"), Retryable),
+        (MilvusException(3, "memory limit exceeded"), Retryable),
+        (MilvusException(4, "too many concurrent requests"), Retryable),
+        (MilvusException(6, "cross cluster routing", 1), Retryable),  # of a server
+        (MilvusException(6, "illegal argument", 6), Permanent),  # of Milvus Lite
+        (MilvusException(7, "disk limit exceeded"), Retryable),
+        (MilvusException(8, "rate limit exceeded"), Retryable),
+        (MilvusException(9, "quota exceeded"), Retryable),
+        (MilvusException(100, "collection not found"), Retryable),
+        (MilvusException(101, "collection not loaded"), Retryable),
+        (MilvusException(1100, "invalid parameter", 5), Permanent),
+        (MilvusException(1101, "missing parameter", 5), Permanent),
+        (MilvusException(1102, "parameter too large", 5), Permanent),
+        (MilvusException(65_535, "unexpected error"), Retryable),
+        (ParamError(message="sparse vector index must be positive"), Permanent),
+        (DataNotMatchException(message="should be a varchar"), Permanent),
+    ],
+    ids=lambda value: f"{value.code}-{value.compatible_code}" if isinstance(value, MilvusException) else None,
+)
+def test_an_error_is_told_apart_by_its_code(error: MilvusException, kind: type[Exception]) -> None:
+    answer = translated(error)
+    assert type(answer) is kind
+    assert str(answer) == f"Milvus: {error.message}"
+
+
+def test_an_error_of_the_connection_may_pass_and_has_words() -> None:
+    assert type(translated(grpc.RpcError())) is Retryable
+    assert str(translated(grpc.RpcError())) == "Milvus: RpcError"
+
+
+def test_only_a_collection_that_is_not_loaded_is_to_be_loaded() -> None:
+    assert not_loaded(MilvusException(101, "collection not loaded"))
+    assert not_loaded(MilvusException(201, "partition not loaded"))
+    assert not not_loaded(MilvusException(103, "collection not fully loaded"))
+    assert not not_loaded(grpc.RpcError())
