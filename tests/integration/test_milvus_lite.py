@@ -10,7 +10,8 @@ from pymilvus import MilvusClient
 
 from consumers.milvus import MilvusSink
 from schema.events import ChunkLabels
-from tests.milvus_contract import MIB, MilvusSinkContract, chunk, requests, rows, upserted
+from tests.milvus_contract import MIB, MilvusCollectionContract, chunk, requests, rows, upserted
+from tests.milvus_rows_contract import MilvusRowsContract
 from tests.servers import MilvusServer
 
 pytestmark = pytest.mark.integration
@@ -23,7 +24,11 @@ def clients(milvus_uri: str) -> Iterator[Callable[[], MilvusClient]]:
         yield make
 
 
-class TestMilvusLite(MilvusSinkContract):
+class TestRows(MilvusRowsContract):
+    """On the fixture `shared_clients`."""
+
+
+class TestCollection(MilvusCollectionContract):
     """On the fixture `clients`."""
 
     indexes: ClassVar = {
@@ -33,6 +38,13 @@ class TestMilvusLite(MilvusSinkContract):
         "modal_type": {"index_type": "INVERTED"},
         "business_tag": {"index_type": "INVERTED"},
     }
+
+
+@pytest.fixture(scope="class")
+def shared_clients(milvus_uri: str) -> Iterator[Callable[[], MilvusClient]]:
+    server = MilvusServer(milvus_uri)
+    with server.database() as database, server.clients(database) as make:
+        yield make
 
 
 @pytest.fixture

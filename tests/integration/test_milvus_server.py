@@ -26,7 +26,8 @@ from operations.system import System
 from schema.events import ChunkLabels
 from schema.failures import Permanent, Retryable
 from schema.object_store.directory import DirectoryStore
-from tests.milvus_contract import ONES, MilvusSinkContract, chunk, deleted, healed, made_sure, rows, upserted
+from tests.milvus_contract import ONES, MilvusCollectionContract, chunk, deleted, healed, made_sure, rows, upserted
+from tests.milvus_rows_contract import MilvusRowsContract
 from tests.servers import MilvusServer, native
 from tests.waiting import wait_for
 
@@ -35,6 +36,12 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def clients(milvus_server: MilvusServer) -> Iterator[Callable[[], MilvusClient]]:
+    with milvus_server.database() as database, milvus_server.clients(database) as make:
+        yield make
+
+
+@pytest.fixture(scope="class")
+def shared_clients(milvus_server: MilvusServer) -> Iterator[Callable[[], MilvusClient]]:
     with milvus_server.database() as database, milvus_server.clients(database) as make:
         yield make
 
@@ -51,7 +58,11 @@ def sink(client: MilvusClient) -> MilvusSink:
     return sink
 
 
-class TestMilvusServer(MilvusSinkContract):
+class TestRows(MilvusRowsContract):
+    """On the fixture `shared_clients`."""
+
+
+class TestCollection(MilvusCollectionContract):
     """On the fixture `clients`."""
 
     indexes: ClassVar = {
@@ -183,6 +194,13 @@ def test_a_server_that_is_killed_is_waited_for_and_holds_all_that_it_acknowledge
         assert {key for key, row in found.items() if row["business_tag"] == "new"} == {"chunk-7"}
 
 
+def _listening(port: int) -> socket.socket | None:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError:  # some of the server's connections are not closed yet
+        return None
+
+
 @pytest.mark.timeout(300)
 def test_a_server_that_stops_answering_is_told_when_the_time_is_over(
     own: OwnServer, monkeypatch: pytest.MonkeyPatch
@@ -201,7 +219,9 @@ def test_a_server_that_stops_answering_is_told_when_the_time_is_over(
         wait_for(lambda: healed(sink, upserted(1, [chunk("one")])), "the server to go on")
         own.kill()
         port = int(uri.rpartition(":")[2])
-        with socket.create_server(("127.0.0.1", port)):  # in its place somebody who accepts and never answers
+        mute = wait_for(lambda: _listening(port), "the port")
+        assert mute is not None
+        with mute:  # in its place somebody who accepts and never answers
             began = time.monotonic()
             with pytest.raises(Retryable, match=r"^Milvus: "):
                 sink.apply(upserted(2, [chunk("two", vector=ONES)]))
