@@ -106,8 +106,8 @@ class Publisher:
             for row in rows:
                 self._produce(producer, row, delivered)
             offsets = lanes.next_offsets(_metadata(rows))
-            _patiently(lambda: producer.send_offsets_to_transaction(offsets, membership, _CALL_SECONDS))
-            _patiently(lambda: producer.commit_transaction(_CALL_SECONDS))
+            producer.send_offsets_to_transaction(offsets, membership, _CALL_SECONDS)
+            producer.commit_transaction(_CALL_SECONDS)
         except KafkaException as error:
             return self._aborted(producer, lanes, error, refused)
         lanes.advance({row.lane for row in rows})
@@ -150,13 +150,14 @@ class Publisher:
     ) -> Undone | Fenced | Refused:
         """Abort the transaction, and tell what was wrong with it.
 
-        A producer that Kafka did not answer is not used again: with librdkafka 2.16 its next commit may never return.
+        No call is made again, even where its error says that it may be: librdkafka 2.16 may never return from the
+        second `send_offsets_to_transaction`, when Kafka was away. The next producer asks Kafka what is committed.
         """
         reason: KafkaError = error.args[0]
         aborted = False
         if not reason.fatal():
             try:
-                _patiently(lambda: producer.abort_transaction(_CALL_SECONDS))
+                producer.abort_transaction(_CALL_SECONDS)
                 aborted = True
             except KafkaException as worse:  # the broker ends the transaction, one way or the other, in its time
                 reason = worse.args[0]

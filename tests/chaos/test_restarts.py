@@ -1,0 +1,89 @@
+"""Each server stops while relay and consumers are at work, and comes back: nobody ends, nothing is lost."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import kafka
+from tests import servers as real
+from tests.chaos.conftest import System, initialised
+from tests.corpus import Written, first_version
+from tests.servers import MilvusServer, MinioServer, Servers
+from tests.services import Services, services
+from tests.waiting import wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+
+DOCUMENTS = 30  # at a time
+PATIENCE_SECONDS = 90
+
+
+@pytest.fixture
+def data(shared: Path, tmp_path: Path) -> Iterator[Path]:
+    """The folder of servers that no other test uses; they are stopped whatever happens."""
+    folder = tmp_path / "servers"
+    yield folder
+    real.native("stop", "--data", str(folder))
+
+
+@pytest.fixture
+def system(data: Path, tmp_path: Path) -> Iterator[System]:
+    up = real.native("up", "--data", str(data))
+    assert up.returncode == 0, up.stderr
+    found = dict(line.split("=", 1) for line in up.stdout.splitlines())
+    servers = Servers(found["RAG_OUTBOX_DATABASE_URL"], found["RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS"])
+    milvus = MilvusServer(found["RAG_OUTBOX_MILVUS_URI"])
+    store = "RAG_OUTBOX_OBJECT_STORE"
+    minio = MinioServer(found[store], found[f"{store}_ACCESS_KEY"], found[f"{store}_SECRET_KEY"])
+    with initialised(tmp_path / "system", servers, milvus, minio) as some:
+        yield some
+
+
+def write(system: System, name: str, documents: int = DOCUMENTS) -> dict[str, Written]:
+    written = [first_version(f"{name}-{number}", 1) for number in range(documents)]
+    path = system.folder.path / f"{name}.jsonl"
+    path.write_bytes(b"".join(one.line() for one in written))
+    assert system.folder.run("write", str(path)).status == 0
+    return {one.doc_id: one for one in written}
+
+
+def wait_until_in_step(system: System, some: Services) -> None:
+    def in_step() -> bool:
+        assert [process.name for process in some.processes if process.status is not None] == [], "ended by itself"
+        return system.stores.pending() == 0
+
+    wait_for(in_step, "every document to be completed", timeout_seconds=PATIENCE_SECONDS)
+
+
+def test_every_server_may_stop_and_come_back(system: System, data: Path) -> None:
+    living: dict[str, Written] = {}
+    with services(system.folder) as some:
+        relay = some.relay(kafka_transaction_timeout_ms="2000")
+        some.consumer("milvus")
+        some.consumer("minio")
+        living |= write(system, "first")
+        wait_until_in_step(system, some)
+
+        for server in ("mysql", "kafka", "milvus", "minio"):
+            began = time.monotonic()
+            living |= write(system, f"before-{server}")  # and its events are on their way
+            assert real.native("stop", "--only", server, "--data", str(data)).returncode == 0
+            if server != "mysql":
+                living |= write(system, f"without-{server}", 1)
+            if server == "kafka":  # long enough for the relay's event to be given up, which must not be its end
+                wait_for(lambda: "batch_undone" in relay.log, "the relay to give a batch up")
+            up = real.native("up", "--only", server, "--data", str(data))
+            assert up.returncode == 0, up.stderr
+            wait_until_in_step(system, some)
+            living |= write(system, f"after-{server}")
+            wait_until_in_step(system, some)
+            sys.stdout.write(f"{server}: {time.monotonic() - began:.1f} seconds\n")
+
+        some.finish()
+
+    system.stores.assert_in_step(living, dict.fromkeys(living, 1))
+    published = kafka.topic(system.servers, some.names.documents_topic)
+    kafka.assert_exactly_once_and_in_order(published, dict.fromkeys(living, 1))
