@@ -41,7 +41,9 @@ class Applier:
                 known = marks.known(connection, self._sink.name, {event.doc_id for event in events})
             changes = self._newest(events, known, refused)
             refused |= self._apply(changes)
-            self._mark([change for change in changes if (change.doc_id, change.version) not in refused], known, refused)
+            applied = [change for change in changes if (change.doc_id, change.version) not in refused]
+            held, refused = self._mark(applied, known, refused)
+            self._sink.settle([event for event in events if event.version <= held.get(event.doc_id, 0)])
         except DBAPIError as error:
             if is_transient(error):
                 raise Retryable(f"metadata database: {error.orig}") from error
@@ -104,18 +106,22 @@ class Applier:
 
     def _mark(
         self, changes: Sequence[Change], known: Mapping[str, Known], refused: Mapping[tuple[str, int], str]
-    ) -> None:
+    ) -> tuple[dict[str, int], dict[tuple[str, int], str]]:
         """Mark what nobody else marked meanwhile: a consumer that lost its partitions may apply beside the new owner.
 
         The sinks have no conditional write, so two of them mix. Whoever marks second finds out: the one with the newer
-        version applies it again, and the one with the older tells what harm it did.
+        version applies it again, and the one with the older tells what harm it did. Returns the version that the sink
+        holds of each document, and what is still refused.
         """
+        held = {doc_id: document.applied_version for doc_id, document in known.items()}
         if not changes and not refused:
-            return
+            return held, {}
         doc_ids = {change.doc_id for change in changes}
+        touched = doc_ids | {doc_id for doc_id, _ in refused}
         with self._engine.begin() as connection:
-            marks.lock(connection, doc_ids | {doc_id for doc_id, _ in refused})
-            now = marks.known(connection, self._sink.name, doc_ids)
+            marks.lock(connection, touched)
+            now = marks.known(connection, self._sink.name, touched)
+            refused = {one: reason for one, reason in refused.items() if not _overtaken(one, known, now)}
             overtaken = [change for change in changes if change.version < now[change.doc_id].applied_version]
             mine = [change for change in changes if change.version > now[change.doc_id].applied_version]
             for change in mine:
@@ -133,3 +139,11 @@ class Applier:
                 *(self._sink.name, change.doc_id, change.version, now[change.doc_id].applied_version),
                 harms[change.doc_id],
             )
+        held |= {doc_id: document.applied_version for doc_id, document in now.items()}
+        return held | {change.doc_id: change.version for change in mine if change.complete}, refused
+
+
+def _overtaken(one: tuple[str, int], known: Mapping[str, Known], now: Mapping[str, Known]) -> bool:
+    """Whether somebody else applied this version, or a newer one, since `known` was read."""
+    doc_id, version = one
+    return doc_id in known and doc_id in now and known[doc_id].applied_version < version <= now[doc_id].applied_version

@@ -12,7 +12,7 @@ from consumers.milvus_rows import Row
 from consumers.sink import Change
 from schema import collection
 from schema.batches import bounded
-from schema.events import ChunkRow, DocumentUpserted
+from schema.events import ChunkRow, DocumentUpserted, Event
 from schema.failures import Permanent
 from schema.sinks import MILVUS
 
@@ -75,6 +75,9 @@ class MilvusSink:
     @staticmethod
     def harm(connection: Connection, change: Change) -> str | None:
         return harm.to_vectors(connection, change)
+
+    def settle(self, events: Sequence[Event]) -> None:
+        """Nothing is kept for another attempt."""
 
     def close(self) -> None:
         self._client.close()

@@ -1,8 +1,9 @@
 """The object-store sink: files at their final keys, and every event's vectors archived, to rebuild Milvus from."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 import msgspec
 import urllib3.exceptions
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 from consumers import harm, marks
 from consumers.sink import Change
 from schema import bucket
-from schema.events import DocumentDeleted, DocumentUpserted, FileRecord
+from schema.events import DocumentDeleted, DocumentUpserted, Event, FileRecord
 from schema.failures import Permanent, Retryable
 from schema.object_store import ObjectMissing, ObjectStore
 from schema.sinks import MINIO
@@ -38,16 +39,8 @@ class MinioSink:
         outcomes = [self._pool.submit(self._apply_one, change) for change in changes]
         wait(outcomes)  # a failed batch is applied again: nothing of it may still be running then
         for outcome in outcomes:
-            try:
+            with _translated():
                 outcome.result()
-            except S3Error as error:
-                if error.code in _REFUSED:
-                    raise Permanent(f"object store: {error.code}: {error.message}") from error
-                raise Retryable(f"object store: {error.code}: {error.message}") from error
-            except _IMPOSSIBLE as error:
-                raise Permanent(f"object store: {error}") from error
-            except (OSError, MinioException, urllib3.exceptions.HTTPError) as error:
-                raise Retryable(f"object store: {error}") from error
 
     @staticmethod
     def mark(connection: Connection, changes: Sequence[Change]) -> None:
@@ -57,6 +50,13 @@ class MinioSink:
     @staticmethod
     def harm(connection: Connection, change: Change) -> str | None:
         return harm.to_files(connection, change)
+
+    def settle(self, events: Sequence[Event]) -> None:
+        """Staged files go only now: until the mark an older version may come again, and write over what was copied."""
+        files = [file for event in events if isinstance(event, DocumentUpserted) for file in event.files]
+        if staged := [file.staged_key for file in files if file.staged_key is not None]:
+            with _translated():
+                self._store.remove(staged)
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -87,7 +87,7 @@ class MinioSink:
         self._store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=content_type, sha256=sha256)
 
     def _unstage(self, file: FileRecord) -> None:
-        """Copy a staged file to its key, then remove the staged one; done before when the key holds its bytes."""
+        """Copy a staged file to its key; done before, and settled, when it is gone and the key holds its bytes."""
         if file.staged_key is None:
             raise Permanent(f"file {file.object_key!r} has neither content nor a staged object")
         try:
@@ -95,4 +95,18 @@ class MinioSink:
         except ObjectMissing as error:
             if self._store.sha256(file.object_key) != file.sha256:
                 raise Permanent(f"the staged object {file.staged_key!r} of file {file.object_key!r} is gone") from error
-        self._store.remove([file.staged_key])
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The store's errors as what they mean for the events."""
+    try:
+        yield
+    except S3Error as error:
+        if error.code in _REFUSED:
+            raise Permanent(f"object store: {error.code}: {error.message}") from error
+        raise Retryable(f"object store: {error.code}: {error.message}") from error
+    except _IMPOSSIBLE as error:
+        raise Permanent(f"object store: {error}") from error
+    except (OSError, MinioException, urllib3.exceptions.HTTPError) as error:
+        raise Retryable(f"object store: {error}") from error

@@ -42,5 +42,8 @@ class Sink(Protocol):
     def harm(self, connection: Connection, change: Change) -> str | None:
         """What `change`, applied after a newer version, did to it, or None; what has to go becomes a tombstone."""
 
+    def settle(self, events: Sequence[Event]) -> None:
+        """The store is marked to hold these, or newer: remove what only they would still need. Raises Retryable."""
+
     def close(self) -> None:
         """Release connections."""

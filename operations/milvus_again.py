@@ -17,6 +17,7 @@ from consumers.milvus_failures import translated
 from consumers.sink import Change
 from operations.milvus_lite import MilvusLiteUnavailable
 from operations.system import System
+from schema.events import Event
 from schema.failures import Retryable
 from schema.sinks import MILVUS
 
@@ -48,6 +49,9 @@ class MilvusAgain:
 
     def harm(self, connection: Connection, change: Change) -> str | None:
         return MilvusSink.harm(connection, change)
+
+    def settle(self, events: Sequence[Event]) -> None:
+        """See MilvusSink."""
 
     def close(self) -> None:
         self._sink = None

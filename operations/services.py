@@ -23,9 +23,12 @@ def relay(system: System) -> int:
         nonlocal published
         published += len(rows)
 
+    kafka = _kafka(system)
+    if system.engine.dialect.name == "sqlite":
+        raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
     _tell("relays")
     stop = stopped_by_signals()
-    KafkaRelay(system.engine, system.settings.names, _kafka(system), report=report).run(stop)
+    KafkaRelay(system.engine, system.settings.names, kafka, report=report).run(stop)
     return published
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from relays import outbox
-from relays.outbox import OutboxRow
+from relays.outbox_row import OutboxRow
 from schema.events import Envelope
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
 

@@ -15,7 +15,7 @@ from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from relays import offset_metadata, outbox
 from relays.lanes import Lanes
-from relays.outbox import OutboxRow
+from relays.outbox_row import OutboxRow
 from relays.publish import Fenced, Outcome, Published, Publisher, Refused, Undone
 from schema.database import is_transient
 from schema.failures import DeadLetter, Retryable

@@ -5,25 +5,33 @@ Invariant 4: rows are read from the oldest on, each time; there is no cursor tha
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, null, select, tuple_, union_all
+import msgspec
+from sqlalchemy import (
+    CHAR,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    cast,
+    delete,
+    func,
+    insert,
+    null,
+    select,
+    tuple_,
+    union_all,
+)
 
+from relays import outbox_row
+from relays.outbox_row import OutboxRow
 from schema.batches import bounded
 from schema.database import reading
 from schema.events import Envelope
 from schema.failures import DeadLetter
 from schema.tables import outbox, outbox_dead_letters
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
-    id: int
-    lane: int
-    created_at: datetime  # UTC
-    envelope: Envelope
 
 
 def claim_oldest(engine: Engine, rows: int, size_bytes: int) -> list[OutboxRow]:
@@ -37,29 +45,36 @@ def claim_oldest(engine: Engine, rows: int, size_bytes: int) -> list[OutboxRow]:
 def claim_lanes(
     engine: Engine, lanes: Collection[int], in_flight: Collection[OutboxRow], rows_a_lane: int, size_bytes: int
 ) -> list[OutboxRow]:
-    """The oldest rows of each lane that are not in flight, in id order; bounded in rows a lane, and in bytes."""
+    """The oldest rows of each lane that are not in flight, in id order; bounded in rows a lane, and in bytes. MySQL."""
     if not lanes:
         return []
     skipped = {row.id for row in in_flight}
     skipped_in = Counter(row.lane for row in in_flight)
-    a_lane = [
-        select(outbox.c.id, outbox.c.lane, outbox.c.payload_bytes)
+    with reading(engine) as connection:
+        oldest = (_oldest(lane, rows_a_lane + skipped_in[lane]) for lane in sorted(lanes))
+        sizes: list[tuple[int, int]] = []
+        found_in_lanes: Sequence[Any] = connection.execute(union_all(*oldest)).scalars().all()
+        for found in found_in_lanes:
+            in_lane = sorted(msgspec.json.decode(found or "[]", type=list[tuple[int, int]]))
+            sizes += [one for one in in_lane if one[0] not in skipped][:rows_a_lane]
+        batch = next(bounded(sorted(sizes), len(sizes) or 1, size_bytes, lambda one: one[1]), [])
+        if not batch:
+            return []
+        ids = [outbox_id for outbox_id, _ in batch]
+        rows = connection.execute(select(outbox_row.PACKED).where(outbox.c.id.in_(ids)).order_by(outbox.c.id)).scalars()
+        return [outbox_row.unpack(row) for row in rows]
+
+
+def _oldest(lane: int, rows: int) -> Select[tuple[str | None]]:
+    """The ids and sizes of a lane's oldest rows as one JSON value, in any order; see relays/outbox_row.py."""
+    few = (
+        select(outbox.c.id, outbox.c.payload_bytes)
         .where(outbox.c.lane == lane)
         .order_by(outbox.c.id)
-        .limit(rows_a_lane + skipped_in[lane])
+        .limit(rows)
         .subquery()
-        for lane in sorted(lanes)
-    ]
-    with reading(engine) as connection:
-        found = connection.execute(union_all(*(select(lane) for lane in a_lane))).all()
-        taken: dict[int, int] = dict.fromkeys(lanes, 0)
-        sizes = []
-        for row in sorted(found, key=lambda row: int(row.id)):
-            if row.id not in skipped and taken[row.lane] < rows_a_lane:
-                taken[row.lane] += 1
-                sizes.append(row)
-        batch = next(bounded(sizes, len(sizes) or 1, size_bytes, lambda row: int(row.payload_bytes)), [])
-        return _read(connection, [row.id for row in batch])
+    )
+    return select(cast(func.json_arrayagg(func.json_array(few.c.id, few.c.payload_bytes)), CHAR))
 
 
 def event_ids(engine: Engine, ids: Collection[int]) -> list[tuple[int, str]]:
@@ -98,7 +113,7 @@ def _outbox_row(row: Row[Any]) -> OutboxRow:
         row.payload,
         row.headers if isinstance(row.headers, dict) else {},  # a writer in another language may put anything there
     )
-    return OutboxRow(row.id, row.lane, row.created_at, envelope)
+    return OutboxRow(row.id, row.lane, row.created_at.replace(tzinfo=UTC).isoformat(), envelope)
 
 
 def _dead_row(outbox_id: int, letter: DeadLetter) -> Mapping[str, Any]:

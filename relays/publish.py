@@ -7,7 +7,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -15,7 +14,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from relays import offset_metadata
 from relays.lanes import Lanes
-from relays.outbox import OutboxRow
+from relays.outbox_row import OutboxRow
 from schema.kafka import for_producer
 from schema.names import Names
 
@@ -81,6 +80,7 @@ class Publisher:
             "partitioner": "murmur2_random",
             "transaction.timeout.ms": _TRANSACTION_MILLISECONDS,
             "queue.buffering.max.messages": 1_000_000,
+            "delivery.report.only.error": True,
             **for_producer(kafka),
             "enable.idempotence": True,
             "acks": "all",
@@ -97,14 +97,14 @@ class Publisher:
             return Undone(error.args[0].str())
         refused: list[str] = []
 
-        def delivered(error: KafkaError | None, _message: Any) -> None:
+        def failed(error: KafkaError | None, _message: Any) -> None:
             if error is not None and error.code() in _REFUSED:
                 refused.append(error.str())
 
         try:
             producer.begin_transaction()
             for row in rows:
-                self._produce(producer, row, delivered)
+                self._produce(producer, row, failed)
             offsets = lanes.next_offsets(_metadata(rows))
             producer.send_offsets_to_transaction(offsets, membership, _CALL_SECONDS)
             producer.commit_transaction(_CALL_SECONDS)
@@ -129,7 +129,7 @@ class Publisher:
             self._producer = producer
         return self._producer
 
-    def _produce(self, producer: Producer, row: OutboxRow, delivered: Callable[[KafkaError | None, Any], None]) -> None:
+    def _produce(self, producer: Producer, row: OutboxRow, failed: Callable[[KafkaError | None, Any], None]) -> None:
         envelope = row.envelope
         while True:
             try:
@@ -138,9 +138,8 @@ class Publisher:
                     key=envelope.doc_id.encode(),
                     value=envelope.payload,
                     headers=_headers(row),
-                    on_delivery=delivered,
+                    on_delivery=failed,
                 )
-                producer.poll(0)
                 return
             except BufferError:  # the local queue is full
                 producer.poll(0.1)
@@ -181,17 +180,20 @@ def _metadata(rows: Sequence[OutboxRow]) -> dict[int, str]:
 def _headers(row: OutboxRow) -> list[tuple[str, str | bytes | None]]:
     """CloudEvents 1.0 in binary mode, the version that fences it, and what the writer added."""
     envelope = row.envelope
-    own = {
-        "ce_specversion": "1.0",
-        "ce_id": envelope.event_id,
-        "ce_source": _SOURCE,
-        "ce_type": envelope.event_type,
-        "ce_time": row.created_at.replace(tzinfo=UTC).isoformat(),
-        "ce_subject": envelope.doc_id,
-        "ce_sequence": str(envelope.version),
-        "content-type": envelope.content_type,
-    }
-    return [*own.items(), *((name, value) for name, value in envelope.headers.items() if name not in own)]
+    own: list[tuple[str, str | bytes | None]] = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", envelope.event_id),
+        ("ce_source", _SOURCE),
+        ("ce_type", envelope.event_type),
+        ("ce_time", row.created_at),
+        ("ce_subject", envelope.doc_id),
+        ("ce_sequence", str(envelope.version)),
+        ("content-type", envelope.content_type),
+    ]
+    if envelope.headers:
+        taken = {name for name, _ in own}
+        own += [(name, value) for name, value in envelope.headers.items() if name not in taken]
+    return own
 
 
 def _patiently(call: Callable[[], Any]) -> None:

@@ -40,6 +40,7 @@ STEPS = [
     "consumers.minio.MinioSink._remove",
     "consumers.minio.MinioSink._unstage",
     "consumers.minio.MinioSink._put",
+    "consumers.minio.MinioSink.settle",
     "schema.object_store.directory.DirectoryStore.put",
     "schema.object_store.directory.DirectoryStore.copy",
     "schema.object_store.directory.DirectoryStore.remove",

@@ -113,9 +113,9 @@ def test_invariant_8_honest_marks_of_two_sinks_at_once(pipeline: Pipeline) -> No
     events = pipeline.pending()
     meet, mark = threading.Barrier(2, timeout=10), Applier._mark
 
-    def mark_together(*args: Any) -> None:
+    def mark_together(*args: Any) -> Any:
         meet.wait()
-        mark(*args)
+        return mark(*args)
 
     with patch.object(Applier, "_mark", mark_together), ThreadPoolExecutor(2) as pool:
         for start in range(0, 40, 4):

@@ -7,7 +7,9 @@ from sqlalchemy import Connection
 
 from consumers.applier import Applier
 from consumers.sink import Change, Sink
+from producer import DocumentFile
 from schema.failures import Retryable
+from schema.limits import INLINE_FILE_BYTES
 from tests.pipeline import Pipeline, document
 
 pytestmark = pytest.mark.integration
@@ -25,7 +27,7 @@ class Halting:
     def __init__(self, sink: Sink, before: Step = nothing, after: Step = nothing) -> None:
         self.name = sink.name
         self._sink, self._before, self._after = sink, before, after
-        self.ensure, self.close = sink.ensure, sink.close
+        self.ensure, self.settle, self.close = sink.ensure, sink.settle, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self._before()
@@ -140,3 +142,22 @@ def test_invariant_6_an_older_version_applied_in_the_middle_of_a_newer_one_makes
 
     pipeline.run()
     pipeline.assert_in_step()
+
+
+def test_invariant_6_a_newer_file_survives_that_an_older_version_comes_again_alone(pipeline: Pipeline) -> None:
+    """Both versions came in one batch, the consumer died before its mark, and the next one's batches are smaller."""
+    large = b"x" * (INLINE_FILE_BYTES + 1)
+    for content in (b"first" + large, b"second" + large):
+        pipeline.upsert(document("a", "one", file=DocumentFile.from_bytes(content, "original.md", pipeline.store)))
+
+    def die() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        Applier(pipeline.engine, Halting(pipeline.minio_sink, after=die)).apply(pipeline.pending())
+    for event in pipeline.pending():
+        assert Applier(pipeline.engine, pipeline.minio_sink).apply([event]) == []
+
+    pipeline.run()
+    pipeline.assert_in_step()
+    assert b"second" + large in pipeline.objects().values()

@@ -53,7 +53,8 @@ class Counting:
     def __init__(self, sink: MilvusSink) -> None:
         self._sink = sink
         self.applied: Counter[tuple[str, int]] = Counter()
-        self.ensure, self.mark, self.harm, self.close = sink.ensure, sink.mark, sink.harm, sink.close
+        self.ensure, self.close = sink.ensure, sink.close
+        self.mark, self.harm, self.settle = sink.mark, sink.harm, sink.settle
 
     def apply(self, changes: Sequence[Change]) -> None:
         self.applied.update((change.doc_id, change.version) for change in changes)
@@ -95,7 +96,8 @@ class Failing:
         self._sink = sink
         self.closed = threading.Event()
         self.refusals = 0
-        self.ensure, self.mark, self.harm, self.close = sink.ensure, sink.mark, sink.harm, sink.close
+        self.ensure, self.close = sink.ensure, sink.close
+        self.mark, self.harm, self.settle = sink.mark, sink.harm, sink.settle
 
     def apply(self, changes: Sequence[Change]) -> None:
         if self.closed.is_set():

@@ -13,7 +13,7 @@ from operations import topics
 from producer import Writer
 from relays import outbox
 from relays.kafka import KafkaRelay
-from relays.outbox import OutboxRow
+from relays.outbox_row import OutboxRow
 from schema.database import connect
 from schema.events import Envelope, decode
 from schema.names import Names
