@@ -7,6 +7,7 @@ between its first and its last mark, so the start of the process does not count.
 import subprocess
 import sys
 import time
+from contextlib import closing
 from itertools import islice
 
 import numpy as np
@@ -65,7 +66,7 @@ def write(some: System, documents: int) -> None:
 
 def consumed(some: System, documents: int) -> float:
     """Rows a second; every chunk is marked at the end, and stands in Milvus."""
-    with MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"]) as client:
+    with closing(MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"])) as client:
         with some.running("consume", "milvus") as process:
             wait_until(lambda: marked(some, process) == documents, "every document to be marked")
         [found] = client.query(ALIAS, output_fields=["count(*)"], consistency_level="Strong")
@@ -104,7 +105,7 @@ def upserted(some: System, rows: int) -> float:
         }
 
     data = iter([made(number) for number in range(rows)])
-    with MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"]) as client:
+    with closing(MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"])) as client:
         began = time.monotonic()
         while batch := list(islice(data, ROWS_A_REQUEST)):
             client.upsert(ALIAS, batch, timeout=60)

@@ -7,7 +7,7 @@ step loses nothing and repeats nothing: what a committed transaction names, the 
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
@@ -27,7 +27,7 @@ T = TypeVar("T")
 _ROWS_A_LANE = 500
 _BATCH_BYTES = 32 * 1024 * 1024
 _IDLE_SECONDS = (0.005, 0.25)  # the pause doubles from the first to the second while there is nothing to do
-_SERVE_SECONDS = 0.05  # how long the group is served at a time while a database call is under way
+_SERVE_SECONDS = 0.05  # how often the group is served while a database call is under way
 STAGE = "relay"
 
 
@@ -87,12 +87,11 @@ class KafkaRelay:
 
     def publish(self, rows: Sequence[OutboxRow]) -> bool:
         """Publish rows in order and start to settle them; False when not all of them went out as one batch."""
-        self.finish_settling()
         rows = [row for row in rows if row.lane in self._lanes.owned]
         membership = self._lanes.membership()
         if membership is None or not rows:
             return False
-        outcome: Outcome = self._publisher.publish(rows, self._lanes, membership)
+        outcome: Outcome = self._publisher.publish(rows, self._lanes, membership, self.finish_settling)
         match outcome:
             case Published():
                 self._report(rows)
@@ -119,7 +118,10 @@ class KafkaRelay:
         self._settled = self._settling.submit(self._again, lambda: outbox.settle(self._engine, ids))
 
     def finish_settling(self) -> None:
-        """Wait until the rows of the last transaction are gone: an offset names one transaction's rows only."""
+        """Wait until the rows of the last transaction are gone: an offset names one transaction's rows only.
+
+        While they go, the next ones are sent already.
+        """
         if self._settled is not None:
             self._serving(self._settled)
         self._settled, self._published = None, ()
@@ -154,8 +156,8 @@ class KafkaRelay:
 
     def _serving(self, future: "Future[T]") -> T:
         """The future's result, with the group served meanwhile."""
-        while not future.done():
-            self._lanes.poll(_SERVE_SECONDS)
+        while not wait([future], _SERVE_SECONDS).done:
+            self._lanes.poll(0)
         return future.result()
 
     def _again(self, work: Callable[[], T]) -> T:

@@ -6,11 +6,13 @@ Invariant 4: rows are read from the oldest on, each time; there is no cursor tha
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC
+from itertools import groupby
 from typing import Any
 
 import msgspec
 from sqlalchemy import (
     CHAR,
+    ColumnElement,
     Connection,
     Engine,
     Row,
@@ -20,6 +22,7 @@ from sqlalchemy import (
     func,
     insert,
     null,
+    or_,
     select,
     tuple_,
     union_all,
@@ -32,6 +35,8 @@ from schema.database import reading
 from schema.events import Envelope
 from schema.failures import DeadLetter
 from schema.tables import outbox, outbox_dead_letters
+
+_RUN_ROWS = 16
 
 
 def claim_oldest(engine: Engine, rows: int, size_bytes: int) -> list[OutboxRow]:
@@ -93,7 +98,20 @@ def settle(engine: Engine, ids: Sequence[int], dead: Sequence[tuple[int, DeadLet
             connection.execute(delete(outbox_dead_letters).where(known.in_(list(letters))))
             connection.execute(insert(outbox_dead_letters), [_dead_row(*letter) for letter in letters.values()])
         if ids:
-            connection.execute(delete(outbox).where(outbox.c.id.in_(ids)))
+            connection.execute(delete(outbox).where(_among(ids)))
+
+
+def _among(ids: Sequence[int]) -> ColumnElement[bool]:
+    """The rows with these ids; long runs of ids as ranges, which MySQL finds faster than many keys."""
+    single: list[int] = []
+    ranges = []
+    for _, numbered in groupby(enumerate(sorted(ids)), lambda one: one[1] - one[0]):
+        run = [outbox_id for _, outbox_id in numbered]
+        if len(run) < _RUN_ROWS:
+            single += run
+        else:
+            ranges.append(outbox.c.id.between(run[0], run[-1]))
+    return or_(*ranges, outbox.c.id.in_(single)) if ranges else outbox.c.id.in_(single)
 
 
 def _read(connection: Connection, ids: Sequence[int]) -> list[OutboxRow]:

@@ -87,8 +87,10 @@ class Publisher:
         }
         self._producer: Producer | None = None
 
-    def publish(self, rows: Sequence[OutboxRow], lanes: Lanes, membership: Any) -> Outcome:
-        """Publish rows of owned lanes, in order, all or none of them."""
+    def publish(
+        self, rows: Sequence[OutboxRow], lanes: Lanes, membership: Any, before_offsets: Callable[[], None]
+    ) -> Outcome:
+        """Publish rows of owned lanes, in order, all or none of them; `before_offsets` is called when they are sent."""
         try:
             producer = self._ready()
         except KafkaException as error:
@@ -105,6 +107,8 @@ class Publisher:
             producer.begin_transaction()
             for row in rows:
                 self._produce(producer, row, failed)
+            producer.poll(0)
+            before_offsets()
             offsets = lanes.next_offsets(_metadata(rows))
             producer.send_offsets_to_transaction(offsets, membership, _CALL_SECONDS)
             producer.commit_transaction(_CALL_SECONDS)
