@@ -156,3 +156,25 @@ def test_a_relay_killed_in_a_transaction_holds_its_lanes_up_no_longer_than_promi
     kafka.assert_exactly_once_and_in_order(seen, load.written)
     sys.stdout.write(f"all events were visible {seconds:.1f} seconds after the kill\n")
     assert seconds < PROMISED_SECONDS + SLOW_MACHINE_SECONDS
+
+
+def test_invariant_4_lossless_with_relays_as_processes(
+    folder: Folder, servers: Servers, mysql: Engine, names: Names
+) -> None:
+    """A transaction that commits after one with a higher outbox id is published, one that is rolled back is not."""
+    late, lost = mysql.connect(), mysql.connect()
+    late_transaction, lost_transaction = late.begin(), lost.begin()
+    Writer(MODEL).upsert(late, document("late", "one"))
+    Writer(MODEL).upsert(lost, document("lost", "one"))
+    with services(folder) as some:
+        two_relays(some)
+        with mysql.begin() as connection:
+            Writer(MODEL).upsert(connection, document("early", "one"))
+        kafka.wait_until_empty(mysql)
+        late_transaction.commit()
+        lost_transaction.rollback()
+        kafka.wait_until_empty(mysql)
+        some.finish()
+    late.close()
+    lost.close()
+    kafka.assert_exactly_once_and_in_order(kafka.topic(servers, names.documents_topic), {"early": 1, "late": 1})

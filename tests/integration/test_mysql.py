@@ -1,8 +1,11 @@
 """The MySQL profile: retries after deadlocks and lock waits, time zones, 4-byte characters, the claim's index."""
 
+import random
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
+import pymysql
 import pytest
 from sqlalchemy import Connection, Engine, text
 
@@ -16,6 +19,8 @@ from tests.servers import Servers
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
+
+MIB = 1024 * 1024
 
 
 def status_of(engine: Engine) -> dict[str, str]:
@@ -111,6 +116,31 @@ def test_the_claim_reads_its_lanes_by_their_index(mysql: Engine) -> None:
     used = [row["key"] for row in plan if row["table"] == "outbox"]
     assert used == ["ix_outbox_lane_id", "ix_outbox_lane_id"]
     assert all("filesort" not in (row["Extra"] or "") for row in plan)
+
+
+def test_no_statement_comes_near_max_allowed_packet_however_much_is_written(
+    mysql: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's default is 64 MiB, that of older ones 4."""
+    sizes: list[int] = []
+    driver: Any = pymysql.connections.Connection
+    send = driver._execute_command
+
+    def watched(self: Any, command: int, sql: Any) -> Any:
+        sizes.append(len(sql))
+        return send(self, command, sql)
+
+    monkeypatch.setattr(driver, "_execute_command", watched)
+    words = [random.randbytes(30_000).hex() for _ in range(20)]  # 1.2 MB a document, of several parts
+    with mysql.begin() as connection:
+        Writer(MODEL).upsert_many(connection, [document(f"d{n}", *words) for n in range(20)])
+        Writer(MODEL).upsert_many(
+            connection, [document(f"many-{n}", *(f"{n} {at}" for at in range(2_000))) for n in range(10)]
+        )
+    rows = outbox.claim_lanes(mysql, range(LANES), [], 500, 100 * MIB)
+    outbox.settle(mysql, [row.id for row in rows])
+    assert sum(sizes) > 24 * MIB
+    assert max(sizes) < 4 * MIB
 
 
 def test_sessions_are_read_committed(mysql: Engine, servers: Servers) -> None:
