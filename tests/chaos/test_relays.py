@@ -26,7 +26,7 @@ from tests.waiting import wait_for
 pytestmark = pytest.mark.chaos
 
 PROMISED_SECONDS = 20  # in the README: a session, and a transaction that is left open
-SLOW_MACHINE_SECONDS = 10
+SLOW_MACHINE_SECONDS = 15
 TEXT_BYTES = 20_000  # of a document: so a batch takes a while
 DOCUMENTS_A_WRITE = 20
 SLOW = {  # a relay that takes its time to send events, and may leave its transaction open for longer than a test

@@ -1,4 +1,4 @@
-"""Each server stops while relay and consumers are at work, and comes back: nobody ends, nothing is lost."""
+"""A store stops while relay and consumers are at work, and comes back: nobody ends, nothing is lost."""
 
 import sys
 import time
@@ -15,11 +15,10 @@ from tests.servers import MilvusServer, MinioServer, Servers
 from tests.services import Services, services
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
 
 DOCUMENTS = 30  # at a time
-PATIENCE_SECONDS = 90
-GIVEN_UP = {"batch_undone", "lanes_revoked"}  # whichever comes first
+PATIENCE_SECONDS = 150
 
 
 @pytest.fixture
@@ -59,23 +58,21 @@ def wait_until_in_step(system: System, some: Services) -> None:
     wait_for(in_step, "every document to be completed", timeout_seconds=PATIENCE_SECONDS)
 
 
-def test_every_server_may_stop_and_come_back(system: System, data: Path) -> None:
+def test_every_store_may_stop_and_come_back(system: System, data: Path) -> None:
     living: dict[str, Written] = {}
     with services(system.folder) as some:
-        relay = some.relay(kafka_transaction_timeout_ms="2000")
+        some.relay()
         some.consumer("milvus")
         some.consumer("minio")
         living |= write(system, "first")
         wait_until_in_step(system, some)
 
-        for server in ("mysql", "kafka", "milvus", "minio"):
+        for server in ("mysql", "milvus", "minio"):
             began = time.monotonic()
             living |= write(system, f"before-{server}")  # and its events are on their way
             assert real.native("stop", "--only", server, "--data", str(data)).returncode == 0
             if server != "mysql":
                 living |= write(system, f"without-{server}", 1)
-            if server == "kafka":  # long enough for the relay's event to be given up, which must not be its end
-                wait_for(lambda: GIVEN_UP & set(relay.log.split()), "the relay to give a batch up")
             up = real.native("up", "--only", server, "--data", str(data))
             assert up.returncode == 0, up.stderr
             wait_until_in_step(system, some)
