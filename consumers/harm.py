@@ -54,8 +54,9 @@ def to_files(connection: Connection, change: Change) -> str | None:
             files |= {file.object_key: file for file in event.files}
             archived |= bool(event.chunks)
     found = connection.execute(select(document_files).where(document_files.c.doc_id == change.doc_id)).all()
-    current = {row.object_key: row for row in found if row.removed_in_version is None}
-    ghosts = [file for key, file in files.items() if key not in {row.object_key for row in found}]
+    known = {row.object_key: row for row in found}
+    current = {key: row for key, row in known.items() if row.removed_in_version is None}
+    ghosts = [file for key, file in files.items() if key not in known]
     damaged = [
         key
         for key, row in current.items()

@@ -119,19 +119,12 @@ class DyingClient:
 
 
 class MilvusCollectionContract:
-    """Run it by deriving a class that has `indexes`, on a fixture `clients`: makes clients of one empty database."""
+    """Run it by deriving a class that has `indexes`, on three fixtures of its module.
+
+    `clients` makes clients of one empty database, `client` is one of them, `sink` has made the collection with it.
+    """
 
     indexes: ClassVar[dict[str, dict[str, str]]]
-
-    @pytest.fixture
-    def client(self, clients: Callable[[], MilvusClient]) -> MilvusClient:
-        return clients()
-
-    @pytest.fixture
-    def sink(self, client: MilvusClient) -> MilvusSink:
-        sink = MilvusSink(client, 8)
-        sink.ensure()
-        return sink
 
     def assert_collection_is_whole(self, client: MilvusClient) -> None:
         described = client.describe_collection("rag_vectors")

@@ -29,7 +29,7 @@ class TestRows(MilvusRowsContract):
 
 
 class TestCollection(MilvusCollectionContract):
-    """On the fixture `clients`."""
+    """On the fixtures `clients`, `client` and `sink`."""
 
     indexes: ClassVar = {
         "vector": {"index_type": "HNSW", "metric_type": "COSINE"},  # it does not tell the parameters

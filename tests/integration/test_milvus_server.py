@@ -63,7 +63,7 @@ class TestRows(MilvusRowsContract):
 
 
 class TestCollection(MilvusCollectionContract):
-    """On the fixture `clients`."""
+    """On the fixtures `clients`, `client` and `sink`."""
 
     indexes: ClassVar = {
         "vector": {"index_type": "HNSW", "metric_type": "COSINE", "M": "16", "efConstruction": "200"},
