@@ -14,7 +14,7 @@ def message(error: Exception) -> str | None:
 
     from producer import ProducerError
     from schema.failures import Permanent, Retryable, TooManyDeadLetters
-    from schema.migrate import SchemaError
+    from schema.revision import SchemaError
 
     if isinstance(error, DBAPIError):
         return f"metadata database: {error.orig}"

@@ -19,7 +19,7 @@ from operations.settings import PREFIX, Settings, SettingsError
 from producer import Writer, WrongModel
 from producer.processing.embedding import Embedder
 from producer.processing.wordllama_embedder import WordLlamaEmbedder
-from schema import migrate
+from schema import revision
 from schema.database import connect, reading
 from schema.failures import Retryable
 from schema.object_store import ObjectStore
@@ -94,7 +94,7 @@ def opened(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
     engine = _engine(settings)
     try:
         if initialised:
-            migrate.require_current(engine)
+            revision.require_current(engine)
             _require_model(engine, settings)
         yield System(settings, engine, _object_store(settings))
     finally:
@@ -116,7 +116,7 @@ def _require_folder(folder: Path, settings: Settings) -> None:
     if not folder.is_dir():
         if settings.database_url is not None:
             raise SettingsError(f"{PREFIX}DATABASE_URL: there is no folder {folder}")
-        raise migrate.SchemaOutdated(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
+        raise revision.SchemaOutdated(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
     if not os.access(folder, os.W_OK):  # SQLite writes beside its file even to read it
         raise OperationError(f"the folder {folder} cannot be written to")
 

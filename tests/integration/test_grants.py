@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from consumers.milvus import MilvusSink
 from consumers.minio import MinioSink
 from producer import Writer
-from schema import migrate
+from schema import revision
 from schema.database import connect, reading
 from schema.names import Names
 from schema.object_store.directory import DirectoryStore
@@ -143,7 +143,7 @@ def state_of(mysql: Engine) -> str:
 @pytest.mark.parametrize("process", PROCESSES)
 def test_every_process_can_tell_whether_the_system_is_its_own(users: Users, process: str) -> None:
     engine: Engine = getattr(users, process)
-    migrate.require_current(engine)
+    revision.require_current(engine)
     with reading(engine) as connection:
         assert connection.execute(select(embedding_model.c.name)).scalar_one() == MODEL
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from schema import migrate
+from schema import migrate, revision
 from schema.database import connect, is_transient, reading
 from schema.tables import metadata
 from tests.servers import Servers
@@ -79,7 +79,7 @@ def definitions(engine: Engine) -> dict[str, list[str]]:
             lines = [line.strip().rstrip(",") for line in statement.splitlines()]
             keys = sorted(line for line in lines if line.startswith("KEY"))
             found[table] = [line for line in lines if not line.startswith("KEY")] + keys
-    del found[migrate.VERSION_TABLE]
+    del found[revision.VERSION_TABLE]
     return found
 
 
@@ -92,7 +92,7 @@ def facts(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
             query = (
                 f"SELECT {columns} FROM information_schema.{view} WHERE {schema} = DATABASE() AND table_name <> :ours"
             )
-            rows = connection.execute(text(query), {"ours": migrate.VERSION_TABLE})
+            rows = connection.execute(text(query), {"ours": revision.VERSION_TABLE})
             found[view] = sorted((tuple(row) for row in rows), key=repr)
         checks = "SELECT constraint_name, check_clause FROM information_schema.check_constraints"
         rows = connection.execute(text(f"{checks} WHERE constraint_schema = DATABASE()"))
@@ -103,8 +103,8 @@ def facts(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
 def test_the_migrations_build_the_declared_tables(engine: Engine, declared: Engine) -> None:
     migrate.upgrade(engine)
     with declared.begin() as connection:  # so that both databases have the same number of tables
-        connection.execute(text(f"CREATE TABLE {migrate.VERSION_TABLE} (version_num VARCHAR(32) PRIMARY KEY)"))
-    assert tables(engine) == TABLES | {migrate.VERSION_TABLE}
+        connection.execute(text(f"CREATE TABLE {revision.VERSION_TABLE} (version_num VARCHAR(32) PRIMARY KEY)"))
+    assert tables(engine) == TABLES | {revision.VERSION_TABLE}
     assert definitions(engine) == definitions(declared)
     assert facts(engine) == facts(declared)
     assert all(rows for rows in facts(engine).values())
@@ -114,7 +114,7 @@ def test_the_migrations_build_the_declared_tables(engine: Engine, declared: Engi
 def test_every_text_compares_byte_by_byte_and_every_time_has_microseconds(migrated: Engine) -> None:
     columns = "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name <> :ours"
     with reading(migrated) as connection:
-        ours = {"ours": migrate.VERSION_TABLE}
+        ours = {"ours": revision.VERSION_TABLE}
         collations = connection.scalars(text(f"SELECT DISTINCT collation_name {columns}"), ours).all()
         times = connection.scalars(
             text(f"SELECT DISTINCT column_type {columns} AND data_type = 'datetime'"), ours
@@ -136,8 +136,8 @@ def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
 
 def test_processes_that_upgrade_at_once_all_succeed_silently(engine: Engine) -> None:
     upgrade_at_once(engine.url.render_as_string(hide_password=False), processes=3)
-    migrate.require_current(engine)
-    assert tables(engine) == TABLES | {migrate.VERSION_TABLE}
+    revision.require_current(engine)
+    assert tables(engine) == TABLES | {revision.VERSION_TABLE}
 
 
 def test_an_upgrade_interrupted_after_any_statement_is_taken_up_where_it_stopped(
@@ -155,26 +155,26 @@ def test_an_upgrade_interrupted_after_any_statement_is_taken_up_where_it_stopped
 
     event.listen(engine, "before_cursor_execute", die_after_the_first)
     rounds = 0
-    while migrate.current(engine) is None:
+    while revision.current(engine) is None:
         done = 0
         try:
             migrate.upgrade(engine)
         except RuntimeError:
             rounds += 1
     assert rounds == 10 + 15 + 1  # tables, indexes, and the table of the revision; the last round inserts the revision
-    migrate.require_current(engine)
+    revision.require_current(engine)
     assert definitions(engine) == definitions(migrated)
 
 
 def test_an_empty_database_is_outdated(engine: Engine) -> None:
-    with pytest.raises(migrate.SchemaOutdated, match="run rag-outbox init"):
-        migrate.require_current(engine)
+    with pytest.raises(revision.SchemaOutdated, match="run rag-outbox init"):
+        revision.require_current(engine)
 
 
 def test_tables_of_somebody_else_are_not_taken_over(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE documents (id INT PRIMARY KEY)"))
-    with pytest.raises(migrate.SchemaError, match="tables that rag-outbox did not make: documents"):
+    with pytest.raises(revision.SchemaError, match="tables that rag-outbox did not make: documents"):
         migrate.upgrade(engine)
     assert tables(engine) == {"documents"}
 

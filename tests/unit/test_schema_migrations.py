@@ -11,9 +11,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, event, inspect, text
 
-from schema import migrate
+from schema import migrate, revision
 from schema.database import connect
 from schema.tables import metadata
 
@@ -61,7 +62,7 @@ def definitions(engine: Engine) -> dict[tuple[str, str], str]:
     """(type, name) → its SQL without line breaks, of everything that the database holds but Alembic's own table."""
     with engine.begin() as connection:
         rows = connection.execute(
-            text("SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> :ours"), {"ours": migrate.VERSION_TABLE}
+            text("SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> :ours"), {"ours": revision.VERSION_TABLE}
         ).all()
     return {(kind, name): " ".join((sql or "automatic").split()) for kind, name, sql in rows}
 
@@ -72,14 +73,14 @@ def tables(engine: Engine) -> set[str]:
 
 def differences(engine: Engine, server_defaults: bool = True) -> list[object]:
     """What Alembic would change to make the database's tables the declared ones."""
-    options = {"version_table": migrate.VERSION_TABLE, "compare_server_default": server_defaults}
+    options = {"version_table": revision.VERSION_TABLE, "compare_server_default": server_defaults}
     with engine.begin() as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
 
 def test_the_migrations_build_the_declared_tables(engine: Engine, declared: Engine) -> None:
     migrate.upgrade(engine)
-    assert tables(engine) == TABLES | {migrate.VERSION_TABLE}
+    assert tables(engine) == TABLES | {revision.VERSION_TABLE}
     assert definitions(engine) == definitions(declared)
     assert differences(engine) == []
 
@@ -157,7 +158,7 @@ def test_an_interrupted_upgrade_leaves_nothing_behind(engine: Engine, declared: 
 
 def test_processes_that_upgrade_at_once_all_succeed_silently(engine: Engine, declared: Engine, tmp_path: Path) -> None:
     upgrade_at_once(f"sqlite:///{tmp_path / 'migrated.db'}", processes=3)
-    migrate.require_current(engine)
+    revision.require_current(engine)
     assert definitions(engine) == definitions(declared)
 
 
@@ -194,16 +195,23 @@ def upgrade_at_once(url: str, processes: int) -> None:
 
 
 def test_an_empty_database_is_outdated(engine: Engine) -> None:
-    assert migrate.current(engine) is None
-    with pytest.raises(migrate.SchemaOutdated, match=r"no rag-outbox tables yet: run rag-outbox init$"):
-        migrate.require_current(engine)
+    assert revision.current(engine) is None
+    with pytest.raises(revision.SchemaOutdated, match=r"no rag-outbox tables yet: run rag-outbox init$"):
+        revision.require_current(engine)
     assert tables(engine) == set()
+
+
+def test_the_known_revisions_are_those_of_the_migrations() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    newest_first = ScriptDirectory.from_config(config).walk_revisions()
+    assert [script.revision for script in newest_first] == [*reversed(revision.REVISIONS)]
 
 
 def test_an_upgraded_database_is_current(engine: Engine) -> None:
     migrate.upgrade(engine)
-    assert migrate.current(engine) == "0001"
-    migrate.require_current(engine)
+    assert revision.current(engine) == "0001"
+    revision.require_current(engine)
 
 
 def test_a_database_of_an_older_release_is_outdated_until_upgraded(
@@ -211,12 +219,12 @@ def test_a_database_of_an_older_release_is_outdated_until_upgraded(
 ) -> None:
     migrate.upgrade(engine)
     add_migration(tmp_path, monkeypatch)
-    with pytest.raises(migrate.SchemaOutdated, match=r"at revision 0001, not at next: run rag-outbox init$"):
-        migrate.require_current(engine)
+    with pytest.raises(revision.SchemaOutdated, match=r"at revision 0001, not at next: run rag-outbox init$"):
+        revision.require_current(engine)
     migrate.upgrade(engine)
-    migrate.require_current(engine)
-    assert migrate.current(engine) == "next"
-    assert tables(engine) == TABLES | {"later", migrate.VERSION_TABLE}
+    revision.require_current(engine)
+    assert revision.current(engine) == "next"
+    assert tables(engine) == TABLES | {"later", revision.VERSION_TABLE}
 
 
 def test_a_database_of_a_newer_release_is_left_alone(
@@ -226,10 +234,10 @@ def test_a_database_of_a_newer_release_is_left_alone(
         add_migration(tmp_path, newer)
         migrate.upgrade(engine)
     before = definitions(engine)
-    for refused in (migrate.require_current, migrate.upgrade):
-        with pytest.raises(migrate.SchemaOutdated, match=r"revision next, .* a newer rag-outbox made them"):
+    for refused in (revision.require_current, migrate.upgrade):
+        with pytest.raises(revision.SchemaOutdated, match=r"revision next, .* a newer rag-outbox made them"):
             refused(engine)
-    assert migrate.current(engine) == "next"
+    assert revision.current(engine) == "next"
     assert definitions(engine) == before
 
 
@@ -246,13 +254,14 @@ def add_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config()
     config.set_main_option("script_location", str(folder))
     monkeypatch.setattr(migrate, "_config", lambda: config)
+    monkeypatch.setattr(revision, "REVISIONS", (*revision.REVISIONS, "next"))
 
 
 def test_tables_of_somebody_else_are_not_taken_over(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE documents (id INTEGER PRIMARY KEY)"))
         connection.execute(text("CREATE TABLE chunks (id INTEGER PRIMARY KEY)"))
-    with pytest.raises(migrate.SchemaError, match="tables that rag-outbox did not make: chunks, documents"):
+    with pytest.raises(revision.SchemaError, match="tables that rag-outbox did not make: chunks, documents"):
         migrate.upgrade(engine)
     assert tables(engine) == {"documents", "chunks"}
 
@@ -263,7 +272,7 @@ def test_the_migrations_of_an_upstream_service_stay_apart(engine: Engine) -> Non
         connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
         connection.execute(text("CREATE TABLE invoices (id INTEGER PRIMARY KEY)"))
     migrate.upgrade(engine)
-    migrate.require_current(engine)
-    assert tables(engine) == TABLES | {migrate.VERSION_TABLE, "alembic_version", "invoices"}
+    revision.require_current(engine)
+    assert tables(engine) == TABLES | {revision.VERSION_TABLE, "alembic_version", "invoices"}
     with engine.begin() as connection:
         assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["theirs"]
