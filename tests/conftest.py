@@ -1,7 +1,9 @@
 """Fixtures: every test has its own database file, folder and Milvus database; a worker shares one Milvus Lite."""
 
 import logging
+import os
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,23 @@ from schema.object_store.directory import DirectoryStore
 from schema.tables import metadata
 from tests import servers
 from tests.pipeline import DIMENSION, MODEL, Pipeline, set_model
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow modules come first, each at the beginning of another worker's share, so that the end waits for none."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow: dict[object, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            slow[item.path].append(item)
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    modules = list(slow.values())
+    items.clear()
+    for worker in range(workers):
+        share = [item for module in modules[worker::workers] for item in module]
+        fill = len(others) // (workers - worker)
+        items += share + others[:fill]
+        del others[:fill]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -20,7 +20,7 @@ from tests.commands import Folder, children
 from tests.pipeline import DIMENSION, MODEL, document, vector
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 KILLS = 30
 DOCUMENTS = 80

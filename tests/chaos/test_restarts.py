@@ -15,7 +15,7 @@ from tests.servers import MilvusServer, MinioServer, Servers
 from tests.services import Services, services
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(500)]
 
 DOCUMENTS = 30  # at a time
 PATIENCE_SECONDS = 150

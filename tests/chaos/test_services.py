@@ -18,7 +18,7 @@ from tests.corpus import Share, Written
 from tests.services import Process, Services, services
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(400)]
 
 WRITERS = 4
 KINDS = ("relay", "milvus", "minio")
