@@ -4,7 +4,7 @@ Invariant 4: rows are read from the oldest on, each time; there is no cursor tha
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC
 from itertools import groupby
 from typing import Any
@@ -21,6 +21,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    not_,
     null,
     or_,
     select,
@@ -38,6 +39,8 @@ from schema.tables import outbox, outbox_dead_letters
 
 _RUN_ROWS = 16
 
+Run = tuple[int, int]  # first and last of consecutive ids
+
 
 def claim_oldest(engine: Engine, rows: int, size_bytes: int) -> list[OutboxRow]:
     """The oldest rows of all lanes in id order, bounded in rows and bytes."""
@@ -53,10 +56,11 @@ def claim_lanes(
     """The oldest rows of each lane that are not in flight, in id order; bounded in rows a lane, and in bytes. MySQL."""
     if not lanes:
         return []
-    skipped = {row.id for row in in_flight}
-    skipped_in = Counter(row.lane for row in in_flight)
+    runs, single = _runs(row.id for row in in_flight)
+    skipped = set(single)
+    skipped_in = Counter(row.lane for row in in_flight if row.id in skipped)
     with reading(engine) as connection:
-        oldest = (_oldest(lane, rows_a_lane + skipped_in[lane]) for lane in sorted(lanes))
+        oldest = (_oldest(lane, runs, rows_a_lane + skipped_in[lane]) for lane in sorted(lanes))
         sizes: list[tuple[int, int]] = []
         found_in_lanes: Sequence[Any] = connection.execute(union_all(*oldest)).scalars().all()
         for found in found_in_lanes:
@@ -66,15 +70,15 @@ def claim_lanes(
         if not batch:
             return []
         ids = [outbox_id for outbox_id, _ in batch]
-        rows = connection.execute(select(outbox_row.PACKED).where(outbox.c.id.in_(ids)).order_by(outbox.c.id)).scalars()
+        rows = connection.execute(select(outbox_row.PACKED).where(_among(ids)).order_by(outbox.c.id)).scalars()
         return [outbox_row.unpack(row) for row in rows]
 
 
-def _oldest(lane: int, rows: int) -> Select[tuple[str | None]]:
+def _oldest(lane: int, but: Collection[Run], rows: int) -> Select[tuple[str | None]]:
     """The ids and sizes of a lane's oldest rows as one JSON value, in any order; see relays/outbox_row.py."""
     few = (
         select(outbox.c.id, outbox.c.payload_bytes)
-        .where(outbox.c.lane == lane)
+        .where(outbox.c.lane == lane, *(not_(outbox.c.id.between(*run)) for run in but))
         .order_by(outbox.c.id)
         .limit(rows)
         .subquery()
@@ -102,16 +106,23 @@ def settle(engine: Engine, ids: Sequence[int], dead: Sequence[tuple[int, DeadLet
 
 
 def _among(ids: Sequence[int]) -> ColumnElement[bool]:
-    """The rows with these ids; long runs of ids as ranges, which MySQL finds faster than many keys."""
+    """The rows with these ids; MySQL finds ranges faster than many keys."""
+    runs, single = _runs(ids)
+    ranges = [outbox.c.id.between(*run) for run in runs]
+    return or_(*ranges, outbox.c.id.in_(single)) if ranges else outbox.c.id.in_(single)
+
+
+def _runs(ids: Iterable[int]) -> tuple[list[Run], list[int]]:
+    """The long runs of consecutive ids, and the ids that are in none."""
+    runs: list[Run] = []
     single: list[int] = []
-    ranges = []
     for _, numbered in groupby(enumerate(sorted(ids)), lambda one: one[1] - one[0]):
         run = [outbox_id for _, outbox_id in numbered]
         if len(run) < _RUN_ROWS:
             single += run
         else:
-            ranges.append(outbox.c.id.between(run[0], run[-1]))
-    return or_(*ranges, outbox.c.id.in_(single)) if ranges else outbox.c.id.in_(single)
+            runs.append((run[0], run[-1]))
+    return runs, single
 
 
 def _read(connection: Connection, ids: Sequence[int]) -> list[OutboxRow]:

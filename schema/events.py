@@ -5,7 +5,6 @@ yet confirmed, so it never depends on an earlier event having been applied.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -102,8 +101,7 @@ EVENT_TYPES: Final[Mapping[str, type[DocumentUpserted] | type[DocumentDeleted]]]
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """An event as it travels: what a relay and a consumer need to know without decoding the payload."""
 
     event_id: str
@@ -112,7 +110,7 @@ class Envelope:
     version: int
     content_type: str
     payload: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 _ENCODERS: Final[Mapping[str, msgspec.msgpack.Encoder | msgspec.json.Encoder]] = {
