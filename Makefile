@@ -14,7 +14,7 @@ DEV     := $(VENV)/.dev-installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint ci format coverage constraints clean servers servers-status servers-stop
+.PHONY: help demo test lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ servers-status: $(RUNTIME) ## which servers run, and where
 
 servers-stop: $(RUNTIME) ## end them; data and logs stay in .servers
 	$(BIN)/python -m compose.native stop $(ARGS)
+
+bench: $(RUNTIME) ## all benchmarks, kept in benchmarks/results; takes long; ARGS="--servers DIR"
+	$(BIN)/python -m benchmarks --keep $(ARGS)
+
+bench-quick: $(RUNTIME) ## a short form of them, nothing kept
+	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 lint: $(DEV) ## format check, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""How long from commit until a `read_committed` reader has the event, with a live writer.
+"""How long from commit until a `read_committed` reader has the event, with a live writer; beside Debezium, prompt.
 
 A transaction of ten events every ten milliseconds. The reader is a process of its own; both read this machine's clock.
 """
@@ -8,20 +8,29 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from select import select
 
 import numpy as np
 from confluent_kafka import Consumer
 
-from benchmarks import report, topic
-from benchmarks.relay import EVENT_BYTES, empty
-from benchmarks.system import ROOT, System, servers, system, wait_until
+from benchmarks import debezium, report, topic
+from benchmarks.relay import EVENT_BYTES
+from benchmarks.system import ROOT, System, servers, system
 
 EVENTS_A_COMMIT = 10
+START_SECONDS = 60.0  # until publisher and reader are there
 WARM_SECONDS = 3.0
 INSERT = (
     "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload) "
     "VALUES (%s, %s, 1, 'rag.document.upserted.v1', 'application/msgpack', %s)"
 )
+Publisher = Callable[[System], AbstractContextManager[object]]
+PUBLISHERS: dict[str, Publisher] = {
+    "rag-outbox": lambda some: some.running("relay"),
+    "Debezium": lambda some: debezium.connector(some, debezium.PROMPT),
+}
 
 
 def main() -> None:
@@ -29,28 +38,44 @@ def main() -> None:
         __doc__, seconds=(60, 15, "of a run"), rate=(1_000, 1_000, "events a second"), rounds=(3, 1, "rounds")
     )
     found = servers(options.servers)
-    p50, p99 = [], []
-    for _ in range(options.rounds):
-        with system(found) as some:
-            milliseconds = measured(some, options.seconds, options.rate)
-        p50.append(float(np.percentile(milliseconds, 50)))
-        p99.append(float(np.percentile(milliseconds, 99)))
-        sys.stderr.write(f"p50 {p50[-1]:.1f} ms, p99 {p99[-1]:.1f} ms of {len(milliseconds)} events\n")
-    report.report("latency", "ms", {"p50": p50, "p99": p99}, keep=options.keep, rate=options.rate)
+    series: dict[str, list[float]] = {f"{label} p{of}": [] for of in (50, 99) for label in PUBLISHERS}
+    for turn in range(options.rounds):
+        for label in list(PUBLISHERS)[:: -1 if turn % 2 else 1]:
+            with system(found) as some:
+                milliseconds = measured(some, PUBLISHERS[label], options.seconds, options.rate)
+            p50, p99 = (float(np.percentile(milliseconds, of)) for of in (50, 99))
+            series[f"{label} p50"].append(p50)
+            series[f"{label} p99"].append(p99)
+            sys.stderr.write(f"{label}: p50 {p50:.1f} ms, p99 {p99:.1f} ms of {len(milliseconds)} events\n")
+    against = {name: f"Debezium {name.split()[-1]}" for name in series}
+    goal = "p99 at most 60 ms, and below Debezium's"
+    facts = {"rate": options.rate, "seconds": options.seconds, "debezium": debezium.VERSION, "prompt": debezium.PROMPT}
+    report.report("latency", "ms", series, keep=options.keep, against=against, goal=goal, **facts)
 
 
-def measured(some: System, seconds: float, rate: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def measured(
+    some: System, publisher: Publisher, seconds: float, rate: int
+) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     """Milliseconds of every event after the first seconds."""
-    command = [sys.executable, "-m", "benchmarks.latency", "read", some.kafka, some.names.documents_topic]
     events = int((seconds + WARM_SECONDS) * rate)
-    with some.running("relay"):
-        reader = subprocess.Popen([*command, str(events)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        committed = write(some, events, rate)
-        wait_until(lambda: empty(some), "an empty outbox")
-        out, _ = reader.communicate(timeout=60)
+    command = [sys.executable, "-m", "benchmarks.latency", "read", some.kafka, some.names.documents_topic]
+    with publisher(some):
+        reader = subprocess.Popen(
+            [*command, str(EVENTS_A_COMMIT + events)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            first = write(some, EVENTS_A_COMMIT, rate)
+            assert reader.stdout is not None
+            if not select([reader.stdout], [], [], START_SECONDS)[0]:
+                raise SystemExit(f"nothing was read in {START_SECONDS:g} seconds")
+            reader.stdout.readline()
+            committed = write(some, events, rate)
+            out, _ = reader.communicate(timeout=60)
+        finally:
+            reader.kill()
     received = json.loads(out)
-    if received.keys() != committed.keys():
-        raise SystemExit(f"{len(received)} of {len(committed)} events were read")
+    if received.keys() != first.keys() | committed.keys():
+        raise SystemExit(f"{len(received)} of {len(first) + len(committed)} events were read")
     began = min(committed.values()) + WARM_SECONDS
     return 1_000 * np.array([received[one] - at for one, at in committed.items() if at >= began])
 
@@ -72,7 +97,7 @@ def write(some: System, events: int, rate: int) -> dict[str, float]:
 
 
 def read(kafka: str, name: str, events: int) -> None:
-    """Print when each event came."""
+    """Print a line when the first event came, and at the end when each did."""
     consumer = Consumer(
         {
             "bootstrap.servers": kafka,
@@ -88,6 +113,8 @@ def read(kafka: str, name: str, events: int) -> None:
     while len(received) < events and time.monotonic() < deadline:
         message = consumer.poll(1.0)
         if message is not None and message.error() is None:
+            if not received:
+                print("reading", flush=True)
             received[(message.key() or b"").decode()] = time.time()
     consumer.close()
     print(json.dumps(received))

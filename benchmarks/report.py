@@ -1,4 +1,4 @@
-"""What a benchmark prints: a table, and as its last line one JSON object, which is also kept in `results/`."""
+"""What a benchmark prints: a table, and as its last line one JSON object, which `--keep` adds to `results/`."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def arguments(doc: str | None, **numbers: tuple[int, int, str]) -> argparse.Name
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--servers", type=Path, default=Path(".servers"), help="data folder of the native servers")
     parser.add_argument("--quick", action="store_true", help="a short form")
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results")
+    parser.add_argument("--keep", action="store_true", help="add the result to benchmarks/results")
     for name, (whole, _, help_text) in numbers.items():
         parser.add_argument(f"--{name}", type=int, help=f"{help_text} [{whole}]")
     options = parser.parse_args()
@@ -31,29 +31,67 @@ def arguments(doc: str | None, **numbers: tuple[int, int, str]) -> argparse.Name
     return options
 
 
-def report(name: str, unit: str, series: Mapping[str, Sequence[float]], *, keep: bool, **facts: Any) -> None:
-    """Rounds of each series; the ratio is that of the medians, to the last series."""
-    table = Table(title=f"{name}, {unit}")
+def report(
+    name: str,
+    unit: str,
+    series: Mapping[str, Sequence[float]],
+    *,
+    keep: bool,
+    against: Mapping[str, str] | None = None,
+    goal: str = "",
+    **facts: Any,
+) -> None:
+    """Rounds of each series; the ratio is that of the medians, to the series named in `against`, else to the last."""
+    medians = {label: statistics.median(rounds) for label, rounds in series.items()}
+    anchors = dict.fromkeys(series, list(series)[-1]) if against is None else against
+    ratios = {label: medians[label] / medians[anchor] for label, anchor in anchors.items()}
+    table = Table(title=f"{name}, {unit}", caption=goal and f"goal: {goal}")
     for column in ("series", "median", "min", "max", "ratio"):
         table.add_column(column, justify="left" if column == "series" else "right")
-    medians = {label: statistics.median(rounds) for label, rounds in series.items()}
-    anchor = list(medians.values())[-1]
     for label, rounds in series.items():
         numbers = (medians[label], min(rounds), max(rounds))
-        table.add_row(label, *(f"{number:,.1f}" for number in numbers), f"{medians[label] / anchor:.2f}")
+        table.add_row(label, *(_shown(number) for number in numbers), f"{ratios[label]:.2f}" if label in ratios else "")
     Console(width=100).print(table)
-    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     result = {
         "benchmark": name,
         "unit": unit,
+        "goal": goal,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine,
+        "machine": machine(),
         "medians": {label: round(median, 3) for label, median in medians.items()},
+        "ratios": {label: round(ratio, 3) for label, ratio in ratios.items()},
         "rounds": {label: [round(number, 3) for number in rounds] for label, rounds in series.items()},
         **facts,
     }
     line = json.dumps(result)
     if keep:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(line + "\n")
+        with (RESULTS / f"{name}.jsonl").open("a") as file:
+            file.write(line + "\n")
     print(line)
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures depend on, and nothing that names the machine."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count() or 0,
+        "memory_gib": round(memory_bytes / 1024**3),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu() -> str:
+    """Linux names it here; elsewhere whatever Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
+def _shown(number: float) -> str:
+    return f"{number:,.1f}" if number >= 10 else f"{number:.2f}"

@@ -119,7 +119,7 @@ def _stamp(admin: AdminClient, topic: str) -> None:
 
 def _drop(client: MilvusClient) -> None:
     for collection in client.list_collections():
-        for alias in client.list_aliases(collection)["aliases"]:
+        for alias in client.describe_collection(collection)["aliases"]:  # Milvus 2.3 lists those of one database only
             client.drop_alias(alias)
         client.drop_collection(collection)
     client.close()

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from sqlalchemy import Engine
 
 _ROWS_A_STATEMENT = 1_000
@@ -55,7 +56,7 @@ def read(kafka: str, topic: str) -> Iterator[Seen]:
         }
     )
     partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
     ended = 0
     while ended < len(partitions):
         for message in consumer.consume(1_000, 1.0):
@@ -80,3 +81,23 @@ def verified(kafka: str, topic: str, events: int, documents: int) -> list[Seen]:
     if len(seen) != events or len({one.event_id for one in seen}) != events or len(newest) != documents:
         raise SystemExit(f"{len(seen)} events of {len(newest)} documents in the topic, {events} were appended")
     return seen
+
+
+def held(admin: AdminClient, topic: str) -> int:
+    """How many messages stand in the topic, without reading them; the marks of transactions count too."""
+    partitions = _partitions(admin, topic)
+    last, first = (
+        admin.list_offsets(dict.fromkeys(partitions, end)).values()
+        for end in (OffsetSpec.latest(), OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    )
+    return sum(int(one.result().offset) for one in last) - sum(int(one.result().offset) for one in first)
+
+
+def clear(admin: AdminClient, topic: str) -> None:
+    """Remove every message; offsets go on."""
+    for one in admin.delete_records(_partitions(admin, topic, OFFSET_END)).values():
+        one.result()
+
+
+def _partitions(admin: AdminClient, topic: str, offset: int = OFFSET_BEGINNING) -> list[TopicPartition]:
+    return [TopicPartition(topic, one, offset) for one in admin.list_topics(topic, timeout=30).topics[topic].partitions]

@@ -1,0 +1,228 @@
+"""Debezium with its outbox router, run by Kafka Connect: the peer that carries the same rows to the same topic.
+
+It reads MySQL's binlog and deletes no row, and publishes at least once: less work than the relay's.
+"""
+
+import json
+import os
+import random
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import ProxyHandler, Request, build_opener
+
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import Connection, text
+
+from benchmarks import topic
+from benchmarks.system import System, wait_until
+from compose.native import kafka, ports, tools, versions
+from compose.native.cache import Cache
+from compose.native.errors import ServerError
+
+NAME = "debezium"
+VERSION = "3.3.1.Final"
+KEY = f"{NAME}-{VERSION}"
+
+AS_IT_COMES: Mapping[str, str] = {}
+TUNED = {
+    "max.batch.size": "20480",
+    "max.queue.size": "81920",
+    "producer.override.linger.ms": "5",
+    "producer.override.batch.size": "1000000",
+    "producer.override.compression.type": "lz4",
+}
+PROMPT = {"poll.interval.ms": "5"}  # instead of 500: for latency
+
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>rag-outbox</groupId>
+  <artifactId>debezium</artifactId>
+  <version>{VERSION}</version>
+  <dependencies>
+    <dependency>
+      <groupId>io.debezium</groupId>
+      <artifactId>debezium-connector-mysql</artifactId>
+      <version>{VERSION}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+LOG = "connect.log"
+LOOPBACK = build_opener(ProxyHandler({}))  # whatever http_proxy says
+WARM_UP_ROWS = 10_000  # a JVM's first seconds are slow
+JVM = ("-Xms256M", "-Xmx2G", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20")  # as Kafka's own start script has it
+
+
+@dataclass
+class Connector:
+    """One connector in a running worker of Kafka Connect."""
+
+    worker: "subprocess.Popen[bytes]"
+    log: Path
+    rest: str
+    admin: AdminClient
+    topic: str
+    held: int = 0
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It reads nothing meanwhile, and goes on from its offset; the worker stays warm."""
+        self._put("stop")
+        wait_until(lambda: self._states() == ["STOPPED"], "Debezium to stop")
+        yield
+        self.held = topic.held(self.admin, self.topic)
+        self._put("resume")
+
+    def wait_for(self, messages: int) -> None:
+        """Until so many are in the topic; raises SystemExit when the connector has failed."""
+
+        def all_there() -> bool:
+            before, self.held = self.held, topic.held(self.admin, self.topic)
+            if self.held == before:
+                self.runs()
+            return self.held >= messages
+
+        wait_until(all_there, f"{messages} messages from Debezium")
+
+    def runs(self) -> bool:
+        return self._states() == ["RUNNING", "RUNNING"]
+
+    def _states(self) -> list[str]:
+        """Of the connector and of its task if it has one; raises SystemExit when one has failed."""
+        if self.worker.poll() is not None:
+            raise SystemExit(f"Kafka Connect ended with {self.worker.returncode}\n{tools.tail(self.log)}")
+        try:
+            with LOOPBACK.open(f"{self.rest}/status", timeout=10) as answer:
+                status = json.load(answer)
+        except OSError:  # the worker still starts
+            return []
+        for one in (status["connector"], *status["tasks"]):
+            if one["state"] == "FAILED":
+                raise SystemExit(f"Debezium failed: {one['trace']}")
+        return [one["state"] for one in (status["connector"], *status["tasks"])]
+
+    def _put(self, action: str) -> None:
+        LOOPBACK.open(Request(f"{self.rest}/{action}", method="PUT"), timeout=30).close()
+
+
+@contextmanager
+def connector(some: System, settings: Mapping[str, str]) -> Iterator[Connector]:
+    """A running connector, warm: it has published rows of its own. The topic must be empty, and is again."""
+    try:
+        Cache.of_this_user().once(NAME, KEY, _fill)
+    except ServerError as error:
+        raise SystemExit(str(error)) from None
+    port = ports.choose(NAME, None, None, set())
+    admin, rest = AdminClient({"bootstrap.servers": some.kafka}), f"http://{ports.HOST}:{port}/connectors/{NAME}"
+    with tempfile.TemporaryDirectory() as folder, some.engine.connect() as connection:
+        _write(Path(folder) / "worker.properties", _worker(some, port))
+        _write(Path(folder) / "debezium.properties", {**_source(some), **_router(some), **settings})
+        before = connection.execute(text("SELECT CONNECTION_ID()")).scalar_one()
+        with _connect(Path(folder)) as worker:
+            made = Connector(worker, Path(folder) / LOG, rest, admin, some.names.documents_topic)
+            wait_until(lambda: made.runs() and _reads_binlog(connection, before), "Debezium to read the binlog")
+            topic.append(some.engine, WARM_UP_ROWS, 1_024, WARM_UP_ROWS)
+            made.wait_for(WARM_UP_ROWS)
+            topic.clear(admin, made.topic)
+            yield made
+
+
+@contextmanager
+def _connect(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker of Kafka Connect, its files in `folder`."""
+    home = os.environ.get("JAVA_HOME")
+    jars = Cache.of_this_user().folder(kafka.KEY) / "jars"
+    main = ("org.apache.kafka.connect.cli.ConnectStandalone", "worker.properties", "debezium.properties")
+    command = [f"{home}/bin/java" if home else "java", *JVM, "-classpath", f"{jars}/*", *main]
+    with (folder / LOG).open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _reads_binlog(connection: Connection, since: int) -> bool:
+    """Whether somebody who connected later than `since` does; rows from now on reach it."""
+    dump = "SELECT 1 FROM performance_schema.processlist WHERE command LIKE 'Binlog Dump%' AND id > :since"
+    found = connection.execute(text(dump), {"since": since}).first()
+    connection.rollback()
+    return found is not None
+
+
+def _fill(part: Path) -> None:
+    tools.need(NAME, "mvn", package="Maven (on Debian: maven)")
+    (part / "pom.xml").write_text(POM)
+    command = [
+        "mvn",
+        "--batch-mode",
+        f"--file={part}/pom.xml",
+        f"-Dmaven.repo.local={part}/repository",
+        f"org.apache.maven.plugins:maven-dependency-plugin:{versions.MAVEN_DEPENDENCY_PLUGIN}:copy-dependencies",
+        "-DincludeScope=runtime",
+        f"-DoutputDirectory={part}/jars",
+    ]
+    tools.run(NAME, command, Cache.of_this_user().root / f"{KEY}.log")
+    tools.remove(part / "repository")
+
+
+def _worker(some: System, port: int) -> dict[str, str]:
+    """Connect's producer is left as it comes: acks=all, one request in flight, not idempotent."""
+    return {
+        "bootstrap.servers": some.kafka,
+        "listeners": f"http://{ports.HOST}:{port}",
+        "plugin.path": str(Cache.of_this_user().folder(KEY)),
+        "plugin.discovery": "service_load",
+        "offset.storage.file.filename": "offsets",
+        "key.converter": "org.apache.kafka.connect.storage.StringConverter",
+        "value.converter": "io.debezium.converters.BinaryDataConverter",
+        "header.converter": "org.apache.kafka.connect.storage.StringConverter",
+    }
+
+
+def _source(some: System) -> dict[str, str]:
+    url = some.engine.url
+    return {
+        "name": NAME,
+        "connector.class": "io.debezium.connector.mysql.MySqlConnector",
+        "tasks.max": "1",
+        "topic.prefix": some.names.namespace,
+        "database.hostname": str(url.host),
+        "database.port": str(url.port),
+        "database.user": str(url.username),
+        "database.password": str(url.password),
+        "database.server.id": str(random.randint(10_000, 2_000_000_000)),
+        "database.include.list": str(url.database),
+        "table.include.list": f"{url.database}.outbox",
+        "snapshot.mode": "no_data",
+        "include.schema.changes": "false",
+        "tombstones.on.delete": "false",
+        "schema.history.internal": "io.debezium.storage.file.history.FileSchemaHistory",
+        "schema.history.internal.file.filename": "schema-history",
+    }
+
+
+def _router(some: System) -> dict[str, str]:
+    router = {
+        "type": "io.debezium.transforms.outbox.EventRouter",
+        "table.field.event.id": "event_id",
+        "table.field.event.key": "aggregate_id",
+        "table.field.event.payload": "payload",
+        "table.fields.additional.placement": "event_id:header:ce_id,aggregate_version:header:ce_sequence",
+        "route.by.field": "aggregate_type",
+        "route.topic.replacement": some.names.documents_topic,
+    }
+    return {"transforms": "outbox"} | {f"transforms.outbox.{name}": value for name, value in router.items()}
+
+
+def _write(path: Path, properties: Mapping[str, str]) -> None:
+    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))

@@ -1,0 +1,79 @@
+"""How long from the writer's commit until Milvus has the document and the mark says so.
+
+Documents of ten chunks, a transaction each, at a steady pace; relay and consumer run. `applied_at` is the database's
+time at the mark, after Milvus acknowledged; the commit's time is read here when it returned: the clock of one machine.
+"""
+
+import sys
+import time
+from contextlib import closing
+
+import numpy as np
+from pymilvus import MilvusClient
+from sqlalchemy import text
+
+from benchmarks import corpus, report
+from benchmarks.corpus import CHUNKS
+from benchmarks.system import MODEL, PREFIX, System, servers, system, wait_until
+from producer import Writer
+from schema.collection import ALIAS
+
+WARM_SECONDS = 3.0
+
+
+def main() -> None:
+    options = report.arguments(
+        __doc__, seconds=(30, 10, "of a run"), rate=(50, 50, "documents a second"), rounds=(3, 1, "rounds")
+    )
+    found = servers(options.servers)
+    p50, p99 = [], []
+    for _ in range(options.rounds):
+        with system(found, corpus.DIMENSION) as some:
+            milliseconds = measured(some, options.seconds, options.rate)
+        p50.append(float(np.percentile(milliseconds, 50)))
+        p99.append(float(np.percentile(milliseconds, 99)))
+        sys.stderr.write(f"p50 {p50[-1]:.0f} ms, p99 {p99[-1]:.0f} ms of {len(milliseconds)} documents\n")
+    series = {"commit → applied in Milvus, p50": p50, "commit → applied in Milvus, p99": p99}
+    report.report("end_to_end", "ms", series, keep=options.keep, against={}, goal="p99 300 ms", rate=options.rate)
+
+
+def measured(some: System, seconds: float, rate: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """Milliseconds of every document after the first seconds; every chunk stands in Milvus at the end."""
+    with some.running("relay"), some.running("consume", "milvus"):
+        write(some, "first", 1, rate)
+        wait_until(lambda: applied(some).keys() >= {"first-0"}, "the first document", timeout_seconds=60)
+        committed = write(some, "doc", int((seconds + WARM_SECONDS) * rate), rate)
+        wait_until(lambda: applied(some).keys() >= committed.keys(), "every document to be marked", timeout_seconds=120)
+    marked = applied(some)
+    with closing(MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"])) as client:
+        [found] = client.query(ALIAS, output_fields=["count(*)"], consistency_level="Strong")
+    if found["count(*)"] != len(marked) * CHUNKS:
+        raise SystemExit(f"{found['count(*)']} rows in Milvus, {len(marked) * CHUNKS} were written")
+    began = min(committed.values()) + WARM_SECONDS
+    return 1_000 * np.array([marked[one] - at for one, at in committed.items() if at >= began])
+
+
+def write(some: System, prefix: str, documents: int, rate: int) -> dict[str, float]:
+    """The moment at which each document's commit had returned, at the given rate."""
+    writer, random = Writer(MODEL), np.random.default_rng(1)
+    committed: dict[str, float] = {}
+    began = time.monotonic()
+    with some.engine.connect() as connection:
+        for number in range(documents):
+            document = corpus.document(f"{prefix}-{number}", random)
+            time.sleep(max(0.0, began + number / rate - time.monotonic()))
+            with connection.begin():
+                writer.upsert(connection, document)
+            committed[document.doc_id] = time.time()
+    return committed
+
+
+def applied(some: System) -> dict[str, float]:
+    """When each document was marked."""
+    marks = "SELECT doc_id, UNIX_TIMESTAMP(applied_at) FROM sink_states WHERE sink = 'milvus' AND state = 'applied'"
+    with some.engine.connect() as connection:
+        return {row.doc_id: float(row[1]) for row in connection.execute(text(marks))}
+
+
+if __name__ == "__main__":
+    main()
