@@ -93,9 +93,9 @@ class Runtime:
     def poll_batch(self) -> None:
         """The next messages, bounded in rows and bytes; none after a quarter of a second of silence."""
         size = 0
-        timeout = _IDLE_SECONDS
+        rows, timeout = 1, _IDLE_SECONDS  # librdkafka returns when it has so many, or so late
         while len(self._batch) < _BATCH_ROWS and size < _BATCH_BYTES:
-            fetched = self._consumer.consume(min(_FETCH_ROWS, _BATCH_ROWS - len(self._batch)), timeout)
+            fetched = self._consumer.consume(rows, timeout)
             if not fetched:
                 return
             for message in fetched:
@@ -107,7 +107,7 @@ class Runtime:
                     raise KafkaException(error)
                 else:  # librdkafka tries again by itself
                     _log.warning("kafka_error reason=%s", error)
-            timeout = _FILL_SECONDS
+            rows, timeout = min(_FETCH_ROWS, _BATCH_ROWS - len(self._batch)), _FILL_SECONDS
 
     def apply(self, stop: threading.Event) -> None:
         """Apply the batch, again and again while the sink is down."""
