@@ -5,6 +5,7 @@ Invariant 6: versions are fenced here, so an event applied twice, or after a new
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -12,11 +13,17 @@ from sqlalchemy.exc import DBAPIError
 from consumers import marks
 from consumers.marks import Known
 from consumers.sink import Change, Sink
+from schema.batches import bounded
 from schema.database import is_transient, reading
 from schema.events import Envelope, Event, MalformedEvent, decode
 from schema.failures import DeadLetter, Permanent, Retryable
 
 _log = logging.getLogger(__name__)
+
+_CHANGES_A_MARK = 500
+_CHUNKS_A_MARK = 2_000
+
+Refused = dict[tuple[str, int], str]  # (doc_id, version) and why
 
 
 class Applier:
@@ -40,9 +47,7 @@ class Applier:
             with reading(self._engine) as connection:
                 known = marks.known(connection, self._sink.name, {event.doc_id for event in events})
             changes = self._newest(events, known, refused)
-            refused |= self._apply(changes)
-            applied = [change for change in changes if (change.doc_id, change.version) not in refused]
-            held, refused = self._mark(applied, known, refused)
+            held, refused = self._apply_and_mark(changes, known, refused)
             self._sink.settle([event for event in events if event.version <= held.get(event.doc_id, 0)])
         except DBAPIError as error:
             if is_transient(error):
@@ -54,9 +59,9 @@ class Applier:
             if (envelope.doc_id, envelope.version) in refused
         ]
 
-    def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[Event], dict[tuple[str, int], str]]:
+    def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[Event], Refused]:
         events: list[Event] = []
-        refused: dict[tuple[str, int], str] = {}
+        refused: Refused = {}
         for envelope in envelopes:
             try:
                 events.append(decode(envelope))
@@ -64,9 +69,7 @@ class Applier:
                 refused[envelope.doc_id, envelope.version] = str(error)
         return events, refused
 
-    def _newest(
-        self, events: Sequence[Event], known: Mapping[str, Known], refused: dict[tuple[str, int], str]
-    ) -> list[Change]:
+    def _newest(self, events: Sequence[Event], known: Mapping[str, Known], refused: Refused) -> list[Change]:
         """One change a document: its newest version, unless the sink holds it. Skipping older ones is invariant 7.
 
         A version is refused whole: after a refused part, its tombstones must not remove what the part should replace.
@@ -91,7 +94,37 @@ class Applier:
                 changes.append(Change(doc_id, version, tuple(kept)))
         return changes
 
-    def _apply(self, changes: Sequence[Change]) -> dict[tuple[str, int], str]:
+    def _apply_and_mark(
+        self, changes: Sequence[Change], known: Mapping[str, Known], refused: Refused
+    ) -> tuple[dict[str, int], Refused]:
+        """Apply a part of the changes after another; the database marks one while the sink takes the next.
+
+        Returns the version that the sink holds of each document, and what it refuses.
+        """
+        held = {doc_id: document.applied_version for doc_id, document in known.items()}
+        kept: Refused = {}
+        marking: Future[None] | None = None
+
+        def mark(some: Sequence[Change], refused: Refused) -> None:
+            applied = [change for change in some if (change.doc_id, change.version) not in refused]
+            newly_held, still_refused = self._mark(applied, known, refused)
+            held.update(newly_held)
+            kept.update(still_refused)
+
+        parts = list(bounded(changes, _CHANGES_A_MARK, _CHUNKS_A_MARK, lambda change: change.chunks))
+        if refused and not parts:
+            parts = [[]]
+        with ThreadPoolExecutor(1, thread_name_prefix=f"mark-{self.name}") as pool:
+            for some in parts:
+                refused |= self._apply(some)
+                if marking is not None:
+                    marking.result()
+                marking, refused = pool.submit(mark, some, refused), {}
+            if marking is not None:
+                marking.result()
+        return held, kept
+
+    def _apply(self, changes: Sequence[Change]) -> Refused:
         """Apply, halving a batch that the sink refuses, down to the documents at fault."""
         if not changes:
             return {}
@@ -106,16 +139,13 @@ class Applier:
 
     def _mark(
         self, changes: Sequence[Change], known: Mapping[str, Known], refused: Mapping[tuple[str, int], str]
-    ) -> tuple[dict[str, int], dict[tuple[str, int], str]]:
+    ) -> tuple[dict[str, int], Refused]:
         """Mark what nobody else marked meanwhile: a consumer that lost its partitions may apply beside the new owner.
 
         The sinks have no conditional write, so two of them mix. Whoever marks second finds out: the one with the newer
         version applies it again, and the one with the older tells what harm it did. Returns the version that the sink
         holds of each document, and what is still refused.
         """
-        held = {doc_id: document.applied_version for doc_id, document in known.items()}
-        if not changes and not refused:
-            return held, {}
         doc_ids = {change.doc_id for change in changes}
         touched = doc_ids | {doc_id for doc_id, _ in refused}
         with self._engine.begin() as connection:
@@ -139,7 +169,7 @@ class Applier:
                 *(self._sink.name, change.doc_id, change.version, now[change.doc_id].applied_version),
                 harms[change.doc_id],
             )
-        held |= {doc_id: document.applied_version for doc_id, document in now.items()}
+        held = {doc_id: document.applied_version for doc_id, document in now.items()}
         return held | {change.doc_id: change.version for change in mine if change.complete}, refused
 
 

@@ -1,11 +1,12 @@
 """The Milvus sink: rows by primary key, written before stale ones are deleted, in batches bounded in rows and bytes."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from pymilvus import MilvusClient
 from sqlalchemy import Connection
 
-from consumers import harm, marks, milvus_collection, milvus_rows
+from consumers import harm, marks, milvus_collection, milvus_request, milvus_rows
 from consumers.milvus_collection import TIMEOUT_SECONDS
 from consumers.milvus_failures import ERRORS, not_loaded, translated
 from consumers.milvus_rows import Row
@@ -17,6 +18,7 @@ from schema.failures import Permanent
 from schema.sinks import MILVUS
 
 _ROWS_A_REQUEST = 1_000
+_PARALLEL_REQUESTS = 2  # the client packs one while the server takes the other
 _REQUEST_BYTES = 16 * 1024 * 1024
 _ANSWER_BYTES = 32 * 1024 * 1024
 
@@ -86,8 +88,12 @@ class MilvusSink:
         return milvus_rows.row(event, chunk, self._dimension, with_sparse=bool(self._with_sparse))
 
     def _write(self, rows: Iterable[Row]) -> None:
-        for some in bounded(rows, _ROWS_A_REQUEST, _REQUEST_BYTES, milvus_rows.size_bytes):
-            self._client.upsert(collection.ALIAS, some, timeout=TIMEOUT_SECONDS)
+        def upsert(some: list[Row]) -> None:
+            milvus_request.upsert(self._client, some, timeout_seconds=TIMEOUT_SECONDS)
+
+        requests = bounded(rows, _ROWS_A_REQUEST, _REQUEST_BYTES, milvus_rows.size_bytes)
+        with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="milvus-sink") as pool:
+            list(pool.map(upsert, requests))  # when it raises, none is running any more
 
     def _relabel(self, labels: Mapping[str, Row]) -> None:
         """Milvus has no update in place: read the rows with their vectors, and write them back with the new labels."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from schema.events import Event
+from schema.events import DocumentUpserted, Event
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Change:
     @property
     def complete(self) -> bool:
         return any(event.part == event.parts for event in self.events)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks it brings, with their vectors."""
+        return sum(len(event.chunks) for event in self.events if isinstance(event, DocumentUpserted))
 
 
 class Sink(Protocol):

@@ -7,6 +7,8 @@ import base64
 import zlib
 from collections.abc import Iterable, Sequence
 
+from schema import varint
+
 _METADATA_BYTES = 4_096  # Kafka's `offset.metadata.max.bytes`
 _PACKED_BYTES = _METADATA_BYTES * 3 // 4  # before base64
 _CHECKSUM_BYTES = 4
@@ -26,7 +28,7 @@ def encode(rows: Sequence[Named]) -> str:
     packed = bytearray()
     before = 0
     for outbox_id, check in rows:
-        packed += _varint(outbox_id - before) + check.to_bytes(_CHECKSUM_BYTES, "little")
+        packed += varint.encode(outbox_id - before) + check.to_bytes(_CHECKSUM_BYTES, "little")
         before = outbox_id
     return base64.b64encode(bytes(packed)).decode()
 
@@ -35,7 +37,7 @@ def room(rows: Sequence[Named]) -> int:
     """How many of these rows, from the first on, one offset can name: about 500 when ids are dense."""
     size = before = 0
     for count, (outbox_id, _) in enumerate(rows):
-        size += len(_varint(outbox_id - before)) + _CHECKSUM_BYTES
+        size += len(varint.encode(outbox_id - before)) + _CHECKSUM_BYTES
         if size > _PACKED_BYTES:
             return count
         before = outbox_id
@@ -48,7 +50,7 @@ def decode(metadata: str) -> list[Named]:
     rows = []
     at = outbox_id = 0
     while at < len(packed):
-        difference, at = _read_varint(packed, at)
+        difference, at = varint.decode(packed, at)
         check, at = packed[at : at + _CHECKSUM_BYTES], at + _CHECKSUM_BYTES
         if at > len(packed):
             raise ValueError("the offset's metadata is cut off")
@@ -61,25 +63,3 @@ def matching(rows: Iterable[Named], found: Iterable[tuple[int, str]]) -> list[in
     """The ids among `rows` whose row in the outbox, as (id, event id), is still the one that was published."""
     published = dict(rows)
     return [outbox_id for outbox_id, event_id in found if published.get(outbox_id) == checksum(event_id)]
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(0x80 | number & 0x7F)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _read_varint(packed: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        if at >= len(packed):
-            raise ValueError("the offset's metadata is cut off")
-        byte = packed[at]
-        number |= (byte & 0x7F) << shift
-        at += 1
-        shift += 7
-        if byte < 0x80:
-            return number, at

@@ -11,8 +11,8 @@ from unittest.mock import patch
 
 import pytest
 from pymilvus import MilvusClient
-from pymilvus.client.prepare import Prepare
 
+from consumers import milvus_request
 from consumers.milvus import MilvusSink
 from consumers.sink import Change
 from schema.events import ChunkLabels, ChunkRow, DocumentDeleted, DocumentUpserted
@@ -81,14 +81,14 @@ def indexes(client: MilvusClient) -> dict[str, dict[str, Any]]:
 @contextmanager
 def requests() -> Iterator[list[tuple[int, int]]]:
     """(rows, bytes on the wire) of every upsert that is sent to Milvus meanwhile."""
-    real, seen = Prepare.row_upsert_param, []
+    real, seen = milvus_request.packed, []
 
-    def prepare(*args: Any, **kwargs: Any) -> Any:
-        request = real(*args, **kwargs)
+    def prepare(rows: Any) -> Any:
+        request = real(rows)
         seen.append((request.num_rows, request.ByteSize()))
         return request
 
-    with patch.object(Prepare, "row_upsert_param", prepare):
+    with patch.object(milvus_request, "packed", prepare):
         yield seen
 
 

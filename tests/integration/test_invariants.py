@@ -14,6 +14,7 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from consumers import milvus as milvus_module
+from consumers import milvus_request
 from consumers.applier import Applier
 from consumers.milvus import MilvusSink
 from schema import limits
@@ -58,7 +59,7 @@ def meanwhile(owner: Any, method: str, act: Callable[[], None]) -> Iterator[None
 
 def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two", "three"))
-    real, rows = pipeline.milvus.upsert, iter((1, 2))
+    real, rows = milvus_request.upsert, iter((1, 2))
 
     def fails_at_the_third_row(*args: Any, **kwargs: Any) -> Any:
         if next(rows, None) is None:
@@ -67,7 +68,7 @@ def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) 
 
     with (
         patch.object(milvus_module, "_ROWS_A_REQUEST", 1),
-        patch.object(pipeline.milvus, "upsert", fails_at_the_third_row),
+        patch.object(milvus_request, "upsert", fails_at_the_third_row),
         pytest.raises(Retryable, match="the power went out"),
     ):
         applier(pipeline, MILVUS).apply(pipeline.pending())
@@ -130,7 +131,7 @@ def test_invariant_8_honest_marks_not_of_a_chunk_that_came_back_meanwhile(pipeli
         pipeline.upsert(document("a", "one", "two"))
 
     pipeline.upsert(document("a", "one"))
-    with meanwhile(pipeline.milvus, "upsert", rewrite):
+    with meanwhile(milvus_request, "upsert", rewrite):
         applier(pipeline, MILVUS).apply(pipeline.pending())
     assert synced(pipeline) == {"one": False, "two": False}  # another event carries them
     assert applied(pipeline, MILVUS) == (1, "pending")
@@ -146,7 +147,7 @@ def test_invariant_8_honest_marks_not_back_to_an_older_version(pipeline: Pipelin
         pipeline.run()
 
     pipeline.upsert(document("a", "one"))
-    with meanwhile(pipeline.milvus, "upsert", overtake):
+    with meanwhile(milvus_request, "upsert", overtake):
         applier(pipeline, MILVUS).apply(pipeline.pending())
     assert applied(pipeline, MILVUS) == (2, "failed")  # it cannot know which of the two wrote last
     pipeline.upsert(document("a", "two"))
@@ -242,8 +243,8 @@ def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_docu
     pipeline.run()
     calls: list[str] = []
 
-    def watched(method: str) -> Callable[..., Any]:
-        real = getattr(pipeline.milvus, method)
+    def watched(owner: Any, method: str) -> Callable[..., Any]:
+        real = getattr(owner, method)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             look()
@@ -266,8 +267,8 @@ def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_docu
     assert len(pipeline.pending()) == (1 if event_bytes == limits.EVENT_BYTES else 6)
     with (
         patch.object(milvus_module, "_ROWS_A_REQUEST", 2),
-        patch.object(pipeline.milvus, "upsert", watched("upsert")),
-        patch.object(pipeline.milvus, "delete", watched("delete")),
+        patch.object(milvus_request, "upsert", watched(milvus_request, "upsert")),
+        patch.object(pipeline.milvus, "delete", watched(pipeline.milvus, "delete")),
     ):
         for event in pipeline.pending():
             applier(pipeline, MILVUS).apply([event])
