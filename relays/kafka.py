@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _ROWS_A_LANE = 500
 _BATCH_BYTES = 32 * 1024 * 1024
+_BACKLOG_ROWS = 500  # from such a batch on, the next one is claimed beside the publishing; before, it would come late
 _IDLE_SECONDS = (0.005, 0.25)  # the pause doubles from the first to the second while there is nothing to do
 _SERVE_SECONDS = 0.05  # how often the group is served while a database call is under way
 STAGE = "relay"
@@ -69,8 +70,9 @@ class KafkaRelay:
                     pause = min(2 * pause, _IDLE_SECONDS[1])
                     continue
                 pause = _IDLE_SECONDS[0]
-                ahead = self.claim([*self._published, *rows])
-                if not self.publish(rows):
+                if len(rows) >= _BACKLOG_ROWS:
+                    ahead = self.claim([*self._published, *rows])
+                if not self.publish(rows) and ahead is not None:
                     self._serving(ahead)  # read before these rows were out: a later version may not overtake them
                     ahead = None
         finally:
