@@ -1,0 +1,81 @@
+"""What an event costs in statements, requests and bytes: counted, so that no machine's speed matters."""
+
+import threading
+import uuid
+from collections.abc import Sequence
+from unittest.mock import patch
+
+import pytest
+from sqlalchemy import Engine, text
+
+from consumers.applier import Applier
+from producer import Writer
+from relays.kafka import KafkaRelay
+from relays.outbox_row import OutboxRow
+from schema.database import connect
+from schema.names import Names
+from tests import kafka, written
+from tests.milvus_contract import requests
+from tests.pipeline import MODEL, Pipeline, document
+from tests.servers import Servers
+
+pytestmark = pytest.mark.integration
+
+EVENTS = 16_000
+STATEMENTS_AN_EVENT = 0.002  # of a relay, at most
+STATEMENTS_A_BATCH = 10  # of a consumer; one is the BEGIN of SQLite
+INSERT = text(
+    "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload) "
+    "VALUES (:event_id, :doc_id, 1, 'rag.document.upserted.v1', 'application/msgpack', 'x')"
+)
+
+
+def test_a_backlog_is_published_with_few_statements_and_transactions(
+    servers: Servers, mysql: Engine, names: Names
+) -> None:
+    events = [{"event_id": str(uuid.uuid4()), "doc_id": f"d{number}"} for number in range(EVENTS)]
+    with mysql.begin() as connection:
+        connection.execute(INSERT, events)
+    batches: list[int] = []
+    engine = connect(mysql.url.render_as_string(hide_password=False))
+    stop = threading.Event()
+
+    def report(rows: Sequence[OutboxRow]) -> None:
+        batches.append(len(rows))
+        if sum(batches) == EVENTS:
+            stop.set()
+
+    with written.statements(engine) as sent:
+        KafkaRelay(engine, names, kafka.properties(servers), report=report).run(stop)
+    engine.dispose()
+
+    assert kafka.pending(mysql) == 0
+    assert len(kafka.topic(servers, names.documents_topic)) == EVENTS
+    assert len(sent) <= STATEMENTS_AN_EVENT * EVENTS
+    assert len(batches) <= 4
+
+
+@pytest.mark.parametrize("documents", [1, 100])
+def test_a_batch_is_applied_and_marked_with_as_many_statements_whatever_its_size(
+    pipeline: Pipeline, documents: int
+) -> None:
+    pipeline.upsert(*(document(f"d{number}", "one", "two") for number in range(documents)))
+    events = pipeline.pending()
+    with (
+        written.statements(pipeline.engine) as sent,
+        requests() as upserts,
+        patch.object(pipeline.milvus, "delete") as delete,
+    ):
+        assert Applier(pipeline.engine, pipeline.milvus_sink).apply(events) == []
+    assert len(sent) == STATEMENTS_A_BATCH
+    assert [rows for rows, _ in upserts] == [2 * documents]
+    delete.assert_not_called()
+
+
+def test_an_event_is_hardly_larger_than_the_vectors_and_texts_in_it(engine: Engine) -> None:
+    contents = [f"Chunk {number} of ten. " * 30 for number in range(10)]
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", *contents))
+        size = connection.execute(text("SELECT payload_bytes FROM outbox")).scalar_one()
+    bare = sum(4 * 8 + len(content) for content in contents)
+    assert size <= bare + 10 * 200 + 300, "a chunk's ids, hash and labels; the document's"
