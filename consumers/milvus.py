@@ -1,7 +1,6 @@
 """The Milvus sink: rows by primary key, written before stale ones are deleted, in batches bounded in rows and bytes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from pymilvus import MilvusClient
 from sqlalchemy import Connection
@@ -18,7 +17,6 @@ from schema.failures import Permanent
 from schema.sinks import MILVUS
 
 _ROWS_A_REQUEST = 1_000
-_PARALLEL_REQUESTS = 2  # the client packs one while the server takes the other
 _REQUEST_BYTES = 16 * 1024 * 1024
 _ANSWER_BYTES = 32 * 1024 * 1024
 
@@ -88,12 +86,8 @@ class MilvusSink:
         return milvus_rows.row(event, chunk, self._dimension, with_sparse=bool(self._with_sparse))
 
     def _write(self, rows: Iterable[Row]) -> None:
-        def upsert(some: list[Row]) -> None:
+        for some in bounded(rows, _ROWS_A_REQUEST, _REQUEST_BYTES, milvus_rows.size_bytes):
             milvus_request.upsert(self._client, some, timeout_seconds=TIMEOUT_SECONDS)
-
-        requests = bounded(rows, _ROWS_A_REQUEST, _REQUEST_BYTES, milvus_rows.size_bytes)
-        with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="milvus-sink") as pool:
-            list(pool.map(upsert, requests))  # when it raises, none is running any more
 
     def _relabel(self, labels: Mapping[str, Row]) -> None:
         """Milvus has no update in place: read the rows with their vectors, and write them back with the new labels."""

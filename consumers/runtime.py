@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from schema import backoff
 from schema.events import Envelope
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
-from schema.kafka import for_consumer, for_producer
+from schema.kafka import Membership, for_consumer, for_producer
 from schema.names import Names
 
 _log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ class Runtime:
     ) -> None:
         self._applier = applier
         self._report = report
+        self._names = names
+        self._kafka = kafka
         self._dead_letters_topic = names.dead_letters_topic(applier.name)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"apply-{applier.name}")
         self._limit = DeadLetterLimit()
@@ -62,23 +64,9 @@ class Runtime:
         self._attempt: Future[list[DeadLetter]] | None = None
         self._owned: set[tuple[str, int]] = set()  # topic and partition
         self._paused = False  # no partition gives messages, one that arrives meanwhile included
-        self._producer = Producer({**for_producer(kafka), "enable.idempotence": True, "acks": "all", "linger.ms": 5})
-        self._consumer = Consumer(
-            {
-                "session.timeout.ms": 10_000,
-                "heartbeat.interval.ms": 1_000,  # how soon one hears that another came or left
-                **for_consumer(kafka),
-                "group.id": names.sink_group(applier.name),
-                "partition.assignment.strategy": "cooperative-sticky",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",
-            }
-        )
-        self._consumer.subscribe(
-            [names.documents_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+        self._producer: Producer | None = None  # of dead letters
+        self._member = Membership()
+        self._consumer = self._joined()
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set; then the batch in flight is finished, committed, and the group left."""
@@ -87,6 +75,7 @@ class Runtime:
                 self.poll_batch()
                 self.apply(stop)
                 self.commit()
+                self.stay()
         finally:
             self.close()
 
@@ -136,10 +125,7 @@ class Runtime:
             return
         dead = self._attempt.result()
         self._attempt = None
-        for letter in dead:
-            self._bury(letter)
-        if self._producer.flush(_COMMIT_SECONDS):
-            raise Retryable("Kafka does not take the dead letters")
+        self._bury(dead)
         applied, self._batch = self._batch, []
         self._limit.count(len(applied), len(dead))
         for message in {_partition(message): message for _, message in applied}.values():
@@ -154,13 +140,54 @@ class Runtime:
             if error.args[0].code() != KafkaError._NO_OFFSET:
                 _log.warning("offsets_not_committed reason=%s", error)
 
+    def stay(self) -> None:
+        """Join the group again with another client when this one has long been out of it; its batch is empty."""
+        if self._member.given_up(self._consumer):
+            _log.warning("kafka_client_given_up group=%s", self._names.sink_group(self._applier.name))
+            self._consumer.close()
+            self._owned.clear()
+            self._consumer = self._joined()
+
     def close(self) -> None:
         """Leave the group: the others take the partitions over at once."""
         self._pool.shutdown()
         self._consumer.close()
 
-    def _bury(self, letter: DeadLetter) -> None:
-        """To the dead-letter topic, with the original key, value and headers, and why."""
+    def _joined(self) -> Consumer:
+        consumer = Consumer(
+            {
+                "session.timeout.ms": 10_000,
+                "heartbeat.interval.ms": 1_000,  # how soon one hears that another came or left
+                **for_consumer(self._kafka),
+                "group.id": self._names.sink_group(self._applier.name),
+                "partition.assignment.strategy": "cooperative-sticky",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        consumer.subscribe(
+            [self._names.documents_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        return consumer
+
+    def _bury(self, letters: Sequence[DeadLetter]) -> None:
+        """To the dead-letter topic; raises Retryable when Kafka does not take all of them."""
+        if not letters:
+            return
+        safe = {"enable.idempotence": True, "acks": "all", "linger.ms": 5}
+        producer = self._producer or Producer({**for_producer(self._kafka), **safe})
+        self._producer = None  # after a failure with another one
+        for letter in letters:
+            self._produce(producer, letter)
+        if producer.flush(_COMMIT_SECONDS):
+            producer.purge()
+            raise Retryable("Kafka does not take the dead letters")
+        self._producer = producer
+
+    def _produce(self, producer: Producer, letter: DeadLetter) -> None:
+        """With the original key, value and headers, and why."""
         message = next((message for envelope, message in self._batch if envelope is letter.envelope), None)
         if message is None:  # its partition was revoked meanwhile
             return
@@ -171,7 +198,7 @@ class Runtime:
             ("dead_letter_origin", f"{message.topic()}/{message.partition()}/{message.offset()}"),
         ]
         headers = [*_headers(message), *why]
-        self._producer.produce(self._dead_letters_topic, key=message.key(), value=message.value(), headers=headers)
+        producer.produce(self._dead_letters_topic, key=message.key(), value=message.value(), headers=headers)
 
     def _serve_for(self, seconds: float, stop: threading.Event) -> None:
         again_at = time.monotonic() + seconds

@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schema.failures import Retryable
-from schema.kafka import for_consumer
+from schema.kafka import Membership, for_consumer
 from schema.names import Names
 
 _log = logging.getLogger(__name__)
@@ -25,30 +25,25 @@ class Lanes:
 
     def __init__(self, names: Names, kafka: Mapping[str, Any]) -> None:
         self._topic = names.lanes_topic
+        self._group = names.relays_group
+        self._kafka = kafka
         self.owned: set[int] = set()  # taken over: rows that an earlier owner published are settled
         self.arriving: set[int] = set()  # assigned, and not yet taken over
         self._offsets: dict[int, int] = {}
-        self._consumer = Consumer(
-            {
-                "session.timeout.ms": _SESSION_MILLISECONDS,
-                "heartbeat.interval.ms": 1_000,  # how soon one hears that another came or left
-                **for_consumer(kafka),
-                "group.id": names.relays_group,
-                "partition.assignment.strategy": "cooperative-sticky",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-            }
-        )
-        self._consumer.subscribe(
-            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
-        )
+        self._member = Membership()
+        self._consumer = self._joined()
 
     def poll(self, seconds: float) -> None:
         """Serve the group for at most so long. Raises Retryable when the broker cannot be reached."""
         message = self._consumer.poll(seconds)
         if message is not None and (error := message.error()) is not None and error.fatal():
             raise KafkaException(error)
+        if self._member.given_up(self._consumer):
+            _log.warning("kafka_client_given_up group=%s", self._group)
+            self._consumer.close()
+            self.owned.clear()
+            self.arriving.clear()
+            self._consumer = self._joined()
 
     def membership(self) -> Any | None:
         """What a transaction must carry; None while there is no valid one."""
@@ -95,6 +90,22 @@ class Lanes:
     def close(self) -> None:
         """Leave the group: the others take the lanes over at once."""
         self._consumer.close()
+
+    def _joined(self) -> Consumer:
+        consumer = Consumer(
+            {
+                "session.timeout.ms": _SESSION_MILLISECONDS,
+                "heartbeat.interval.ms": 1_000,  # how soon one hears that another came or left
+                **for_consumer(self._kafka),
+                "group.id": self._group,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+            }
+        )
+        consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
+        return consumer
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)

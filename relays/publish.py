@@ -82,7 +82,6 @@ class Publisher:
             "queue.buffering.max.messages": 1_000_000,
             "delivery.report.only.error": True,
             "retry.backoff.ms": 5,  # the broker may still be ending the transaction before
-            "socket.nagle.disable": True,
             **for_producer(kafka),
             "enable.idempotence": True,
             "acks": "all",

@@ -1,11 +1,19 @@
-"""Which of the librdkafka properties that an operator passes concern a producer, and which a consumer.
+"""What every client of Kafka is told, and which of an operator's librdkafka properties concern which kind of client.
 
 librdkafka warns of a property that its kind of client does not read.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from confluent_kafka import Consumer
+
+_EVERY_CLIENT = {
+    "reconnect.backoff.max.ms": 1_000,  # a broker that was away is found again so soon
+    "socket.nagle.disable": True,
+}
+GIVE_UP_SECONDS = 30.0  # without a member id: longer than a group takes to change
 _CONSUMER_ONLY = {
     "session.timeout.ms",
     "heartbeat.interval.ms",
@@ -37,9 +45,30 @@ _PRODUCER_ONLY = {
 }
 
 
+class Membership:
+    """Watches whether a consumer is a member of its group.
+
+    A client that a broker told of no brokers while it started never finds one again: librdkafka 2.10 and later, its
+    issue 5301. So one that has not been a member for a while has to be made anew, whatever the reason.
+    """
+
+    def __init__(self) -> None:
+        self._seen = time.monotonic()
+
+    def given_up(self, consumer: Consumer) -> bool:
+        """Whether to make the consumer anew; ask often."""
+        now = time.monotonic()
+        if consumer.memberid():
+            self._seen = now
+        if now - self._seen < GIVE_UP_SECONDS:
+            return False
+        self._seen = now
+        return True
+
+
 def for_producer(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in properties.items() if name not in _CONSUMER_ONLY}
+    return _EVERY_CLIENT | {name: value for name, value in properties.items() if name not in _CONSUMER_ONLY}
 
 
 def for_consumer(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in properties.items() if name not in _PRODUCER_ONLY}
+    return _EVERY_CLIENT | {name: value for name, value in properties.items() if name not in _PRODUCER_ONLY}

@@ -90,7 +90,7 @@ VECTOR = b"\0\0\x80?" * 8  # eight times 1.0
 def test_invariant_12_bounded_requests_to_milvus_in_rows(pipeline: Pipeline) -> None:
     with requests() as seen, patch.object(pipeline.milvus, "delete", wraps=pipeline.milvus.delete) as delete:
         pipeline.milvus_sink.apply([upserted([chunk_row(number, "x") for number in range(2_500)])])
-        assert sorted(rows for rows, _ in seen) == [500, 1_000, 1_000]
+        assert [rows for rows, _ in seen] == [1_000, 1_000, 500]
         assert len(pipeline.milvus_rows()) == 2_500
         gone = DocumentDeleted(doc_id="a", version=2, tombstones=[f"chunk-{number}" for number in range(2_500)])
         pipeline.milvus_sink.apply([Change("a", 2, (gone,))])

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -269,3 +270,23 @@ def test_a_document_too_large_for_one_event_travels_in_parts_tombstones_last(pip
     pipeline.run()
     pipeline.assert_in_step()
     assert {row["doc_version"] for row in pipeline.milvus_rows().values()} == {2}
+
+
+@pytest.mark.parametrize("database", ["engine", "mysql"])
+def test_stored_chunks_are_compared_whole_whatever_their_number_and_characters(
+    database: str, request: pytest.FixtureRequest
+) -> None:
+    engine: Engine = request.getfixturevalue(database)
+    odd = {"modal_type": "\"\\'文", "associate_id": "😀,]\\", "strategy": "[é]", "start_char": 2**31 - 1}
+    chunks = [chunk(str(number), parent=0 if number else None, **odd) for number in range(5_001)]
+    chunks += [chunk("empty", associate_id=""), chunk("none")]
+    first = Document(doc_id="d", title="t", source_type="text", chunks=chunks)
+    [written_first] = upsert(engine, first)
+
+    [again] = upsert(engine, first)
+    [moved] = upsert(engine, replace(first, chunks=[*chunks[:-2], chunk("empty"), chunk("none", start_char=0)]))
+
+    assert (written_first.changed, again.changed, moved.changed) == (True, False, True)
+    assert written.rows(engine, "SELECT COUNT(*) FROM chunks") == [(5_003,)]
+    last_two = "SELECT content, associate_id, start_char FROM chunks ORDER BY chunk_index DESC LIMIT 2"
+    assert written.rows(engine, last_two) == [("none", None, 0), ("empty", None, None)]

@@ -181,6 +181,29 @@ def test_a_value_of_any_wrong_type_is_refused_by_name(value: Callable[[], Any]) 
             assert {problem.field for problem in refused.value.problems} == {f"chunks[1].{field}"}
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a\0b", "must not contain control characters"),
+        ("a\x7fb", "must not contain control characters"),
+        ("a\x80b", "must not contain control characters"),
+        ("文\x9f", "must not contain control characters"),
+        ("a\ud800b", "must be valid Unicode, has a lone surrogate at character 1"),
+        (" \n\u3000", "must not be empty"),
+        ("文" * 21_845 + "x", "must be at most 65535 bytes of UTF-8, has 65536"),
+    ],
+)
+@pytest.mark.parametrize("position", [0, 1])  # the first is looked at more closely than one with its labels
+def test_a_content_is_refused_wherever_it_stands(position: int, content: str, words: str) -> None:
+    chunks = [chunk("one"), chunk("two"), chunk("three")]
+    chunks[position] = replace(chunks[position], content=content)
+
+    with pytest.raises(InvalidDocument) as refused:
+        checked(replace(document("d"), chunks=chunks))
+
+    assert str(refused.value) == f"document 'd': chunks[{position}].content {words}"
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=70),
     lambda some: st.lists(some, max_size=9) | st.dictionaries(st.text(max_size=9), some, max_size=3),
