@@ -7,9 +7,10 @@ import hashlib
 import io
 import mimetypes
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from producer.errors import ProducerError
 from schema import bucket, limits
@@ -58,7 +59,8 @@ class DocumentFile:
                 stream.seek(0)
             except OSError as error:
                 raise FileUnusable(f"cannot read {path}: {error.strerror or error}") from error
-            return cls._make(_Verified(stream, path, digest, size), path.name, digest, size, store)
+            with _Verified(stream, path, digest, size) as verified:
+                return cls._make(verified, path.name, digest, size, store)
 
     @classmethod
     def _make(cls, stream: Readable, name: str, digest: str, size: int, store: ObjectStore | None) -> "DocumentFile":
@@ -95,6 +97,14 @@ class _Verified:
     def __init__(self, stream: BinaryIO, path: Path, digest: str, size_bytes: int) -> None:
         self._stream, self._path, self._expected, self._left = stream, path, digest, size_bytes
         self._digest = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1)  # hashes a block while the store takes it
+        self._hashing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
 
     def read(self, size: int = -1, /) -> bytes:
         wanted = self._left if size < 0 else min(size, self._left)
@@ -103,10 +113,25 @@ class _Verified:
         except OSError as error:
             raise FileUnusable(f"cannot read {self._path}: {error.strerror or error}") from error
         self._left -= len(data)
-        self._digest.update(data)
-        if len(data) < wanted or (self._left == 0 and self._digest.hexdigest() != self._expected):
+        self._hash(data)
+        if len(data) < wanted or (self._left == 0 and self._hexdigest() != self._expected):
             raise FileUnusable(f"{self._path} changed while it was read")
         return data
+
+    def _hash(self, data: bytes) -> None:
+        """Large blocks beside what the store does, one at a time: memory holds no more than the last."""
+        if self._hashing is not None:
+            self._hashing.result()
+            self._hashing = None
+        if len(data) <= limits.INLINE_FILE_BYTES:
+            self._digest.update(data)
+        else:
+            self._hashing = self._pool.submit(self._digest.update, data)
+
+    def _hexdigest(self) -> str:
+        if self._hashing is not None:
+            self._hashing.result()
+        return self._digest.hexdigest()
 
 
 def _extension(name: str) -> str:

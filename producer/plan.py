@@ -5,7 +5,10 @@ Invariant 7: what not every sink is known to hold goes into the event again, wha
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
+
+import msgspec
 
 from producer.files import DocumentFile
 from producer.stored import Stored, StoredRow
@@ -16,14 +19,22 @@ METADATA = ("title", "source_type", "source_url", "business_tag", "domain", "lan
 _MILVUS_METADATA = ("business_tag", "oss_key")  # a change of these reaches every row of the document
 LABELS = ("vector_level", "modal_type", "associate_id")
 POSITION = ("chunk_index", "parent_chunk_id", "start_char", "chunk_strategy")
+_CHANGEABLE = (*LABELS, *POSITION)
+_changeable = attrgetter(*_CHANGEABLE)
 
 
-@dataclass(frozen=True)
-class WantedChunk:
+class WantedChunk(msgspec.Struct, frozen=True, gc=False):
     """A row of `chunks` as it shall be, with its whole content, vector and sparse weights where they were given."""
 
     chunk_id: str
-    row: Mapping[str, Any]  # the columns of LABELS and POSITION, content_hash, char_count, content (the preview)
+    vector_level: str
+    modal_type: str
+    associate_id: str | None
+    chunk_index: int
+    parent_chunk_id: str | None
+    start_char: int | None
+    chunk_strategy: str | None
+    content_hash: str
     content: str | None
     vector: bytes | None
     sparse: bytes = b""
@@ -88,13 +99,17 @@ def upsert(
             if chunk.chunk_id in tombstones:
                 plan.revived.append(chunk.chunk_id)
             continue
-        differing = {name: chunk.row[name] for name in (*LABELS, *POSITION) if getattr(old, name) != chunk.row[name]}
-        if differing:
+        labels_differ = False
+        if _changeable(old) != _changeable(chunk):
+            differing = {
+                name: getattr(chunk, name) for name in _CHANGEABLE if getattr(old, name) != getattr(chunk, name)
+            }
+            labels_differ = not differing.keys().isdisjoint(LABELS)
             plan.updated[chunk.chunk_id] = differing
         if old.vector_version > confirmed or (resend and chunk.vector is not None):
             plan.resent.append(chunk.chunk_id)
             _send_vector(plan, position, chunk)
-        elif relabel_all or old.row_version > confirmed or any(name in differing for name in LABELS):
+        elif relabel_all or old.row_version > confirmed or labels_differ:
             plan.relabelled.append(chunk.chunk_id)
             plan.label_rows.append(ChunkLabels(chunk_id=chunk.chunk_id, **_labels(chunk)))
 
@@ -136,7 +151,7 @@ def _send_vector(plan: Plan, position: int, chunk: WantedChunk) -> None:
     plan.chunk_rows.append(
         ChunkRow(
             chunk_id=chunk.chunk_id,
-            content_hash=chunk.row["content_hash"],
+            content_hash=chunk.content_hash,
             content=chunk.content,
             vector=chunk.vector,
             sparse=chunk.sparse,
@@ -146,7 +161,7 @@ def _send_vector(plan: Plan, position: int, chunk: WantedChunk) -> None:
 
 
 def _labels(chunk: WantedChunk) -> dict[str, str]:
-    return {name: chunk.row[name] or "" for name in LABELS}
+    return {name: getattr(chunk, name) or "" for name in LABELS}
 
 
 def _differs(row: StoredRow, wanted: Mapping[str, Any], names: Sequence[str]) -> bool:

@@ -1,19 +1,60 @@
-"""What the database holds of the documents about to be written, read under their locks in four statements."""
+"""What the database holds of the documents about to be written, read under their locks in five statements."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, select
+import msgspec
+from sqlalchemy import CHAR, BindParameter, Connection, Row, Select, Table, bindparam, cast, func, select
 
 from schema.batches import bounded
 from schema.sinks import SINKS
 from schema.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 
 _IDS_A_STATEMENT = 1_000
+_CHUNKS_A_VALUE = 5_000  # of one document in one JSON value, which max_allowed_packet bounds
 
 StoredRow = Row[Any]
+
+
+class StoredChunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The columns of `chunks` that a plan compares."""
+
+    chunk_id: str
+    vector_version: int
+    row_version: int
+    vector_level: str
+    modal_type: str
+    associate_id: str | None
+    chunk_index: int
+    parent_chunk_id: str | None
+    start_char: int | None
+    chunk_strategy: str | None
+
+
+_DOC_IDS: BindParameter[Any] = bindparam("doc_ids", expanding=True)
+_DECODER = msgspec.json.Decoder(list[StoredChunk])
+
+
+def _sharing(table: Table, *columns: Any) -> Select[Any]:
+    """With share locks: under REPEATABLE READ a plain read could see rows from before the document was locked."""
+    return select(*columns).where(table.c.doc_id.in_(_DOC_IDS)).with_for_update(read=True)
+
+
+def _packed_chunks(aggregate: Any) -> Select[Any]:
+    """A document's chunks in JSON arrays, in any order: PyMySQL would decode each column of each row in Python."""
+    values = aggregate(func.json_array(*(chunks.c[name] for name in StoredChunk.__struct_fields__)))
+    piece = chunks.c.chunk_index // _CHUNKS_A_VALUE
+    return _sharing(chunks, chunks.c.doc_id, cast(values, CHAR).label("packed")).group_by(chunks.c.doc_id, piece)
+
+
+_DOCUMENTS = select(documents).where(documents.c.doc_id.in_(_DOC_IDS)).order_by(documents.c.doc_id).with_for_update()
+_CHUNKS = _packed_chunks(func.json_arrayagg)
+_CHUNKS_IN_SQLITE = _packed_chunks(func.json_group_array)
+_TOMBSTONES = _sharing(chunk_tombstones, chunk_tombstones.c.doc_id, chunk_tombstones.c.chunk_id)
+_FILES = _sharing(document_files, document_files)
+_STATES = _sharing(sink_states, *(sink_states.c[name] for name in ("doc_id", "sink", "applied_version", "state")))
 
 
 @dataclass
@@ -21,7 +62,7 @@ class Stored:
     """One document as it stands. `confirmed_version`: the newest version that every sink is known to hold."""
 
     document: StoredRow
-    chunks: dict[str, StoredRow] = field(default_factory=dict)  # by chunk_id
+    chunks: dict[str, StoredChunk] = field(default_factory=dict)  # by chunk_id
     tombstones: set[str] = field(default_factory=set)  # chunk ids
     files: dict[str, StoredRow] = field(default_factory=dict)  # by object_key, tombstones included
     confirmed_version: int = 0
@@ -30,21 +71,16 @@ class Stored:
 
 def lock(connection: Connection, doc_ids: Sequence[str]) -> dict[str, Stored]:
     """The documents that exist, locked until the transaction ends, in the order of their ids: no deadlock by order."""
-    found = {
-        row.doc_id: Stored(row)
-        for some in bounded(sorted(doc_ids), _IDS_A_STATEMENT)
-        for row in connection.execute(
-            select(documents).where(documents.c.doc_id.in_(some)).order_by(documents.c.doc_id).with_for_update()
-        )
-    }
-    for row in _rows_of(connection, chunks, found):
-        found[row.doc_id].chunks[row.chunk_id] = row
-    for row in _rows_of(connection, chunk_tombstones, found):
+    found = {row.doc_id: Stored(row) for row in _rows(connection, _DOCUMENTS, sorted(doc_ids))}
+    packed = _CHUNKS_IN_SQLITE if connection.dialect.name == "sqlite" else _CHUNKS
+    for row in _rows(connection, packed, found):
+        found[row.doc_id].chunks |= {chunk.chunk_id: chunk for chunk in _DECODER.decode(row.packed)}
+    for row in _rows(connection, _TOMBSTONES, found):
         found[row.doc_id].tombstones.add(row.chunk_id)
-    for row in _rows_of(connection, document_files, found):
+    for row in _rows(connection, _FILES, found):
         found[row.doc_id].files[row.object_key] = row
     applied: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in _rows_of(connection, sink_states, found):
+    for row in _rows(connection, _STATES, found):
         applied[row.doc_id][row.sink] = row.applied_version
         if row.state == "failed":
             found[row.doc_id].failed.add(row.sink)
@@ -53,10 +89,6 @@ def lock(connection: Connection, doc_ids: Sequence[str]) -> dict[str, Stored]:
     return found
 
 
-def _rows_of(connection: Connection, table: Table, doc_ids: dict[str, Stored]) -> list[StoredRow]:
-    """With share locks: under REPEATABLE READ a plain read could see rows from before the document was locked."""
-    return [
-        row
-        for some in bounded(doc_ids, _IDS_A_STATEMENT)
-        for row in connection.execute(select(table).where(table.c.doc_id.in_(some)).with_for_update(read=True))
-    ]
+def _rows(connection: Connection, statement: Select[Any], doc_ids: Iterable[str]) -> Iterator[StoredRow]:
+    for some in bounded(doc_ids, _IDS_A_STATEMENT):
+        yield from connection.execute(statement, {"doc_ids": some})

@@ -8,7 +8,7 @@ from producer.documents import Document
 from producer.files import DocumentFile
 from producer.plan import LABELS, METADATA, POSITION, WantedChunk, WantedFile
 from producer.stored import Stored
-from schema import bucket, identity, limits, sparse
+from schema import bucket, identity, sparse
 from schema.events import ChunkRow
 
 DOCUMENT_COLUMNS = (*METADATA, "chunk_count", "oss_key", "file_size", "content_sha256")
@@ -47,21 +47,17 @@ def chunks(document: Document, vectors: Sequence[bytes | None]) -> list[WantedCh
     return [
         WantedChunk(
             chunk_id,
-            {
-                "vector_level": chunk.vector_level,
-                "modal_type": chunk.modal_type,
-                "associate_id": chunk.associate_id,
-                "chunk_index": position,
-                "parent_chunk_id": None if chunk.parent is None else ids[chunk.parent],
-                "start_char": chunk.start_char,
-                "chunk_strategy": chunk.strategy,
-                "content_hash": digest,
-                "char_count": len(chunk.content),
-                "content": chunk.content[: limits.PREVIEW_CHARACTERS],
-            },
+            chunk.vector_level,
+            chunk.modal_type,
+            chunk.associate_id,
+            position,
+            None if chunk.parent is None else ids[chunk.parent],
+            chunk.start_char,
+            chunk.strategy,
+            digest,
             chunk.content,
             vector,
-            sparse.pack(chunk.sparse or {}),
+            sparse.pack(chunk.sparse) if chunk.sparse else b"",
         )
         for position, (chunk, vector, digest, chunk_id) in enumerate(
             zip(document.chunks, vectors, hashes, ids, strict=True)
@@ -71,16 +67,23 @@ def chunks(document: Document, vectors: Sequence[bytes | None]) -> list[WantedCh
 
 def stored_chunks(stored: Stored, content: Mapping[str, ChunkRow]) -> list[WantedChunk]:
     """The stored chunks as they are, with content and vector where `content` knows them."""
-    return [
-        WantedChunk(
-            chunk_id,
-            {name: getattr(row, name) for name in (*LABELS, *POSITION, "content_hash")},
-            content[chunk_id].content if chunk_id in content else None,
-            content[chunk_id].vector if chunk_id in content else None,
-            content[chunk_id].sparse if chunk_id in content else b"",
-        )
-        for chunk_id, row in sorted(stored.chunks.items(), key=lambda item: item[1].chunk_index)
-    ]
+    wanted = []
+    for row in sorted(stored.chunks.values(), key=lambda row: row.chunk_index):
+        columns = {name: getattr(row, name) for name in ("chunk_id", *LABELS, *POSITION)}
+        known = content.get(row.chunk_id)
+        if known is None:
+            wanted.append(WantedChunk(**columns, content_hash="", content=None, vector=None))
+        else:
+            wanted.append(
+                WantedChunk(
+                    **columns,
+                    content_hash=known.content_hash,
+                    content=known.content,
+                    vector=known.vector,
+                    sparse=known.sparse,
+                )
+            )
+    return wanted
 
 
 def stored_files(stored: Stored, known: Mapping[str, DocumentFile]) -> list[WantedFile]:

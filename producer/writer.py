@@ -126,7 +126,7 @@ class Writer:
         return {
             chunk.chunk_id: ChunkRow(
                 chunk_id=chunk.chunk_id,
-                content_hash=chunk.row["content_hash"],
+                content_hash=chunk.content_hash,
                 content=chunk.content or "",
                 vector=chunk.vector,
                 sparse=chunk.sparse,
