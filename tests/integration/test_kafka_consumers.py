@@ -4,14 +4,17 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import count
 
 import pytest
+from confluent_kafka import Consumer
 from sqlalchemy import Engine, text
 
 from consumers import runtime
 from consumers.milvus import MilvusSink
 from consumers.sink import Change
 from schema.failures import Retryable
+from schema.kafka import Membership
 from schema.names import Names
 from tests import kafka
 from tests.pipeline import Pipeline, document
@@ -77,6 +80,35 @@ def test_documents_reach_both_stores_once_while_consumers_come_and_go(
 
     pipeline.assert_in_step()
     assert {one: count for one, count in milvus_sink.applied.items() if count > 1} == {}
+
+
+def test_clients_that_are_made_anew_at_work_lose_nothing(
+    servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, made_anew = count(1), []
+
+    def given_up(_membership: Membership, consumer: Consumer) -> bool:
+        """Three times, while a relay or a consumer is a member and at work."""
+        if next(asked) % 40 or len(made_anew) == 3 or not consumer.memberid():
+            return False
+        made_anew.append(consumer)
+        return True
+
+    monkeypatch.setattr(Membership, "given_up", given_up)
+    versions = dict.fromkeys((f"d{n}" for n in range(20)), 0)
+    with (
+        kafka.relaying(pipeline.engine, servers, names),
+        kafka.consuming(pipeline.engine, pipeline.milvus_sink, servers, names),
+        kafka.consuming(pipeline.engine, pipeline.minio_sink, servers, names),
+    ):
+        while len(made_anew) < 3 or min(versions.values()) < 3:
+            for doc_id in versions:
+                versions[doc_id] += 1
+                pipeline.upsert(document(doc_id, "one", f"version {versions[doc_id]}"))
+        wait_until_completed(pipeline.engine)
+
+    pipeline.assert_in_step()
+    kafka.assert_exactly_once_and_in_order(kafka.topic(servers, names.documents_topic), versions)
 
 
 class Failing:
