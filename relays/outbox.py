@@ -32,6 +32,8 @@ from schema.failures import DeadLetter
 from schema.tables import outbox, outbox_dead_letters
 
 _RUN_ROWS = 16
+_GROUP_ROWS = 1_000  # in one value
+_GROUP_BYTES = 1024 * 1024
 _OLDEST = "(SELECT id, payload_bytes FROM outbox WHERE lane = {lane:d}{but} ORDER BY id LIMIT {rows:d})"
 _AS_JSON = "SELECT CAST(JSON_ARRAYAGG(JSON_ARRAY(id, payload_bytes)) AS CHAR) FROM ({lanes}) AS oldest"
 
@@ -65,9 +67,11 @@ def claim_lanes(
         batch = next(bounded(sorted(sizes), len(sizes) or 1, size_bytes, lambda one: one[1]), [])
         if not batch:
             return []
-        ids = [outbox_id for outbox_id, _ in batch]
-        rows = connection.execute(select(outbox_row.PACKED).where(_among(ids)).order_by(outbox.c.id)).scalars()
-        return [outbox_row.unpack(row) for row in rows]
+        groups = bounded(batch, _GROUP_ROWS, _GROUP_BYTES, lambda one: one[1])
+        statement = outbox_row.selected(_among_text([outbox_id for outbox_id, _ in group]) for group in groups)
+        values = connection.exec_driver_sql(statement).scalars()
+        rows = [row for value in values if value is not None for row in outbox_row.unpack(value)]
+        return sorted(rows, key=lambda row: row.id)
 
 
 def event_ids(engine: Engine, ids: Collection[int]) -> list[tuple[int, str]]:
@@ -94,6 +98,15 @@ def _among(ids: Sequence[int]) -> ColumnElement[bool]:
     runs, single = _runs(ids)
     ranges = [outbox.c.id.between(*run) for run in runs]
     return or_(*ranges, outbox.c.id.in_(single)) if ranges else outbox.c.id.in_(single)
+
+
+def _among_text(ids: Sequence[int]) -> str:
+    """The same, as text."""
+    runs, single = _runs(ids)
+    conditions = [f"id BETWEEN {first:d} AND {last:d}" for first, last in runs]
+    if single:
+        conditions.append(f"id IN ({', '.join(f'{outbox_id:d}' for outbox_id in single)})")
+    return " OR ".join(conditions)
 
 
 def _runs(ids: Iterable[int]) -> tuple[list[Run], list[int]]:

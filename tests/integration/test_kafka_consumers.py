@@ -85,7 +85,8 @@ def test_documents_reach_both_stores_once_while_consumers_come_and_go(
 def test_clients_that_are_made_anew_at_work_lose_nothing(
     servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, made_anew = count(1), []
+    asked = count(1)
+    made_anew: list[Consumer] = []
 
     def given_up(_membership: Membership, consumer: Consumer) -> bool:
         """Three times, while a relay or a consumer is a member and at work."""
