@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # no __all__
+from confluent_kafka.admin import AdminClient, MemberDescription, OffsetSpec  # type: ignore[attr-defined]  # no __all__
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from schema.names import Names
 from schema.sinks import SINKS
@@ -122,13 +123,21 @@ class Services:
     def owned(self, process: Process) -> set[int]:
         """The lanes, or partitions of the documents' topic, that Kafka has assigned to a process."""
         group = self.names.relays_group if process.does == "relay" else self.names.sink_group(process.does)
-        members = self._admin.describe_consumer_groups([group])[group].result().members
+        members = self._members(group)
         return {
             partition.partition
             for member in members
             if member.client_id == process.name
             for partition in member.assignment.topic_partitions
         }
+
+    def _members(self, group: str) -> list[MemberDescription]:
+        """Asked again when a broker under load does not answer in time."""
+        slow = retry_if_exception(lambda error: isinstance(error, KafkaException) and _timed_out(error))
+        for attempt in Retrying(retry=slow, stop=stop_after_attempt(3), reraise=True):
+            with attempt:
+                found = self._admin.describe_consumer_groups([group])[group].result()
+        return list(found.members)
 
     def in_transaction(self) -> bool:
         """Whether events stand in the topic whose transaction is neither committed nor aborted."""
@@ -179,3 +188,7 @@ def services(folder: Folder) -> Iterator[Services]:
     finally:
         for process in some.processes:
             process.end()
+
+
+def _timed_out(error: KafkaException) -> bool:
+    return bool(error.args[0].code() == KafkaError._TIMED_OUT)

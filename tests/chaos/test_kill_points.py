@@ -34,7 +34,7 @@ STEPS = [
     "consumers.milvus.MilvusSink._write",
     "consumers.milvus.MilvusSink._relabel",
     "consumers.milvus.MilvusSink._delete",
-    "pymilvus.MilvusClient.upsert",
+    "consumers.milvus_request.upsert",
     "pymilvus.MilvusClient.delete",
     "consumers.minio.MinioSink._write",
     "consumers.minio.MinioSink._remove",
