@@ -11,7 +11,7 @@ from pathlib import Path
 
 from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, MemberDescription, OffsetSpec  # type: ignore[attr-defined]  # no __all__
-from tenacity import Retrying, retry_if_exception, stop_after_attempt
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from schema.names import Names
 from schema.sinks import SINKS
@@ -132,9 +132,9 @@ class Services:
         }
 
     def _members(self, group: str) -> list[MemberDescription]:
-        """Asked again when a broker under load does not answer in time."""
-        slow = retry_if_exception(lambda error: isinstance(error, KafkaException) and _timed_out(error))
-        for attempt in Retrying(retry=slow, stop=stop_after_attempt(3), reraise=True):
+        """Asked again while a broker that has just started, or is under load, does not know."""
+        slow = retry_if_exception(lambda error: isinstance(error, KafkaException) and _may_answer_later(error))
+        for attempt in Retrying(retry=slow, wait=wait_fixed(0.2), stop=stop_after_delay(_END_SECONDS), reraise=True):
             with attempt:
                 found = self._admin.describe_consumer_groups([group])[group].result()
         return list(found.members)
@@ -190,5 +190,10 @@ def services(folder: Folder) -> Iterator[Services]:
             process.end()
 
 
-def _timed_out(error: KafkaException) -> bool:
-    return bool(error.args[0].code() == KafkaError._TIMED_OUT)
+def _may_answer_later(error: KafkaException) -> bool:
+    return error.args[0].code() in {
+        KafkaError._TIMED_OUT,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
