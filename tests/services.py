@@ -104,9 +104,7 @@ class Services:
         self.folder = folder
         self.names = Names(folder.settings["namespace"])
         self.processes: list[Process] = []
-        self._admin = AdminClient(
-            {"bootstrap.servers": folder.settings["kafka_bootstrap_servers"], "log_level": 0}  # servers may stop
-        )
+        self._admin = self._connected()
 
     def start(self, *arguments: str, **settings: str) -> Process:
         """A process of `rag-outbox relay` or `rag-outbox consume SINK`."""
@@ -131,12 +129,20 @@ class Services:
             for partition in member.assignment.topic_partitions
         }
 
+    def _connected(self) -> AdminClient:
+        servers = self.folder.settings["kafka_bootstrap_servers"]
+        return AdminClient({"bootstrap.servers": servers, "log_level": 0})  # servers may stop
+
     def _members(self, group: str) -> list[MemberDescription]:
         """Asked again while a broker that has just started, or is under load, does not know."""
         slow = retry_if_exception(lambda error: isinstance(error, KafkaException) and _may_answer_later(error))
         for attempt in Retrying(retry=slow, wait=wait_fixed(0.2), stop=stop_after_delay(_END_SECONDS), reraise=True):
             with attempt:
-                found = self._admin.describe_consumer_groups([group])[group].result()
+                try:
+                    found = self._admin.describe_consumer_groups([group], request_timeout=5.0)[group].result()
+                except KafkaException:  # a client that met a broker while it started may never hear of it again
+                    self._admin = self._connected()
+                    raise
         return list(found.members)
 
     def in_transaction(self) -> bool:
