@@ -4,7 +4,6 @@ It reads MySQL's binlog and deletes no row, and publishes at least once: less wo
 """
 
 import json
-import os
 import random
 import subprocess
 import tempfile
@@ -19,7 +18,7 @@ from sqlalchemy import Connection, text
 
 from benchmarks import topic
 from benchmarks.system import System, wait_until
-from compose.native import kafka, ports, tools, versions
+from compose.native import kafka, maven, ports, tools
 from compose.native.cache import Cache
 from compose.native.errors import ServerError
 
@@ -37,20 +36,6 @@ TUNED = {
 }
 PROMPT = {"poll.interval.ms": "5"}  # instead of 500: for latency
 
-POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>rag-outbox</groupId>
-  <artifactId>debezium</artifactId>
-  <version>{VERSION}</version>
-  <dependencies>
-    <dependency>
-      <groupId>io.debezium</groupId>
-      <artifactId>debezium-connector-mysql</artifactId>
-      <version>{VERSION}</version>
-    </dependency>
-  </dependencies>
-</project>
-"""
 LOG = "connect.log"
 LOOPBACK = build_opener(ProxyHandler({}))  # whatever http_proxy says
 WARM_UP_ROWS = 10_000  # a JVM's first seconds are slow
@@ -113,7 +98,7 @@ class Connector:
 def connector(some: System, settings: Mapping[str, str]) -> Iterator[Connector]:
     """A running connector, warm: it has published rows of its own. The topic must be empty, and is again."""
     try:
-        Cache.of_this_user().once(NAME, KEY, _fill)
+        maven.fetch(Cache.of_this_user(), NAME, KEY, VERSION, "io.debezium", ["debezium-connector-mysql"])
     except ServerError as error:
         raise SystemExit(str(error)) from None
     port = ports.choose(NAME, None, None, set())
@@ -134,10 +119,9 @@ def connector(some: System, settings: Mapping[str, str]) -> Iterator[Connector]:
 @contextmanager
 def _connect(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker of Kafka Connect, its files in `folder`."""
-    home = os.environ.get("JAVA_HOME")
     jars = Cache.of_this_user().folder(kafka.KEY) / "jars"
     main = ("org.apache.kafka.connect.cli.ConnectStandalone", "worker.properties", "debezium.properties")
-    command = [f"{home}/bin/java" if home else "java", *JVM, "-classpath", f"{jars}/*", *main]
+    command = [kafka.program(), *JVM, "-classpath", f"{jars}/*", *main]
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
@@ -157,22 +141,6 @@ def _reads_binlog(connection: Connection, since: int) -> bool:
     found = connection.execute(text(dump), {"since": since}).first()
     connection.rollback()
     return found is not None
-
-
-def _fill(part: Path) -> None:
-    tools.need(NAME, "mvn", package="Maven (on Debian: maven)")
-    (part / "pom.xml").write_text(POM)
-    command = [
-        "mvn",
-        "--batch-mode",
-        f"--file={part}/pom.xml",
-        f"-Dmaven.repo.local={part}/repository",
-        f"org.apache.maven.plugins:maven-dependency-plugin:{versions.MAVEN_DEPENDENCY_PLUGIN}:copy-dependencies",
-        "-DincludeScope=runtime",
-        f"-DoutputDirectory={part}/jars",
-    ]
-    tools.run(NAME, command, Cache.of_this_user().root / f"{KEY}.log")
-    tools.remove(part / "repository")
 
 
 def _worker(some: System, port: int) -> dict[str, str]:

@@ -19,6 +19,12 @@ from schema import collection
 from schema.failures import Permanent
 
 TIMEOUT_SECONDS: Final = 30.0  # of one request; the client's own default retries for many minutes
+TYPES: Final = {
+    "varchar": DataType.VARCHAR,
+    "int64": DataType.INT64,
+    "vector": DataType.FLOAT_VECTOR,
+    "sparse": DataType.SPARSE_FLOAT_VECTOR,
+}
 _FIRST = f"{collection.ALIAS}_1"
 _PRIMARY = collection.FIELDS[0]
 _log = logging.getLogger(__name__)
@@ -83,14 +89,12 @@ def _takes_sparse(client: MilvusClient) -> bool:
 def _schema(fields: tuple[collection.Field, ...], dimension: int) -> CollectionSchema:
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     for field in fields:
+        given: dict[str, Any] = {}
         if field.kind == "vector":
-            schema.add_field(field.name, DataType.FLOAT_VECTOR, dim=dimension)
-        elif field.kind == "sparse":
-            schema.add_field(field.name, DataType.SPARSE_FLOAT_VECTOR)
-        elif field.kind == "int64":
-            schema.add_field(field.name, DataType.INT64)
-        else:
-            schema.add_field(field.name, DataType.VARCHAR, max_length=field.max_length, is_primary=field is _PRIMARY)
+            given = {"dim": dimension}
+        elif field.kind == "varchar":
+            given = {"max_length": field.max_length, "is_primary": field is _PRIMARY}
+        schema.add_field(field.name, TYPES[field.kind], **given)
     return schema
 
 

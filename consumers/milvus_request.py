@@ -7,21 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pymilvus import DataType, MilvusClient
+from pymilvus import MilvusClient
 from pymilvus.client.utils import check_status
 from pymilvus.grpc_gen import milvus_pb2
 
+from consumers.milvus_collection import TYPES
 from consumers.milvus_rows import Row
 from schema import collection, sparse, varint
 from schema.failures import Permanent
 
 _FIRST_FIELD = b"\x0a"  # of a message: its number, and that bytes follow
-_TYPES = {
-    "varchar": DataType.VARCHAR,
-    "int64": DataType.INT64,
-    "vector": DataType.FLOAT_VECTOR,
-    "sparse": DataType.SPARSE_FLOAT_VECTOR,
-}
 
 
 def upsert(client: MilvusClient, rows: Sequence[Row], *, timeout_seconds: float) -> None:
@@ -40,7 +35,7 @@ def packed(rows: Sequence[Row]) -> Any:
     request = milvus_pb2.UpsertRequest(collection_name=collection.ALIAS, num_rows=len(rows))
     for field in collection.FIELDS:
         if field.name in rows[0]:
-            data = request.fields_data.add(field_name=field.name, type=_TYPES[field.kind])
+            data = request.fields_data.add(field_name=field.name, type=TYPES[field.kind])
             try:
                 _fill(data, field.kind, [row[field.name] for row in rows])
             except (TypeError, ValueError) as error:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-import msgspec
-
 from producer.files import DocumentFile
-from producer.stored import Stored, StoredRow
+from producer.stored import ChunkColumns, Stored, StoredRow
 from schema.events import ChunkLabels, ChunkRow, FileRecord
 from schema.sinks import MINIO
 
@@ -23,17 +21,9 @@ _CHANGEABLE = (*LABELS, *POSITION)
 _changeable = attrgetter(*_CHANGEABLE)
 
 
-class WantedChunk(msgspec.Struct, frozen=True, gc=False):
+class WantedChunk(ChunkColumns, frozen=True, gc=False):
     """A row of `chunks` as it shall be, with its whole content, vector and sparse weights where they were given."""
 
-    chunk_id: str
-    vector_level: str
-    modal_type: str
-    associate_id: str | None
-    chunk_index: int
-    parent_chunk_id: str | None
-    start_char: int | None
-    chunk_strategy: str | None
     content_hash: str
     content: str | None
     vector: bytes | None

@@ -18,12 +18,10 @@ _CHUNKS_A_VALUE = 5_000  # of one document in one JSON value, which max_allowed_
 StoredRow = Row[Any]
 
 
-class StoredChunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The columns of `chunks` that a plan compares."""
+class ChunkColumns(msgspec.Struct, frozen=True, gc=False):
+    """The columns of `chunks` that a write may change, and the key."""
 
     chunk_id: str
-    vector_version: int
-    row_version: int
     vector_level: str
     modal_type: str
     associate_id: str | None
@@ -31,6 +29,13 @@ class StoredChunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     parent_chunk_id: str | None
     start_char: int | None
     chunk_strategy: str | None
+
+
+class StoredChunk(ChunkColumns, frozen=True, array_like=True, gc=False):
+    """What a plan compares."""
+
+    vector_version: int
+    row_version: int
 
 
 _DOC_IDS: BindParameter[Any] = bindparam("doc_ids", expanding=True)

@@ -13,7 +13,7 @@ _EVERY_CLIENT = {
     "reconnect.backoff.max.ms": 1_000,  # a broker that was away is found again so soon
     "socket.nagle.disable": True,
 }
-GIVE_UP_SECONDS = 30.0  # without a member id: longer than a group takes to change
+_GIVE_UP_SECONDS = 30.0  # without a member id: longer than a group takes to change
 _CONSUMER_ONLY = {
     "session.timeout.ms",
     "heartbeat.interval.ms",
@@ -60,7 +60,7 @@ class Membership:
         now = time.monotonic()
         if consumer.memberid():
             self._seen = now
-        if now - self._seen < GIVE_UP_SECONDS:
+        if now - self._seen < _GIVE_UP_SECONDS:
             return False
         self._seen = now
         return True

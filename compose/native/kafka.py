@@ -11,7 +11,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from compose.native import ports, process, tools, versions
+from compose.native import maven, ports, process, tools, versions
 from compose.native.cache import Cache
 from compose.native.errors import Unavailable
 from compose.native.ports import HOST
@@ -20,26 +20,6 @@ from compose.native.state import State
 
 KEY = f"kafka-{versions.KAFKA}"
 JAVA = 17  # the oldest that a broker of this version runs on
-
-POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>rag-outbox</groupId>
-  <artifactId>kafka</artifactId>
-  <version>{versions.KAFKA}</version>
-  <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId>
-      <artifactId>kafka_{versions.KAFKA_SCALA}</artifactId>
-      <version>{versions.KAFKA}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.apache.kafka</groupId>
-      <artifactId>kafka-tools</artifactId>
-      <version>{versions.KAFKA}</version>
-    </dependency>
-  </dependencies>
-</project>
-"""
 
 PROPERTIES = """process.roles=broker,controller
 node.id=1
@@ -85,23 +65,9 @@ class Kafka:
         self.log = self._home / "kafka.log"
 
     def fetch(self) -> None:
-        _java()
-        self._cache.once(self.name, KEY, self._fill)
-
-    def _fill(self, part: Path) -> None:
-        tools.need(self.name, "mvn", package="Maven (on Debian: maven)")
-        (part / "pom.xml").write_text(POM)
-        command = [
-            "mvn",
-            "--batch-mode",
-            f"--file={part}/pom.xml",
-            f"-Dmaven.repo.local={part}/repository",
-            f"org.apache.maven.plugins:maven-dependency-plugin:{versions.MAVEN_DEPENDENCY_PLUGIN}:copy-dependencies",
-            "-DincludeScope=runtime",
-            f"-DoutputDirectory={part}/jars",
-        ]
-        tools.run(self.name, command, self._cache.root / f"{KEY}.log")
-        tools.remove(part / "repository")
+        program()
+        artifacts = (f"kafka_{versions.KAFKA_SCALA}", "kafka-tools")
+        maven.fetch(self._cache, self.name, KEY, versions.KAFKA, "org.apache.kafka", artifacts)
 
     def start(self) -> Process:
         self._home.mkdir(parents=True, exist_ok=True)
@@ -144,7 +110,7 @@ class Kafka:
 
     def _java(self, *options: str) -> list[str | Path]:
         return [
-            _java(),
+            program(),
             *options,
             f"-Dlog4j2.configurationFile={self._home}/log4j2.properties",
             "-classpath",
@@ -152,7 +118,7 @@ class Kafka:
         ]
 
 
-def _java() -> str:
+def program() -> str:
     """A Java that is new enough; raises Unavailable."""
     home = os.environ.get("JAVA_HOME")
     program = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
