@@ -98,7 +98,7 @@ class Connector:
 def connector(some: System, settings: Mapping[str, str]) -> Iterator[Connector]:
     """A running connector, warm: it has published rows of its own. The topic must be empty, and is again."""
     try:
-        maven.fetch(Cache.of_this_user(), NAME, KEY, VERSION, "io.debezium", ["debezium-connector-mysql"])
+        maven.fetch(Cache.of_this_user(), NAME, KEY, VERSION, ["io.debezium:debezium-connector-mysql"])
     except ServerError as error:
         raise SystemExit(str(error)) from None
     port = ports.choose(NAME, None, None, set())

@@ -3,9 +3,11 @@
 Invariant 5: a reader with `read_committed` sees each event once; what a transaction did not commit, nobody sees.
 """
 
+import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,8 @@ from schema.kafka import for_producer
 from schema.names import Names
 
 _TRANSACTION_MILLISECONDS = 10_000  # how long one left open by a dead relay holds its lanes up
-_CALL_SECONDS = 30.0
+_CALL_SECONDS = 12.0  # longer than a transaction may take
+_ANSWER_SECONDS = 15.0  # a call that should have ended after _CALL_SECONDS is waited for
 _SOURCE = "rag-outbox"
 _REFUSED = {  # what Kafka says of an event that it will never take
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -111,8 +114,8 @@ class Publisher:
             producer.poll(0)
             before_offsets()
             offsets = lanes.next_offsets(_metadata(rows))
-            producer.send_offsets_to_transaction(offsets, membership, _CALL_SECONDS)
-            producer.commit_transaction(_CALL_SECONDS)
+            answered(lambda: producer.send_offsets_to_transaction(offsets, membership, _CALL_SECONDS))
+            answered(lambda: producer.commit_transaction(_CALL_SECONDS))
         except KafkaException as error:
             return self._aborted(producer, lanes, error, refused)
         lanes.advance({row.lane for row in rows})
@@ -130,7 +133,7 @@ class Publisher:
             # A name of its own for each producer: fencing is by the group's membership, not by the name.
             name = f"{self._names.relays_group}-{uuid.uuid4().hex}"
             producer = Producer({**self._settings, "transactional.id": name})
-            _patiently(lambda: producer.init_transactions(_CALL_SECONDS))
+            _patiently(lambda: answered(lambda: producer.init_transactions(_CALL_SECONDS)))
             self._producer = producer
         return self._producer
 
@@ -154,14 +157,14 @@ class Publisher:
     ) -> Undone | Fenced | Refused:
         """Abort the transaction, and tell what was wrong with it.
 
-        No call is made again, even where its error says that it may be: librdkafka 2.16 may never return from the
-        second `send_offsets_to_transaction`, when Kafka was away. The next producer asks Kafka what is committed.
+        No call is made again, even where its error says that it may be: see `answered`. The next producer asks Kafka
+        what is committed.
         """
         reason: KafkaError = error.args[0]
         aborted = False
         if not reason.fatal():
             try:
-                producer.abort_transaction(_CALL_SECONDS)
+                answered(lambda: producer.abort_transaction(_CALL_SECONDS))
                 aborted = True
             except KafkaException as worse:  # the broker ends the transaction, one way or the other, in its time
                 reason = worse.args[0]
@@ -172,6 +175,30 @@ class Publisher:
         if unusable:
             return Refused(refused[0] if refused else reason.str())
         return Fenced(reason.str()) if reason.code() in _FENCED else Undone(reason.str())
+
+
+def answered(call: Callable[[], Any], seconds: float = _ANSWER_SECONDS) -> None:
+    """Make a call of a transaction; a fatal KafkaException after so many seconds, as its producer can do no more then.
+
+    librdkafka 2.16 may never return from `send_offsets_to_transaction` when Kafka was away, whatever its time limit.
+    The thread that waits for it stays behind; the broker aborts the transaction, as nothing commits it any more.
+    """
+    answer: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            call()
+        except BaseException as error:
+            answer.set_exception(error)
+        else:
+            answer.set_result(None)
+
+    threading.Thread(target=work, name="transaction", daemon=True).start()
+    try:
+        answer.result(seconds)
+    except TimeoutError as error:
+        late = KafkaError(KafkaError._TIMED_OUT, f"no answer within {seconds:g} seconds", fatal=True, retriable=True)
+        raise KafkaException(late) from error
 
 
 def _metadata(rows: Sequence[OutboxRow]) -> dict[int, str]:

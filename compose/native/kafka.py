@@ -18,8 +18,14 @@ from compose.native.ports import HOST
 from compose.native.process import Process
 from compose.native.state import State
 
-KEY = f"kafka-{versions.KAFKA}"
+KEY = f"kafka-{versions.KAFKA}-log4j-{versions.KAFKA_LOG4J}"
 JAVA = 17  # the oldest that a broker of this version runs on
+
+ARTIFACTS = (
+    f"org.apache.kafka:kafka_{versions.KAFKA_SCALA}",
+    "org.apache.kafka:kafka-tools",
+    f"org.apache.logging.log4j:log4j-slf4j-impl:{versions.KAFKA_LOG4J}",  # without it the broker says nothing
+)
 
 PROPERTIES = """process.roles=broker,controller
 node.id=1
@@ -66,8 +72,7 @@ class Kafka:
 
     def fetch(self) -> None:
         program()
-        artifacts = (f"kafka_{versions.KAFKA_SCALA}", "kafka-tools")
-        maven.fetch(self._cache, self.name, KEY, versions.KAFKA, "org.apache.kafka", artifacts)
+        maven.fetch(self._cache, self.name, KEY, versions.KAFKA, ARTIFACTS)
 
     def start(self) -> Process:
         self._home.mkdir(parents=True, exist_ok=True)

@@ -23,12 +23,15 @@ _DEPENDENCY = """    <dependency>
 """
 
 
-def fetch(cache: Cache, name: str, key: str, version: str, group: str, artifacts: Sequence[str]) -> None:
-    """Have the jars of a group's artifacts in the folder `jars` of the cache's folder `key`; raises ServerError."""
+def fetch(cache: Cache, name: str, key: str, version: str, artifacts: Sequence[str]) -> None:
+    """Have jars in the folder `jars` of the cache's folder `key`; raises ServerError.
+
+    An artifact is `group:artifact`, with `:version` where it is not `version`.
+    """
 
     def fill(part: Path) -> None:
         tools.need(name, "mvn", package="Maven (on Debian: maven)")
-        wanted = (_DEPENDENCY.format(group=group, artifact=artifact, version=version) for artifact in artifacts)
+        wanted = (_dependency(*f"{artifact}:{version}".split(":")[:3]) for artifact in artifacts)
         (part / "pom.xml").write_text(_POM.format(name=name, version=version, dependencies="".join(wanted)))
         command = [
             "mvn",
@@ -43,3 +46,7 @@ def fetch(cache: Cache, name: str, key: str, version: str, group: str, artifacts
         tools.remove(part / "repository")
 
     cache.once(name, key, fill)
+
+
+def _dependency(group: str, artifact: str, version: str) -> str:
+    return _DEPENDENCY.format(group=group, artifact=artifact, version=version)

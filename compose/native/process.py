@@ -31,7 +31,7 @@ def spawn(command: Sequence[str | Path], home: Path, log: Path, environment: Map
     of the user's would change a server.
     """
     _raise_file_limit()
-    kept = {key: os.environ[key] for key in ("PATH", "JAVA_HOME", "LANG", "TZ", "TMPDIR") if key in os.environ}
+    kept = {key: os.environ[key] for key in ("PATH", "JAVA_HOME", "LANG", "TZ", "TMPDIR", "JAVA_TOOL_OPTIONS") if key in os.environ}
     with log.open("ab") as output:
         child = subprocess.Popen(
             [str(argument) for argument in command],

@@ -67,7 +67,7 @@ def test_every_store_may_stop_and_come_back(system: System, data: Path) -> None:
         living |= write(system, "first")
         wait_until_in_step(system, some)
 
-        for server in ("mysql", "milvus", "minio"):
+        for server in ("mysql", "kafka", "milvus", "minio"):
             began = time.monotonic()
             living |= write(system, f"before-{server}")  # and its events are on their way
             assert real.native("stop", "--only", server, "--data", str(data)).returncode == 0
