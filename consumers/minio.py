@@ -91,7 +91,7 @@ class MinioSink:
         if file.staged_key is None:
             raise Permanent(f"file {file.object_key!r} has neither content nor a staged object")
         try:
-            self._store.copy(file.staged_key, file.object_key)
+            self._store.copy(file.staged_key, file.object_key, content_type=file.content_type, sha256=file.sha256)
         except ObjectMissing as error:
             if self._store.sha256(file.object_key) != file.sha256:
                 raise Permanent(f"the staged object {file.staged_key!r} of file {file.object_key!r} is gone") from error

@@ -6,6 +6,7 @@ A transaction that rolls back leaves only the staged object, which a lifecycle r
 import hashlib
 import io
 import mimetypes
+import os
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import BinaryIO, Self
 
 from producer.errors import ProducerError
 from schema import bucket, limits
-from schema.object_store import ObjectStore, Readable
+from schema.object_store import ObjectStore
 
 _UNKNOWN_TYPE = "application/octet-stream"
 _CONTENT_TYPES = {"md": "text/markdown", "txt": "text/plain", "jsonl": "application/jsonl"}
@@ -38,12 +39,12 @@ class DocumentFile:
     @classmethod
     def from_bytes(cls, content: bytes, name: str, store: ObjectStore | None = None) -> "DocumentFile":
         """From bytes in memory; `name` gives the extension. More than 64 KiB are staged in `store`."""
-        digest = hashlib.sha256(content).hexdigest()
-        return cls._make(io.BytesIO(content), name, digest, len(content), store)
+        with _Digested(io.BytesIO(content), name, len(content)) as digested:
+            return cls._make(digested, name, store)
 
     @classmethod
     def from_path(cls, path: Path, store: ObjectStore | None = None) -> "DocumentFile":
-        """From a file, read in bounded memory. More than 64 KiB are staged in `store`. Raises FileUnusable."""
+        """From a file, read once, in bounded memory. More than 64 KiB are staged in `store`. Raises FileUnusable."""
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block, a device never end
                 raise FileUnusable(f"cannot read {path}: not a regular file")
@@ -52,28 +53,23 @@ class DocumentFile:
             raise FileUnusable(f"cannot read {path}: {error.strerror or error}") from error
         except ValueError as error:  # a NUL or a lone surrogate in the path
             raise FileUnusable(f"cannot read {str(path)!r}: {error}") from error
-        with stream:
-            try:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                size = stream.tell()
-                stream.seek(0)
-            except OSError as error:
-                raise FileUnusable(f"cannot read {path}: {error.strerror or error}") from error
-            with _Verified(stream, path, digest, size) as verified:
-                return cls._make(verified, path.name, digest, size, store)
+        with stream, _Digested(stream, str(path), os.fstat(stream.fileno()).st_size) as digested:
+            return cls._make(digested, path.name, store)
 
     @classmethod
-    def _make(cls, stream: Readable, name: str, digest: str, size: int, store: ObjectStore | None) -> "DocumentFile":
+    def _make(cls, stream: "_Digested", name: str, store: ObjectStore | None) -> "DocumentFile":
         extension = _extension(name)
         content_type = _CONTENT_TYPES.get(extension) or mimetypes.guess_type(name)[0] or _UNKNOWN_TYPE
+        size = stream.size_bytes
         if size <= limits.INLINE_FILE_BYTES:
-            return cls(extension, content_type, digest, size, content=stream.read())
+            content = stream.read()
+            return cls(extension, content_type, stream.hexdigest(), size, content=content)
         if store is None:
             limit = limits.INLINE_FILE_BYTES
             raise FileUnusable(f"{name}: {size} bytes; over {limit} bytes it needs an object store to be staged in")
         key = bucket.staging_key(uuid.uuid4().hex)
-        store.put(key, stream, size_bytes=size, content_type=content_type, sha256=digest)
-        return cls(extension, content_type, digest, size, staged_key=key)
+        store.put(key, stream, size_bytes=size, content_type=content_type, sha256=None)
+        return cls(extension, content_type, stream.hexdigest(), size, staged_key=key)
 
 
 def file_error(file: object) -> str | None:
@@ -91,11 +87,13 @@ def file_error(file: object) -> str | None:
     return None if whole else "must have its content or be staged: make it with DocumentFile.from_bytes or from_path"
 
 
-class _Verified:
-    """A stream that gives exactly the bytes whose size and digest were taken before, or raises FileUnusable."""
+class _Digested:
+    """A stream that gives so many bytes and takes their digest; FileUnusable when its file changes meanwhile."""
 
-    def __init__(self, stream: BinaryIO, path: Path, digest: str, size_bytes: int) -> None:
-        self._stream, self._path, self._expected, self._left = stream, path, digest, size_bytes
+    def __init__(self, stream: BinaryIO, name: str, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._stream, self._name, self._left = stream, name, size_bytes
+        self._modified_at = self._modified()
         self._digest = hashlib.sha256()
         self._pool = ThreadPoolExecutor(1)  # hashes a block while the store takes it
         self._hashing: Future[None] | None = None
@@ -110,13 +108,26 @@ class _Verified:
         wanted = self._left if size < 0 else min(size, self._left)
         try:
             data = self._stream.read(wanted)
+            self._left -= len(data)
+            changed = len(data) < wanted or (
+                self._left == 0 and (self._stream.read(1) or self._modified() != self._modified_at)
+            )
         except OSError as error:
-            raise FileUnusable(f"cannot read {self._path}: {error.strerror or error}") from error
-        self._left -= len(data)
+            raise FileUnusable(f"cannot read {self._name}: {error.strerror or error}") from error
+        if changed:
+            raise FileUnusable(f"{self._name} changed while it was read")
         self._hash(data)
-        if len(data) < wanted or (self._left == 0 and self._hexdigest() != self._expected):
-            raise FileUnusable(f"{self._path} changed while it was read")
         return data
+
+    def hexdigest(self) -> str:
+        """Of what was read."""
+        if self._hashing is not None:
+            self._hashing.result()
+        return self._digest.hexdigest()
+
+    def _modified(self) -> int:
+        """When the file was changed last."""
+        return 0 if isinstance(self._stream, io.BytesIO) else os.fstat(self._stream.fileno()).st_mtime_ns
 
     def _hash(self, data: bytes) -> None:
         """Large blocks beside what the store does, one at a time: memory holds no more than the last."""
@@ -127,11 +138,6 @@ class _Verified:
             self._digest.update(data)
         else:
             self._hashing = self._pool.submit(self._digest.update, data)
-
-    def _hexdigest(self) -> str:
-        if self._hashing is not None:
-            self._hashing.result()
-        return self._digest.hexdigest()
 
 
 def _extension(name: str) -> str:

@@ -188,7 +188,7 @@ def answered(call: Callable[[], Any], seconds: float = _ANSWER_SECONDS) -> None:
     def work() -> None:
         try:
             call()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # raised where it is waited for
             answer.set_exception(error)
         else:
             answer.set_result(None)

@@ -27,11 +27,15 @@ class Process(msgspec.Struct, frozen=True):
 def spawn(command: Sequence[str | Path], home: Path, log: Path, environment: Mapping[str, str]) -> Process:
     """Start a server in a session of its own, in folder `home`, its output appended to `log`.
 
-    It gets `environment` and of ours only what finds programs and time zones: a MINIO_… or ETCD_… variable
-    of the user's would change a server.
+    It gets `environment` and of ours only what finds programs and time zones, and what Java is told: a MINIO_… or
+    ETCD_… variable of the user's would change a server.
     """
     _raise_file_limit()
-    kept = {key: os.environ[key] for key in ("PATH", "JAVA_HOME", "LANG", "TZ", "TMPDIR", "JAVA_TOOL_OPTIONS") if key in os.environ}
+    kept = {
+        key: os.environ[key]
+        for key in ("PATH", "JAVA_HOME", "LANG", "TZ", "TMPDIR", "JAVA_TOOL_OPTIONS")
+        if key in os.environ
+    }
     with log.open("ab") as output:
         child = subprocess.Popen(
             [str(argument) for argument in command],

@@ -29,8 +29,11 @@ class ObjectStore(Protocol):
     def read(self, key: str) -> bytes:
         """The whole object; raises ObjectMissing."""
 
-    def copy(self, source: str, target: str) -> None:
-        """Copy within the store, without moving the bytes through this process; raises ObjectMissing."""
+    def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
+        """Copy within the store, without moving the bytes through this process; raises ObjectMissing.
+
+        The copy has this content type, and the digest that the caller knows of the source.
+        """
 
     def sha256(self, key: str) -> str | None:
         """The hex digest of the object's bytes; None when it is not there."""

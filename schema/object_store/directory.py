@@ -52,7 +52,7 @@ class DirectoryStore:
         except _ABSENT:
             raise ObjectMissing(key) from None
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
         path = self._path(source)
 
         def link(part: Path) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import certifi
 import urllib3
 from minio import Minio
-from minio.commonconfig import ENABLED, ComposeSource, CopySource, Filter
+from minio.commonconfig import ENABLED, REPLACE, ComposeSource, CopySource, Filter
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
@@ -96,21 +96,20 @@ class S3Store:
             response.close()
             response.release_conn()
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
+        metadata: dict[str, str | list[str] | tuple[str]] = {"Content-Type": content_type, "sha256": sha256}
         try:
             stat = self._client.stat_object(self._bucket, source)
             if source == target:  # which S3 refuses
                 return
             if (stat.size or 0) < _COPY_LIMIT_BYTES:
-                self._client.copy_object(self._bucket, _plain(target), CopySource(self._bucket, source))
-            else:
-                kept = {"Content-Type": stat.content_type, "sha256": (stat.metadata or {}).get("x-amz-meta-sha256")}
-                self._client.compose_object(
-                    self._bucket,
-                    _plain(target),
-                    [ComposeSource(self._bucket, source)],
-                    metadata={name: value for name, value in kept.items() if value},  # parts bring none along
+                whole = CopySource(self._bucket, source)
+                self._client.copy_object(
+                    self._bucket, _plain(target), whole, metadata=metadata, metadata_directive=REPLACE
                 )
+            else:
+                parts = [ComposeSource(self._bucket, source)]
+                self._client.compose_object(self._bucket, _plain(target), parts, metadata=metadata)
         except S3Error as error:
             raise self._translated(error, source) from error
 

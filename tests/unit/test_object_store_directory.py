@@ -157,5 +157,5 @@ with patch(function, dying):
     if call == "put":
         store.put("a", io.BytesIO(b"new"), size_bytes=3, content_type="", sha256=None)
     else:
-        store.copy("staged", "a")
+        store.copy("staged", "a", content_type="", sha256="")
 """
