@@ -43,6 +43,7 @@ class KafkaRelay:
         *,
         report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
     ) -> None:
+        outbox.log_small_deletes(engine)
         self._engine = engine
         self._report = report
         self._lanes = Lanes(names, kafka)

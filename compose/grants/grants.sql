@@ -29,6 +29,7 @@ GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync takes vector
 -- The relay: `rag-outbox relay`. It never sees a document.
 GRANT SELECT, DELETE ON outbox TO 'rag-relay';
 GRANT INSERT ON outbox_dead_letters TO 'rag-relay';
+GRANT SESSION_VARIABLES_ADMIN ON *.* TO 'rag-relay'; -- may be left out: the binlog then gets each payload a second time
 
 -- The consumer: `rag-outbox consume`, for either sink. It never sees the outbox, and of documents and chunks it can
 -- change nothing but their marks. INSERT: tombstones of what a consumer that was late brought back.

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from consumers.milvus import MilvusSink
 from consumers.minio import MinioSink
 from producer import Writer
+from relays import outbox
 from schema import revision
 from schema.database import connect, reading
 from schema.names import Names
@@ -133,6 +134,21 @@ def test_a_refused_event_is_noted_with_the_consumer_s_user(
     ):
         kafka.wait_until_empty(mysql)
         wait_for(lambda: state_of(mysql) == "failed", "the sink to refuse it")
+
+
+def test_the_relay_s_deletes_leave_only_keys_in_the_binlog(mysql: Engine, users: Users) -> None:
+    def row_image() -> str:
+        with users.relay.connect() as connection:
+            return str(connection.scalar(text("SELECT @@SESSION.binlog_row_image")))
+
+    assert row_image() == "FULL"
+    outbox.log_small_deletes(users.relay)
+    assert row_image() == "MINIMAL"
+
+    with mysql.begin() as connection:
+        connection.execute(text(f"REVOKE SESSION_VARIABLES_ADMIN ON *.* FROM '{users.relay.url.username}'"))
+    users.relay.dispose()
+    assert row_image() == "FULL", "and the relay works all the same"
 
 
 def state_of(mysql: Engine) -> str:
