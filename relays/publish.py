@@ -21,8 +21,8 @@ from schema.kafka import for_producer
 from schema.names import Names
 
 _TRANSACTION_MILLISECONDS = 10_000  # how long one left open by a dead relay holds its lanes up
-_CALL_SECONDS = 12.0  # longer than a transaction may take
-_ANSWER_SECONDS = 15.0  # a call that should have ended after _CALL_SECONDS is waited for
+_CALL_SECONDS = 20.0  # longer than a transaction may take, and a relay that stood still is thrown out of its group
+_ANSWER_SECONDS = 25.0  # a call that should have ended after _CALL_SECONDS is waited for
 _SOURCE = "rag-outbox"
 _REFUSED = {  # what Kafka says of an event that it will never take
     KafkaError.MSG_SIZE_TOO_LARGE,
