@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from relays import outbox_row
-from relays.outbox_row import OutboxRow
+from relays.outbox_row import WHOLE, OutboxRow
 from schema.batches import bounded
 from schema.database import reading
 from schema.events import Envelope
@@ -38,7 +38,7 @@ _RUN_ROWS = 16
 _GROUP_ROWS = 1_000  # in one value
 _GROUP_BYTES = 1024 * 1024
 _OLDEST = "(SELECT id, payload_bytes FROM outbox WHERE lane = {lane:d}{but} ORDER BY id LIMIT {rows:d})"
-_AS_JSON = "SELECT CAST(JSON_ARRAYAGG(JSON_ARRAY(id, payload_bytes)) AS CHAR) FROM ({lanes}) AS oldest"
+_AS_JSON = f"SELECT {WHOLE} CONCAT('[', GROUP_CONCAT('[', id, ',', payload_bytes, ']'), ']') FROM ({{lanes}}) AS oldest"
 
 _SIZES = list[tuple[int, int]]
 _SMALL_DELETES = "SET SESSION binlog_row_image = 'MINIMAL'"
@@ -72,7 +72,7 @@ def claim_lanes(
     but = "".join(f" AND id NOT BETWEEN {first:d} AND {last:d}" for first, last in runs)
     oldest = (_OLDEST.format(lane=lane, but=but, rows=rows_a_lane + among_them) for lane in sorted(lanes))
     with reading(engine) as connection:
-        # One value, in any order; see relays/outbox_row.py. As text: the claim of a few rows would cost more to build.
+        # One value, in any order; see relays/outbox_row.py.
         found = connection.exec_driver_sql(_AS_JSON.format(lanes=" UNION ALL ".join(oldest))).scalar()
         sizes = [one for one in msgspec.json.decode(found or "[]", type=_SIZES) if one[0] not in skipped]
         batch = next(bounded(sorted(sizes), len(sizes) or 1, size_bytes, lambda one: one[1]), [])

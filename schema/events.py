@@ -101,7 +101,7 @@ EVENT_TYPES: Final[Mapping[str, type[DocumentUpserted] | type[DocumentDeleted]]]
 }
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """An event as it travels: what a relay and a consumer need to know without decoding the payload."""
 
     event_id: str

@@ -214,7 +214,7 @@ outbox = Table(
     Column("payload", _Payload, nullable=False),
     Column("payload_bytes", Integer, Computed("length(payload)", persisted=True), nullable=False),
     _created_at(),
-    Index("ix_outbox_lane_id", "lane", "id"),  # the relay's claim: own lanes in id order
+    Index("ix_outbox_lane_id_payload_bytes", "lane", "id", "payload_bytes"),  # the claim reads no row to choose rows
     CheckConstraint("aggregate_version >= 1", name="version_positive"),
     **_OPTIONS,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from producer import Writer
 from schema.names import Names
@@ -181,3 +181,35 @@ def test_invariant_4_lossless_with_relays_as_processes(
     late.close()
     lost.close()
     kafka.assert_exactly_once_and_in_order(kafka.topic(servers, names.documents_topic), {"early": 1, "late": 1})
+
+
+def test_a_database_restored_from_an_older_backup_loses_nothing_though_ids_are_used_again(
+    folder: Folder, servers: Servers, mysql: Engine, names: Names
+) -> None:
+    """The relay dies between publishing and settling, so Kafka's last offset names ids of other rows."""
+    Load(mysql).write({0})
+    with services(folder) as some, mysql.begin() as restoring:
+        ids = (
+            restoring.execute(text("SELECT id FROM outbox FOR UPDATE")).scalars().all()
+        )  # the relay cannot settle them
+        relay = some.relay()
+        wait_for(lambda: len(kafka.topic(servers, names.documents_topic)) == len(ids), "the events to be published")
+        relay.kill()
+        before = {one.event_id for one in kafka.topic(servers, names.documents_topic)}
+        for table in ("outbox", "operation_logs", "sink_states", "document_files", "chunks", "documents"):
+            restoring.execute(text(f"DELETE FROM {table}"))  # the backup is older than all documents
+    with mysql.begin() as connection:
+        connection.execute(text(f"ALTER TABLE outbox AUTO_INCREMENT = {min(ids)}"))
+    load = Load(mysql)
+    load.write({0})
+    with mysql.connect() as connection:
+        assert connection.execute(text("SELECT id FROM outbox")).scalars().all() == ids
+
+    with services(folder) as some:
+        some.relay()
+        kafka.wait_until_empty(mysql)
+        some.finish()
+
+    seen = kafka.topic(servers, names.documents_topic)
+    assert len(seen) == 2 * len(ids)
+    kafka.assert_exactly_once_and_in_order([one for one in seen if one.event_id not in before], load.written)

@@ -134,29 +134,6 @@ def once(claim: Claim) -> Claim:
     return wrapper
 
 
-def test_a_database_restored_from_an_older_backup_loses_nothing_though_ids_are_used_again(
-    servers: Servers, mysql: Engine, names: Names, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(mysql, "before", "one")
-    published = threading.Event()
-    with monkeypatch.context() as patch:
-        patch.setattr(KafkaRelay, "settle", lambda *_: published.set())
-        patch.setattr(outbox, "claim_lanes", once(outbox.claim_lanes))
-        with kafka.relaying(mysql, servers, names):
-            assert published.wait(60)
-    with mysql.begin() as connection:
-        old_id = connection.execute(text("SELECT id FROM outbox")).scalar_one()
-        connection.execute(text("DELETE FROM outbox"))
-    write(mysql, "before", "two")  # in the same lane
-    with mysql.begin() as connection:
-        connection.execute(text("UPDATE outbox SET id = :id"), {"id": old_id})
-
-    with kafka.relaying(mysql, servers, names):
-        kafka.wait_until_empty(mysql)
-
-    assert [one.version for one in kafka.topic(servers, names.documents_topic)] == [1, 2]
-
-
 def test_invariant_11_an_event_that_kafka_refuses_becomes_a_dead_letter_and_the_others_go_out(
     servers: Servers, mysql: Engine, names: Names
 ) -> None:

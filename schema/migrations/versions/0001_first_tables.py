@@ -170,7 +170,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_outbox"),
         sa.CheckConstraint("aggregate_version >= 1", name="ck_outbox_version_positive"),
     )
-    _create_index("outbox", "lane", "id")
+    _create_index("outbox", "lane", "id", "payload_bytes")
 
     _create_table(
         "outbox_dead_letters",
