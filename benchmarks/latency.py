@@ -22,10 +22,6 @@ from benchmarks.system import ROOT, System, servers, system
 EVENTS_A_COMMIT = 10
 START_SECONDS = 60.0  # until publisher and reader are there
 WARM_SECONDS = 3.0
-INSERT = (
-    "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload) "
-    "VALUES (%s, %s, 1, 'rag.document.upserted.v1', 'application/msgpack', %s)"
-)
 Publisher = Callable[[System], AbstractContextManager[object]]
 PUBLISHERS: dict[str, Publisher] = {
     "rag-outbox": lambda some: some.running("relay"),
@@ -89,8 +85,7 @@ def write(some: System, events: int, rate: int) -> dict[str, float]:
         for turn in range(events // EVENTS_A_COMMIT):
             time.sleep(max(0.0, began + turn * pace - time.monotonic()))
             ids = [str(uuid.uuid4()) for _ in range(EVENTS_A_COMMIT)]
-            rows = [(one, one, topic.payload(EVENT_BYTES)) for one in ids]
-            connection.exec_driver_sql(INSERT, rows)
+            topic.insert(connection, [(one, one, 1) for one in ids], EVENT_BYTES)
             connection.commit()
             committed |= dict.fromkeys(ids, time.time())
     return committed

@@ -2,18 +2,20 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+
+from schema.events import MSGPACK, UPSERTED
 
 _ROWS_A_STATEMENT = 1_000
 _INSERT = (
     "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload) "
-    "VALUES (%s, %s, %s, 'rag.document.upserted.v1', 'application/msgpack', %s)"
+    "VALUES (%s, %s, %s, %s, %s, %s)"  # nothing but parameters, or PyMySQL sends a statement for each row
 )
 
 
@@ -30,13 +32,16 @@ def append(engine: Engine, events: int, size_bytes: int, documents: int) -> None
     done = 0
     while done < events:
         some = range(done, min(events, done + _ROWS_A_STATEMENT))
-        rows = [
-            (str(uuid.uuid4()), f"doc-{number % documents}", number // documents + 1, payload(size_bytes))
-            for number in some
-        ]
+        rows = [(str(uuid.uuid4()), f"doc-{number % documents}", number // documents + 1) for number in some]
         with engine.begin() as connection:
-            connection.exec_driver_sql(_INSERT, rows)
+            insert(connection, rows, size_bytes)
         done += len(some)
+
+
+def insert(connection: Connection, rows: Iterable[tuple[str, str, int]], size_bytes: int) -> None:
+    """Rows of (event id, document id, version), each with a payload of so many bytes."""
+    filled = [(*row, UPSERTED, MSGPACK, payload(size_bytes)) for row in rows]
+    connection.exec_driver_sql(_INSERT, filled)
 
 
 def payload(size_bytes: int) -> bytes:
