@@ -183,6 +183,10 @@ def test_invariant_4_lossless_with_relays_as_processes(
     kafka.assert_exactly_once_and_in_order(kafka.topic(servers, names.documents_topic), {"early": 1, "late": 1})
 
 
+def wait_until_published(servers: Servers, names: Names, events: int) -> None:
+    wait_for(lambda: len(kafka.topic(servers, names.documents_topic)) == events, f"{events} events to be published")
+
+
 def test_a_database_restored_from_an_older_backup_loses_nothing_though_ids_are_used_again(
     folder: Folder, servers: Servers, mysql: Engine, names: Names
 ) -> None:
@@ -193,7 +197,7 @@ def test_a_database_restored_from_an_older_backup_loses_nothing_though_ids_are_u
             restoring.execute(text("SELECT id FROM outbox FOR UPDATE")).scalars().all()
         )  # the relay cannot settle them
         relay = some.relay()
-        wait_for(lambda: len(kafka.topic(servers, names.documents_topic)) == len(ids), "the events to be published")
+        wait_until_published(servers, names, len(ids))
         relay.kill()
         before = {one.event_id for one in kafka.topic(servers, names.documents_topic)}
         for table in ("outbox", "operation_logs", "sink_states", "document_files", "chunks", "documents"):
