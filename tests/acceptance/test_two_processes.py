@@ -164,12 +164,11 @@ def test_run_waits_for_a_search_that_holds_milvus_lite(folder: Folder, here: Her
 
     with folder.start("search", "cats", "--json") as search:
         wait_for((folder.path / "vectors.endpoint.json").exists, "the search to start Milvus Lite")
-        (milvus_lite,) = children(search.pid)
-        os.kill(milvus_lite, signal.SIGSTOP)
+        os.kill(search.pid, signal.SIGSTOP)  # Milvus Lite ends with it, and not before
         with folder.start("run", "--until-idle", "--json") as run:
             wait_for(lambda: children(run.pid), "run to try")
             wait_for(lambda: not children(run.pid), "run to be refused")
-            os.kill(milvus_lite, signal.SIGCONT)
+            os.kill(search.pid, signal.SIGCONT)
             searched = search.communicate(timeout=60)
             ran = run.communicate(timeout=60)
 

@@ -114,7 +114,7 @@ def test_the_claim_reads_its_lanes_by_their_index(mysql: Engine) -> None:
             .all()
         )
     used = [row["key"] for row in plan if row["table"] == "outbox"]
-    assert used == ["ix_outbox_lane_id", "ix_outbox_lane_id"]
+    assert used == ["ix_outbox_lane_id_payload_bytes", "ix_outbox_lane_id_payload_bytes"]
     assert all("filesort" not in (row["Extra"] or "") for row in plan)
 
 

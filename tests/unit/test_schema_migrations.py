@@ -88,7 +88,7 @@ def test_the_migrations_build_the_declared_tables(engine: Engine, declared: Engi
 @pytest.mark.parametrize(
     "change",
     [
-        "DROP INDEX ix_outbox_lane_id",
+        "DROP INDEX ix_outbox_lane_id_payload_bytes",
         "ALTER TABLE outbox ADD COLUMN extra TEXT",
         "CREATE TABLE more (id INTEGER PRIMARY KEY)",
     ],
