@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from schema import varint
 
-_METADATA_BYTES = 4_096  # Kafka's `offset.metadata.max.bytes`
-_PACKED_BYTES = _METADATA_BYTES * 3 // 4  # before base64
+_METADATA_BYTES = 4_096 - 1  # Kafka's `offset.metadata.max.bytes`; the client sends a zero byte at the end
+_PACKED_BYTES = _METADATA_BYTES // 4 * 3  # before base64
 _CHECKSUM_BYTES = 4
 
 Named = tuple[int, int]  # outbox id, checksum of the event id

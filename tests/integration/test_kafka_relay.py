@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Engine, text
 
+import relays.kafka
 from operations import topics
 from producer import Writer
 from relays import outbox
@@ -132,6 +133,22 @@ def once(claim: Claim) -> Claim:
         return rows
 
     return wrapper
+
+
+def test_offsets_that_name_as_many_rows_as_they_can_are_taken(
+    servers: Servers, mysql: Engine, names: Names, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(relays.kafka, "_ROWS_A_LANE", 1_000)
+    columns = "event_id, aggregate_id, aggregate_version, event_type, content_type, payload"
+    rows = [(f"event-{version}", "d", version, "type", "content/type", b"") for version in range(1, 1_001)]
+    with mysql.begin() as connection:
+        connection.exec_driver_sql(f"INSERT INTO outbox ({columns}) VALUES (%s, %s, %s, %s, %s, %s)", rows)
+
+    with kafka.relaying(mysql, servers, names):
+        kafka.wait_until_empty(mysql)
+
+    assert [one.version for one in kafka.topic(servers, names.documents_topic)] == list(range(1, 1_001))
+    assert "batch_undone" not in caplog.text
 
 
 def test_invariant_11_an_event_that_kafka_refuses_becomes_a_dead_letter_and_the_others_go_out(
