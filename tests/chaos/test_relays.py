@@ -183,23 +183,22 @@ def test_invariant_4_lossless_with_relays_as_processes(
     kafka.assert_exactly_once_and_in_order(kafka.topic(servers, names.documents_topic), {"early": 1, "late": 1})
 
 
-def wait_until_published(servers: Servers, names: Names, events: int) -> None:
-    wait_for(lambda: len(kafka.topic(servers, names.documents_topic)) == events, f"{events} events to be published")
-
-
 def test_a_database_restored_from_an_older_backup_loses_nothing_though_ids_are_used_again(
     folder: Folder, servers: Servers, mysql: Engine, names: Names
 ) -> None:
     """The relay dies between publishing and settling, so Kafka's last offset names ids of other rows."""
     Load(mysql).write({0})
     with services(folder) as some, mysql.begin() as restoring:
-        ids = (
-            restoring.execute(text("SELECT id FROM outbox FOR UPDATE")).scalars().all()
-        )  # the relay cannot settle them
+        locked = text("SELECT id FROM outbox FOR UPDATE")  # so the relay cannot settle them
+        ids = restoring.execute(locked).scalars().all()
         relay = some.relay()
-        wait_until_published(servers, names, len(ids))
+
+        def all_published() -> set[str]:
+            seen = {one.event_id for one in kafka.topic(servers, names.documents_topic)}
+            return seen if len(seen) == len(ids) else set()
+
+        before = wait_for(all_published, "the events to be published")
         relay.kill()
-        before = {one.event_id for one in kafka.topic(servers, names.documents_topic)}
         for table in ("outbox", "operation_logs", "sink_states", "document_files", "chunks", "documents"):
             restoring.execute(text(f"DELETE FROM {table}"))  # the backup is older than all documents
     with mysql.begin() as connection:
