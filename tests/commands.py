@@ -1,6 +1,7 @@
 """The real `rag-outbox` command on a data folder, and a look into the folder's stores that shares no code with it."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -11,16 +12,21 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
 
-from operations import milvus_lite
+from operations import command
+from tests.waiting import wait_for
 
 _REPOSITORY = Path(__file__).parent.parent
 _SCRIPT = Path(sys.executable).with_name("rag-outbox")
 COMMAND = [str(_SCRIPT)] if _SCRIPT.exists() else [sys.executable, "-m", "operations.command"]
 _TIMEOUT_SECONDS = 280  # pytest's own is shorter, but for the demo
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["operations.command", "operations.demo", "operations.init", "schema.object_store.s3"])
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Folder:
         return others | ours
 
     def start(self, *arguments: str, new_group: bool = False) -> subprocess.Popen[str]:
-        """The caller ends and waits for it; `new_group`: as a terminal starts it."""
+        """The console script; the caller ends and waits for it; `new_group`: as a terminal starts it."""
         return subprocess.Popen(
             [*COMMAND, *arguments],
             env=self.environment(),
@@ -76,16 +82,20 @@ class Folder:
         )
 
     def run(self, *arguments: str, stdin: bytes = b"", **settings: str) -> Outcome:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            env=self.environment(**settings),
-            cwd=self.path.parent,
-            input=stdin,
-            capture_output=True,
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
-        return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+        """What the console script does, in a fork of a process that has imported everything: which takes a second."""
+        with TemporaryDirectory() as name:
+            streams = [Path(name) / stream for stream in ("stdin", "stdout", "stderr")]
+            streams[0].write_bytes(stdin)
+            work = (arguments, self.environment(**settings), self.path.parent, streams)
+            process = _FORKS.Process(target=_command, args=work)
+            process.start()
+            process.join(_TIMEOUT_SECONDS)
+            status = process.exitcode
+            process.kill()
+            process.join()
+            process.close()
+            assert status is not None, f"{arguments} did not end in {_TIMEOUT_SECONDS} seconds"
+            return Outcome(status, *(stream.read_bytes().decode() for stream in streams[1:]))
 
     def succeed(self, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:
         """The facts of a command that ends well."""
@@ -110,9 +120,15 @@ class Folder:
 
     @contextmanager
     def milvus(self) -> Iterator[MilvusClient]:
-        with milvus_lite.own(self.path / "vectors.db") as uri, closing(MilvusClient(uri)) as client:
-            client.load_collection("rag_vectors")
-            yield client
+        """A client of a Milvus Lite in this process, once no other one has the folder."""
+        path = str(self.path / "vectors.db")
+        uri = wait_for(lambda: server_manager_instance.start_and_get_uri(path), "Milvus Lite to be free")
+        try:
+            with closing(MilvusClient(uri)) as client:
+                client.load_collection("rag_vectors")
+                yield client
+        finally:
+            server_manager_instance.release_server(path)
 
     def assert_in_step(self) -> None:
         """The three stores hold the same: nothing is lost, doubled, left over, pending, dead or wrongly marked."""
@@ -142,6 +158,17 @@ class Folder:
             "SELECT * FROM documents d WHERE chunk_count <> (SELECT count(*) FROM chunks WHERE doc_id = d.doc_id)"
         )
         assert self.sql(miscounted) == []
+
+
+def _command(arguments: tuple[str, ...], environment: dict[str, str], folder: Path, streams: list[Path]) -> None:
+    for number, stream in enumerate(streams):
+        os.dup2(os.open(stream, os.O_RDWR | os.O_CREAT), number)
+    sys.stdin = os.fdopen(0, closefd=False)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["rag-outbox", *arguments]
+    command.main()
 
 
 def children(pid: int) -> list[int]:

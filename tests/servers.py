@@ -28,6 +28,7 @@ from tests.pipeline import set_model
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "native-servers"
+REPLICATED = "native-servers-replicated"  # on their own: a replica would replay all that the other tests write
 VARIABLE = "RAG_OUTBOX_TEST_SERVERS"
 
 
@@ -126,7 +127,7 @@ def ready(shared: Path) -> Servers:
 def replicated(shared: Path) -> tuple[str, str]:
     """The URLs of a MySQL and of its replica."""
     names = ("RAG_OUTBOX_DATABASE_URL", "RAG_OUTBOX_TEST_REPLICA_URL")
-    primary, replica = _variables(shared, "mysql,mysql-replica", *names)
+    primary, replica = _variables(shared, "mysql,mysql-replica", *names, folder=REPLICATED)
     return primary, replica
 
 
@@ -140,12 +141,12 @@ def minio(shared: Path) -> MinioServer:
     return MinioServer(*_variables(shared, "minio", store, f"{store}_ACCESS_KEY", f"{store}_SECRET_KEY"))
 
 
-def _variables(shared: Path, only: str, *names: str) -> list[str]:
+def _variables(shared: Path, only: str, *names: str, folder: str = FOLDER) -> list[str]:
     """Where servers are, started if they do not run; fails under CI when they cannot, and skips elsewhere."""
     given = os.environ.get(VARIABLE)
     found = _parsed(Path(given).read_text()) if given is not None else {}
     if not all(name in found for name in names):
-        done = native("up", "--only", only, "--data", str(shared / FOLDER))
+        done = native("up", "--only", only, "--data", str(shared / folder))
         if done.returncode != 0:
             reason = f"no servers: {done.stderr.strip()}\nstart them with: make servers, and set {VARIABLE}"
             pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
@@ -165,5 +166,6 @@ def native(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def stop(shared: Path) -> None:
     """End the native servers, if the session started any."""
-    if (shared / FOLDER).exists():
-        native("stop", "--data", str(shared / FOLDER))
+    for folder in (FOLDER, REPLICATED):
+        if (shared / folder).exists():
+            native("stop", "--data", str(shared / folder))

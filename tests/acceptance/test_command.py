@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from operations import milvus_lite
 from tests.acceptance.conftest import Here
 from tests.commands import Folder
 
@@ -126,7 +127,7 @@ def test_search_filters_by_tag_and_kind_and_no_quote_escapes(folder: Folder, her
     def found(*options: str) -> list[str]:
         return [hit["doc_id"] for hit in here(folder, "search", "gardening", "--json", *options).facts["hits"]]
 
-    with folder.milvus():  # that all of them share
+    with milvus_lite.own(folder.path / "vectors.db"):  # that all of them share
         assert sorted(found("--limit", "50")) == ["image", "odd", "odd", "odd", "plain", "plain", "plain"]
         assert found("--business-tag", "hr") == ["plain"] * 3
         assert found("--business-tag", odd, "--limit", "2") == ["odd"] * 2
