@@ -34,9 +34,7 @@ def relay(system: System) -> int:
 
 def consume(system: System, sink_name: str) -> int:
     """Apply events to one sink until SIGTERM or SIGINT; returns how many."""
-    from consumers.minio import MinioSink
     from consumers.runtime import Runtime
-    from operations.milvus_again import MilvusAgain
 
     consumed = 0
 
@@ -47,11 +45,22 @@ def consume(system: System, sink_name: str) -> int:
     _tell("consumers")
     stop = stopped_by_signals()
     with ExitStack() as stack:
-        sink: Sink = MilvusAgain(system) if sink_name == MILVUS else MinioSink(system.store)
+        sink = _sink(system, sink_name)
         stack.callback(sink.close)
         sink.ensure()
         Runtime(Applier(system.engine, sink), system.settings.names, _kafka(system), report=report).run(stop)
     return consumed
+
+
+def _sink(system: System, name: str) -> Sink:
+    """Each imports its client alone: a second's work for Milvus."""
+    if name == MILVUS:
+        from operations.milvus_again import MilvusAgain
+
+        return MilvusAgain(system)
+    from consumers.minio import MinioSink
+
+    return MinioSink(system.store)
 
 
 def stopped_by_signals() -> threading.Event:

@@ -34,13 +34,16 @@ _CONNECT_SECONDS = 5.0  # to Milvus, at first and after every break
 
 
 class System:
-    """The metadata database and the object store; Milvus is opened by those who need it."""
+    """The metadata database; the object store and Milvus are opened for those who need them."""
 
-    def __init__(self, settings: Settings, engine: Engine, store: ObjectStore) -> None:
+    def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
         self.engine = engine
-        self.store = store
         self.retries = retries.counted(engine)
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        return _object_store(self.settings)
 
     def writer(self) -> Writer:
         return Writer(self.settings.embedding_model, operator=_operator())
@@ -96,7 +99,7 @@ def opened(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
         if initialised:
             revision.require_current(engine)
             _require_model(engine, settings)
-        yield System(settings, engine, _object_store(settings))
+        yield System(settings, engine)
     finally:
         engine.dispose()
 
@@ -136,7 +139,7 @@ def _require_model(engine: Engine, settings: Settings) -> None:
 def _object_store(settings: Settings) -> ObjectStore:
     if settings.objects is not None:
         return DirectoryStore(settings.objects)
-    from schema.object_store import s3
+    from schema.object_store import s3  # a quarter of a second to import, and relays do without
 
     secret = settings.object_store_secret_key
     client = s3.connect(

@@ -25,7 +25,6 @@ from operations.settings import Settings
 from operations.system import System
 from schema.events import ChunkLabels
 from schema.failures import Permanent, Retryable
-from schema.object_store.directory import DirectoryStore
 from tests.milvus_contract import ONES, MilvusCollectionContract, chunk, deleted, healed, made_sure, rows, upserted
 from tests.milvus_rows_contract import MilvusRowsContract
 from tests.servers import MilvusServer, native
@@ -125,11 +124,11 @@ def test_a_collection_of_another_dimension_that_took_the_alias_is_retryable(
 # A server that is down, slow, restarted
 
 
-def test_a_server_that_is_away_when_the_sink_is_opened_is_retryable(engine: Engine, store: DirectoryStore) -> None:
+def test_a_server_that_is_away_when_the_sink_is_opened_is_retryable(engine: Engine) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # but nobody listens: refused
         settings = Settings(milvus_uri=f"http://127.0.0.1:{unused.getsockname()[1]}", vector_dimension=8)
-        sink = MilvusAgain(System(settings, engine, store))
+        sink = MilvusAgain(System(settings, engine))
         for _ in range(2):
             with pytest.raises(Retryable, match=r"^Milvus: Fail connecting to server"):
                 sink.apply(upserted(1, [chunk("one")]))

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_invariant_11_a_dead_letter_is_shown_until_every_sink_holds_a_newer_version(pipeline: Pipeline) -> None:
-    system = System(Settings(), pipeline.engine, pipeline.store)
+    system = System(Settings(), pipeline.engine)
     pipeline.upsert(document("a", "one"), document("b", "one"))
     [row] = [row for row in outbox.claim_oldest(pipeline.engine, 10, 10_000) if row.envelope.doc_id == "a"]
     outbox.settle(pipeline.engine, [row.id], [(row.id, DeadLetter("relay", row.envelope, "too large"))])
