@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import tempfile
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +22,19 @@ from schema.object_store.directory import DirectoryStore
 from schema.tables import metadata
 from tests import servers
 from tests.pipeline import DIMENSION, MODEL, Pipeline, set_model
+
+
+_MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 12_000_000_000  # twice of what a whole run takes
+
+
+def pytest_configure() -> None:
+    """Files lie in memory where it has room: a killed process finds what it wrote there as well as on a disk."""
+    if "TMPDIR" not in os.environ and _MEMORY.is_dir():
+        meminfo = Path("/proc/meminfo").read_text().split()
+        available = 1024 * int(meminfo[meminfo.index("MemAvailable:") + 1])
+        if min(available, shutil.disk_usage(_MEMORY).free) > _ROOM_BYTES:
+            os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)  # for the workers and all processes too
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
