@@ -23,7 +23,6 @@ from schema.tables import metadata
 from tests import servers
 from tests.pipeline import DIMENSION, MODEL, Pipeline, set_model
 
-
 _MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 12_000_000_000  # twice of what a whole run takes
 

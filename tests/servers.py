@@ -46,13 +46,14 @@ class Servers:
 
 
 def database(mysql_url: str) -> Engine:
-    """A new database with all tables and an embedding model."""
+    """A new database with all tables and an embedding model; without TLS, whose start takes 30 ms a connection."""
+    url = make_url(mysql_url).update_query_dict({"ssl_disabled": "true"})
     name = f"test_{uuid.uuid4().hex[:12]}"
-    server = connect(mysql_url)
+    server = connect(url.render_as_string(hide_password=False))
     with server.begin() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
     server.dispose()
-    engine = connect(make_url(mysql_url).set(database=name).render_as_string(hide_password=False))
+    engine = connect(url.set(database=name).render_as_string(hide_password=False))
     migrate.upgrade(engine)
     with engine.begin() as connection:
         set_model(connection)

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 KILLS = 30
 DOCUMENTS = 80
+_PAUSE_SECONDS = 0.1  # between two transactions
 SMALL_MEMTABLE = {"MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES": "200000"}  # it then writes and merges files all the time
 SEED = int(os.environ.get("RAG_OUTBOX_TEST_SEED") or random.randrange(2**32))
 
@@ -42,7 +43,7 @@ class Load:
 
     def write(self) -> None:
         try:
-            while not self.enough.wait(0.02):
+            while not self.enough.wait(_PAUSE_SECONDS):
                 self._write()
         finally:
             self._engine.dispose()
