@@ -31,6 +31,13 @@ class WantedChunk(ChunkColumns, frozen=True, gc=False):
 
 
 @dataclass(frozen=True)
+class Shift:
+    """How a number changes: where a chunk came or went, all after it move by as much."""
+
+    by: int
+
+
+@dataclass(frozen=True)
 class WantedFile:
     object_key: str
     kind: str
@@ -47,7 +54,7 @@ class Plan:
     new_chunks: list[WantedChunk] = field(default_factory=list)
     resent: list[str] = field(default_factory=list)  # stored chunks whose vector travels again
     relabelled: list[str] = field(default_factory=list)  # stored chunks whose labels travel
-    updated: dict[str, dict[str, Any]] = field(default_factory=dict)  # chunk_id → columns that differ
+    updated: dict[str, dict[str, Any]] = field(default_factory=dict)  # chunk_id → columns that differ: value or Shift
     removed_chunks: list[str] = field(default_factory=list)
     revived: list[str] = field(default_factory=list)  # tombstones to lift: the chunk is back
     files: list[tuple[str, FileRecord]] = field(default_factory=list)  # (kind, record)
@@ -91,9 +98,8 @@ def upsert(
             continue
         labels_differ = False
         if _changeable(old) != _changeable(chunk):
-            differing = {
-                name: getattr(chunk, name) for name in _CHANGEABLE if getattr(old, name) != getattr(chunk, name)
-            }
+            values = ((name, getattr(old, name), getattr(chunk, name)) for name in _CHANGEABLE)
+            differing = {name: _change(have, want) for name, have, want in values if have != want}
             labels_differ = not differing.keys().isdisjoint(LABELS)
             plan.updated[chunk.chunk_id] = differing
         if old.vector_version > confirmed or (resend and chunk.vector is not None):
@@ -127,6 +133,10 @@ def delete(doc_id: str, stored: Stored) -> Plan:
     plan.event_removed_files = list(stored.files)
     plan.changed = stored.document.deleted_at is None or bool(stored.failed)
     return plan
+
+
+def _change(old: Any, new: Any) -> Any:
+    return Shift(new - old) if isinstance(old, int) and isinstance(new, int) else new
 
 
 def _is_new(record: FileRecord, stored: Stored) -> bool:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, false, insert, null, update
+from sqlalchemy import Connection, delete, false, insert, null, update
 from sqlalchemy.exc import IntegrityError
 
 from producer.errors import WriteConflict
-from producer.plan import Plan, WantedChunk
+from producer.plan import Plan, Shift, WantedChunk
 from producer.stored import StoredRow
 from schema import identity, limits
 from schema.batches import bounded
@@ -180,15 +180,20 @@ def _chunk_row(plan: Plan, chunk: WantedChunk) -> dict[str, Any]:
 
 
 def _update_columns(connection: Connection, plan: Plan) -> None:
-    """Columns that differ, many rows a statement. Indexes move in two steps, since each row must stay unique."""
+    """Columns that differ, a statement for all rows that change alike.
+
+    Indexes move in two steps, since each row must stay unique.
+    """
     moved = [chunk_id for chunk_id, columns in plan.updated.items() if "chunk_index" in columns]
     _each(connection, update(chunks).values(chunk_index=chunks.c.chunk_index + _SHIFT), chunks.c.chunk_id, moved)
-    grouped: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    grouped: dict[tuple[tuple[str, Any], ...], list[str]] = defaultdict(list)
     for chunk_id, columns in plan.updated.items():
-        grouped[tuple(columns)].append({"id": chunk_id, **columns})
-    for names, rows in grouped.items():
-        statement = update(chunks).where(chunks.c.chunk_id == bindparam("id"))
-        connection.execute(statement.values({name: bindparam(name) for name in names}), rows)
+        grouped[tuple(columns.items())].append(chunk_id)
+    for changes, ids in grouped.items():
+        values = {name: chunks.c[name] + new.by if isinstance(new, Shift) else new for name, new in changes}
+        if "chunk_index" in values:
+            values["chunk_index"] -= _SHIFT
+        _each(connection, update(chunks).values(values), chunks.c.chunk_id, ids)
 
 
 def _each(connection: Connection, statement: Any, column: Any, ids: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ OWN_FOLDERS = b"run/milvus/tmp/milvus//v2/members"
 SETTINGS = {
     "ip": HOST,  # by which its parts find each other; the default changes with the network that the machine is in
     "gracefulStopTimeout": "1",  # seconds that each part may take on SIGTERM; the default is half an hour
+    "enableIndex": "false",  # of segments that still grow; a search looks at all of their rows instead
     "sealProportion": "0.5",  # of a segment's size, when its index is built; at a quarter, merged segments need it anew
     "ttl": "10",  # seconds until a killed server's parts are given up, so that the next start can go on
 }

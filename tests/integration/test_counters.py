@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from consumers.applier import Applier
-from producer import Writer
+from producer import Document, Writer
 from relays.kafka import KafkaRelay
 from relays.outbox_row import OutboxRow
 from schema.database import connect
 from schema.names import Names
 from tests import kafka, written
 from tests.milvus_contract import requests
-from tests.pipeline import MODEL, Pipeline, document
+from tests.pipeline import MODEL, Pipeline, chunk, document
 from tests.servers import Servers
 
 pytestmark = pytest.mark.integration
@@ -53,6 +53,29 @@ def test_a_backlog_is_published_with_few_statements_and_transactions(
     assert len(kafka.topic(servers, names.documents_topic)) == EVENTS
     assert len(sent) <= STATEMENTS_AN_EVENT * EVENTS
     assert len(batches) <= 4
+
+
+def test_chunks_that_are_new_or_gone_move_all_after_them_with_few_statements(mysql: Engine) -> None:
+    contents = [f"chunk {number}" for number in range(300)]
+    edited = ["new", *contents[:150], *contents[160:]]
+    with mysql.begin() as connection:
+        Writer(MODEL).upsert(connection, numbered(contents))
+        before = updates(connection)
+        Writer(MODEL).upsert(connection, numbered(edited))
+        sent = updates(connection) - before
+        found = connection.execute(text("SELECT chunk_index, start_char FROM chunks ORDER BY chunk_index")).all()
+    assert found == [(number, 10 * number) for number in range(len(edited))]
+    assert sent == 6, "all out of the way, those before the gap, those after it, what travels again; document, sinks"
+
+
+def numbered(contents: Sequence[str]) -> Document:
+    chunks = [chunk(content, start_char=10 * number) for number, content in enumerate(contents)]
+    return Document(doc_id="d", title="T", source_type="text", chunks=chunks)
+
+
+def updates(connection: Connection) -> int:
+    """How many UPDATE statements this connection has sent, as MySQL counts them."""
+    return int(connection.execute(text("SHOW SESSION STATUS LIKE 'Com_update'")).one()[1])
 
 
 @pytest.mark.parametrize("documents", [1, 100])
