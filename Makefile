@@ -2,7 +2,7 @@
 # Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON  ?= python3
 VENV    ?= .venv
-WORKERS ?= 2
+WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 ARGS    ?=
 
 BIN     := $(VENV)/bin

@@ -23,7 +23,7 @@ from tests.servers import Servers
 from tests.services import Process, Services, services
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 PROMISED_SECONDS = 20  # in the README: a session, and a transaction that is left open
 SLOW_MACHINE_SECONDS = 15

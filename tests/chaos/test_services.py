@@ -54,7 +54,9 @@ class Load:
         """As a person would: a file, deletions, another file."""
         folder = self._system.folder
         before, after = share.write_files(folder.path)
-        folder.succeed("write", str(before))
+        with folder.start("write", str(before)) as writer:
+            said = writer.communicate()
+        assert writer.returncode == 0, said
         folder.succeed("delete", *share.deleted)
         folder.succeed("write", str(after))
 
