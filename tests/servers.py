@@ -6,6 +6,7 @@ starts MySQL and Kafka, a replica, Milvus or MinIO in the test session's folder;
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -166,7 +167,9 @@ def native(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def stop(shared: Path) -> None:
-    """End the native servers, if the session started any."""
-    for folder in (FOLDER, REPLICATED):
-        if (shared / folder).exists():
-            native("stop", "--data", str(shared / folder))
+    """End the native servers, if the session started any; their logs stay while the session's folder does."""
+    for folder in (shared / FOLDER, shared / REPLICATED):
+        if folder.exists():
+            native("stop", "--data", str(folder))
+            for data in folder.glob("*/data"):
+                shutil.rmtree(data)

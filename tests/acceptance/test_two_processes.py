@@ -126,17 +126,17 @@ def test_run_beside_many_writers_loses_nothing(folder: Folder, tmp_path: Path) -
 
     with running(folder):
         outcomes = at_once(
-            (folder, ("write", "-"), lines("first", range(400))),
-            (folder, ("write", "-"), lines("both", range(200))),
-            (folder, ("write", "-"), lines("both", range(200), words="Other words")),
+            (folder, ("write", "-"), lines("first", range(200))),
+            (folder, ("write", "-"), lines("both", range(100))),
+            (folder, ("write", "-"), lines("both", range(100), words="Other words")),
             (folder, ("ingest", "a", "--business-tag", "a"), b""),
             (folder, ("ingest", "a", "b", "--business-tag", "b"), b""),
         )
         assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
         wait_for(lambda: folder.sql("SELECT count(*) FROM outbox") == [(0,)], "every event to be applied")
 
-    assert folder.sql("SELECT count(*) FROM documents WHERE business_tag = 'first'") == [(400,)]
-    assert folder.sql("SELECT count(*), sum(version) FROM documents WHERE business_tag = 'both'") == [(200, 400)]
+    assert folder.sql("SELECT count(*) FROM documents WHERE business_tag = 'first'") == [(200,)]
+    assert folder.sql("SELECT count(*), sum(version) FROM documents WHERE business_tag = 'both'") == [(100, 200)]
     assert folder.sql("SELECT count(*) FROM documents WHERE business_tag IN ('a', 'b')") == [(120,)]
     folder.assert_in_step()
     settings = Settings.model_construct(data_dir=folder.path)

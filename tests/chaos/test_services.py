@@ -84,13 +84,12 @@ def wait_until_in_step(system: System) -> None:
 
 
 def test_processes_that_leave_under_load_do_nothing_twice_and_lose_nothing(system: System) -> None:
-    load = Load(system, 800)
+    load = Load(system, 400)
     with services(system.folder) as some:
         start_all(some, kafka_session_timeout_ms=str(int(2_000 * AT_ONCE_SECONDS)))
         began = time.monotonic()
-        with load.writing():
-            for kind in KINDS:
-                leave(system, some, kind)
+        with load.writing(), ThreadPoolExecutor(len(KINDS)) as pool:
+            list(pool.map(lambda kind: leave(system, some, kind), KINDS))
         written = time.monotonic()
         wait_until_in_step(system)
         ended = time.monotonic()
