@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 DIMENSION = 1024
-CHUNKS = 10
-LARGE_CHUNKS = 150  # of some documents: more than an event holds
+CHUNKS = 9
+LARGE_CHUNKS = 150  # of one in a hundred, more than an event holds: 2,000 documents have 20,820
 LARGE_FILE_BYTES = 100_000  # staged
 
 _DIGITS = np.frombuffer(b"0,1,2,3,4,5,6,7,8,9,", "<u2")

@@ -29,6 +29,7 @@ PROMISED_SECONDS = 20  # in the README: a session, and a transaction that is lef
 SLOW_MACHINE_SECONDS = 15
 TEXT_BYTES = 20_000  # of a document: so a batch takes a while
 DOCUMENTS_A_WRITE = 20
+PAUSE_SECONDS = 0.05  # between two
 SLOW = {  # a relay that takes its time to send events, and may leave its transaction open for longer than a test
     "kafka_queue_buffering_max_kbytes": "100",
     "kafka_transaction_timeout_ms": "120000",
@@ -72,7 +73,7 @@ class Load:
         enough = threading.Event()
 
         def write_on() -> None:
-            while not enough.is_set():
+            while not enough.wait(PAUSE_SECONDS):
                 self.write(lanes)
 
         with ThreadPoolExecutor(1) as pool:
