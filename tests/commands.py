@@ -7,10 +7,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -81,14 +82,22 @@ class Folder:
             start_new_session=new_group,
         )
 
+    def fork(self, *arguments: str, streams: Sequence[Path], **settings: str) -> BaseProcess:
+        """What the console script does, in a fork of a process that has imported everything: which takes a second.
+
+        `streams` stand for stdin, stdout and stderr. The caller ends and closes it.
+        """
+        work = (arguments, self.environment(**settings), self.path.parent, streams)
+        process = _FORKS.Process(target=_command, args=work)
+        process.start()
+        return process
+
     def run(self, *arguments: str, stdin: bytes = b"", **settings: str) -> Outcome:
-        """What the console script does, in a fork of a process that has imported everything: which takes a second."""
+        """In a fork."""
         with TemporaryDirectory() as name:
             streams = [Path(name) / stream for stream in ("stdin", "stdout", "stderr")]
             streams[0].write_bytes(stdin)
-            work = (arguments, self.environment(**settings), self.path.parent, streams)
-            process = _FORKS.Process(target=_command, args=work)
-            process.start()
+            process = self.fork(*arguments, streams=streams, **settings)
             process.join(_TIMEOUT_SECONDS)
             status = process.exitcode
             process.kill()
@@ -160,9 +169,9 @@ class Folder:
         assert self.sql(miscounted) == []
 
 
-def _command(arguments: tuple[str, ...], environment: dict[str, str], folder: Path, streams: list[Path]) -> None:
+def _command(arguments: tuple[str, ...], environment: dict[str, str], folder: Path, streams: Sequence[Path]) -> None:
     for number, stream in enumerate(streams):
-        os.dup2(os.open(stream, os.O_RDWR | os.O_CREAT), number)
+        os.dup2(os.open(stream, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
     sys.stdin = os.fdopen(0, closefd=False)
     os.environ.clear()
     os.environ.update(environment)

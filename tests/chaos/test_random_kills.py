@@ -3,12 +3,12 @@
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 KILLS = 30
 DOCUMENTS = 80
 _PAUSE_SECONDS = 0.1  # between two transactions
-SMALL_MEMTABLE = {"MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES": "200000"}  # it then writes and merges files all the time
+SMALL_MEMTABLE = ("MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES", "200000")  # it then writes and merges files all the time
 SEED = int(os.environ.get("RAG_OUTBOX_TEST_SEED") or random.randrange(2**32))
 
 State = tuple[str | None, list[str]]  # the tag and the chunks' contents, in order
@@ -83,48 +83,24 @@ def loaded(folder: Folder) -> Iterator[Load]:
         written.result()
 
 
-@contextmanager
-def starting(folder: Folder, log: Path) -> Iterator[Callable[[], int]]:
-    """A function that starts `rag-outbox run` and returns its process id; what it says goes to `log`."""
-    with (
-        log.open("wb") as stderr,
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.forked_run"],
-            env=folder.environment() | SMALL_MEMTABLE | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        ) as server,
-    ):
-        assert server.stdin is not None
-        assert server.stdout is not None
-        requests, answers = server.stdin, server.stdout
-
-        def start() -> int:
-            requests.write("\n")
-            requests.flush()
-            return int(answers.readline())
-
-        yield start
-        requests.close()
-
-
 @pytest.mark.timeout(300)
-def test_thirty_random_kills_lose_nothing(tmp_path: Path) -> None:
+def test_thirty_random_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*SMALL_MEMTABLE)
+    streams = [Path(os.devnull), Path(os.devnull), tmp_path / "run.log"]
     sys.stdout.write(f"RAG_OUTBOX_TEST_SEED={SEED}\n")
     folder = Folder(tmp_path / "data", embedding_model=MODEL, vector_dimension=str(DIMENSION))
     folder.succeed("init")
     chance = random.Random(SEED)
 
-    with loaded(folder) as load, starting(folder, tmp_path / "run.log") as start:
+    with loaded(folder) as load:
         for number in range(KILLS):
             before = _settled(folder), _endpoint(folder)
-            pid = start()
+            process = folder.fork("run", streams=streams)
+            assert process.pid is not None
             try:
-                _wait_for_a_moment(chance, folder, pid, *before)
+                _wait_for_a_moment(chance, folder, process.pid, *before)
             finally:
-                _kill(pid, milvus_lite=number % 2 == 1)
+                _kill(process, children(process.pid) if number % 2 == 1 else [])
         sys.stdout.write(f"{_settled(folder)} events left the outbox between the kills\n")
 
     assert _settled(folder) > 0
@@ -134,14 +110,13 @@ def test_thirty_random_kills_lose_nothing(tmp_path: Path) -> None:
     _assert_expected(folder, load.expected)
 
 
-def _kill(pid: int, *, milvus_lite: bool) -> None:
-    servers = children(pid) if milvus_lite else []
-    os.kill(pid, signal.SIGKILL)
+def _kill(process: BaseProcess, servers: list[int]) -> None:
+    process.kill()
     for server in servers:
         with suppress(ProcessLookupError):  # refused by the folder's lock, it ended by itself
             os.kill(server, signal.SIGKILL)
-    gone = Path(f"/proc/{pid}")
-    wait_for(lambda: not gone.exists(), "the process to be gone")
+    process.join()
+    process.close()
 
 
 def _wait_for_a_moment(chance: random.Random, folder: Folder, pid: int, settled: int, endpoint: int) -> None:
