@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -140,19 +140,21 @@ class OwnServer:
 
     def __init__(self, data: Path) -> None:
         self._data = data
+        self._pid = 0
 
     def up(self) -> str:
         """Its URI."""
         done = native("up", "--only", "milvus", "--data", str(self._data))
         assert done.returncode == 0, done.stderr
+        found = json.loads(native("status", "--json", "--data", str(self._data)).stdout)["servers"]
+        [self._pid] = [row["pid"] for row in found if row["name"] == "milvus"]
         return done.stdout.strip().partition("=")[2]
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        found = json.loads(native("status", "--json", "--data", str(self._data)).stdout)["servers"]
-        [pid] = [row["pid"] for row in found if row["name"] == "milvus"]
-        os.kill(pid, number)
+        with suppress(ProcessLookupError):  # it ends by itself when it stood still for longer than its session
+            os.kill(self._pid, number)
         if number == signal.SIGKILL:
-            wait_for(lambda: not _runs(pid), "the server's end")
+            wait_for(lambda: not _runs(self._pid), "the server's end")
 
     def stop(self) -> None:
         native("stop", "--data", str(self._data))
