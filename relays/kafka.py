@@ -101,9 +101,7 @@ class KafkaRelay:
                 self.settle(rows)
                 return True
             case Undone(reason):
-                self._lanes.poll(0)  # where a relay that stood still hears that others have its lanes
-                kept = {row.lane for row in rows} <= self._lanes.owned | self._lanes.arriving
-                _log.warning("batch_%s rows=%d reason=%s", "undone" if kept else "fenced", len(rows), reason)
+                _log.warning("batch_undone rows=%d reason=%s", len(rows), reason)
             case Fenced(reason):
                 _log.warning("batch_fenced rows=%d reason=%s", len(rows), reason)
             case Refused(reason) if len(rows) == 1:

@@ -17,7 +17,7 @@ from schema.names import Names
 _log = logging.getLogger(__name__)
 
 _SESSION_MILLISECONDS = 10_000  # how long a relay that died holds its lanes up
-_ASK_SECONDS = 1.0  # for committed offsets; a time-out is the answer while a transaction on them is open
+_ASK_SECONDS = 1.0  # for committed offsets, where a time-out says that a transaction on them is open; for lost lanes
 
 
 class Lanes:
@@ -72,6 +72,11 @@ class Lanes:
         taken = set(lanes) & self.arriving
         self.arriving -= taken
         self.owned |= taken
+
+    def taken(self, lanes: set[int]) -> bool:
+        """Whether the group has given any of these lanes to others; after a stand-still that takes a moment to hear."""
+        self.poll(_ASK_SECONDS)
+        return not lanes <= self.owned | self.arriving
 
     def doubt(self) -> None:
         """It is not known whether the last transaction committed: ask, as after a takeover."""

@@ -117,7 +117,7 @@ class Publisher:
             answered(lambda: producer.send_offsets_to_transaction(offsets, membership, _CALL_SECONDS))
             answered(lambda: producer.commit_transaction(_CALL_SECONDS))
         except KafkaException as error:
-            return self._aborted(producer, lanes, error, refused)
+            return self._aborted(producer, lanes, rows, error, refused)
         lanes.advance({row.lane for row in rows})
         return Published()
 
@@ -153,7 +153,12 @@ class Publisher:
                 producer.poll(0.1)
 
     def _aborted(
-        self, producer: Producer, lanes: Lanes, error: KafkaException, refused: Sequence[str]
+        self,
+        producer: Producer,
+        lanes: Lanes,
+        rows: Sequence[OutboxRow],
+        error: KafkaException,
+        refused: Sequence[str],
     ) -> Undone | Fenced | Refused:
         """Abort the transaction, and tell what was wrong with it.
 
@@ -174,7 +179,9 @@ class Publisher:
             lanes.doubt()
         if unusable:
             return Refused(refused[0] if refused else reason.str())
-        return Fenced(reason.str()) if reason.code() in _FENCED else Undone(reason.str())
+        # A relay that stood still may hear of its own time-outs first, and of the group afterwards.
+        fenced = reason.code() in _FENCED or lanes.taken({row.lane for row in rows})
+        return Fenced(reason.str()) if fenced else Undone(reason.str())
 
 
 def answered(call: Callable[[], Any], seconds: float = _ANSWER_SECONDS) -> None:
