@@ -4,16 +4,19 @@
 starts MySQL and Kafka, a replica, Milvus or MinIO in the test session's folder; the session stops them at its end.
 """
 
+import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from minio import Minio
@@ -146,30 +149,56 @@ def minio(shared: Path) -> MinioServer:
 def _variables(shared: Path, only: str, *names: str, folder: str = FOLDER) -> list[str]:
     """Where servers are, started if they do not run; fails under CI when they cannot, and skips elsewhere."""
     given = os.environ.get(VARIABLE)
-    found = _parsed(Path(given).read_text()) if given is not None else {}
+    found = parsed(Path(given).read_text()) if given is not None else {}
     if not all(name in found for name in names):
-        done = native("up", "--only", only, "--data", str(shared / folder))
+        done = native("up", "--only", only, "--data", shared / folder)
         if done.returncode != 0:
             reason = f"no servers: {done.stderr.strip()}\nstart them with: make servers, and set {VARIABLE}"
             pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-        found = _parsed(done.stdout)
+        found = parsed(done.stdout)
     return [found[name] for name in names]
 
 
-def _parsed(environment: str) -> dict[str, str]:
+def parsed(environment: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in environment.splitlines() if "=" in line)
 
 
-def native(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "compose.native", *arguments]
-    environment = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"} | os.environ  # starts sooner
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def native(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """`python -m compose.native` with these arguments, and with variables besides this process's own."""
+    command = [sys.executable, "-m", "compose.native", *map(str, arguments)]
+    sooner = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}  # a broker starts in half of the time
+    variables = sooner | os.environ | environment
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+
+
+def states(data: Path) -> dict[str, dict[str, Any]]:
+    """What `status` tells of each native server in a folder, by name."""
+    rows = json.loads(native("status", "--json", "--data", data).stdout)["servers"]
+    return {row["name"]: row for row in rows}
+
+
+def assert_stopped(data: Path, running: Iterable[Mapping[str, Any]]) -> None:
+    """Nothing is left of the servers that ran in this folder but their data and logs."""
+    for row in running:
+        assert _gone(row["pid"]), row
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", row["port"])) != 0, row
+    assert {row["state"] for row in states(data).values()} == {"stopped"}
+    assert not (data / "servers.env").exists()
+
+
+def _gone(pid: int) -> bool:
+    """Or a zombie that its new parent has not collected yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def stop(shared: Path) -> None:
     """End the native servers, if the session started any; their logs stay while the session's folder does."""
     for folder in (shared / FOLDER, shared / REPLICATED):
         if folder.exists():
-            native("stop", "--data", str(folder))
+            native("stop", "--data", folder)
             for data in folder.glob("*/data"):
                 shutil.rmtree(data)

@@ -1,5 +1,6 @@
 """A store stops while relay and consumers are at work, and comes back: nobody ends, nothing is lost."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -23,17 +24,22 @@ PATIENCE_SECONDS = 150
 
 @pytest.fixture
 def data(shared: Path, tmp_path: Path) -> Iterator[Path]:
-    """The folder of servers that no other test uses; they are stopped whatever happens."""
+    """The folder of servers that no other test uses; they are stopped whatever happens, and nothing is left of them."""
     folder = tmp_path / "servers"
     yield folder
-    real.native("stop", "--data", str(folder))
+    running = [row for row in real.states(folder).values() if row["pid"]]
+    real.native("stop", "--data", folder)
+    real.assert_stopped(folder, running)
 
 
 @pytest.fixture
 def system(data: Path, tmp_path: Path) -> Iterator[System]:
-    up = real.native("up", "--data", str(data))
+    up = real.native("up", "--data", data)
     assert up.returncode == 0, up.stderr
-    found = dict(line.split("=", 1) for line in up.stdout.splitlines())
+    for row in real.states(data).values():
+        assert os.getsid(row["pid"]) == row["pid"], "it must survive the shell that started it"
+        assert Path(f"/proc/{row['pid']}/fd/0").readlink() == Path("/dev/null")
+    found = real.parsed(up.stdout)
     servers = Servers(found["RAG_OUTBOX_DATABASE_URL"], found["RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS"])
     milvus = MilvusServer(found["RAG_OUTBOX_MILVUS_URI"])
     store = "RAG_OUTBOX_OBJECT_STORE"
@@ -70,10 +76,10 @@ def test_every_store_may_stop_and_come_back(system: System, data: Path) -> None:
         for server in ("mysql", "kafka", "milvus", "minio"):
             began = time.monotonic()
             living |= write(system, f"before-{server}")  # and its events are on their way
-            assert real.native("stop", "--only", server, "--data", str(data)).returncode == 0
+            assert real.native("stop", "--only", server, "--data", data).returncode == 0
             if server != "mysql":
                 living |= write(system, f"without-{server}", 1)
-            up = real.native("up", "--only", server, "--data", str(data))
+            up = real.native("up", "--only", server, "--data", data)
             assert up.returncode == 0, up.stderr
             wait_until_in_step(system, some)
             living |= write(system, f"after-{server}")
