@@ -6,21 +6,17 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import msgspec
-import urllib3.exceptions
-from minio.error import MinioException, S3Error
 from sqlalchemy import Connection
 
 from consumers import harm, marks
 from consumers.sink import Change
 from schema import bucket
 from schema.events import DocumentDeleted, DocumentUpserted, Event, FileRecord
-from schema.failures import Permanent, Retryable
+from schema.failures import Permanent
 from schema.object_store import ObjectMissing, ObjectStore
 from schema.sinks import MINIO
 
 _PARALLEL_DOCUMENTS = 8  # an object store answers slowly, and many at once
-_IMPOSSIBLE = (ValueError, FileExistsError, IsADirectoryError, NotADirectoryError)  # a key that the store cannot have
-_REFUSED = {"EntityTooLarge", "InvalidArgument", "InvalidObjectName", "KeyTooLongError", "XMinioInvalidObjectName"}
 
 
 class MinioSink:
@@ -102,11 +98,10 @@ def _translated() -> Iterator[None]:
     """The store's errors as what they mean for the events."""
     try:
         yield
-    except S3Error as error:
-        if error.code in _REFUSED:
-            raise Permanent(f"object store: {error.code}: {error.message}") from error
-        raise Retryable(f"object store: {error.code}: {error.message}") from error
-    except _IMPOSSIBLE as error:
-        raise Permanent(f"object store: {error}") from error
-    except (OSError, MinioException, urllib3.exceptions.HTTPError) as error:
-        raise Retryable(f"object store: {error}") from error
+    except Exception as error:
+        from consumers.minio_failures import translated  # with minio, which a directory does without
+
+        failure = translated(error)
+        if failure is None:
+            raise
+        raise failure from error

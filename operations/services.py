@@ -4,13 +4,14 @@ import logging
 import signal
 import threading
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from consumers.applier import Applier
-from consumers.sink import Sink
 from operations.settings import PREFIX, SettingsError
 from operations.system import System
 from schema.sinks import MILVUS
+
+if TYPE_CHECKING:
+    from consumers.sink import Sink
 
 
 def relay(system: System) -> int:
@@ -34,6 +35,7 @@ def relay(system: System) -> int:
 
 def consume(system: System, sink_name: str) -> int:
     """Apply events to one sink until SIGTERM or SIGINT; returns how many."""
+    from consumers.applier import Applier
     from consumers.runtime import Runtime
 
     consumed = 0
@@ -52,7 +54,7 @@ def consume(system: System, sink_name: str) -> int:
     return consumed
 
 
-def _sink(system: System, name: str) -> Sink:
+def _sink(system: System, name: str) -> "Sink":
     """Each imports its client alone: a second's work for Milvus."""
     if name == MILVUS:
         from operations.milvus_again import MilvusAgain

@@ -1,4 +1,7 @@
-"""The stores that the settings name, opened: the one place that knows which implementation stands behind which port."""
+"""The stores that the settings name, opened: the one place that knows which implementation stands behind which port.
+
+What only some commands need is imported when they do: a client or numpy takes a good part of a process's start.
+"""
 
 import getpass
 import logging
@@ -16,9 +19,6 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from operations import milvus_lite, retries
 from operations.errors import OperationError
 from operations.settings import PREFIX, Settings, SettingsError
-from producer import Writer, WrongModel
-from producer.processing.embedding import Embedder
-from producer.processing.wordllama_embedder import WordLlamaEmbedder
 from schema import revision
 from schema.database import connect, reading
 from schema.failures import Retryable
@@ -28,6 +28,9 @@ from schema.tables import embedding_model
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
+
+    from producer import Writer
+    from producer.processing.embedding import Embedder
 
 T = TypeVar("T")
 _CONNECT_SECONDS = 5.0  # to Milvus, at first and after every break
@@ -45,17 +48,23 @@ class System:
     def store(self) -> ObjectStore:
         return _object_store(self.settings)
 
-    def writer(self) -> Writer:
+    def writer(self) -> "Writer":
+        from producer import Writer
+
         return Writer(self.settings.embedding_model, operator=_operator())
 
     @cached_property
-    def embedder(self) -> Embedder | None:
+    def embedder(self) -> "Embedder | None":
         """What makes the system's vectors from text; None when that model is not one of ours."""
+        from producer.processing.wordllama_embedder import WordLlamaEmbedder
+
         ours = WordLlamaEmbedder()
         return ours if ours.model == self.settings.embedding_model else None
 
-    def require_embedder(self) -> Embedder:
+    def require_embedder(self) -> "Embedder":
         """Raises SettingsError when there is none."""
+        from producer.processing.wordllama_embedder import WordLlamaEmbedder
+
         if self.embedder is None:
             raise SettingsError(
                 f"{PREFIX}EMBEDDING_MODEL: text can be embedded with {WordLlamaEmbedder.model!r} only, "
@@ -71,7 +80,7 @@ class System:
             if self.settings.milvus_lite is not None:
                 serve = milvus_lite.own if own else milvus_lite.share
                 uri = stack.enter_context(serve(self.settings.milvus_lite))
-            from pymilvus import MilvusClient  # a second to import, and most commands do without
+            from pymilvus import MilvusClient
 
             logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it also raises
             token = self.settings.milvus_token
@@ -128,18 +137,23 @@ def _require_model(engine: Engine, settings: Settings) -> None:
     with reading(engine) as connection:
         row = connection.execute(select(embedding_model.c.name, embedding_model.c.dimension)).one_or_none()
     if row is None:
-        raise WrongModel("the system has no embedding model yet: run rag-outbox init")
-    if (row.name, row.dimension) != (settings.embedding_model, settings.vector_dimension):
-        raise WrongModel(
+        wrong = "the system has no embedding model yet: run rag-outbox init"
+    elif (row.name, row.dimension) != (settings.embedding_model, settings.vector_dimension):
+        wrong = (
             f"the system was initialised with {row.name!r} of {row.dimension} dimensions, the settings name "
             f"{settings.embedding_model!r} of {settings.vector_dimension}; a change of model is a rebuild"
         )
+    else:
+        return
+    from producer import WrongModel
+
+    raise WrongModel(wrong)
 
 
 def _object_store(settings: Settings) -> ObjectStore:
     if settings.objects is not None:
         return DirectoryStore(settings.objects)
-    from schema.object_store import s3  # a quarter of a second to import, and relays do without
+    from schema.object_store import s3
 
     secret = settings.object_store_secret_key
     client = s3.connect(

@@ -11,7 +11,6 @@ from itertools import groupby
 from typing import Any
 
 import msgspec
-import pymysql
 from sqlalchemy import (
     Connection,
     Engine,
@@ -105,6 +104,8 @@ def settle(engine: Engine, ids: Sequence[int], dead: Sequence[tuple[int, DeadLet
 
 
 def _log_small_deletes(connection: Any, _record: Any) -> None:
+    import pymysql  # loaded by now, and not needed on SQLite
+
     try:
         with connection.cursor() as cursor:
             cursor.execute(_SMALL_DELETES)
