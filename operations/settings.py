@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +14,7 @@ from schema import bucket, limits
 from schema.names import Names
 
 PREFIX = "RAG_OUTBOX_"
+_BUCKET = re.compile(r"(?=.{3,63}$)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)*")
 _OPEN_PREFIXES = tuple(f"{PREFIX}{name}_" for name in ("KAFKA", "SERVERS", "TEST"))  # librdkafka's, and not ours
 
 
@@ -101,11 +103,11 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise SettingsError(f"{PREFIX}{str(first['loc'][0]).upper()}: {first['msg']}") from None
-    _check_urls(settings)
+    _check(settings)
     return settings
 
 
-def _check_urls(settings: Settings) -> None:
+def _check(settings: Settings) -> None:
     if "?" in str(settings.data_dir):
         raise SettingsError(f"{PREFIX}DATA_DIR: must not contain a question mark, since it becomes part of a URL")
     if settings.milvus_uri is not None and urlsplit(settings.milvus_uri).scheme not in {"http", "https"}:
@@ -118,3 +120,8 @@ def _check_urls(settings: Settings) -> None:
             raise SettingsError(
                 f"{PREFIX}OBJECT_STORE: a server needs {PREFIX}OBJECT_STORE_ACCESS_KEY and …_SECRET_KEY"
             )
+    if _BUCKET.fullmatch(settings.object_store_bucket) is None:
+        raise SettingsError(
+            f"{PREFIX}OBJECT_STORE_BUCKET: must be 3 to 63 lower-case letters, digits, dots and hyphens, begin and end "
+            "with a letter or digit, as must what stands between two dots, and be no IP address"
+        )

@@ -190,6 +190,15 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
             "http://127.0.0.1:9000",
             "RAG_OUTBOX_OBJECT_STORE: a server needs RAG_OUTBOX_OBJECT_STORE_ACCESS_KEY and …_SECRET_KEY",
         ),
+        *(
+            (
+                "object_store_bucket",
+                name,
+                "RAG_OUTBOX_OBJECT_STORE_BUCKET: must be 3 to 63 lower-case letters, digits, dots and hyphens, begin "
+                "and end with a letter or digit, as must what stands between two dots, and be no IP address",
+            )
+            for name in ("w1", "Documents", "../documents", "10.0.0.1")
+        ),
         ("database_url", "mysql", "RAG_OUTBOX_DATABASE_URL: not a usable SQLAlchemy URL"),
         ("database_url", "mysql+pymysql://u:hush@host:port/x", "RAG_OUTBOX_DATABASE_URL: not a usable SQLAlchemy URL"),
         ("database_url", "sqlite:////gone/x.db", "RAG_OUTBOX_DATABASE_URL: there is no folder /gone"),

@@ -1,0 +1,21 @@
+"""What an error of an object store means: the same request may succeed later, or never."""
+
+import urllib3.exceptions
+from minio.error import MinioException, S3Error
+
+from schema.failures import Permanent, Retryable
+
+_IMPOSSIBLE = (ValueError, FileExistsError, IsADirectoryError, NotADirectoryError)  # a key that the store cannot have
+_REFUSED = {"EntityTooLarge", "InvalidArgument", "InvalidObjectName", "KeyTooLongError", "XMinioInvalidObjectName"}
+
+
+def translated(error: Exception) -> Permanent | Retryable | None:
+    """None for what is no error of a store."""
+    if isinstance(error, S3Error):
+        words = f"object store: {error.code}: {error.message}"
+        return Permanent(words) if error.code in _REFUSED else Retryable(words)
+    if isinstance(error, _IMPOSSIBLE):
+        return Permanent(f"object store: {error}")
+    if isinstance(error, (OSError, MinioException, urllib3.exceptions.HTTPError)):
+        return Retryable(f"object store: {error}")
+    return None
