@@ -16,8 +16,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 from schema.names import Names
 from schema.sinks import SINKS
 from schema.tables import LANES
-from tests import commands
-from tests.commands import Folder
+from tests.commands import COMMAND, Folder
 from tests.waiting import wait_for
 
 _LOG_CHARACTERS = 4_000  # shown of each process when a test fails
@@ -34,7 +33,7 @@ class Process:
         self._log, self._out = (folder.path / f"{name}.{kind}" for kind in ("log", "json"))
         with self._log.open("wb") as log, self._out.open("wb") as out:
             self._process = subprocess.Popen(
-                [*commands.COMMAND, *arguments, "--json"],
+                [*COMMAND, *arguments, "--json"],
                 env=folder.environment(kafka_client_id=name, **settings),
                 cwd=folder.path,
                 stdin=subprocess.DEVNULL,

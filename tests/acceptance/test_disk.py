@@ -93,17 +93,13 @@ def test_invariant_8_run_goes_on_when_there_is_room_again_and_loses_nothing(smal
     small_disk.succeed("write", "-", stdin=_documents(40))
     filler = _fill(small_disk, leave_bytes=700_000)
 
-    with small_disk.start("run") as process:
-        assert process.stderr is not None
-        while "Milvus: " not in (line := process.stderr.readline()):
-            assert line, "run ended"
-        assert "No space left on device" in line
+    with small_disk.start("run") as run:
+        wait_for(lambda: "Milvus: " in run.err, "run to tell of it")
+        assert "No space left on device" in run.err
         _make_room(small_disk, filler)
         wait_for(lambda: small_disk.sql("SELECT count(*) FROM outbox") == [(0,)], "every event to be applied")
-        (milvus_lite,) = children(process.pid)
+        (milvus_lite,) = children(run.pid)
         os.kill(milvus_lite, signal.SIGKILL)
-        process.kill()
-        process.communicate()
 
     small_disk.assert_in_step()
 

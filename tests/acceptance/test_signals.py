@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.acceptance.conftest import Here
-from tests.commands import Folder
+from tests.commands import COMMAND, Folder
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.acceptance
@@ -34,7 +34,16 @@ def test_run_finishes_its_batch_when_asked_to_stop(folder: Folder, here: Here) -
 def _relayed_until_stopped(folder: Folder, stop: Callable[[subprocess.Popen[str]], None]) -> int:
     """How many events a run says that it relayed, when it was stopped at work."""
     before = _waiting(folder)
-    with folder.start("run", "--json", new_group=True) as process:
+    with subprocess.Popen(
+        [*COMMAND, "run", "--json"],
+        env=folder.environment(),
+        cwd=folder.path.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as a terminal does
+    ) as process:
         wait_for(lambda: _waiting(folder) < before, "a batch to be settled")
         stop(process)
         out, err = process.communicate(timeout=60)

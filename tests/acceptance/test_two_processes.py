@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import pytest
 from operations import reconcile, system
 from operations.settings import Settings
 from tests.acceptance.conftest import Here
-from tests.commands import Folder, Outcome, children
+from tests.commands import Folder, Outcome, Running, children
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.acceptance
@@ -41,16 +40,13 @@ def completed(folder: Folder) -> int:
 
 
 @contextmanager
-def running(folder: Folder) -> Iterator[subprocess.Popen[str]]:
+def running(folder: Folder) -> Iterator[Running]:
     """`rag-outbox run`, ready; ended by SIGTERM with status 0 unless the test killed it."""
-    with folder.start("run") as process:
-        try:
-            wait_for((folder.path / "vectors.endpoint.json").exists, "run to be ready")
-            yield process
-        finally:
-            process.terminate()
-            _, err = process.communicate(timeout=60)
-        assert process.returncode in (0, -signal.SIGKILL), err
+    with folder.start("run") as run:
+        wait_for((folder.path / "vectors.endpoint.json").exists, "run to be ready")
+        yield run
+        run.terminate()
+        assert run.ended().status in (0, -signal.SIGKILL)
 
 
 def at_once(*calls: tuple[Folder, tuple[str, ...], bytes]) -> list[Outcome]:
@@ -76,8 +72,8 @@ def folder(cats: Folder, tmp_path: Path) -> Folder:
 def busy(cats: Folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, int]]:
     """Such a folder, and the id of the process that keeps it up to date."""
     folder = Folder.copied(cats, tmp_path_factory.mktemp("busy") / "data")
-    with running(folder) as process:
-        yield folder, process.pid
+    with running(folder) as run:
+        yield folder, run.pid
 
 
 def test_a_second_run_says_who_holds_the_folder(busy: tuple[Folder, int]) -> None:
@@ -145,17 +141,17 @@ def test_run_beside_many_writers_loses_nothing(folder: Folder, tmp_path: Path) -
 
 
 def test_a_search_survives_the_death_of_the_milvus_lite_that_it_asks(folder: Folder) -> None:
-    with running(folder) as process:
-        (milvus_lite,) = children(process.pid)
+    with running(folder) as run:
+        (milvus_lite,) = children(run.pid)
         os.kill(milvus_lite, signal.SIGSTOP)
         with folder.start("search", "cats", "--json") as search:
             wait_for(lambda: _connections(search.pid, folder), "the search to ask")
             os.kill(milvus_lite, signal.SIGKILL)
-            process.kill()
-            out, err = search.communicate(timeout=60)
+            run.kill()
+            searched = search.ended()
 
-    assert (search.returncode, err) == (0, "")
-    assert json.loads(out)["hits"][0]["doc_id"] == "cats-0"
+    assert (searched.status, searched.err) == (0, "")
+    assert searched.facts["hits"][0]["doc_id"] == "cats-0"
     folder.assert_in_step()
 
 
@@ -169,20 +165,20 @@ def test_run_waits_for_a_search_that_holds_milvus_lite(folder: Folder, here: Her
             wait_for(lambda: children(run.pid), "run to try")
             wait_for(lambda: not children(run.pid), "run to be refused")
             os.kill(search.pid, signal.SIGCONT)
-            searched = search.communicate(timeout=60)
-            ran = run.communicate(timeout=60)
+            searched = search.ended()
+            ran = run.ended()
 
-    assert [hit["doc_id"] for hit in json.loads(searched[0])["hits"]] == ["cats-0"] * 3
-    assert ran == ('{"events": 1}\n', "")
+    assert [hit["doc_id"] for hit in searched.facts["hits"]] == ["cats-0"] * 3
+    assert (ran.facts, ran.err) == ({"events": 1}, "")
     folder.assert_in_step()
 
 
 def test_run_starts_milvus_lite_again_when_it_dies(folder: Folder, here: Here) -> None:
     here(folder, "write", "-", stdin=lines("before", range(50)))
 
-    with running(folder) as process:
+    with running(folder) as run:
         wait_for(lambda: completed(folder) == 51, "the first documents to be applied")
-        (milvus_lite,) = children(process.pid)
+        (milvus_lite,) = children(run.pid)
         os.kill(milvus_lite, signal.SIGKILL)
         here(folder, "write", "-", stdin=lines("after", range(50)))
         wait_for(lambda: completed(folder) == 101, "the others to be applied")

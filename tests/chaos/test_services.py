@@ -2,6 +2,7 @@
 
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from schema.tables import LANES
 from tests import kafka
 from tests.chaos.conftest import System
+from tests.commands import COMMAND
 from tests.corpus import Share, Written
 from tests.services import Process, Services, services
 from tests.waiting import wait_for
@@ -54,9 +56,7 @@ class Load:
         """As a person would: a file, deletions, another file."""
         folder = self._system.folder
         before, after = share.write_files(folder.path)
-        with folder.start("write", str(before)) as writer:
-            said = writer.communicate()
-        assert writer.returncode == 0, said
+        subprocess.run([*COMMAND, "write", before], env=folder.environment(), cwd=folder.path, check=True)
         folder.succeed("delete", *share.deleted)
         folder.succeed("write", str(after))
 
