@@ -87,13 +87,21 @@ def milvus(milvus_uri: str) -> Iterator[MilvusClient]:
     admin.close()
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    """A database with all tables and an embedding model."""
-    engine = connect(f"sqlite:///{tmp_path / 'metadata.db'}")
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with all tables and an embedding model, to copy."""
+    path = tmp_path_factory.mktemp("empty") / "metadata.db"
+    engine = connect(f"sqlite:///{path}")
     metadata.create_all(engine)
     with engine.begin() as connection:
         set_model(connection)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def engine(empty_database: Path, tmp_path: Path) -> Iterator[Engine]:
+    engine = connect(f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
     yield engine
     engine.dispose()
 
