@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-_PAUSE_SECONDS = (0.01, 0.25)
-_PAUSES_A_LOOK = 5  # what costs much to look at shall not take the machine from what is awaited
+_PAUSE_SECONDS = (0.01, 0.5)
+_PAUSES_A_LOOK = 20  # what costs much to look at shall not take the machine from what is awaited
 
 
 def wait_for(look: Callable[[], T], what: str, *, timeout_seconds: float = 60.0) -> T:
