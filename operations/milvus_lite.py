@@ -75,11 +75,13 @@ def _start_once(folder: Path, shared: bool) -> tuple[subprocess.Popen[bytes] | N
     log = folder.with_suffix(".log")
     with log.open("ab") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", _SERVER, str(folder)],
+            [sys.executable, "-m", _SERVER, str(folder), str(endpoint_file(folder))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
         )
+    import pymilvus  # noqa: F401  # what the caller needs next takes as long as the server's start
+
     assert process.stdout is not None
     line = process.stdout.readline()
     answer = json.loads(line) if line else {}

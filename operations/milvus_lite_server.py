@@ -1,6 +1,7 @@
-"""The child process that serves one Milvus Lite folder: `python -m operations.milvus_lite_server FOLDER`.
+"""The child process that serves one Milvus Lite folder: `python -m operations.milvus_lite_server FOLDER ENDPOINT`.
 
 It prints one line of JSON, {"uri": …} or {"locked": true}, and ends when its standard input does: with its parent.
+The file ENDPOINT holds {"uri": …} while it serves.
 """
 
 import json
@@ -11,8 +12,6 @@ import sys
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
-from operations.milvus_lite import endpoint_file
-
 _GRACE_SECONDS = 2.0
 
 
@@ -20,7 +19,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)  # a traceback for every call that Lite does not offer
-    folder = Path(sys.argv[1])
+    folder, endpoint = map(Path, sys.argv[1:])
     _leave_pymilvus_unloaded()
     from milvus_lite.adapter.grpc.server import start_server_in_thread
     from milvus_lite.exceptions import DataDirLockedError
@@ -30,7 +29,6 @@ def main() -> int:
     except DataDirLockedError:
         _answer({"locked": True})
         return 1
-    endpoint = endpoint_file(folder)
     part = endpoint.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps({"uri": f"http://127.0.0.1:{port}"}))
     part.replace(endpoint)

@@ -26,7 +26,7 @@ _SCRIPT = Path(sys.executable).with_name("rag-outbox")
 COMMAND = [str(_SCRIPT)] if _SCRIPT.exists() else [sys.executable, "-m", "operations.command"]
 _TIMEOUT_SECONDS = 280  # pytest's own is shorter, but for the demo
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["operations.command", "operations.demo", "operations.init", "schema.object_store.s3"])
+_FORKS.set_forkserver_preload(["tests.forked_modules"])
 
 
 @dataclass(frozen=True)
