@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import tempfile
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from schema.object_store.directory import DirectoryStore
 from schema.tables import metadata
 from tests import servers
 from tests.pipeline import DIMENSION, MODEL, Pipeline, set_model
+from tests.servers import MilvusServer
 
 _MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 12_000_000_000  # twice of what a whole run takes
@@ -73,18 +73,9 @@ def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def milvus(milvus_uri: str) -> Iterator[MilvusClient]:
     """A client of a Milvus database of its own."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    admin = MilvusClient(milvus_uri)
-    admin.create_database(name)
-    client = MilvusClient(milvus_uri, db_name=name)
-    yield client
-    for alias in ("rag_vectors",):
-        client.drop_alias(alias)
-    for collection in client.list_collections():
-        client.drop_collection(collection)
-    client.close()
-    admin.drop_database(name)
-    admin.close()
+    server = MilvusServer(milvus_uri)
+    with server.database() as name, server.client(name) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

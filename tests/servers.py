@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 from minio import Minio
 from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
 from sqlalchemy import URL, Engine, make_url
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from schema import migrate, revision
 from schema.collection import ALIAS
@@ -96,7 +98,7 @@ class MilvusServer:
     def database(self) -> Iterator[str]:
         """The name of a new database; what is in it goes with it."""
         name = f"test_{uuid.uuid4().hex[:12]}"
-        admin = MilvusClient(self.uri)
+        admin = self._connected()
         admin.create_database(name)
         yield name
         with self.client(name) as client:
@@ -112,7 +114,7 @@ class MilvusServer:
         with ExitStack() as stack:
 
             def make() -> MilvusClient:
-                client = MilvusClient(self.uri, db_name=database, dedicated=True)
+                client = self._connected(db_name=database, dedicated=True)
                 stack.callback(client.close)
                 return client
 
@@ -120,9 +122,14 @@ class MilvusServer:
 
     @contextmanager
     def client(self, database: str) -> Iterator[MilvusClient]:
-        client = MilvusClient(self.uri, db_name=database)
+        client = self._connected(db_name=database)
         yield client
         client.close()
+
+    def _connected(self, **options: Any) -> MilvusClient:
+        """At the second try if need be: pymilvus pings an idle server, and Milvus Lite hangs up on who pings often."""
+        failed = retry_if_exception_type(MilvusException)
+        return Retrying(retry=failed, stop=stop_after_attempt(3), reraise=True)(MilvusClient, self.uri, **options)
 
 
 @dataclass(frozen=True)
