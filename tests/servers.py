@@ -44,49 +44,54 @@ class Servers:
     mysql_url: str = field(repr=False)  # with the password
     kafka: str  # bootstrap servers
 
-    def database(self) -> Engine:
-        return database(self.mysql_url)
-
     @staticmethod
     def names() -> Names:
         return Names(f"test-{uuid.uuid4().hex[:12]}")
 
 
-def database(mysql_url: str) -> Engine:
+@contextmanager
+def database(mysql_url: str) -> Iterator[Engine]:
     """A new database with all tables and an embedding model; without TLS, whose start takes 30 ms a connection."""
     url = make_url(mysql_url).update_query_dict({"ssl_disabled": "true"})
-    engine = _created(url)
-    with engine.begin() as connection:
-        for statement in _schema(url):
-            connection.exec_driver_sql(statement)
-        set_model(connection)
-    return engine
+    with empty_database(url) as engine:
+        with engine.begin() as connection:
+            for statement in _schema(url):
+                connection.exec_driver_sql(statement)
+            set_model(connection)
+        yield engine
 
 
-def _created(server: URL) -> Engine:
-    url = server.set(database=f"test_{uuid.uuid4().hex[:12]}").render_as_string(hide_password=False)
+@contextmanager
+def empty_database(server: URL) -> Iterator[Engine]:
+    """A new database; it goes with all that is in it."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _execute(server, f"CREATE DATABASE {name}")
+    engine = connect(server.set(database=name).render_as_string(hide_password=False))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        _execute(server, f"DROP DATABASE {name}")
+
+
+def _execute(server: URL, statement: str) -> None:
     administrator = connect(server.render_as_string(hide_password=False))
     with administrator.begin() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {make_url(url).database}")
+        connection.exec_driver_sql(statement)
     administrator.dispose()
-    return connect(url)
 
 
 @cache
 def _schema(server: URL) -> list[str]:
     """What the migrations make, as statements that need a third of their time: every index stands in its table."""
-    engine = _created(server)
-    migrate.upgrade(engine)
     statements = ["SET foreign_key_checks = 0"]
-    with engine.begin() as connection:
-        for (table,) in connection.exec_driver_sql("SHOW TABLES").all():
-            statements.append(connection.exec_driver_sql(f"SHOW CREATE TABLE {table}").one()[1].replace("%", "%%"))
-        statements += [
-            f"INSERT INTO {revision.VERSION_TABLE} VALUES ('{revision.of(connection)}')",
-            "SET foreign_key_checks = 1",
-        ]
-        connection.exec_driver_sql(f"DROP DATABASE {engine.url.database}")
-    engine.dispose()
+    with empty_database(server) as engine:
+        migrate.upgrade(engine)
+        with engine.begin() as connection:
+            for (table,) in connection.exec_driver_sql("SHOW TABLES").all():
+                statements.append(connection.exec_driver_sql(f"SHOW CREATE TABLE {table}").one()[1].replace("%", "%%"))
+            current = revision.of(connection)
+    statements += [f"INSERT INTO {revision.VERSION_TABLE} VALUES ('{current}')", "SET foreign_key_checks = 1"]
     return statements
 
 
@@ -211,15 +216,15 @@ def states(data: Path) -> dict[str, dict[str, Any]]:
 def assert_stopped(data: Path, running: Iterable[Mapping[str, Any]]) -> None:
     """Nothing is left of the servers that ran in this folder but their data and logs."""
     for row in running:
-        assert _gone(row["pid"]), row
+        assert gone(row["pid"]), row
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", row["port"])) != 0, row
     assert {row["state"] for row in states(data).values()} == {"stopped"}
     assert not (data / "servers.env").exists()
 
 
-def _gone(pid: int) -> bool:
-    """Or a zombie that its new parent has not collected yet."""
+def gone(pid: int) -> bool:
+    """Whether a process has ended, though it may be a zombie that its new parent has not collected yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):

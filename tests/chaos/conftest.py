@@ -1,19 +1,17 @@
 """The servers of the integration tests, and a system on them."""
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url
 
-from schema.database import connect
 from tests.commands import Folder
 from tests.corpus import DIMENSION
 from tests.integration.conftest import milvus_server, minio_server, mysql, names, servers, shared
-from tests.servers import MilvusServer, MinioServer, Servers
+from tests.servers import MilvusServer, MinioServer, Servers, empty_database
 from tests.stores import Stores
 
 __all__ = ["milvus_server", "minio_server", "mysql", "names", "servers", "shared"]
@@ -29,16 +27,15 @@ class System:
 @contextmanager
 def initialised(path: Path, servers: Servers, milvus: MilvusServer, minio: MinioServer) -> Iterator[System]:
     """A system by `rag-outbox init`: its own database, topics, Milvus database and bucket."""
-    database = f"test_{uuid.uuid4().hex[:12]}"
-    administrator = connect(servers.mysql_url)
-    with administrator.begin() as connection:
-        connection.execute(text(f"CREATE DATABASE {database}"))
-    url = make_url(servers.mysql_url).set(database=database).render_as_string(hide_password=False)
-    engine = connect(url)
-    with milvus.database() as collections, milvus.client(collections) as client, minio.bucket() as bucket:
+    with (
+        empty_database(make_url(servers.mysql_url)) as engine,
+        milvus.database() as collections,
+        milvus.client(collections) as client,
+        minio.bucket() as bucket,
+    ):
         folder = Folder(
             path,
-            database_url=url,
+            database_url=engine.url.render_as_string(hide_password=False),
             kafka_bootstrap_servers=servers.kafka,
             namespace=servers.names().namespace,
             milvus_uri=f"{milvus.uri}/{collections}",
@@ -51,10 +48,6 @@ def initialised(path: Path, servers: Servers, milvus: MilvusServer, minio: Minio
         )
         assert folder.run("init").status == 0
         yield System(folder, servers, Stores(engine, client, minio.client(), bucket))
-    with administrator.begin() as connection:
-        connection.execute(text(f"DROP DATABASE {database}"))
-    engine.dispose()
-    administrator.dispose()
 
 
 @pytest.fixture

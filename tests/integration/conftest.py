@@ -40,11 +40,8 @@ def minio_server(shared: Path) -> MinioServer:
 
 @pytest.fixture
 def mysql(servers: Servers) -> Iterator[Engine]:
-    engine = servers.database()
-    yield engine
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {engine.url.database}")
-    engine.dispose()
+    with real.database(servers.mysql_url) as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -60,11 +57,5 @@ def replica(shared: Path) -> Iterator[Replica]:
     """A new database on a primary, and the replica that has it, stopped; one test at a time has the replica."""
     with FileLock(shared / "replica.lock"):  # also while it is started: whoever starts it waits until it follows
         primary_url, replica_url = real.replicated(shared)
-        primary = real.database(primary_url)
-        try:
-            with Replica.stopped(primary, replica_url) as stopped:
-                yield stopped
-        finally:
-            with primary.begin() as connection:
-                connection.exec_driver_sql(f"DROP DATABASE {primary.url.database}")
-            primary.dispose()
+        with real.database(primary_url) as primary, Replica.stopped(primary, replica_url) as stopped:
+            yield stopped

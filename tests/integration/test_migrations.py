@@ -4,7 +4,6 @@ Needs an empty MySQL server, 8.0 or later, whose user may create databases.
 """
 
 import re
-import uuid
 from collections.abc import Iterator
 
 import pymysql
@@ -13,9 +12,9 @@ from sqlalchemy import Connection, Engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from schema import migrate, revision
-from schema.database import connect, is_transient, reading
+from schema.database import is_transient, reading
 from schema.tables import metadata
-from tests.servers import Servers
+from tests.servers import Servers, empty_database
 from tests.unit.test_schema_migrations import TABLES, differences, tables, upgrade_at_once
 from tests.unit.test_schema_tables import REFUSED, VALID, Refused, insert
 
@@ -37,12 +36,13 @@ FACTS = {  # information_schema: what it must tell alike of both databases
 @pytest.fixture
 def engine(servers: Servers) -> Iterator[Engine]:
     """An empty database of its own."""
-    yield from _database(servers)
+    with empty_database(make_url(servers.mysql_url)) as engine:
+        yield engine
 
 
 @pytest.fixture
 def declared(servers: Servers) -> Iterator[Engine]:
-    for engine in _database(servers):
+    with empty_database(make_url(servers.mysql_url)) as engine:
         metadata.create_all(engine)
         yield engine
 
@@ -50,24 +50,9 @@ def declared(servers: Servers) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def migrated(servers: Servers) -> Iterator[Engine]:
     """One migrated database for the tests that roll back what they write."""
-    for engine in _database(servers):
+    with empty_database(make_url(servers.mysql_url)) as engine:
         migrate.upgrade(engine)
         yield engine
-
-
-def _database(servers: Servers) -> Iterator[Engine]:
-    name = f"rag_outbox_test_{uuid.uuid4().hex}"
-    server = connect(servers.mysql_url)
-    with server.begin() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = connect(make_url(servers.mysql_url).set(database=name).render_as_string(hide_password=False))
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-        with server.begin() as connection:
-            connection.execute(text(f"DROP DATABASE {name}"))
-        server.dispose()
 
 
 def definitions(engine: Engine) -> dict[str, list[str]]:

@@ -1,6 +1,5 @@
 """The Milvus sink on a real Milvus 2.3: the contract of every Milvus, what only a server answers, and its end."""
 
-import json
 import os
 import signal
 import socket
@@ -27,7 +26,7 @@ from schema.events import ChunkLabels
 from schema.failures import Permanent, Retryable
 from tests.milvus_contract import ONES, MilvusCollectionContract, chunk, deleted, healed, made_sure, rows, upserted
 from tests.milvus_rows_contract import MilvusRowsContract
-from tests.servers import MilvusServer, native
+from tests.servers import MilvusServer, gone, native, states
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
@@ -144,27 +143,19 @@ class OwnServer:
 
     def up(self) -> str:
         """Its URI."""
-        done = native("up", "--only", "milvus", "--data", str(self._data))
+        done = native("up", "--only", "milvus", "--data", self._data)
         assert done.returncode == 0, done.stderr
-        found = json.loads(native("status", "--json", "--data", str(self._data)).stdout)["servers"]
-        [self._pid] = [row["pid"] for row in found if row["name"] == "milvus"]
+        self._pid = states(self._data)["milvus"]["pid"]
         return done.stdout.strip().partition("=")[2]
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         with suppress(ProcessLookupError):  # it ends by itself when it stood still for longer than its session
             os.kill(self._pid, number)
         if number == signal.SIGKILL:
-            wait_for(lambda: not _runs(self._pid), "the server's end")
+            wait_for(lambda: gone(self._pid), "the server's end")
 
     def stop(self) -> None:
-        native("stop", "--data", str(self._data))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        native("stop", "--data", self._data)
 
 
 @pytest.fixture
