@@ -264,18 +264,15 @@ def demo(
 
 
 def main() -> None:
-    """Run the command; a known error is one line on stderr."""
+    """Run the command; every error is one line on stderr, and a bug's traceback is in the file that the line names."""
     try:
         typer.main.get_command(app)(prog_name="rag-outbox")  # app() itself writes into errors; some are frozen
     except SettingsError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except Exception as error:
-        message = errors.message(error)
-        if message is None:
-            raise
-        _fail(message, 1)
+    except Exception as error:  # noqa: BLE001  # nobody is above; report() keeps the traceback
+        _fail(errors.message(error) or errors.report(error), 1)
 
 
 def _fail(message: str, status: int) -> None:

@@ -4,28 +4,36 @@ The documents are the long descriptions of the installed Python distributions, w
 """
 
 import importlib.metadata
-import re
+import io
+import json
 import shutil
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 from sqlalchemy import func, select
 
 from operations import drill, ingest, reconcile, run, system, transactions
+from operations.errors import OperationError
 from operations.init import init
 from operations.output import Output
 from operations.search import Hit, search
 from operations.settings import Settings
 from operations.system import System
+from operations.write import write
+from producer.processing import chunking
+from producer.processing.extract import extract
 from schema.database import reading
 from schema.events import DocumentUpserted, Envelope, decode
 from schema.tables import chunks, outbox
 
 _MARKER = ".rag-outbox-demo"
 _MIN_CHARACTERS = 400
-_SECTION = re.compile(r"^#{1,3} ", re.MULTILINE)
+_MAX_DOCUMENTS = 80  # an environment may have hundreds of distributions
+_EDITED = "rich"  # a dependency of ours; step 5 changes its document
+_DRILL_TAG = "crash-drill"
 _QUESTION = "draw progress bars and tables in a terminal"
 _ADDED = (
     "The astronomers of Samarkand measured the length of the year with a sextant of forty metres, built of marble into "
@@ -36,15 +44,25 @@ _ADDED = (
 _ADDED_QUESTION = "how did astronomers measure the year"
 
 
-class DemoFailed(Exception):
-    """Raised when the demo sees something that must not be; it is a bug."""
+class DemoFailed(OperationError):
+    """Raised when a step of the demo fails; the message names the demo's log."""
 
 
 def demo(folder: Path, output: Output) -> None:
     """Raises DemoFailed, and FileExistsError when `folder` holds something else than a demo."""
-    started = time.monotonic()
     folder = folder.resolve()
     _make(folder)
+    log = folder / "demo.log"
+    try:
+        _show_all(folder, log, output)
+    except Exception as error:
+        with log.open("a") as file:
+            traceback.print_exception(error, file=file)
+        raise DemoFailed(f"the demo failed: {error}; its log: {log}") from error
+
+
+def _show_all(folder: Path, log: Path, output: Output) -> None:
+    started = time.monotonic()
     settings = Settings.model_construct(data_dir=folder / "data")  # the defaults, whatever the environment says
 
     output.heading("1  init: tables, embedding model, collection, bucket")
@@ -53,8 +71,8 @@ def demo(folder: Path, output: Output) -> None:
     with system.opened(settings) as opened:
         _pipeline(opened, folder / "documents", output)
         _update_and_delete(opened, folder / "documents", output)
-        output.heading("6  crash drill: ingest and run, both killed with SIGKILL in the middle, then started again")
-        _drill(opened, folder, output)
+        output.heading("6  crash drill: write and run, both killed with SIGKILL in the middle, then started again")
+        crash_drill(opened, folder / "documents", log, output)
     command = "rag-outbox" if shutil.which("rag-outbox") else sys.argv[0]
     output.heading(f"Done in {time.monotonic() - started:.0f} s. What it made, and what to try next:")
     output.result(
@@ -88,7 +106,7 @@ def _pipeline(opened: System, folder: Path, output: Output) -> None:
 
 
 def _update_and_delete(opened: System, folder: Path, output: Output) -> None:
-    path = folder / "rich.md"
+    path = folder / f"{_EDITED}.md"
     doc_id = ingest.doc_id(path)
     output.heading(f"5  update and delete {path.name}")
     path.write_text(f"{path.read_text()}\n\n# Samarkand\n\n{_ADDED}\n")
@@ -107,19 +125,21 @@ def _update_and_delete(opened: System, folder: Path, output: Output) -> None:
     output.result({}, "   the document deleted: the same search no longer finds it")
 
 
-def _drill(opened: System, folder: Path, output: Output) -> None:
-    sections = folder / "sections"
-    count = _write_sections(folder / "documents", sections)
+def crash_drill(opened: System, folder: Path, log: Path, output: Output) -> None:
+    """Kill a writer and a relay of the texts in `folder`, start again, and compare the stores. Raises DemoFailed."""
+    lines = _short_documents(folder)
+    _require(len(lines) >= drill.MIN_DOCUMENTS, f"{len(lines)} texts are too few, {drill.MIN_DOCUMENTS} are needed")
     with output.progress("Waiting for the middle", None):
-        killed = drill.kill_in_the_middle(opened, sections, count)
-    _require(killed.applied > 0, "nothing was applied when the processes were killed")
+        killed = drill.kill_in_the_middle(opened, lines, _DRILL_TAG, log)
     output.result(
         {},
-        f"   killed with {killed.written} of {count} documents written and {killed.applied} applied "
+        f"   killed with {killed.written} of {len(lines)} documents written and {killed.applied} applied "
         f"({killed.pending} events pending)",
     )
-    again = _ingest(opened, sections, output)
-    _require(again.written + again.unchanged == count, f"{again.written} + {again.unchanged} of {count} documents")
+    with output.progress("Writing bytes", sum(map(len, lines))) as bar:
+        again = write(opened, io.BytesIO(b"".join(lines)), folder, bar.advance)
+    written = again.written + again.unchanged
+    _require(written == len(lines), f"{written} of {len(lines)} documents are written")
     _relay(opened, output)
     with opened.milvus(own=False) as client:
         found = reconcile.differences(opened, client)
@@ -165,24 +185,32 @@ def _travelling(opened: System, doc_id: str) -> tuple[int, int]:
 
 
 def _write_descriptions(folder: Path) -> int:
-    """One Markdown file a distribution; returns how many."""
+    """One Markdown file per distribution; returns how many."""
     folder.mkdir()
-    for distribution in importlib.metadata.distributions():
-        text = distribution.metadata.json.get("description")
-        if isinstance(text, str) and len(text) >= _MIN_CHARACTERS:
-            name = distribution.name.lower()
-            (folder / f"{name}.md").write_text(f"# {name}\n\n{text}\n", errors="replace")
+    described = {
+        distribution.name.lower(): text
+        for distribution in importlib.metadata.distributions()
+        if isinstance(text := distribution.metadata.json.get("description"), str) and len(text) >= _MIN_CHARACTERS
+    }
+    for name in sorted(described, key=lambda name: (name != _EDITED, name))[:_MAX_DOCUMENTS]:
+        (folder / f"{name}.md").write_text(f"# {name}\n\n{described[name]}\n", errors="replace")
     return len(list(folder.iterdir()))
 
 
-def _write_sections(documents: Path, folder: Path) -> int:
-    """The same texts, one file a section; returns how many."""
-    folder.mkdir()
-    for path in sorted(documents.iterdir()):
-        for number, section in enumerate(_SECTION.split(path.read_text())):
-            if len(section) >= _MIN_CHARACTERS:
-                (folder / f"{path.stem}-{number:02d}.md").write_text(f"# {section}")
-    return len(list(folder.iterdir()))
+def _short_documents(folder: Path) -> list[bytes]:
+    """The same texts cut into pieces, each a document of one chunk, as JSON lines for `rag-outbox write`."""
+    lines: list[bytes] = []
+    for path in sorted(folder.iterdir()):
+        for piece in chunking.chunk(extract(path).text):
+            document = {
+                "doc_id": f"piece-{len(lines) + 1:05d}",
+                "title": f"A piece of {path.stem}",
+                "source_type": "text",
+                "business_tag": _DRILL_TAG,
+                "chunks": [{"content": piece.content}],
+            }
+            lines.append(json.dumps(document).encode() + b"\n")
+    return lines
 
 
 def _show(hits: list[Hit], output: Output) -> None:

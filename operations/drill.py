@@ -1,74 +1,110 @@
-"""The demo's crash: `ingest` and `run` as processes of their own, killed with SIGKILL while both are at work."""
+"""The demo's crash drill: `write` and `run` as processes, both killed with SIGKILL in the middle of their work.
+
+The middle is reached by construction on a machine of any speed. `write` reads from a pipe that stays open, so it never
+finishes. It gets its second share of documents only after `run` is dead, so `run` never applies all of them.
+"""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import func, select
 
-from operations import milvus_lite
+from operations.errors import OperationError
 from operations.settings import PREFIX
 from operations.system import System
+from operations.write import BATCH_DOCUMENTS
 from schema.database import reading
 from schema.tables import documents, outbox
 
-_DEADLINE_SECONDS = 60.0
+SHARE = 2 * BATCH_DOCUMENTS  # documents that `write` commits before `run` is killed, and again before its own end
+MIN_DOCUMENTS = 2 * SHARE + 2  # with fewer, `write` would have read all of its input
+
+_DEADLINE_SECONDS = 120.0
 _POLL_SECONDS = 0.02
+
+
+class DrillFailed(OperationError):
+    """Raised when a process of the drill ends by itself or is stuck; the message names its log."""
 
 
 @dataclass(frozen=True)
 class Killed:
-    """Of the folder's documents, when the processes died: committed, and held by every store."""
+    """What the database held when both processes were dead."""
 
-    written: int
-    applied: int
-    pending: int  # events
+    written: int  # documents, committed
+    applied: int  # documents that every store holds
+    pending: int  # events in the outbox
 
 
-def kill_in_the_middle(opened: System, folder: Path, count: int) -> Killed:
-    """Ingest `folder` of `count` files and run, and kill both once a third is written and some of it applied."""
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    processes: list[subprocess.Popen[bytes]] = []
+def kill_in_the_middle(opened: System, lines: Sequence[bytes], business_tag: str, log: Path) -> Killed:
+    """Feed `lines` to `rag-outbox write`, and kill it and a `rag-outbox run` while both have work left.
+
+    `lines` are at least MIN_DOCUMENTS lines of JSON, a document each, all with `business_tag`. Both processes write
+    their errors to `log`. Returns with 0 < applied < written < len(lines). Raises DrillFailed.
+    """
+    with _started(opened, log, "run") as run, _started(opened, log, "write", "-") as write:
+
+        def wait_for(condition: Callable[[Killed], bool], what: str, *alive: "subprocess.Popen[bytes]") -> None:
+            deadline = time.monotonic() + _DEADLINE_SECONDS
+            while not condition(_look(opened, business_tag)):
+                for process in alive:
+                    if process.poll() is not None:
+                        command = "rag-outbox run" if process is run else "rag-outbox write"
+                        raise DrillFailed(f"{command} ended with status {process.returncode}; its log: {log}")
+                if time.monotonic() > deadline:
+                    raise DrillFailed(f"{what} took over {_DEADLINE_SECONDS:.0f} seconds; the log: {log}")
+                time.sleep(_POLL_SECONDS)
+
+        _feed(write, lines[: SHARE + 1])  # `write` commits a full batch when it has read one line more
+        wait_for(lambda seen: seen.applied > 0, "applying the first documents", run, write)
+        _kill(run)
+        _feed(write, lines[SHARE + 1 : 2 * SHARE + 1])
+        wait_for(lambda seen: seen.written == 2 * SHARE, f"writing {2 * SHARE} documents", write)
+        _kill(write)
+    return _look(opened, business_tag)
+
+
+@contextmanager
+def _started(opened: System, log: Path, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """A rag-outbox command on the demo's stores alone: no setting of the user's, no `.env` of the current folder."""
     data_dir = opened.settings.data_dir
-
-    def start(*arguments: str) -> None:
-        others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        environment = others | {f"{PREFIX}DATA_DIR": str(data_dir)}
-        command = [sys.executable, "-m", "operations.command", *arguments]
-        quiet = subprocess.DEVNULL
-        # The demo's stores alone: no setting of the user's, nor the `.env` of the folder that the demo started in.
-        processes.append(subprocess.Popen(command, cwd=data_dir, env=environment, stdout=quiet, stderr=quiet))
-
-    def wait_for(condition: Callable[[], bool]) -> None:
-        while not condition() and time.monotonic() < deadline and all(one.poll() is None for one in processes):
-            time.sleep(_POLL_SECONDS)
-
-    def amid() -> bool:
-        seen = _look(opened, folder)
-        return 3 * seen.written >= count and seen.applied > 0
-
-    try:
-        start("run")
-        wait_for(
-            lambda: opened.settings.milvus_lite is None or milvus_lite.served(opened.settings.milvus_lite) is not None
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "operations.command", *arguments],
+            cwd=data_dir,
+            env=others | {f"{PREFIX}DATA_DIR": str(data_dir)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
         )
-        start("ingest", str(folder), "--business-tag", folder.name)
-        wait_for(amid)
+    try:
+        yield process
     finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
-    return _look(opened, folder)
+        _kill(process)
 
 
-def _look(opened: System, folder: Path) -> Killed:
-    mine = documents.c.business_tag == folder.name
-    counted = select(func.count()).select_from(documents).where(mine)
+def _feed(process: "subprocess.Popen[bytes]", lines: Sequence[bytes]) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it ended: whoever waits for its work sees that
+        process.stdin.write(b"".join(lines))
+        process.stdin.flush()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    with suppress(BrokenPipeError):
+        process.communicate()
+
+
+def _look(opened: System, business_tag: str) -> Killed:
+    counted = select(func.count()).select_from(documents).where(documents.c.business_tag == business_tag)
     with reading(opened.engine) as connection:
         return Killed(
             connection.execute(counted).scalar_one(),

@@ -1,6 +1,9 @@
 """What the person who ran a command is told when it fails."""
 
 import sys
+import tempfile
+import traceback
+from pathlib import Path
 
 
 class OperationError(Exception):
@@ -24,6 +27,19 @@ def message(error: Exception) -> str | None:
         return f"object store: {error}"
     ours = (OperationError, ProducerError, TooManyDeadLetters, Permanent, Retryable, SchemaError)
     return str(error) if isinstance(error, (*ours, OSError, Timeout)) else None
+
+
+def report(error: Exception) -> str:
+    """What to tell about a bug, in one line; the traceback goes to a file that the line names."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    line = f"unexpected {type(error).__name__}{place}: {error}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="rag-outbox-", suffix=".log", delete=False) as log:
+            traceback.print_exception(error, file=log)
+    except OSError:
+        return line
+    return f"{line}; please report it with {log.name}"
 
 
 def _is(error: Exception, module: str, name: str) -> bool:

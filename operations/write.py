@@ -13,7 +13,7 @@ from operations.documents_file import BadLine, Line
 from operations.system import System
 from producer import FileRequired, InvalidDocument, VectorRequired
 
-_BATCH_DOCUMENTS = 100
+BATCH_DOCUMENTS = 100
 _BATCH_BYTES = 4 * 1024 * 1024
 
 
@@ -52,7 +52,7 @@ def write(system: System, stream: IO[bytes], folder: Path, advance: Callable[[in
         for line in documents_file.read(stream, folder, system.store):
             filled = sum(other.size_bytes for other in batch.values())
             if (
-                len(batch) == _BATCH_DOCUMENTS
+                len(batch) == BATCH_DOCUMENTS
                 or filled + line.size_bytes > _BATCH_BYTES
                 or line.document.doc_id in batch
             ):

@@ -1,0 +1,106 @@
+"""The demo's crash drill reaches its middle on a machine of any speed, and says in one line what stopped it."""
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from operations import demo, drill, system
+from operations.output import Output
+from operations.settings import Settings
+from operations.system import System
+from tests.acceptance.conftest import Here
+from tests.commands import Folder, children
+
+pytestmark = pytest.mark.acceptance
+
+_STOPPED_SECONDS, _GOING_SECONDS = 0.08, 0.02
+_TEXT = "".join(f"# Part {number}\n\n{f'Sentence {number} of a text. ' * 30}\n\n" for number in range(450))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "text.md").write_text(_TEXT)
+    return folder
+
+
+@pytest.fixture
+def opened(folder: Folder) -> Iterator[System]:
+    with system.opened(Settings.model_construct(data_dir=folder.path)) as opened:
+        yield opened
+
+
+@contextmanager
+def slowed(command: str) -> Iterator[None]:
+    """The rag-outbox process of this command stands still for four fifths of the time."""
+    ended = threading.Event()
+
+    def work() -> None:
+        going = False
+        while not ended.wait(_GOING_SECONDS if going else _STOPPED_SECONDS):
+            going = not going
+            for pid in children(os.getpid()):
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    if command in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+                        os.kill(pid, signal.SIGCONT if going else signal.SIGSTOP)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("slow", ["nothing", "write", "run"])
+def test_drill_kills_in_the_middle_at_any_speed(
+    slow: str, opened: System, folder: Folder, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with slowed(slow):
+        demo.crash_drill(opened, texts, tmp_path / "demo.log", Output())
+    said = capsys.readouterr().out
+    assert "killed with 400 of 450 documents written and " in said
+    assert "50 documents written, 400 were there already" in said
+    assert "0 differences" in said
+    folder.assert_in_step()
+
+
+def test_drill_names_the_log_of_a_process_that_ended(opened: System, folder: Folder, tmp_path: Path) -> None:
+    log = tmp_path / "demo.log"
+    with pytest.raises(drill.DrillFailed, match=f"^rag-outbox write ended with status 1; its log: {log}$"):
+        drill.kill_in_the_middle(opened, [b"no document\n"] * drill.MIN_DOCUMENTS, "tag", log)
+    assert "rag-outbox: line 1: " in log.read_text()
+    assert folder.sql("SELECT * FROM documents") == []
+
+
+def test_demo_that_fails_says_one_line_and_keeps_the_traceback(
+    here: Here, folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "init", lambda _: 1 / 0)
+    outcome = here(folder, "demo", "--folder", "shown")
+    log = tmp_path / "shown" / "demo.log"
+    assert outcome.status == 1
+    assert outcome.err == f"rag-outbox: the demo failed: division by zero; its log: {log}\n"
+    assert "ZeroDivisionError" in log.read_text()
+
+
+def test_bug_in_a_command_is_one_line_that_names_the_traceback(
+    here: Here, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing: dict[str, str] = {}
+    monkeypatch.setattr("operations.status.status", lambda _: nothing["missing"])
+    outcome = here(folder, "status")
+    assert outcome.status == 1
+    said, _, log = outcome.err.removesuffix("\n").partition("; please report it with ")
+    assert re.fullmatch(r"rag-outbox: unexpected KeyError in test_crash_drill.py, line \d+: 'missing'", said)
+    traceback = Path(log)
+    assert "KeyError: 'missing'" in traceback.read_text()
+    traceback.unlink()
