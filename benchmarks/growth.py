@@ -20,8 +20,8 @@ from benchmarks import report, topic
 from benchmarks.relay import EVENT_BYTES
 from benchmarks.system import System, servers, system
 from relays import outbox as relay_outbox
-from schema.database import connect
-from schema.tables import LANES, outbox
+from schema.database.connection import connect
+from schema.database.tables import LANES, outbox
 
 ROWS_A_LANE = 500  # the relay's
 BATCH_BYTES = 32 * 1024 * 1024

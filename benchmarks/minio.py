@@ -24,10 +24,10 @@ from minio.deleteobjects import DeleteObject
 
 from benchmarks import report
 from benchmarks.system import MODEL, PREFIX, servers
-from consumers.minio import MinioSink
+from consumers.minio.sink import MinioSink
 from consumers.sink import Change
 from producer import DocumentFile
-from schema.events import DocumentUpserted, FileRecord
+from schema.events.events import DocumentUpserted, FileRecord
 from schema.object_store.s3 import S3Store, connect
 
 SMALL_BYTES = 16 * 1024

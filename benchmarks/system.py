@@ -15,11 +15,11 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from pymilvus import MilvusClient
 from sqlalchemy import Engine, make_url, text
 
-from operations import topics
-from schema import migrate
-from schema.database import connect
-from schema.names import Names
-from schema.tables import embedding_model
+from schema.database import migrate
+from schema.database.connection import connect
+from schema.database.tables import embedding_model
+from schema.kafka import topics
+from schema.kafka.names import Names
 
 ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("rag-outbox")

@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, TopicPartiti
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from sqlalchemy import Connection, Engine
 
-from schema.events import MSGPACK, UPSERTED
+from schema.events.events import MSGPACK, UPSERTED
 
 _ROWS_A_STATEMENT = 1_000
 _INSERT = (

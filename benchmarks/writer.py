@@ -19,7 +19,8 @@ from benchmarks import corpus, report
 from benchmarks.corpus import CHUNKS
 from benchmarks.system import MODEL, System, servers, system
 from producer import Document, Writer
-from schema import identity, limits
+from schema import limits
+from schema.events import identity
 
 CASES = ((1, 1), (8, 1), (1, 100))  # threads, documents a transaction
 # Nothing but %s stands in VALUES: else PyMySQL sends a statement a row.

@@ -14,8 +14,8 @@ from consumers import marks
 from consumers.marks import Known
 from consumers.sink import Change, Sink
 from schema.batches import bounded
-from schema.database import is_transient, reading
-from schema.events import Envelope, Event, MalformedEvent, decode
+from schema.database.connection import is_transient, reading
+from schema.events.events import Envelope, Event, MalformedEvent, decode
 from schema.failures import DeadLetter, Permanent, Retryable
 
 _log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, and_, case, delete, insert, literal, not_, nu
 
 from consumers.sink import Change
 from schema.batches import bounded
-from schema.clock import utc_now
+from schema.database.clock import utc_now
+from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 from schema.sinks import SINKS
-from schema.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 
 _IDS_A_STATEMENT = 1_000
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from schema.events import DocumentUpserted, Event
+from schema.events.events import DocumentUpserted, Event
 
 
 @dataclass(frozen=True)

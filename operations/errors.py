@@ -16,8 +16,9 @@ def message(error: Exception) -> str | None:
     from sqlalchemy.exc import DBAPIError
 
     from producer import ProducerError
+    from schema.database.revision import SchemaError
     from schema.failures import Permanent, Retryable, TooManyDeadLetters
-    from schema.revision import SchemaError
+    from schema.kafka.topics import TopicDiffers
 
     if isinstance(error, DBAPIError):
         return f"metadata database: {error.orig}"
@@ -25,7 +26,7 @@ def message(error: Exception) -> str | None:
         return f"Milvus: {getattr(error, 'message', error)}"
     if _is(error, "minio.error", "MinioException") or _is(error, "urllib3.exceptions", "HTTPError"):
         return f"object store: {error}"
-    ours = (OperationError, ProducerError, TooManyDeadLetters, Permanent, Retryable, SchemaError)
+    ours = (OperationError, ProducerError, TopicDiffers, TooManyDeadLetters, Permanent, Retryable, SchemaError)
     return str(error) if isinstance(error, (*ours, OSError, Timeout)) else None
 
 

@@ -4,12 +4,13 @@ from contextlib import closing
 
 from sqlalchemy import insert, select
 
-from consumers.milvus import MilvusSink
-from consumers.minio import MinioSink
-from operations import system, topics
+from consumers.milvus.sink import MilvusSink
+from consumers.minio.sink import MinioSink
+from operations import wiring
 from operations.settings import Settings
-from schema import migrate
-from schema.tables import embedding_model
+from schema.database import migrate
+from schema.database.tables import embedding_model
+from schema.kafka import topics
 
 
 def init(settings: Settings) -> list[str]:
@@ -19,13 +20,13 @@ def init(settings: Settings) -> list[str]:
     not fit.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with system.opened(settings, initialised=False) as opened:
+    with wiring.opened(settings, initialised=False) as opened:
         migrate.upgrade(opened.engine)
         with opened.engine.begin() as connection:
             if connection.execute(select(embedding_model)).one_or_none() is None:
                 row = {"id": 1, "name": settings.embedding_model, "dimension": settings.vector_dimension}
                 connection.execute(insert(embedding_model), row)
-    with system.opened(settings) as opened:
+    with wiring.opened(settings) as opened:
         opened.with_milvus(lambda client: MilvusSink(client, settings.vector_dimension).ensure())
         with closing(MinioSink(opened.store)) as sink:
             sink.ensure()

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from pymilvus import MilvusClient
 from sqlalchemy import select
 
-from operations.system import System
-from schema import bucket, collection
-from schema.database import reading
-from schema.tables import chunks, document_files, documents, outbox
+from operations.wiring import System
+from schema import collection
+from schema.database.connection import reading
+from schema.database.tables import chunks, document_files, documents, outbox
+from schema.object_store import layout
 
 _PAGE_ROWS = 5_000
 _TIMEOUT_SECONDS = 60.0
@@ -109,7 +110,7 @@ def _objects(system: System) -> Iterator[Difference]:
         files: Sequence[Any] = connection.execute(select(document_files)).all()
         living = set(connection.execute(select(documents.c.doc_id).where(documents.c.deleted_at.is_(None))).scalars())
     wanted = {row.object_key: row.sha256 for row in files if row.removed_in_version is None}
-    archives = bucket.embeddings_prefix("").rstrip("/") + "/"
+    archives = layout.embeddings_prefix("").rstrip("/") + "/"
     for key in system.store.keys(""):
         if key.startswith(archives):
             if key.removeprefix(archives).split("/")[0] not in living:

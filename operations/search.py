@@ -7,10 +7,10 @@ from typing import Any
 from pymilvus import MilvusClient
 from sqlalchemy import select
 
-from operations.system import System
+from operations.wiring import System
 from schema import collection
-from schema.database import reading
-from schema.tables import chunks, documents
+from schema.database.connection import reading
+from schema.database.tables import chunks, documents
 
 _TIMEOUT_SECONDS = 30.0
 _SPARE = 20  # more hits than asked: some may belong to chunks that are on their way out

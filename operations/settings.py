@@ -10,8 +10,9 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from schema import bucket, limits
-from schema.names import Names
+from schema import limits
+from schema.kafka.names import Names
+from schema.object_store import layout
 
 PREFIX = "RAG_OUTBOX_"
 _BUCKET = re.compile(r"(?=.{3,63}$)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)*")
@@ -44,7 +45,7 @@ class Settings(BaseSettings):
     )
     object_store_access_key: str | None = None
     object_store_secret_key: SecretStr | None = None
-    object_store_bucket: str = bucket.BUCKET
+    object_store_bucket: str = layout.BUCKET
     embedding_model: str = Field(
         default="wordllama-l2_supercat-256", description="where the vectors come from", max_length=128
     )

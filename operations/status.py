@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-from operations.system import System
-from schema.clock import utc_now
-from schema.database import reading
+from operations.wiring import System
+from schema.database.clock import utc_now
+from schema.database.connection import reading
+from schema.database.tables import documents, outbox, outbox_dead_letters, sink_states
 from schema.sinks import SINKS
-from schema.tables import documents, outbox, outbox_dead_letters, sink_states
 
 _FAILURES_SHOWN = 20
 

@@ -8,10 +8,10 @@ from sqlalchemy import Connection, Engine, select
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from producer import Document, Receipt, VectorRequired, WriteConflict, Writer
-from producer.processing.embedding import Embedder
-from schema.database import is_transient
-from schema.object_store import ObjectStore
-from schema.tables import document_files
+from producer.processing.embed.port import Embedder
+from schema.database.connection import is_transient
+from schema.database.tables import document_files
+from schema.object_store.port import ObjectStore
 
 T = TypeVar("T")
 _ATTEMPTS = 6

@@ -14,8 +14,9 @@ from pathlib import Path, PurePath
 from typing import BinaryIO, Self
 
 from producer.errors import ProducerError
-from schema import bucket, limits
-from schema.object_store import ObjectStore
+from schema import limits
+from schema.object_store import layout
+from schema.object_store.port import ObjectStore
 
 _UNKNOWN_TYPE = "application/octet-stream"
 _CONTENT_TYPES = {"md": "text/markdown", "txt": "text/plain", "jsonl": "application/jsonl"}
@@ -67,7 +68,7 @@ class DocumentFile:
         if store is None:
             limit = limits.INLINE_FILE_BYTES
             raise FileUnusable(f"{name}: {size} bytes; over {limit} bytes it needs an object store to be staged in")
-        key = bucket.staging_key(uuid.uuid4().hex)
+        key = layout.staging_key(uuid.uuid4().hex)
         store.put(key, stream, size_bytes=size, content_type=content_type, sha256=None)
         return cls(extension, content_type, stream.hexdigest(), size, staged_key=key)
 
@@ -79,7 +80,7 @@ def file_error(file: object) -> str | None:
     if file.extension != _extension(f"file.{file.extension}"):
         return f"must have an extension of 1 to {limits.EXTENSION_CHARACTERS} small letters and digits"
     if file.content is None:
-        whole = isinstance(file.staged_key, str) and bucket.is_staging_key(file.staged_key)
+        whole = isinstance(file.staged_key, str) and layout.is_staging_key(file.staged_key)
     elif isinstance(file.content, bytes):
         whole = file.staged_key is None and len(file.content) == file.size_bytes <= limits.INLINE_FILE_BYTES
     else:

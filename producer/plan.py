@@ -10,7 +10,7 @@ from typing import Any
 
 from producer.files import DocumentFile
 from producer.stored import ChunkColumns, Stored, StoredRow
-from schema.events import ChunkLabels, ChunkRow, FileRecord
+from schema.events.events import ChunkLabels, ChunkRow, FileRecord
 from schema.sinks import MINIO
 
 METADATA = ("title", "source_type", "source_url", "business_tag", "domain", "language", "page_count")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine, select
 
 from producer.errors import ProducerError
-from schema.database import reading
-from schema.tables import sink_states
+from schema.database.connection import reading
+from schema.database.tables import sink_states
 
 _POLL_SECONDS = 0.02
 

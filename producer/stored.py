@@ -9,8 +9,8 @@ import msgspec
 from sqlalchemy import CHAR, BindParameter, Connection, Row, Select, Table, bindparam, cast, func, select
 
 from schema.batches import bounded
+from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 from schema.sinks import SINKS
-from schema.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 
 _IDS_A_STATEMENT = 1_000
 _CHUNKS_A_VALUE = 5_000  # of one document in one JSON value, which max_allowed_packet bounds

@@ -10,8 +10,8 @@ from producer.documents import Chunk, Document, Vector
 from producer.errors import InvalidDocument, Problem
 from producer.files import file_error
 from schema import limits
-from schema.identity import doc_id_error
-from schema.tables import SOURCE_TYPES, VECTOR_LEVELS
+from schema.database.tables import SOURCE_TYPES, VECTOR_LEVELS
+from schema.events.identity import doc_id_error
 
 _ASCII_CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
 _C1_CONTROLS = re.compile("[\x80-\x9f]")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, select
 
-from producer import packing, pending, plan, rows, stored, wanted
+from producer import desired, event_parts, plan, statements, stored, unpublished
 from producer.documents import Chunk, Document
 from producer.errors import FileRequired, InvalidDocument, Problem, UnknownDocument, VectorRequired, WrongModel
 from producer.plan import Plan
@@ -15,9 +15,9 @@ from producer.receipts import Receipt
 from producer.stored import Stored
 from producer.validation import check
 from schema import limits
-from schema.events import DELETED, MSGPACK, UPSERTED, ChunkRow
-from schema.identity import doc_id_error
-from schema.tables import embedding_model
+from schema.database.tables import embedding_model
+from schema.events.events import DELETED, MSGPACK, UPSERTED, ChunkRow
+from schema.events.identity import doc_id_error
 
 
 class Writer:
@@ -69,14 +69,16 @@ class Writer:
         changed = [some for some in plans if some.changed]
         if changed:
             for some in changed:
-                rows.change_chunks(connection, some)
-                rows.update_document(connection, some, deleting=True)
-            rows.write_files(connection, changed)
+                statements.change_chunks(connection, some)
+                statements.update_document(connection, some, deleting=True)
+            statements.write_files(connection, changed)
             self._log(connection, changed, before, "DELETE")
             events = (
-                (some, DELETED, payload) for some in changed for payload in packing.deleted(some, self._content_type)
+                (some, DELETED, payload)
+                for some in changed
+                for payload in event_parts.deleted(some, self._content_type)
             )
-            rows.append_events(connection, events, self._content_type, None)
+            statements.append_events(connection, events, self._content_type, None)
         return self._receipts(connection, plans, before)
 
     def resync(self, connection: Connection, doc_id: str, chunks: Sequence[Chunk] = ()) -> Receipt:
@@ -91,15 +93,15 @@ class Writer:
         if current.document.deleted_at is not None:
             raise UnknownDocument([doc_id])
         dimension = self.dimension(connection)
-        content, files = pending.content(connection, doc_id)
+        content, files = unpublished.content(connection, doc_id)
         if chunks:
             content |= self._given(current, chunks, dimension)
-        metadata = {name: getattr(current.document, name) for name in wanted.DOCUMENT_COLUMNS}
+        metadata = {name: getattr(current.document, name) for name in desired.DOCUMENT_COLUMNS}
         some = plan.upsert(
             doc_id,
             metadata,
-            wanted.stored_chunks(current, content),
-            wanted.stored_files(current, files),
+            desired.stored_chunks(current, content),
+            desired.stored_files(current, files),
             current,
             resend=True,
         )
@@ -120,7 +122,7 @@ class Writer:
     def _given(self, current: Stored, chunks: Sequence[Chunk], dimension: int) -> dict[str, ChunkRow]:
         row = current.document
         document = Document(doc_id=row.doc_id, title=row.title, source_type=row.source_type, chunks=chunks)
-        given = wanted.chunks(document, check(document, self._model, dimension))
+        given = desired.chunks(document, check(document, self._model, dimension))
         if unknown := [at for at, chunk in enumerate(given) if chunk.chunk_id not in current.chunks]:
             raise InvalidDocument(row.doc_id, [Problem(f"chunks[{at}]", "is not in the document") for at in unknown])
         return {
@@ -150,17 +152,17 @@ class Writer:
         events = (
             (some, UPSERTED, payload)
             for some in changed
-            for payload in packing.upserted(some, self._model, self._dimension, self._content_type)
+            for payload in event_parts.upserted(some, self._model, self._dimension, self._content_type)
         )
-        rows.insert_documents(connection, [some for some in changed if some.doc_id not in before])
+        statements.insert_documents(connection, [some for some in changed if some.doc_id not in before])
         for some in changed:
             if some.doc_id in before:
-                rows.update_document(connection, some, deleting=False)
-                rows.change_chunks(connection, some)
-        rows.insert_chunks(connection, changed)
-        rows.write_files(connection, changed)
+                statements.update_document(connection, some, deleting=False)
+                statements.change_chunks(connection, some)
+        statements.insert_chunks(connection, changed)
+        statements.write_files(connection, changed)
         self._log(connection, changed, before, operation)
-        rows.append_events(connection, events, self._content_type, headers)
+        statements.append_events(connection, events, self._content_type, headers)
 
     def _log(
         self, connection: Connection, changed: Sequence[Plan], before: Mapping[str, Stored], operation: str | None
@@ -169,7 +171,7 @@ class Writer:
         for some in changed:
             old = before[some.doc_id].document if some.doc_id in before else None
             entries.append((operation or ("INSERT" if old is None else "UPDATE"), some.doc_id, old))
-        rows.log_operations(connection, entries, self._operator)
+        statements.log_operations(connection, entries, self._operator)
 
     @staticmethod
     def _receipts(connection: Connection, plans: Sequence[Plan], before: Mapping[str, Stored]) -> list[Receipt]:
@@ -185,9 +187,9 @@ class Writer:
 
 
 def _plan(document: Document, vectors: Sequence[bytes | None], before: Stored | None) -> Plan:
-    columns = wanted.document_columns(document, before)
-    files = wanted.files(document, columns["oss_key"])
-    return plan.upsert(document.doc_id, columns, wanted.chunks(document, vectors), files, before)
+    columns = desired.document_columns(document, before)
+    files = desired.files(document, columns["oss_key"])
+    return plan.upsert(document.doc_id, columns, desired.chunks(document, vectors), files, before)
 
 
 def _existing(connection: Connection, doc_ids: Sequence[str]) -> dict[str, Stored]:

@@ -15,7 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from relays import outbox
 from relays.outbox_row import OutboxRow
-from schema.events import Envelope
+from schema.events.events import Envelope
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
 
 _log = logging.getLogger(__name__)

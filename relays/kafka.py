@@ -16,10 +16,10 @@ from tenacity import Retrying, retry_if_exception, wait_random_exponential
 from relays import offset_metadata, outbox
 from relays.lanes import Lanes
 from relays.outbox_row import OutboxRow
-from relays.publish import Fenced, Outcome, Published, Publisher, Refused, Undone
-from schema.database import is_transient
+from relays.publisher import Fenced, Outcome, Published, Publisher, Refused, Undone
+from schema.database.connection import is_transient
 from schema.failures import DeadLetter, Retryable
-from schema.names import Names
+from schema.kafka.names import Names
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schema.failures import Retryable
-from schema.kafka import Membership, for_consumer
-from schema.names import Names
+from schema.kafka.clients import Membership, for_consumer
+from schema.kafka.names import Names
 
 _log = logging.getLogger(__name__)
 

@@ -26,10 +26,10 @@ from sqlalchemy import (
 from relays import outbox_row
 from relays.outbox_row import WHOLE, OutboxRow
 from schema.batches import bounded
-from schema.database import reading
-from schema.events import Envelope
+from schema.database.connection import reading
+from schema.database.tables import outbox, outbox_dead_letters
+from schema.events.events import Envelope
 from schema.failures import DeadLetter
-from schema.tables import outbox, outbox_dead_letters
 
 _log = logging.getLogger(__name__)
 

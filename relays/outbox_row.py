@@ -11,8 +11,8 @@ from sqlalchemy import cast, func, literal_column, select
 from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.mysql import BINARY
 
-from schema.events import Envelope
-from schema.tables import outbox
+from schema.database.tables import outbox
+from schema.events.events import Envelope
 
 WHOLE = "/*+ SET_VAR(group_concat_max_len = 1073741824) */"  # GROUP_CONCAT would cut off after 1 KiB
 _PACKED = func.concat(

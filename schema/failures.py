@@ -6,7 +6,7 @@ Invariant 11: nothing is swallowed.
 from collections import deque
 from dataclasses import dataclass
 
-from schema.events import Envelope
+from schema.events.events import Envelope
 
 
 class Retryable(Exception):

@@ -13,15 +13,15 @@ from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
 from sqlalchemy import Engine
 
-from consumers.milvus import MilvusSink
-from consumers.minio import MinioSink
+from consumers.milvus.sink import MilvusSink
+from consumers.minio.sink import MinioSink
 from producer import Writer
-from schema.database import connect
+from schema.database.connection import connect
+from schema.database.tables import metadata
 from schema.object_store.directory import DirectoryStore
-from schema.tables import metadata
-from tests import servers
-from tests.pipeline import DIMENSION, MODEL, Pipeline, set_model
-from tests.servers import MilvusServer
+from tests.support import servers
+from tests.support.pipeline import DIMENSION, MODEL, Pipeline, set_model
+from tests.support.servers import MilvusServer
 
 _MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 12_000_000_000  # twice of what a whole run takes

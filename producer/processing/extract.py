@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from producer.processing import headings
+from producer.processing.chunk import headings
 from producer.processing.errors import ProcessingError
 
 MAX_FILE_BYTES = 64 * 1024 * 1024  # memory peaks at twice that, at eight times if there is an emoji in the text

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from schema.bucket import STAGING_PREFIX
-from schema.object_store import ObjectMissing, Readable
+from schema.object_store.layout import STAGING_PREFIX
+from schema.object_store.port import ObjectMissing, Readable
 
 _PARTS = ".parts"  # the folder of files that are being written; no key lies in it
 _COPY_BYTES = 1024 * 1024

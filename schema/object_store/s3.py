@@ -13,8 +13,8 @@ from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
-from schema.bucket import STAGING_PREFIX
-from schema.object_store import ObjectMissing, Readable
+from schema.object_store.layout import STAGING_PREFIX
+from schema.object_store.port import ObjectMissing, Readable
 
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _STAGING_DAYS = 7

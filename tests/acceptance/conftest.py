@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from operations import command
-from tests.commands import Folder, Outcome
+from operations.cli import main as cli
+from tests.support.commands import Folder, Outcome
 
 Here = Callable[..., Outcome]
 
@@ -37,7 +37,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr(os, "environ", folder.environment(**settings))
         monkeypatch.chdir(folder.path.parent)
         with pytest.raises(SystemExit) as ended:
-            command.main()
+            cli.main()
         said = capsys.readouterr()
         assert isinstance(ended.value.code, int)
         return Outcome(ended.value.code, said.out, said.err)

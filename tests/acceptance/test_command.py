@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from operations import milvus_lite
+from operations.milvus_lite import process as milvus_lite
 from tests.acceptance.conftest import Here
-from tests.commands import Folder
+from tests.support.commands import Folder
 
 pytestmark = pytest.mark.acceptance
 

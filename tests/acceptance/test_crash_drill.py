@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from operations import demo, drill, system
-from operations.output import Output
+from operations import wiring
+from operations.cli.output import Output
+from operations.demo import crash_drill, demo
 from operations.settings import Settings
-from operations.system import System
+from operations.wiring import System
 from tests.acceptance.conftest import Here
-from tests.commands import Folder, children
+from tests.support.commands import Folder, children
 
 pytestmark = pytest.mark.acceptance
 
@@ -33,7 +34,7 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(folder: Folder) -> Iterator[System]:
-    with system.opened(Settings.model_construct(data_dir=folder.path)) as opened:
+    with wiring.opened(Settings.model_construct(data_dir=folder.path)) as opened:
         yield opened
 
 
@@ -65,7 +66,7 @@ def test_drill_kills_in_the_middle_at_any_speed(
     slow: str, opened: System, folder: Folder, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with slowed(slow):
-        demo.crash_drill(opened, texts, tmp_path / "demo.log", Output())
+        demo.show_crash_drill(opened, texts, tmp_path / "demo.log", Output())
     said = capsys.readouterr().out
     assert "killed with 400 of 450 documents written and " in said
     assert "50 documents written, 400 were there already" in said
@@ -75,8 +76,8 @@ def test_drill_kills_in_the_middle_at_any_speed(
 
 def test_drill_names_the_log_of_a_process_that_ended(opened: System, folder: Folder, tmp_path: Path) -> None:
     log = tmp_path / "demo.log"
-    with pytest.raises(drill.DrillFailed, match=f"^rag-outbox write ended with status 1; its log: {log}$"):
-        drill.kill_in_the_middle(opened, [b"no document\n"] * drill.MIN_DOCUMENTS, "tag", log)
+    with pytest.raises(crash_drill.DrillFailed, match=f"^rag-outbox write ended with status 1; its log: {log}$"):
+        crash_drill.kill_in_the_middle(opened, [b"no document\n"] * crash_drill.MIN_DOCUMENTS, "tag", log)
     assert "rag-outbox: line 1: " in log.read_text()
     assert folder.sql("SELECT * FROM documents") == []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Here
-from tests.commands import Folder, Outcome
+from tests.support.commands import Folder, Outcome
 
 pytestmark = pytest.mark.acceptance
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Here
-from tests.commands import Folder, children
-from tests.waiting import wait_for
+from tests.support.commands import Folder, children
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.acceptance
 

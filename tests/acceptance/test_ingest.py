@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from operations.ingest import doc_id
+from operations.ingest.files import doc_id
 from tests.acceptance.conftest import Here
-from tests.commands import Folder, Outcome
+from tests.support.commands import Folder, Outcome
 
 pytestmark = pytest.mark.acceptance
 

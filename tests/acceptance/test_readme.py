@@ -7,8 +7,8 @@ import pytest
 
 from operations.init import init
 from operations.settings import Settings
-from schema.database import connect
-from schema.tables import documents, outbox
+from schema.database.connection import connect
+from schema.database.tables import documents, outbox
 
 _README = Path(__file__).parents[2] / "README.md"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.acceptance.conftest import Here
-from tests.commands import COMMAND, Folder
-from tests.waiting import wait_for
+from tests.support.commands import COMMAND, Folder
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.acceptance
 

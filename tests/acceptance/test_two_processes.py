@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from operations import reconcile, system
+from operations import reconcile, wiring
 from operations.settings import Settings
 from tests.acceptance.conftest import Here
-from tests.commands import Folder, Outcome, Running, children
-from tests.waiting import wait_for
+from tests.support.commands import Folder, Outcome, Running, children
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.acceptance
 
@@ -136,7 +136,7 @@ def test_run_beside_many_writers_loses_nothing(folder: Folder, tmp_path: Path) -
     assert folder.sql("SELECT count(*) FROM documents WHERE business_tag IN ('a', 'b')") == [(120,)]
     folder.assert_in_step()
     settings = Settings.model_construct(data_dir=folder.path)
-    with system.opened(settings) as opened, opened.milvus(own=True) as client:
+    with wiring.opened(settings) as opened, opened.milvus(own=True) as client:
         assert reconcile.differences(opened, client) == []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Here
-from tests.commands import Folder
+from tests.support.commands import Folder
 
 pytestmark = pytest.mark.acceptance
 

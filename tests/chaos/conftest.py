@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from tests.commands import Folder
-from tests.corpus import DIMENSION
 from tests.integration.conftest import milvus_server, minio_server, mysql, names, servers, shared
-from tests.servers import MilvusServer, MinioServer, Servers, empty_database
-from tests.stores import Stores
+from tests.support.commands import Folder
+from tests.support.corpus import DIMENSION
+from tests.support.servers import MilvusServer, MinioServer, Servers, empty_database
+from tests.support.stores import Stores
 
 __all__ = ["milvus_server", "minio_server", "mysql", "names", "servers", "shared"]
 

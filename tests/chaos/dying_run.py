@@ -25,20 +25,20 @@ import milvus_lite.adapter.grpc.server
 from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
 
-from consumers import milvus
-from consumers.milvus import MilvusSink
-from consumers.minio import MinioSink
+from consumers.milvus import sink as milvus_sink
+from consumers.milvus.sink import MilvusSink
+from consumers.minio.sink import MinioSink
 from producer import DocumentFile, Writer
 from relays import direct
-from schema.database import connect
+from schema.database.connection import connect
+from schema.database.tables import metadata
 from schema.object_store.directory import DirectoryStore
-from schema.tables import metadata
-from tests.pipeline import DIMENSION, MODEL, Pipeline, document, set_model
+from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, set_model
 
 assert milvus_lite.adapter.grpc.server  # loaded here, not after the fork
 
 DIED = 137
-SMALL_BATCHES = [patch.object(direct, "_BATCH_ROWS", 3), patch.object(milvus, "_ROWS_A_REQUEST", 1)]
+SMALL_BATCHES = [patch.object(direct, "_BATCH_ROWS", 3), patch.object(milvus_sink, "_ROWS_A_REQUEST", 1)]
 LARGE = b"large file " * 6_000  # 66,000 bytes: staged
 
 EXPECTED: dict[str, tuple[set[str], str, str, bytes]] = {  # words, tag, name of the file, its bytes

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from producer import Writer
-from schema.database import connect
-from tests.commands import Folder, Running, children
-from tests.pipeline import DIMENSION, MODEL, document, vector
-from tests.waiting import wait_for
+from schema.database.connection import connect
+from tests.support.commands import Folder, Running, children
+from tests.support.pipeline import DIMENSION, MODEL, document, vector
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 

@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import Engine, text
 
 from producer import Writer
-from schema.names import Names
-from schema.tables import LANES
-from tests import kafka
-from tests.commands import Folder
-from tests.pipeline import DIMENSION, MODEL, document
-from tests.servers import Servers
-from tests.services import Process, Services, services
-from tests.waiting import wait_for
+from schema.database.tables import LANES
+from schema.kafka.names import Names
+from tests.support import kafka
+from tests.support.commands import Folder
+from tests.support.pipeline import DIMENSION, MODEL, document
+from tests.support.servers import Servers
+from tests.support.services import Process, Services, services
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import kafka
-from tests import servers as real
 from tests.chaos.conftest import System, initialised
-from tests.corpus import Written, first_version
-from tests.servers import MilvusServer, MinioServer, Servers
-from tests.services import Services, services
-from tests.waiting import wait_for
+from tests.support import kafka
+from tests.support import servers as real
+from tests.support.corpus import Written, first_version
+from tests.support.servers import MilvusServer, MinioServer, Servers
+from tests.support.services import Services, services
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(500)]
 

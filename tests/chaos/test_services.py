@@ -12,13 +12,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from schema.tables import LANES
-from tests import kafka
+from schema.database.tables import LANES
 from tests.chaos.conftest import System
-from tests.commands import COMMAND
-from tests.corpus import Share, Written
-from tests.services import Process, Services, services
-from tests.waiting import wait_for
+from tests.support import kafka
+from tests.support.commands import COMMAND
+from tests.support.corpus import Share, Written
+from tests.support.services import Process, Services, services
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(400)]
 

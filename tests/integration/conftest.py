@@ -8,11 +8,11 @@ import pytest
 from filelock import FileLock
 from sqlalchemy import Engine
 
-from schema.names import Names
-from tests import kafka
-from tests import servers as real
-from tests.replica import Replica
-from tests.servers import MilvusServer, MinioServer, Servers
+from schema.kafka.names import Names
+from tests.support import kafka
+from tests.support import servers as real
+from tests.support.replica import Replica
+from tests.support.servers import MilvusServer, MinioServer, Servers
 
 
 @pytest.fixture(scope="session")

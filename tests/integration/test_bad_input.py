@@ -15,13 +15,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from producer import DocumentFile, FileUnusable, InvalidDocument, Writer
-from schema.database import connect
-from schema.object_store import Readable
+from schema.database.connection import connect
+from schema.database.tables import metadata
 from schema.object_store.directory import DirectoryStore
-from schema.tables import metadata
-from tests import written
-from tests.bad_documents import CASES, Bad
-from tests.pipeline import MODEL, chunk, document, set_model
+from schema.object_store.port import Readable
+from tests.support import written
+from tests.support.bad_documents import CASES, Bad
+from tests.support.pipeline import MODEL, chunk, document, set_model
 
 pytestmark = pytest.mark.integration
 

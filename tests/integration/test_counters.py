@@ -12,12 +12,12 @@ from consumers.applier import Applier
 from producer import Document, Writer
 from relays.kafka import KafkaRelay
 from relays.outbox_row import OutboxRow
-from schema.database import connect
-from schema.names import Names
-from tests import kafka, written
-from tests.milvus_contract import requests
-from tests.pipeline import MODEL, Pipeline, chunk, document
-from tests.servers import Servers
+from schema.database.connection import connect
+from schema.kafka.names import Names
+from tests.contracts.milvus_collection import requests
+from tests.support import kafka, written
+from tests.support.pipeline import MODEL, Pipeline, chunk, document
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.integration
 

@@ -12,20 +12,20 @@ from pymysql.constants import CLIENT, ER
 from sqlalchemy import Engine, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
-from consumers.milvus import MilvusSink
-from consumers.minio import MinioSink
+from consumers.milvus.sink import MilvusSink
+from consumers.minio.sink import MinioSink
 from producer import Writer
 from relays import outbox
-from schema import revision
-from schema.database import connect, reading
-from schema.names import Names
+from schema.database import revision
+from schema.database.connection import connect, reading
+from schema.database.tables import embedding_model
+from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore
-from schema.tables import embedding_model
-from tests import kafka
 from tests.integration.test_kafka_consumers import wait_until_completed
-from tests.pipeline import DIMENSION, MODEL, Pipeline, chunk, document
-from tests.servers import ROOT, Servers
-from tests.waiting import wait_for
+from tests.support import kafka
+from tests.support.pipeline import DIMENSION, MODEL, Pipeline, chunk, document
+from tests.support.servers import ROOT, Servers
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 

@@ -13,14 +13,14 @@ from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from consumers import milvus as milvus_module
-from consumers import milvus_request
 from consumers.applier import Applier
-from consumers.milvus import MilvusSink
+from consumers.milvus import sink as milvus_module
+from consumers.milvus import upsert as milvus_upsert
+from consumers.milvus.sink import MilvusSink
 from schema import limits
 from schema.failures import Retryable
 from schema.sinks import MILVUS, MINIO
-from tests.pipeline import DIMENSION, Pipeline, document, vector
+from tests.support.pipeline import DIMENSION, Pipeline, document, vector
 
 
 def applier(pipeline: Pipeline, sink: str) -> Applier:
@@ -59,7 +59,7 @@ def meanwhile(owner: Any, method: str, act: Callable[[], None]) -> Iterator[None
 
 def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two", "three"))
-    real, rows = milvus_request.upsert, iter((1, 2))
+    real, rows = milvus_upsert.upsert, iter((1, 2))
 
     def fails_at_the_third_row(*args: Any, **kwargs: Any) -> Any:
         if next(rows, None) is None:
@@ -68,7 +68,7 @@ def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) 
 
     with (
         patch.object(milvus_module, "_ROWS_A_REQUEST", 1),
-        patch.object(milvus_request, "upsert", fails_at_the_third_row),
+        patch.object(milvus_upsert, "upsert", fails_at_the_third_row),
         pytest.raises(Retryable, match="the power went out"),
     ):
         applier(pipeline, MILVUS).apply(pipeline.pending())
@@ -131,7 +131,7 @@ def test_invariant_8_honest_marks_not_of_a_chunk_that_came_back_meanwhile(pipeli
         pipeline.upsert(document("a", "one", "two"))
 
     pipeline.upsert(document("a", "one"))
-    with meanwhile(milvus_request, "upsert", rewrite):
+    with meanwhile(milvus_upsert, "upsert", rewrite):
         applier(pipeline, MILVUS).apply(pipeline.pending())
     assert synced(pipeline) == {"one": False, "two": False}  # another event carries them
     assert applied(pipeline, MILVUS) == (1, "pending")
@@ -147,7 +147,7 @@ def test_invariant_8_honest_marks_not_back_to_an_older_version(pipeline: Pipelin
         pipeline.run()
 
     pipeline.upsert(document("a", "one"))
-    with meanwhile(milvus_request, "upsert", overtake):
+    with meanwhile(milvus_upsert, "upsert", overtake):
         applier(pipeline, MILVUS).apply(pipeline.pending())
     assert applied(pipeline, MILVUS) == (2, "failed")  # it cannot know which of the two wrote last
     pipeline.upsert(document("a", "two"))
@@ -267,7 +267,7 @@ def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_docu
     assert len(pipeline.pending()) == (1 if event_bytes == limits.EVENT_BYTES else 6)
     with (
         patch.object(milvus_module, "_ROWS_A_REQUEST", 2),
-        patch.object(milvus_request, "upsert", watched(milvus_request, "upsert")),
+        patch.object(milvus_upsert, "upsert", watched(milvus_upsert, "upsert")),
         patch.object(pipeline.milvus, "delete", watched(pipeline.milvus, "delete")),
     ):
         for event in pipeline.pending():

@@ -9,10 +9,10 @@ import pytest
 
 from consumers.sink import Change
 from relays.direct import DirectRelay
-from schema.events import UPSERTED, ChunkRow, DocumentDeleted, DocumentUpserted, Envelope
+from schema.events.events import UPSERTED, ChunkRow, DocumentDeleted, DocumentUpserted, Envelope
 from schema.failures import DeadLetter, TooManyDeadLetters
-from tests.milvus_contract import ids_of, requests
-from tests.pipeline import Pipeline, document, vector
+from tests.contracts.milvus_collection import ids_of, requests
+from tests.support.pipeline import Pipeline, document, vector
 
 MIB = 1024 * 1024
 

@@ -14,14 +14,14 @@ import pytest
 from pymilvus.exceptions import MilvusException
 from sqlalchemy.exc import OperationalError
 
-from consumers import milvus_request
+from consumers.milvus import upsert as milvus_upsert
 from relays import direct
 from relays.direct import DirectRelay
 from schema import limits
-from schema.events import DocumentUpserted, decode, encode
+from schema.events.events import DocumentUpserted, decode, encode
 from schema.failures import Retryable
 from schema.sinks import MILVUS, MINIO
-from tests.pipeline import Pipeline, document
+from tests.support.pipeline import Pipeline, document
 
 DEAD = "SELECT stage, aggregate_id, aggregate_version, error FROM outbox_dead_letters ORDER BY aggregate_id, stage"
 INSERT = (
@@ -185,7 +185,7 @@ def test_invariant_11_nothing_swallowed_of_events_that_share_an_id(pipeline: Pip
 
 def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"), document("b", "two"))
-    real, failures = milvus_request.upsert, iter(range(4))
+    real, failures = milvus_upsert.upsert, iter(range(4))
     told: list[tuple[str, float]] = []
 
     def upsert(*args: Any, **kwargs: Any) -> Any:
@@ -194,7 +194,7 @@ def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline)
         return real(*args, **kwargs)
 
     relay = DirectRelay(pipeline.engine, pipeline.appliers(), failing=lambda *what: told.append(what))
-    with patch.object(milvus_request, "upsert", upsert), patch.object(direct, "_BACKOFF_SECONDS", (0.01, 0.05)):
+    with patch.object(milvus_upsert, "upsert", upsert), patch.object(direct, "_BACKOFF_SECONDS", (0.01, 0.05)):
         relay.run(threading.Event(), until_idle=True)
     relay.close()
     assert [reason for reason, _ in told] == ["Milvus: rate limit exceeded"] * 4

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from producer import DocumentFile, VectorRequired
-from tests.pipeline import Pipeline, chunk, document, vector
+from tests.support.pipeline import Pipeline, chunk, document, vector
 
 LARGE = b"0123456789abcdef" * 4_097  # 64 KiB and 16 bytes
 DEAD = "SELECT stage, error FROM outbox_dead_letters"

@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from pymilvus import MilvusClient
 from sqlalchemy import event
 
-from consumers.milvus import MilvusSink
-from consumers.minio import MinioSink
+from consumers.milvus.sink import MilvusSink
+from consumers.minio.sink import MinioSink
 from producer import Chunk, Document, DocumentFile, FileRequired, UnknownDocument, VectorRequired, Writer
 from schema import limits
 from schema.batches import bounded
-from schema.database import connect
-from schema.events import Envelope
+from schema.database.connection import connect
+from schema.database.tables import metadata
+from schema.events.events import Envelope
 from schema.object_store.directory import DirectoryStore
 from schema.sinks import MILVUS, MINIO
-from schema.tables import metadata
-from tests.pipeline import DIMENSION, MODEL, Pipeline, document, set_model, vector
+from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, set_model, vector
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from consumers.sink import Change, Sink
 from producer import DocumentFile
 from schema.failures import Retryable
 from schema.limits import INLINE_FILE_BYTES
-from tests.pipeline import Pipeline, document
+from tests.support.pipeline import Pipeline, document
 
 pytestmark = pytest.mark.integration
 

@@ -10,16 +10,16 @@ import pytest
 from confluent_kafka import Consumer
 from sqlalchemy import Engine, text
 
-from consumers import runtime
-from consumers.milvus import MilvusSink
+from consumers import kafka as kafka_consumer
+from consumers.milvus.sink import MilvusSink
 from consumers.sink import Change
 from schema.failures import Retryable
-from schema.kafka import Membership
-from schema.names import Names
-from tests import kafka
-from tests.pipeline import Pipeline, document
-from tests.servers import Servers
-from tests.waiting import wait_for
+from schema.kafka.clients import Membership
+from schema.kafka.names import Names
+from tests.support import kafka
+from tests.support.pipeline import Pipeline, document
+from tests.support.servers import Servers
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +59,7 @@ class Counting:
 def test_documents_reach_both_stores_once_while_consumers_come_and_go(
     servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "_PATIENCE_SECONDS", 0.0)  # every batch pauses its partitions
+    monkeypatch.setattr(kafka_consumer, "_PATIENCE_SECONDS", 0.0)  # every batch pauses its partitions
     milvus_sink = Counting(pipeline.milvus_sink)
     with ExitStack() as stack:
         stack.enter_context(kafka.relaying(pipeline.engine, servers, names))

@@ -10,19 +10,19 @@ from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Engine, text
 
 import relays.kafka
-from operations import topics
 from producer import Writer
 from relays import outbox
 from relays.kafka import KafkaRelay
 from relays.outbox_row import OutboxRow
-from schema.database import connect
-from schema.events import Envelope, decode
-from schema.names import Names
-from schema.tables import LANES
-from tests import kafka
-from tests.pipeline import MODEL, document
-from tests.servers import Servers
-from tests.waiting import wait_for
+from schema.database.connection import connect
+from schema.database.tables import LANES
+from schema.events.events import Envelope, decode
+from schema.kafka import topics
+from schema.kafka.names import Names
+from tests.support import kafka
+from tests.support.pipeline import MODEL, document
+from tests.support.servers import Servers
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import Connection, Engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from schema import migrate, revision
-from schema.database import is_transient, reading
-from schema.tables import metadata
-from tests.servers import Servers, empty_database
+from schema.database import migrate, revision
+from schema.database.connection import is_transient, reading
+from schema.database.tables import metadata
+from tests.support.servers import Servers, empty_database
 from tests.unit.test_schema_migrations import TABLES, differences, tables, upgrade_at_once
 from tests.unit.test_schema_tables import REFUSED, VALID, Refused, insert
 

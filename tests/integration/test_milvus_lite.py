@@ -8,11 +8,11 @@ from unittest.mock import patch
 import pytest
 from pymilvus import MilvusClient
 
-from consumers.milvus import MilvusSink
-from schema.events import ChunkLabels
-from tests.milvus_contract import MIB, MilvusCollectionContract, chunk, requests, rows, upserted
-from tests.milvus_rows_contract import MilvusRowsContract
-from tests.servers import MilvusServer
+from consumers.milvus.sink import MilvusSink
+from schema.events.events import ChunkLabels
+from tests.contracts.milvus_collection import MIB, MilvusCollectionContract, chunk, requests, rows, upserted
+from tests.contracts.milvus_rows import MilvusRowsContract
+from tests.support.servers import MilvusServer
 
 pytestmark = pytest.mark.integration
 
@@ -99,7 +99,7 @@ def test_sparse_weights_are_replaced_with_the_chunk_and_stay_when_it_is_relabell
 
 def test_many_sparse_weights_count_in_a_request_s_bytes(client: MilvusClient, sink: MilvusSink) -> None:
     most = weights(*((number * 1_000_000, 0.5) for number in range(4_096)))
-    with patch("consumers.milvus._REQUEST_BYTES", MIB), requests() as seen:
+    with patch("consumers.milvus.sink._REQUEST_BYTES", MIB), requests() as seen:
         sink.apply(
             upserted(1, [chunk(f"chunk-{number}", sparse=most) for number in range(40)])
         )  # 32 KiB of weights each

@@ -16,18 +16,27 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 from sqlalchemy import Engine
 
-from consumers import milvus
-from consumers.milvus import MilvusSink
-from consumers.milvus_failures import translated
-from operations.milvus_again import MilvusAgain
+from consumers.milvus import sink as milvus_sink
+from consumers.milvus.errors import translated
+from consumers.milvus.sink import MilvusSink
+from operations.milvus_lite.restarting_sink import MilvusAgain
 from operations.settings import Settings
-from operations.system import System
-from schema.events import ChunkLabels
+from operations.wiring import System
+from schema.events.events import ChunkLabels
 from schema.failures import Permanent, Retryable
-from tests.milvus_contract import ONES, MilvusCollectionContract, chunk, deleted, healed, made_sure, rows, upserted
-from tests.milvus_rows_contract import MilvusRowsContract
-from tests.servers import MilvusServer, gone, native, states
-from tests.waiting import wait_for
+from tests.contracts.milvus_collection import (
+    ONES,
+    MilvusCollectionContract,
+    chunk,
+    deleted,
+    healed,
+    made_sure,
+    rows,
+    upserted,
+)
+from tests.contracts.milvus_rows import MilvusRowsContract
+from tests.support.servers import MilvusServer, gone, native, states
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -80,7 +89,7 @@ def test_without_sparse_weights_the_rest_of_a_chunk_is_written_and_it_is_said_on
     sink = MilvusSink(client, 8)
     for _ in range(2):
         sink.ensure()
-    said = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus_collection"]
+    said = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus.collection"]
     assert said == ["this Milvus takes no sparse weights: they are left out of the collection rag_vectors_1"]
     assert client.list_collections() == ["rag_vectors_1"], "what was asked with is gone"
     sink.apply(upserted(1, [chunk("one", "content", sparse=b"\5\0\0\0\0\0\0\x3f")]))
@@ -201,7 +210,7 @@ def test_a_server_that_stops_answering_is_told_when_the_time_is_over(
     with closing(MilvusClient(uri, timeout=1.0)) as client:
         sink = MilvusSink(client, 8)
         sink.ensure()
-        monkeypatch.setattr(milvus, "TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(milvus_sink, "TIMEOUT_SECONDS", 0.5)
         own.kill(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(Retryable, match=r"^Milvus: DEADLINE_EXCEEDED"):

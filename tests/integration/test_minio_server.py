@@ -17,14 +17,14 @@ from minio import Minio
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
-from consumers.minio import MinioSink
+from consumers.minio.sink import MinioSink
 from consumers.sink import Change
-from schema.events import ChunkRow, DocumentDeleted, DocumentUpserted, FileRecord
+from schema.events.events import ChunkRow, DocumentDeleted, DocumentUpserted, FileRecord
 from schema.failures import Permanent, Retryable
 from schema.object_store import s3
 from schema.object_store.s3 import S3Store
-from tests.object_store_contract import HELLO_SHA256, MIB, ObjectStoreContract, copy, put
-from tests.servers import MinioServer
+from tests.contracts.object_store import HELLO_SHA256, MIB, ObjectStoreContract, copy, put
+from tests.support.servers import MinioServer
 
 pytestmark = pytest.mark.integration
 

@@ -9,14 +9,14 @@ import pymysql
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from operations import retries, transactions
+from operations import database_retries, transactions
 from producer import Writer
 from relays import outbox
-from schema.tables import LANES
-from tests import written
-from tests.pipeline import MODEL, document
-from tests.servers import Servers
-from tests.waiting import wait_for
+from schema.database.tables import LANES
+from tests.support import written
+from tests.support.pipeline import MODEL, document
+from tests.support.servers import Servers
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +30,7 @@ def status_of(engine: Engine) -> dict[str, str]:
 def test_a_deadlock_is_run_again_and_counted(mysql: Engine) -> None:
     with mysql.begin() as connection:
         Writer(MODEL).upsert_many(connection, [document("a", "one"), document("b", "one")])
-    found = retries.counted(mysql)
+    found = database_retries.counted(mysql)
     both = threading.Barrier(2)
 
     def touch(first: str, second: str) -> None:
@@ -60,7 +60,7 @@ def test_a_deadlock_is_run_again_and_counted(mysql: Engine) -> None:
 def test_a_lock_wait_that_is_too_long_is_run_again_and_counted(mysql: Engine) -> None:
     with mysql.begin() as connection:
         Writer(MODEL).upsert(connection, document("a", "one"))
-    found = retries.counted(mysql)
+    found = database_retries.counted(mysql)
     holder = mysql.connect()
     lock = holder.begin()
     holder.execute(text("SELECT * FROM documents WHERE doc_id = 'a' FOR UPDATE"))

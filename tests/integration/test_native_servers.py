@@ -14,9 +14,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from compose.native import debian
-from tests.replica import Replica
-from tests.servers import Servers, assert_stopped, native, states
-from tests.waiting import wait_for
+from tests.support.replica import Replica
+from tests.support.servers import Servers, assert_stopped, native, states
+from tests.support.waiting import wait_for
 
 # Seconds: the first run on a machine builds MinIO from source.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]

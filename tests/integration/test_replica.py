@@ -4,11 +4,11 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from producer import Writer
-from schema.database import reading
-from tests import contract, written
-from tests.pipeline import MODEL, document
-from tests.replica import Replica
-from tests.waiting import wait_for
+from schema.database.connection import reading
+from tests.support import plain_sql, written
+from tests.support.pipeline import MODEL, document
+from tests.support.replica import Replica
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # seconds: a replica just started has to catch up
 
@@ -24,7 +24,7 @@ def seen(engine: Engine) -> Seen | None:
 
 def whole(connection: Connection) -> tuple[int, bool] | None:
     connection.exec_driver_sql("SET @doc_id = 'd'")
-    row = connection.exec_driver_sql(contract.WHOLE).one_or_none()
+    row = connection.exec_driver_sql(plain_sql.WHOLE).one_or_none()
     return None if row is None else (row.version, bool(row.whole))
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from operations.documents_file import read
+from operations.ingest.json_lines import read
 from producer import Chunk, Document, Writer
 from schema.object_store.directory import DirectoryStore
-from tests import written
-from tests.pipeline import MODEL, Pipeline, chunk
+from tests.support import written
+from tests.support.pipeline import MODEL, Pipeline, chunk
 
 pytestmark = pytest.mark.integration
 

@@ -15,13 +15,13 @@ import pytest
 from pymysql.constants import CLIENT
 from sqlalchemy import Engine
 
-from schema.names import Names
-from tests import contract, kafka
-from tests.contract import Service
+from schema.kafka.names import Names
 from tests.integration.test_grants import SCRIPT, run_script
 from tests.integration.test_kafka_consumers import wait_until_completed
-from tests.pipeline import Pipeline, document
-from tests.servers import Servers
+from tests.support import kafka, plain_sql
+from tests.support.pipeline import Pipeline, document
+from tests.support.plain_sql import Service
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +47,7 @@ def connecting(mysql: Engine) -> Iterator[Callable[[], Any]]:
             )
         ) as connection:
             service = Service(connection)
-            service.run(contract.VALUES)
+            service.run(plain_sql.VALUES)
             yield service
 
     with mysql.begin() as connection:
@@ -102,7 +102,7 @@ def test_documents_written_by_sql_alone_reach_both_stores(
             stack.enter_context(kafka.consuming(pipeline.engine, sink, servers, names))
 
         service.bind(**staged(pipeline, b"first", "md"))
-        service.run(contract.UPSERT, contract.FILE, contract.EVENT)
+        service.run(plain_sql.UPSERT, plain_sql.FILE, plain_sql.EVENT)
         assert settled() == ["One transaction writes.", "The relay publishes.", "Two sinks apply."]
         assert files() == {"raw-files/text/2025/06/01/handbook.md": b"first"}
 
@@ -111,11 +111,11 @@ def test_documents_written_by_sql_alone_reach_both_stores(
         assert files() == {"raw-files/text/2025/06/01/handbook.md": b"first"}
 
         service.bind(**staged(pipeline, b"second", "txt"))
-        service.run(contract.UPSERT, contract.FILE, contract.EVENT)
+        service.run(plain_sql.UPSERT, plain_sql.FILE, plain_sql.EVENT)
         settled()
         assert files() == {"raw-files/text/2025/06/01/handbook.txt": b"second"}
 
-        service.run(contract.DELETE)
+        service.run(plain_sql.DELETE)
         assert settled() == []
         assert pipeline.objects() == {}
         assert pipeline.sql("SELECT version, chunk_count FROM documents") == [(4, 0)]
@@ -141,7 +141,7 @@ def test_an_event_names_every_tombstone_that_waits_and_no_chunk_that_is_back(
         sorted([ids["one"], ids["three"]]),
     ]
     assert [[chunk["content"] for chunk in event["chunks"]] for event in told][1:] == [["one"], ["two"]]
-    service.run(contract.DELETE)
+    service.run(plain_sql.DELETE)
     assert sorted(json.loads(pipeline.pending()[-1].payload)["tombstones"]) == sorted(ids.values())
 
 
@@ -169,7 +169,7 @@ def test_a_chunk_that_cannot_be_written_undoes_the_transaction(
     with connecting() as service:
         service.bind(chunks=json.dumps([{"content": "good"}, {"content": content}]))
         with pytest.raises(pymysql.MySQLError, match="cannot be null"):
-            service.run(contract.UPSERT, contract.EVENT)
+            service.run(plain_sql.UPSERT, plain_sql.EVENT)
     for table in ("documents", "chunks", "outbox"):
         assert pipeline.sql(f"SELECT * FROM {table}") == []
 

@@ -4,10 +4,10 @@ import pytest
 
 from operations.settings import Settings
 from operations.status import status
-from operations.system import System
+from operations.wiring import System
 from relays import outbox
 from schema.failures import DeadLetter
-from tests.pipeline import Pipeline, document
+from tests.support.pipeline import Pipeline, document
 
 pytestmark = pytest.mark.integration
 

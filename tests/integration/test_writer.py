@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from producer import Document, WriteConflict, Writer
-from schema.database import connect
-from tests import written
-from tests.pipeline import MODEL, document
+from schema.database.connection import connect
+from tests.support import written
+from tests.support.pipeline import MODEL, document
 
 pytestmark = pytest.mark.integration
 

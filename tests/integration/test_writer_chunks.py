@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from producer import Chunk, Document, DocumentFile, FileRequired, Receipt, VectorRequired, Writer
-from tests import written
-from tests.pipeline import MODEL, Pipeline, chunk, document
+from tests.support import written
+from tests.support.pipeline import MODEL, Pipeline, chunk, document
 
 pytestmark = pytest.mark.integration
 

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Table
 
 from producer import Chunk, DocumentFile, Writer
-from schema import tables
-from tests import written
-from tests.pipeline import MODEL, Pipeline, document, vector
+from schema.database import tables
+from tests.support import written
+from tests.support.pipeline import MODEL, Pipeline, document, vector
 
 pytestmark = pytest.mark.integration
 

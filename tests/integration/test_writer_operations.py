@@ -17,8 +17,8 @@ from producer import (
     Writer,
     WrongModel,
 )
-from tests import written
-from tests.pipeline import MODEL, Pipeline, chunk, document, vector
+from tests.support import written
+from tests.support.pipeline import MODEL, Pipeline, chunk, document, vector
 
 pytestmark = pytest.mark.integration
 

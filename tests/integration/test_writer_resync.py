@@ -17,8 +17,8 @@ from producer import (
     VectorRequired,
     Writer,
 )
-from tests import written
-from tests.pipeline import MODEL, Pipeline, chunk, document
+from tests.support import written
+from tests.support.pipeline import MODEL, Pipeline, chunk, document
 
 pytestmark = pytest.mark.integration
 

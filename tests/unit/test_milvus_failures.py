@@ -4,7 +4,7 @@ import grpc
 import pytest
 from pymilvus.exceptions import DataNotMatchException, MilvusException, ParamError
 
-from consumers.milvus_failures import not_loaded, translated
+from consumers.milvus.errors import not_loaded, translated
 from schema.failures import Permanent, Retryable
 
 pytestmark = pytest.mark.unit

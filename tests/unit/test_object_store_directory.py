@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from schema.object_store.directory import DirectoryStore
-from tests.object_store_contract import MIB, ObjectStoreContract, put
+from tests.contracts.object_store import MIB, ObjectStoreContract, put
 
 
 def files(store: DirectoryStore) -> set[str]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from producer.errors import ProducerError
-from producer.processing.embedding import Embedder, EmbedError
-from producer.processing.wordllama_embedder import WordLlamaEmbedder
+from producer.processing.embed.port import Embedder, EmbedError
+from producer.processing.embed.wordllama import WordLlamaEmbedder
 
 pytestmark = pytest.mark.unit
 
@@ -118,7 +118,7 @@ def test_many_threads_share_one_embedder() -> None:
 
 def test_importing_wordllama_leaves_the_root_logger_alone() -> None:
     printed = run_python(
-        "import logging; from producer.processing.wordllama_embedder import WordLlamaEmbedder\n"
+        "import logging; from producer.processing.embed.wordllama import WordLlamaEmbedder\n"
         "WordLlamaEmbedder().embed(['text'])\n"
         "import wordllama; root = logging.getLogger(); print(root.handlers, root.level == logging.WARNING)"
     )
@@ -127,7 +127,7 @@ def test_importing_wordllama_leaves_the_root_logger_alone() -> None:
 
 def test_the_library_is_imported_by_the_first_embed_only() -> None:
     printed = run_python(
-        "import sys; from producer.processing.wordllama_embedder import WordLlamaEmbedder\n"
+        "import sys; from producer.processing.embed.wordllama import WordLlamaEmbedder\n"
         "embedder = WordLlamaEmbedder(); print('wordllama' in sys.modules)"
     )
     assert printed == "False"
@@ -135,7 +135,7 @@ def test_the_library_is_imported_by_the_first_embed_only() -> None:
 
 def test_never_uses_the_network_nor_makes_a_folder() -> None:
     printed = run_python(
-        "import sys; from producer.processing.wordllama_embedder import WordLlamaEmbedder\n"
+        "import sys; from producer.processing.embed.wordllama import WordLlamaEmbedder\n"
         "used = ('socket.connect', 'socket.sendto', 'socket.getaddrinfo', 'socket.gethostbyname', 'os.mkdir')\n"
         "sys.addaudithook(lambda event, args: event in used and print(event, args))\n"
         "print(WordLlamaEmbedder().embed(['text']).shape)"

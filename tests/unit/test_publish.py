@@ -5,7 +5,7 @@ import threading
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from relays.publish import answered
+from relays.publisher import answered
 
 
 def test_a_call_that_never_returns_is_given_up_with_its_producer() -> None:

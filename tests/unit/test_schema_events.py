@@ -4,8 +4,16 @@ import base64
 
 import pytest
 
-from schema import events
-from schema.events import ChunkLabels, ChunkRow, DocumentDeleted, DocumentUpserted, Envelope, FileRecord, MalformedEvent
+from schema.events import events
+from schema.events.events import (
+    ChunkLabels,
+    ChunkRow,
+    DocumentDeleted,
+    DocumentUpserted,
+    Envelope,
+    FileRecord,
+    MalformedEvent,
+)
 
 # Vectors are base64 of little-endian float32: [1.0, -2.5] is 00 00 80 3f  00 00 20 c0.
 # Sparse weights are pairs of uint32 and float32: {5: 0.5} is 05 00 00 00  00 00 00 3f.

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from schema import identity
+from schema.events import identity
 
 ALPHA = "8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8"
 BETA = "f44e64e75f3948e9f73f8dfa94721c4ce8cbb4f265c4790c702b2d41cfbf2753"

@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from schema import json_schema
+from schema.events import json_schema
 
-FOLDER = Path(__file__).parents[2] / "schema" / "json_schemas"
+FOLDER = Path(__file__).parents[2] / "schema" / "events" / "json_schemas"
 
 
 def test_the_files_are_in_step_with_the_structs() -> None:
     files = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
-    assert files == json_schema.generate(), "run: python -m schema.json_schema"
+    assert files == json_schema.generate(), "run: python -m schema.events.json_schema"
 
 
 def test_the_generator_writes_the_files(tmp_path: Path) -> None:

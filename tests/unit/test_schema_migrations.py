@@ -14,12 +14,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, event, inspect, text
 
-from schema import migrate, revision
-from schema.database import connect
-from schema.tables import metadata
+from schema.database import migrate, revision
+from schema.database.connection import connect
+from schema.database.tables import metadata
 
 ROOT = Path(__file__).parents[2]
-MIGRATIONS = ROOT / "schema" / "migrations"
+MIGRATIONS = ROOT / "schema" / "database" / "migrations"
 TABLES = {
     "documents",
     "chunks",
@@ -34,7 +34,7 @@ TABLES = {
 }
 UPGRADE = """
 import sys
-from schema import database, migrate
+from schema.database import connection as database, migrate
 engine = database.connect(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

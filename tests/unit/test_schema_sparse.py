@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema import sparse
+from schema.events import sparse
 
 pytestmark = pytest.mark.unit
 

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
-from schema.database import connect
-from schema.tables import documents, metadata
+from schema.database.connection import connect
+from schema.database.tables import documents, metadata
 
 HASH = "8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8"
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from producer import Chunk, Document, DocumentFile, InvalidDocument
 from producer.validation import check
-from tests.bad_documents import GOOD
-from tests.pipeline import MODEL, chunk, document
+from tests.support.bad_documents import GOOD
+from tests.support.pipeline import MODEL, chunk, document
 
 pytestmark = pytest.mark.unit
 

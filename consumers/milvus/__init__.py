@@ -1,0 +1,1 @@
+"""The Milvus sink: rows, requests, the collection, and what errors mean."""

@@ -1,0 +1,1 @@
+"""The rag-outbox command: arguments, help, output and exit status."""

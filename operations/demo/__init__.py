@@ -1,0 +1,1 @@
+"""`rag-outbox demo`: the whole pipeline on real documents, then a crash drill."""

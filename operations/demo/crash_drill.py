@@ -1,0 +1,113 @@
+"""The demo's crash drill: `write` and `run` as processes, both killed with SIGKILL in the middle of their work.
+
+The middle is reached by construction on a machine of any speed. `write` reads from a pipe that stays open, so it never
+finishes. It gets its second share of documents only after `run` is dead, so `run` never applies all of them.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from operations.errors import OperationError
+from operations.ingest.write import BATCH_DOCUMENTS
+from operations.settings import PREFIX
+from operations.wiring import System
+from schema.database.connection import reading
+from schema.database.tables import documents, outbox
+
+SHARE = 2 * BATCH_DOCUMENTS  # documents that `write` commits before `run` is killed, and again before its own end
+MIN_DOCUMENTS = 2 * SHARE + 2  # with fewer, `write` would have read all of its input
+
+_DEADLINE_SECONDS = 120.0
+_POLL_SECONDS = 0.02
+
+
+class DrillFailed(OperationError):
+    """Raised when a process of the drill ends by itself or is stuck; the message names its log."""
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What the database held when both processes were dead."""
+
+    written: int  # documents, committed
+    applied: int  # documents that every store holds
+    pending: int  # events in the outbox
+
+
+def kill_in_the_middle(opened: System, lines: Sequence[bytes], business_tag: str, log: Path) -> Killed:
+    """Feed `lines` to `rag-outbox write`, and kill it and a `rag-outbox run` while both have work left.
+
+    `lines` are at least MIN_DOCUMENTS lines of JSON, a document each, all with `business_tag`. Both processes write
+    their errors to `log`. Returns with 0 < applied < written < len(lines). Raises DrillFailed.
+    """
+    with _started(opened, log, "run") as run, _started(opened, log, "write", "-") as write:
+
+        def wait_for(condition: Callable[[Killed], bool], what: str, *alive: "subprocess.Popen[bytes]") -> None:
+            deadline = time.monotonic() + _DEADLINE_SECONDS
+            while not condition(_look(opened, business_tag)):
+                for process in alive:
+                    if process.poll() is not None:
+                        command = "rag-outbox run" if process is run else "rag-outbox write"
+                        raise DrillFailed(f"{command} ended with status {process.returncode}; its log: {log}")
+                if time.monotonic() > deadline:
+                    raise DrillFailed(f"{what} took over {_DEADLINE_SECONDS:.0f} seconds; the log: {log}")
+                time.sleep(_POLL_SECONDS)
+
+        _feed(write, lines[: SHARE + 1])  # `write` commits a full batch when it has read one line more
+        wait_for(lambda seen: seen.applied > 0, "applying the first documents", run, write)
+        _kill(run)
+        _feed(write, lines[SHARE + 1 : 2 * SHARE + 1])
+        wait_for(lambda seen: seen.written == 2 * SHARE, f"writing {2 * SHARE} documents", write)
+        _kill(write)
+    return _look(opened, business_tag)
+
+
+@contextmanager
+def _started(opened: System, log: Path, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """A rag-outbox command on the demo's stores alone: no setting of the user's, no `.env` of the current folder."""
+    data_dir = opened.settings.data_dir
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "operations.cli.main", *arguments],
+            cwd=data_dir,
+            env=others | {f"{PREFIX}DATA_DIR": str(data_dir)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+    try:
+        yield process
+    finally:
+        _kill(process)
+
+
+def _feed(process: "subprocess.Popen[bytes]", lines: Sequence[bytes]) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it ended: whoever waits for its work sees that
+        process.stdin.write(b"".join(lines))
+        process.stdin.flush()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    with suppress(BrokenPipeError):
+        process.communicate()
+
+
+def _look(opened: System, business_tag: str) -> Killed:
+    counted = select(func.count()).select_from(documents).where(documents.c.business_tag == business_tag)
+    with reading(opened.engine) as connection:
+        return Killed(
+            connection.execute(counted).scalar_one(),
+            connection.execute(counted.where(documents.c.status == "completed")).scalar_one(),
+            connection.execute(select(func.count()).select_from(outbox)).scalar_one(),
+        )

@@ -1,0 +1,239 @@
+"""`rag-outbox demo`: the whole pipeline on real documents, then a crash crash_drill.
+
+The documents are the long descriptions of the installed Python distributions, which every machine has.
+"""
+
+import importlib.metadata
+import io
+import json
+import shutil
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from operations import reconcile, transactions, wiring
+from operations.cli.output import Output
+from operations.demo import crash_drill
+from operations.errors import OperationError
+from operations.ingest import files as ingest_files
+from operations.ingest.write import write
+from operations.init import init
+from operations.profiles import embedded
+from operations.search import Hit, search
+from operations.settings import Settings
+from operations.wiring import System
+from producer.processing.chunk import chunking
+from producer.processing.extract import extract
+from schema.database.connection import reading
+from schema.database.tables import chunks, outbox
+from schema.events.events import DocumentUpserted, Envelope, decode
+
+_MARKER = ".rag-outbox-demo"
+_MIN_CHARACTERS = 400
+_MAX_DOCUMENTS = 80  # an environment may have hundreds of distributions
+_EDITED = "rich"  # a dependency of ours; step 5 changes its document
+_DRILL_TAG = "crash-drill"
+_QUESTION = "draw progress bars and tables in a terminal"
+_ADDED = (
+    "The astronomers of Samarkand measured the length of the year with a sextant of forty metres, built of marble into "
+    "the rock of a hill. The sun came in through a slit in the roof and wandered over the marked arc; the higher it "
+    "stood at noon, the lower fell its light. From many such noons they reckoned a year of 365 days, 6 hours, 10 "
+    "minutes and 8 seconds, less than a minute too long."
+)
+_ADDED_QUESTION = "how did astronomers measure the year"
+
+
+class DemoFailed(OperationError):
+    """Raised when a step of the demo fails; the message names the demo's log."""
+
+
+def demo(folder: Path, output: Output) -> None:
+    """Raises DemoFailed, and FileExistsError when `folder` holds something else than a demo."""
+    folder = folder.resolve()
+    _make(folder)
+    log = folder / "demo.log"
+    try:
+        _show_all(folder, log, output)
+    except Exception as error:
+        with log.open("a") as file:
+            traceback.print_exception(error, file=file)
+        raise DemoFailed(f"the demo failed: {error}; its log: {log}") from error
+
+
+def _show_all(folder: Path, log: Path, output: Output) -> None:
+    started = time.monotonic()
+    settings = Settings.model_construct(data_dir=folder / "data")  # the defaults, whatever the environment says
+
+    output.heading("1  init: tables, embedding model, collection, bucket")
+    init(settings)
+    output.result({}, f"   {settings.data_dir}")
+    with wiring.opened(settings) as opened:
+        _pipeline(opened, folder / "documents", output)
+        _update_and_delete(opened, folder / "documents", output)
+        output.heading("6  crash drill: write and run, both killed with SIGKILL in the middle, then started again")
+        show_crash_drill(opened, folder / "documents", log, output)
+    command = "rag-outbox" if shutil.which("rag-outbox") else sys.argv[0]
+    output.heading(f"Done in {time.monotonic() - started:.0f} s. What it made, and what to try next:")
+    output.result(
+        {},
+        f"   documents   {folder / 'documents'}",
+        f"   SQLite      {settings.data_dir / 'metadata.db'}",
+        f"   Milvus Lite {settings.milvus_lite}",
+        f"   objects     {settings.objects}",
+        "",
+        f"   export RAG_OUTBOX_DATA_DIR={settings.data_dir}",
+        f'   {command} search "parse dates and time zones"',
+        f"   {command} status",
+        f"   {command} ingest PATH… && {command} run --until-idle",
+    )
+
+
+def _pipeline(opened: System, folder: Path, output: Output) -> None:
+    output.heading("2  ingest: extract, chunk, embed, and one transaction a batch")
+    count = _write_descriptions(folder)
+    ingested = _ingest(opened, folder, output)
+    _require(ingested.written == count, f"{ingested.written} of {count} documents written: {ingested.failed}")
+    output.result({}, f"   {ingested.written} documents with {ingested.chunks} chunks")
+
+    output.heading("3  run: relay the events to Milvus and the object store")
+    _relay(opened, output)
+
+    output.heading(f"4  search: {_QUESTION!r}")
+    hits = search(opened, _QUESTION, limit=3)
+    _require(bool(hits), "the search found nothing")
+    _show(hits, output)
+
+
+def _update_and_delete(opened: System, folder: Path, output: Output) -> None:
+    path = folder / f"{_EDITED}.md"
+    doc_id = ingest_files.doc_id(path)
+    output.heading(f"5  update and delete {path.name}")
+    path.write_text(f"{path.read_text()}\n\n# Samarkand\n\n{_ADDED}\n")
+    _ingest(opened, folder, output)
+    vectors, total = _travelling(opened, doc_id)
+    _relay(opened, output)
+    found = search(opened, _ADDED_QUESTION, limit=1)
+    _require(found[0].doc_id == doc_id, "the search does not find the paragraph that was added")
+    output.result({}, f"   a paragraph added: {vectors} of {total} chunks travelled")
+    _show(found, output)
+
+    transactions.run(opened.engine, lambda connection: opened.writer().delete(connection, doc_id))
+    _relay(opened, output)
+    left = [hit for hit in search(opened, _ADDED_QUESTION, limit=50) if hit.doc_id == doc_id]
+    _require(not left, "a search still finds the deleted document")
+    output.result({}, "   the document deleted: the same search no longer finds it")
+
+
+def show_crash_drill(opened: System, folder: Path, log: Path, output: Output) -> None:
+    """Kill a writer and a relay of the texts in `folder`, start again, and compare the stores. Raises DemoFailed."""
+    lines = _short_documents(folder)
+    _require(
+        len(lines) >= crash_drill.MIN_DOCUMENTS,
+        f"{len(lines)} texts are too few, {crash_drill.MIN_DOCUMENTS} are needed",
+    )
+    with output.progress("Waiting for the middle", None):
+        killed = crash_drill.kill_in_the_middle(opened, lines, _DRILL_TAG, log)
+    output.result(
+        {},
+        f"   killed with {killed.written} of {len(lines)} documents written and {killed.applied} applied "
+        f"({killed.pending} events pending)",
+    )
+    with output.progress("Writing bytes", sum(map(len, lines))) as bar:
+        again = write(opened, io.BytesIO(b"".join(lines)), folder, bar.advance)
+    written = again.written + again.unchanged
+    _require(written == len(lines), f"{written} of {len(lines)} documents are written")
+    _relay(opened, output)
+    with opened.milvus(own=False) as client:
+        found = reconcile.differences(opened, client)
+    _require(not found, f"{len(found)} differences between the stores, the first: {found[:3]}")
+    with reading(opened.engine) as connection:
+        rows = connection.execute(select(func.count()).select_from(chunks)).scalar_one()
+    output.result(
+        {},
+        f"   started again: {again.written} documents written, {again.unchanged} were there already",
+        f"   compared {rows} chunks in SQLite with Milvus row by row, and every object by its SHA-256: 0 differences,",
+        "   nothing lost, nothing doubled, nothing left over",
+    )
+
+
+def _ingest(opened: System, folder: Path, output: Output) -> ingest_files.Ingested:
+    files, _ = ingest_files.find([folder])
+    with output.progress("Ingesting files", len(files)) as bar:
+        return ingest_files.ingest(opened, files, ingest_files.Labels(business_tag=folder.name), bar.advance)
+
+
+def _relay(opened: System, output: Output) -> None:
+    started = time.monotonic()
+    with output.progress("Relaying events", embedded.pending_events(opened)) as bar:
+        relayed = embedded.run(
+            opened,
+            threading.Event(),
+            until_idle=True,
+            patience_seconds=30.0,
+            report=bar.advance,
+            failing=lambda reason, _: output.note(reason),
+        )
+    output.result({}, f"   {relayed} events applied to both stores in {time.monotonic() - started:.1f} s")
+
+
+def _travelling(opened: System, doc_id: str) -> tuple[int, int]:
+    """How many vectors wait in the outbox for this document, and how many chunks it has."""
+    with reading(opened.engine) as connection:
+        row = connection.execute(select(outbox).where(outbox.c.aggregate_id == doc_id)).one()
+    event = decode(Envelope(row.event_id, row.event_type, doc_id, row.aggregate_version, row.content_type, row.payload))
+    _require(isinstance(event, DocumentUpserted), "the update is not an upsert")
+    assert isinstance(event, DocumentUpserted)
+    return len(event.chunks), event.chunk_count
+
+
+def _write_descriptions(folder: Path) -> int:
+    """One Markdown file per distribution; returns how many."""
+    folder.mkdir()
+    described = {
+        distribution.name.lower(): text
+        for distribution in importlib.metadata.distributions()
+        if isinstance(text := distribution.metadata.json.get("description"), str) and len(text) >= _MIN_CHARACTERS
+    }
+    for name in sorted(described, key=lambda name: (name != _EDITED, name))[:_MAX_DOCUMENTS]:
+        (folder / f"{name}.md").write_text(f"# {name}\n\n{described[name]}\n", errors="replace")
+    return len(list(folder.iterdir()))
+
+
+def _short_documents(folder: Path) -> list[bytes]:
+    """The same texts cut into pieces, each a document of one chunk, as JSON lines for `rag-outbox write`."""
+    lines: list[bytes] = []
+    for path in sorted(folder.iterdir()):
+        for piece in chunking.chunk(extract(path).text):
+            document = {
+                "doc_id": f"piece-{len(lines) + 1:05d}",
+                "title": f"A piece of {path.stem}",
+                "source_type": "text",
+                "business_tag": _DRILL_TAG,
+                "chunks": [{"content": piece.content}],
+            }
+            lines.append(json.dumps(document).encode() + b"\n")
+    return lines
+
+
+def _show(hits: list[Hit], output: Output) -> None:
+    for hit in hits:
+        text = " ".join(hit.content.split())
+        output.result({}, f"   {hit.score:.3f}  {hit.title}: {text[:100]}…")
+
+
+def _make(folder: Path) -> None:
+    if folder.exists() and not (folder / _MARKER).exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} exists and is not a demo; choose another with --folder")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / _MARKER).touch()
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise DemoFailed(message)

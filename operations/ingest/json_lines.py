@@ -1,0 +1,128 @@
+"""Documents as JSON lines: one document a line, checked strictly, read in bounded memory."""
+
+import base64
+import codecs
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from operations.errors import OperationError
+from producer import Chunk, Document, DocumentFile
+from producer.errors import ProducerError
+from schema.object_store.port import ObjectStore
+
+_LINE_BYTES = 256 * 1024 * 1024
+
+
+class BadLine(OperationError):
+    """Raised when a line cannot be written; the message names the line and what is wrong with it."""
+
+    def __init__(self, number: int, reason: object) -> None:
+        super().__init__(f"line {number}: {reason}")
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Line:
+    number: int  # from 1
+    size_bytes: int
+    document: Document
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    path: str | None = None
+    base64: str | None = None
+    name: str | None = None  # of a base64 file, for its extension
+
+
+class _Chunk(msgspec.Struct, forbid_unknown_fields=True):
+    content: str
+    vector: list[float] | None = None
+    sparse: dict[int, float] | None = None
+    vector_level: str = "text"
+    modal_type: str = "text"
+    parent: int | None = None
+    associate_id: str | None = None
+    start_char: int | None = None
+    strategy: str | None = None
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True):
+    doc_id: str
+    title: str
+    source_type: str
+    chunks: list[_Chunk]
+    business_tag: str | None = None
+    domain: str | None = None
+    language: str | None = None
+    source_url: str | None = None
+    page_count: int | None = None
+    embedding_model: str | None = None
+    file: _File | None = None
+
+
+_decoder = msgspec.json.Decoder(_Document)
+
+
+def read(stream: IO[bytes], folder: Path, store: ObjectStore) -> Iterator[Line]:
+    """The documents of a stream; blank lines are skipped, relative file paths start at `folder`. Raises BadLine.
+
+    A byte order mark may stand before the first line. Files over 64 KiB are staged in `store` as their line is read.
+    """
+    for number, raw in _lines(stream):
+        try:
+            given = _decoder.decode(raw)
+            yield Line(number, len(raw), _document(given, folder, store))
+        except UnicodeDecodeError as error:  # whose offset is that within one string
+            raise BadLine(number, _not_utf8(raw)) from error
+        except (msgspec.MsgspecError, ProducerError) as error:
+            raise BadLine(number, error) from error
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Every line with anything on it, and its number."""
+    for number in itertools.count(1):
+        try:
+            raw = stream.readline(_LINE_BYTES + 1)
+        except OSError as error:
+            raise BadLine(number, f"cannot be read: {error.strerror or error}") from error
+        if not raw:
+            return
+        if len(raw) > _LINE_BYTES:
+            raise BadLine(number, f"longer than {_LINE_BYTES} bytes")
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if raw and not raw.isspace():
+            yield number, raw
+
+
+def _not_utf8(raw: bytes) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}"
+    return "not UTF-8"
+
+
+def _document(given: _Document, folder: Path, store: ObjectStore) -> Document:
+    chunks = [Chunk(**{name: getattr(chunk, name) for name in chunk.__struct_fields__}) for chunk in given.chunks]
+    fields = {name: getattr(given, name) for name in given.__struct_fields__ if name not in {"chunks", "file"}}
+    return Document(**fields, chunks=chunks, file=_file(given.file, folder, store))
+
+
+def _file(given: _File | None, folder: Path, store: ObjectStore) -> DocumentFile | None:
+    if given is None:
+        return None
+    if (given.path is None) == (given.base64 is None):
+        raise msgspec.ValidationError("file needs either `path` or `base64` - at `$.file`")
+    if given.path is not None:
+        return DocumentFile.from_path(folder / given.path, store)
+    try:
+        content = base64.b64decode(given.base64 or "", validate=True)
+    except ValueError as error:  # also of characters that are not ASCII
+        raise msgspec.ValidationError(f"{error} - at `$.file.base64`") from error
+    return DocumentFile.from_bytes(content, given.name or "file.bin", store)

@@ -1,0 +1,1 @@
+"""Milvus Lite for the embedded profile, as a child process."""

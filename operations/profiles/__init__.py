@@ -1,0 +1,1 @@
+"""The processes of each profile: embedded, and services."""

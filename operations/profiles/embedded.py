@@ -1,0 +1,109 @@
+"""`rag-outbox run`: relay and sinks in one process, for the embedded profile."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from sqlalchemy import func, select
+
+from consumers.applier import Applier
+from consumers.minio.sink import MinioSink
+from operations.cli.output import Output
+from operations.errors import OperationError
+from operations.milvus_lite.restarting_sink import MilvusAgain
+from operations.profiles.services import stopped_by_signals
+from operations.settings import PREFIX, SettingsError
+from operations.wiring import System
+from relays.direct import DirectRelay
+from schema.database.connection import reading
+from schema.database.tables import outbox
+
+
+class AlreadyRunning(OperationError):
+    """Raised when another process relays this data folder; the message says which."""
+
+
+def run(
+    system: System,
+    stop: threading.Event,
+    *,
+    until_idle: bool,
+    patience_seconds: float | None,
+    report: Callable[[int], None],
+    failing: Callable[[str, float], None],
+) -> int:
+    """Relay until `stop` is set, or until the outbox is empty; returns how many events left it.
+
+    Raises AlreadyRunning; see DirectRelay for the rest.
+    """
+    relayed = 0
+
+    def count(events: int) -> None:
+        nonlocal relayed
+        relayed += events
+        report(events)
+
+    with _only_one(system.settings.data_dir):
+        sinks = (MilvusAgain(system), MinioSink(system.store))
+        relay = DirectRelay(
+            system.engine, [Applier(system.engine, sink) for sink in sinks], report=count, failing=failing
+        )
+        try:
+            for sink in sinks:
+                sink.ensure()
+            relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
+        finally:
+            relay.close()
+            for sink in sinks:
+                sink.close()
+    return relayed
+
+
+def run_until_signalled(system: System, output: Output, *, until_idle: bool, patience_seconds: float | None) -> int:
+    """`run` for a person or a supervisor: SIGTERM and SIGINT stop it after the batch in flight. Returns the events."""
+    if system.settings.kafka is not None:  # two kinds of relays would publish the same rows
+        raise SettingsError(f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is set; with Kafka, use: rag-outbox relay and consume")
+    stop = stopped_by_signals()
+    with output.progress("Relaying events", pending_events(system)) as bar:
+
+        def failing(reason: str, seconds: float) -> None:
+            output.note(f"{reason}; again in {seconds:.1f} s")
+
+        return run(
+            system,
+            stop,
+            until_idle=until_idle,
+            patience_seconds=patience_seconds,
+            report=bar.advance,
+            failing=failing,
+        )
+
+
+def pending_events(system: System) -> int:
+    with reading(system.engine) as connection:
+        return connection.execute(select(func.count()).select_from(outbox)).scalar_one()
+
+
+@contextmanager
+def _only_one(data_dir: Path) -> Iterator[None]:
+    """Hold the folder's relay lock; the operating system frees it when this process dies."""
+    holder = data_dir / "run.json"
+    lock = FileLock(data_dir / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with suppress(OSError, ValueError, KeyError):
+            by = json.loads(holder.read_text())
+            raise AlreadyRunning(f"rag-outbox run holds {data_dir} since {by['since']} (process {by['pid']})") from None
+        raise AlreadyRunning(f"another rag-outbox run holds {data_dir}") from None
+    try:
+        holder.write_text(json.dumps({"pid": os.getpid(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,85 @@
+"""`rag-outbox relay` and `rag-outbox consume`: one process each of the services profile."""
+
+import logging
+import signal
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from operations.settings import PREFIX, SettingsError
+from operations.wiring import System
+from schema.sinks import MILVUS
+
+if TYPE_CHECKING:
+    from consumers.sink import Sink
+
+
+def relay(system: System) -> int:
+    """Publish outbox rows to Kafka until SIGTERM or SIGINT; returns how many."""
+    from relays.kafka import KafkaRelay
+
+    published = 0
+
+    def report(rows: Any) -> None:
+        nonlocal published
+        published += len(rows)
+
+    kafka = _kafka(system)
+    if system.engine.dialect.name == "sqlite":
+        raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
+    _tell("relays")
+    stop = stopped_by_signals()
+    KafkaRelay(system.engine, system.settings.names, kafka, report=report).run(stop)
+    return published
+
+
+def consume(system: System, sink_name: str) -> int:
+    """Apply events to one sink until SIGTERM or SIGINT; returns how many."""
+    from consumers.applier import Applier
+    from consumers.kafka import Runtime
+
+    consumed = 0
+
+    def report(applied: Any, _dead: Any) -> None:
+        nonlocal consumed
+        consumed += len(applied)
+
+    _tell("consumers")
+    stop = stopped_by_signals()
+    with ExitStack() as stack:
+        sink = _sink(system, sink_name)
+        stack.callback(sink.close)
+        sink.ensure()
+        Runtime(Applier(system.engine, sink), system.settings.names, _kafka(system), report=report).run(stop)
+    return consumed
+
+
+def _sink(system: System, name: str) -> "Sink":
+    """Each imports its client alone: a second's work for Milvus."""
+    if name == MILVUS:
+        from operations.milvus_lite.restarting_sink import MilvusAgain
+
+        return MilvusAgain(system)
+    from consumers.minio.sink import MinioSink
+
+    return MinioSink(system.store)
+
+
+def stopped_by_signals() -> threading.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _tell(package: str) -> None:
+    """A process that runs for weeks says what it owns, a line at each change; see the README."""
+    logging.getLogger(package).setLevel(logging.INFO)
+
+
+def _kafka(system: System) -> dict[str, str]:
+    kafka = system.settings.kafka
+    if kafka is None:
+        raise SettingsError(f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is not set; without Kafka, use: rag-outbox run")
+    return kafka

@@ -1,0 +1,1 @@
+"""Text into vectors: the port, and the default model."""

@@ -1,0 +1,105 @@
+"""The embedded default model: static token vectors that ship in the `wordllama` wheel, so nothing is ever downloaded.
+
+A vector is the normalised sum of its tokens' vectors. It is summed here and not by `WordLlama.embed`, which pads every
+text of a batch to the longest: so memory is bounded, and a vector never depends on its neighbours in the call.
+"""
+
+import importlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from producer.processing.embed.port import EmbedError
+
+_CONFIG = "l2_supercat"
+_DIMENSION = 256
+_PIECE_CHARS = 8_192  # a longer text is tokenised in pieces; at most 4 tokens a character, 1 KiB a token
+_BATCH_CHARS = 65_536  # tokenised at once
+
+
+class WordLlamaEmbedder:
+    """`Embedder` on wordllama's bundled weights: CPU only, English first.
+
+    The first `embed` imports the library and reads 16 MB of weights (about a second); one object serves many threads.
+    """
+
+    model = f"wordllama-{_CONFIG}-{_DIMENSION}"
+    dimension = _DIMENSION
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """See `Embedder.embed`. A blank text has no vector, nor has one that is not valid Unicode."""
+        for index, text in enumerate(texts):
+            _check(index, text)
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        if not texts:
+            return vectors
+        with self._lock:
+            tokenizer, weights = self._loaded
+        for batch in _batches(texts):
+            encodings = tokenizer.encode_batch_fast([piece for _, piece in batch], add_special_tokens=False)
+            for (index, _), encoding in zip(batch, encodings, strict=True):
+                vectors[index] += weights.take(encoding.ids, axis=0).sum(axis=0)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not lengths.all():
+            raise EmbedError("yields no token, so it has no vector", index=int(np.argmin(lengths)))
+        vectors /= lengths
+        return vectors
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, npt.NDArray[np.float32]]:
+        """The tokenizer, and the tokens' vectors of shape (vocabulary, dimension)."""
+        try:
+            with _root_logger_untouched():
+                library = importlib.import_module("wordllama")
+            folder = Path(str(library.__file__)).parent
+            # Without cache_dir the library looks for the tokenizer outside its own package.
+            inference = library.WordLlama.load(_CONFIG, cache_dir=folder, dim=_DIMENSION, disable_download=True)
+        except (ImportError, OSError) as error:
+            raise EmbedError(f"cannot load {self.model}: {error}") from error
+        inference.tokenizer.no_padding()
+        return inference.tokenizer, inference.embedding
+
+
+def _check(index: int, text: str) -> None:
+    if not text or text.isspace():
+        raise EmbedError("is blank, so it has no vector", index=index)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise EmbedError(f"lone surrogate at character {error.start}", index=index) from error
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
+    """Pieces of texts with their text's index, in batches of at most _BATCH_CHARS characters."""
+    batch: list[tuple[int, str]] = []
+    chars = 0
+    for index, text in enumerate(texts):
+        for start in range(0, len(text), _PIECE_CHARS):
+            piece = text[start : start + _PIECE_CHARS]
+            if chars + len(piece) > _BATCH_CHARS:
+                yield batch
+                batch, chars = [], 0
+            batch.append((index, piece))
+            chars += len(piece)
+    yield batch
+
+
+@contextmanager
+def _root_logger_untouched() -> Iterator[None]:
+    """Makes `logging.basicConfig` inside do nothing: wordllama calls it when imported, at level INFO."""
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    root.addHandler(placeholder)  # basicConfig leaves a root logger with a handler alone
+    try:
+        yield
+    finally:
+        root.removeHandler(placeholder)

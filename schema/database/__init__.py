@@ -1,0 +1,1 @@
+"""The metadata database: connection, tables, migrations."""

@@ -1,0 +1,289 @@
+"""The tables, for MySQL 8.0 and later and for SQLite; CHECK and UNIQUE keep bad rows out.
+
+Invariant 2: `documents.chunk_count` counts the chunks of `documents.version`, so a reader on a replica can tell a whole
+document from a partial one.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from schema import limits
+from schema.database.clock import utc_now
+
+LANES = 16  # hash buckets of documents; one partition each of the topic `rag.relay-lanes`
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+SOURCE_TYPES = ("pdf", "word", "image", "webpage", "table", "text")
+VECTOR_LEVELS = ("text", "table", "row", "col", "cell")
+DOCUMENT_STATES = ("pending", "processing", "completed", "failed", "deleting")
+SINK_STATES = ("pending", "applied", "failed")
+
+_OPTIONS: dict[str, Any] = {  # ids compare byte by byte, as Milvus and the object store compare them
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_0900_bin",
+    "sqlite_autoincrement": True,  # an id is never used twice
+}
+_Id = BigInteger().with_variant(Integer(), "sqlite")
+_Timestamp = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql")
+_Payload = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql")
+
+
+class lane_of(FunctionElement[int]):
+    """The lane of a document, computed by the database, so that a service in any language can insert a row.
+
+    SQLite has no CRC32 and one relay, so any spread will do there.
+    """
+
+    inherit_cache = True
+
+
+@compiles(lane_of, "mysql")
+def _lane_mysql(_element: lane_of, _compiler: SQLCompiler, **_: Any) -> str:
+    return f"mod(crc32(aggregate_id), {LANES})"  # no %: drivers would take it for a parameter
+
+
+@compiles(lane_of, "sqlite")
+def _lane_sqlite(_element: lane_of, _compiler: SQLCompiler, **_: Any) -> str:
+    return f"(unicode(aggregate_id) % {LANES})"
+
+
+def _enum(*values: str, name: str) -> Enum:
+    return Enum(*values, name=name, create_constraint=True, validate_strings=True)
+
+
+def _created_at(name: str = "created_at") -> Column[Any]:
+    return Column(name, _Timestamp, nullable=False, server_default=utc_now())
+
+
+def _doc_id(**options: Any) -> Column[Any]:
+    return Column("doc_id", String(limits.DOC_ID_BYTES), nullable=False, **options)
+
+
+documents = Table(
+    "documents",
+    metadata,
+    _doc_id(primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("title", String(limits.TITLE_CHARACTERS), nullable=False),
+    Column("source_type", _enum(*SOURCE_TYPES, name="source_type"), nullable=False, index=True),
+    Column("source_url", String(limits.SOURCE_URL_CHARACTERS)),
+    Column("business_tag", String(limits.BUSINESS_TAG_BYTES), index=True),
+    Column("domain", String(limits.DOMAIN_CHARACTERS)),
+    Column("language", String(limits.LANGUAGE_CHARACTERS)),
+    Column("file_size", BigInteger),
+    Column("page_count", Integer),
+    Column("oss_key", String(limits.OBJECT_KEY_BYTES)),
+    Column("content_sha256", String(64)),  # of the file, as stored; what `ingest` compares
+    Column("status", _enum(*DOCUMENT_STATES, name="status"), nullable=False, server_default="pending", index=True),
+    Column("chunk_count", Integer, nullable=False),
+    Column("created_at", _Timestamp, nullable=False, server_default=utc_now(), index=True),
+    Column("updated_at", _Timestamp, nullable=False, server_default=utc_now()),
+    Column("deleted_at", _Timestamp),
+    CheckConstraint("doc_id <> ''", name="doc_id_filled"),
+    CheckConstraint("version >= 1", name="version_positive"),
+    CheckConstraint("chunk_count >= 0", name="chunk_count_natural"),
+    CheckConstraint("status <> 'deleting' OR deleted_at IS NOT NULL", name="deleting_dated"),
+    **_OPTIONS,
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("chunk_id", String(limits.CHUNK_ID_BYTES), primary_key=True),
+    Column("doc_id", ForeignKey("documents.doc_id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("chunk_index", Integer, nullable=False),
+    Column("chunk_strategy", String(limits.CHUNK_STRATEGY_CHARACTERS)),
+    Column("vector_level", _enum(*VECTOR_LEVELS, name="vector_level"), nullable=False, index=True),
+    Column("modal_type", String(limits.MODAL_TYPE_BYTES), nullable=False),
+    Column("content", Text, nullable=False),  # a preview; the whole travels in the event
+    Column("content_hash", String(64), nullable=False, index=True),
+    Column("char_count", Integer, nullable=False),
+    Column("start_char", Integer),  # offset in the extracted text
+    Column("parent_chunk_id", String(limits.CHUNK_ID_BYTES)),
+    Column("associate_id", String(limits.ASSOCIATE_ID_BYTES)),
+    Column(
+        "embedding_status",
+        _enum("pending", "embedded", "failed", name="embedding_status"),
+        nullable=False,
+        server_default="embedded",
+        index=True,
+    ),
+    Column("milvus_synced", Boolean, nullable=False, server_default=false()),
+    Column("vector_version", BigInteger, nullable=False),  # the version whose event last carried the vector
+    Column("row_version", BigInteger, nullable=False),  # the version whose event last carried any field of the row
+    _created_at(),
+    _created_at("updated_at"),
+    UniqueConstraint("doc_id", "chunk_index"),
+    CheckConstraint("chunk_index >= 0", name="chunk_index_natural"),
+    CheckConstraint("row_version >= vector_version AND vector_version >= 1", name="versions_ordered"),
+    **_OPTIONS,
+)
+
+chunk_tombstones = Table(
+    "chunk_tombstones",
+    metadata,
+    Column("chunk_id", String(limits.CHUNK_ID_BYTES), primary_key=True),
+    _doc_id(index=True),
+    Column("removed_in_version", BigInteger, nullable=False),
+    **_OPTIONS,
+)
+
+document_files = Table(  # the objects that a document keeps in the object store
+    "document_files",
+    metadata,
+    Column("object_key", String(limits.OBJECT_KEY_BYTES), primary_key=True),
+    _doc_id(index=True),
+    Column("kind", _enum("raw", "text", name="kind"), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("content_type", String(limits.CONTENT_TYPE_CHARACTERS), nullable=False),
+    Column("staged_key", String(limits.OBJECT_KEY_BYTES)),  # where a large file waits for the minio consumer
+    Column("version", BigInteger, nullable=False),  # the version whose event last carried it
+    Column("removed_in_version", BigInteger),  # a tombstone until the minio sink confirmed
+    CheckConstraint("size_bytes >= 0", name="size_natural"),
+    **_OPTIONS,
+)
+
+sink_states = Table(
+    "sink_states",
+    metadata,
+    Column("doc_id", String(limits.DOC_ID_BYTES), primary_key=True),
+    Column("sink", String(32), primary_key=True),
+    Column("desired_version", BigInteger, nullable=False),
+    Column("applied_version", BigInteger, nullable=False, server_default=text("0")),
+    Column("state", _enum(*SINK_STATES, name="state"), nullable=False, server_default="pending"),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("marks", BigInteger, nullable=False, server_default=text("0")),  # one that moves tells of a second consumer
+    Column("last_error", Text),
+    _created_at("requested_at"),
+    Column("applied_at", _Timestamp),
+    CheckConstraint("applied_version BETWEEN 0 AND desired_version", name="applied_was_desired"),
+    CheckConstraint("state <> 'applied' OR applied_version = desired_version", name="applied_is_desired"),
+    Index("ix_sink_states_sink_state_requested_at", "sink", "state", "requested_at"),  # lag: oldest unapplied
+    **_OPTIONS,
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("event_id", String(36), nullable=False),
+    Column("lane", SmallInteger, Computed(lane_of(), persisted=True), nullable=False),
+    Column("aggregate_type", String(32), nullable=False, server_default="document"),
+    Column("aggregate_id", String(limits.DOC_ID_BYTES), nullable=False),
+    Column("aggregate_version", BigInteger, nullable=False),
+    Column("event_type", String(64), nullable=False),
+    Column("content_type", String(64), nullable=False),
+    Column("headers", JSON(none_as_null=True)),
+    Column("payload", _Payload, nullable=False),
+    Column("payload_bytes", Integer, Computed("length(payload)", persisted=True), nullable=False),
+    _created_at(),
+    Index("ix_outbox_lane_id_payload_bytes", "lane", "id", "payload_bytes"),  # the claim reads no row to choose rows
+    CheckConstraint("aggregate_version >= 1", name="version_positive"),
+    **_OPTIONS,
+)
+
+outbox_dead_letters = Table(
+    "outbox_dead_letters",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("stage", String(32), nullable=False),  # 'relay', or the sink that refused it
+    Column("outbox_id", BigInteger, nullable=False),
+    Column("event_id", String(36), nullable=False),
+    Column("aggregate_type", String(32), nullable=False),
+    Column("aggregate_id", String(limits.DOC_ID_BYTES), nullable=False),
+    Column("aggregate_version", BigInteger, nullable=False),
+    Column("event_type", String(64), nullable=False),
+    Column("content_type", String(64), nullable=False),
+    Column("headers", JSON(none_as_null=True)),
+    Column("payload", _Payload, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    _created_at("dead_at"),
+    UniqueConstraint("stage", "event_id"),
+    **_OPTIONS,
+)
+
+operation_logs = Table(
+    "operation_logs",
+    metadata,
+    Column("log_id", _Id, primary_key=True, autoincrement=True),
+    Column("operation_type", _enum("INSERT", "UPDATE", "DELETE", "SYNC", name="operation_type"), nullable=False),
+    Column("target_table", String(64), nullable=False),
+    Column("target_id", String(limits.DOC_ID_BYTES), nullable=False, index=True),
+    Column("payload", JSON(none_as_null=True)),  # the state before the operation
+    Column("operator", String(limits.OPERATOR_CHARACTERS), nullable=False),
+    _created_at(),
+    **_OPTIONS,
+)
+
+processing_tasks = Table(
+    "processing_tasks",
+    metadata,
+    Column("task_id", String(64), primary_key=True),
+    Column("task_type", _enum("extract", "chunk", "embed", "sync", name="task_type"), nullable=False),
+    _doc_id(index=True),
+    Column(
+        "status",
+        _enum("queued", "running", "completed", "failed", name="task_status"),
+        nullable=False,
+        server_default="queued",
+        index=True,
+    ),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("retry_count", Integer, nullable=False, server_default=text("0")),
+    Column("error_message", Text),
+    Column("result_json", JSON(none_as_null=True)),
+    Column("started_at", _Timestamp),
+    Column("completed_at", _Timestamp),
+    _created_at(),
+    **_OPTIONS,
+)
+
+embedding_model = Table(  # one row: every vector of the system comes from this model
+    "embedding_model",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(128), nullable=False),
+    Column("dimension", Integer, nullable=False),
+    _created_at(),
+    CheckConstraint("id = 1", name="single_row"),
+    CheckConstraint(f"dimension BETWEEN 1 AND {limits.VECTOR_DIMENSION}", name="dimension_in_range"),
+    **(_OPTIONS | {"sqlite_autoincrement": False}),
+)

@@ -1,0 +1,1 @@
+"""What travels from the outbox to the sinks: events, identities and their encodings."""

@@ -1,0 +1,1 @@
+"""Kafka: names of topics and groups, settings of clients, creation of topics."""

@@ -1,0 +1,105 @@
+"""The topics in Kafka: created with the settings that the pipeline needs, and compared when they exist."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]  # no __all__
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+from schema import limits
+from schema.database.tables import LANES
+from schema.kafka.names import Names
+from schema.sinks import SINKS
+
+_CALL_SECONDS = 30.0
+_DOCUMENT_PARTITIONS = 12  # at most so many consumers of one sink work at once
+_DAY = 24 * 3600 * 1000  # milliseconds
+_MESSAGE_BYTES = 2 * limits.EVENT_BYTES  # an event, its headers and room for a writer in another language
+
+
+class TopicDiffers(Exception):
+    """Raised when an existing topic does not fit; the message names it, the setting and both values."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """`partitions`: exactly so many, or at least one when `fixed` is False. `settings`: what must hold of its own."""
+
+    name: str
+    partitions: int
+    fixed: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def wanted(names: Names) -> list[Topic]:
+    message = {"max.message.bytes": str(_MESSAGE_BYTES)}
+    events = {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY), "compression.type": "producer", **message}
+    return [
+        Topic(names.documents_topic, _DOCUMENT_PARTITIONS, settings=events),
+        Topic(names.lanes_topic, LANES, fixed=True),
+        *(
+            Topic(names.dead_letters_topic(sink), 1, settings={**events, "retention.ms": str(30 * _DAY)})
+            for sink in SINKS
+        ),
+    ]
+
+
+def ensure(kafka: Mapping[str, Any], names: Names) -> list[str]:
+    """Create what is missing; returns what differs and does no harm. Raises TopicDiffers on what would."""
+    admin = AdminClient(dict(kafka))
+    brokers = len(admin.list_topics(timeout=_CALL_SECONDS).brokers)
+    topics = wanted(names)
+    created = admin.create_topics(
+        [
+            NewTopic(
+                topic.name,
+                num_partitions=topic.partitions,
+                replication_factor=min(3, brokers),
+                config=dict(topic.settings),
+            )
+            for topic in topics
+        ],
+        operation_timeout=_CALL_SECONDS,
+    )
+    existing = []
+    for topic in topics:
+        try:
+            created[topic.name].result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+            existing.append(topic)
+    patiently = Retrying(  # the brokers hear of a topic that somebody has just created a moment later
+        retry=retry_if_exception(_unknown_topic),
+        wait=wait_fixed(0.2),
+        stop=stop_after_delay(_CALL_SECONDS),
+        reraise=True,
+    )
+    return [difference for topic in existing for difference in patiently(_compare, admin, topic)]
+
+
+def _unknown_topic(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def _compare(admin: AdminClient, topic: Topic) -> list[str]:
+    described = admin.list_topics(topic.name, timeout=_CALL_SECONDS).topics[topic.name]
+    if described.error is not None:
+        raise KafkaException(described.error)
+    partitions = len(described.partitions)
+    if topic.fixed and partitions != topic.partitions:
+        raise TopicDiffers(f"topic {topic.name} has {partitions} partitions, and must have {topic.partitions}")
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic.name)
+    found = admin.describe_configs([resource])[resource].result()
+    differences = []
+    for name, value in topic.settings.items():
+        actual = found[name].value
+        if name == "max.message.bytes" and int(actual) < limits.EVENT_BYTES:
+            raise TopicDiffers(f"topic {topic.name} has {name}={actual}, and must have at least {limits.EVENT_BYTES}")
+        if name == "cleanup.policy" and "compact" in actual:
+            raise TopicDiffers(f"topic {topic.name} has {name}={actual}: compaction drops events that others need")
+        if actual != value:
+            differences.append(f"topic {topic.name} has {name}={actual}; init would have set {value}")
+    return differences

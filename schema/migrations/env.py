@@ -1,8 +1,0 @@
-"""Run by Alembic for every command: migrates on the connection that schema.migrate hands over, in its transaction."""
-
-from alembic import context
-
-from schema.revision import VERSION_TABLE
-
-context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
-context.run_migrations()

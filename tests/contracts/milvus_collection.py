@@ -1,0 +1,233 @@
+"""What the Milvus sink owes its callers, on Milvus Lite and on a server alike."""
+
+import itertools
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+import pytest
+from pymilvus import MilvusClient
+
+from consumers.milvus import upsert as milvus_upsert
+from consumers.milvus.sink import MilvusSink
+from consumers.sink import Change
+from schema.events.events import ChunkLabels, ChunkRow, DocumentDeleted, DocumentUpserted
+from schema.failures import Permanent, Retryable
+from tests.support.waiting import wait_for
+
+MIB = 1024 * 1024
+ONES = b"\0\0\x80?" * 8  # eight times 1.0
+TWOS = b"\0\0\0@" * 8
+FIELDS = [
+    "chunk_id",
+    "doc_id",
+    "doc_version",
+    "content_hash",
+    "vector",
+    "modal_type",
+    "business_tag",
+    "vector_level",
+    "associate_id",
+    "oss_id",
+    "content",
+]
+
+
+def chunk(chunk_id: str, content: str = "text", vector: bytes = ONES, **fields: Any) -> ChunkRow:
+    return ChunkRow(chunk_id=chunk_id, content_hash="0" * 64, content=content, vector=vector, **fields)
+
+
+def upserted(version: int = 1, chunks: Sequence[ChunkRow] = (), **fields: Any) -> list[Change]:
+    """One document's change."""
+    values = {"embedding_model": "m", "dimension": 8, "title": "t", "source_type": "text", "chunk_count": 1, **fields}
+    event = DocumentUpserted(doc_id="a", version=version, chunks=list(chunks), **values)
+    return [Change("a", version, (event,))]
+
+
+def deleted(version: int, tombstones: Iterable[str]) -> list[Change]:
+    return [Change("a", version, (DocumentDeleted(doc_id="a", version=version, tombstones=list(tombstones)),))]
+
+
+def rows(client: MilvusClient, *fields: str) -> dict[str, dict[str, Any]]:
+    """Every row by chunk_id."""
+    found = client.query(
+        "rag_vectors",
+        filter='chunk_id != ""',
+        output_fields=list(fields) or ["*"],
+        limit=16_000,
+        consistency_level="Strong",
+    )
+    assert len({row["chunk_id"] for row in found}) == len(found), "a chunk stands twice"
+    return {row["chunk_id"]: row for row in found}
+
+
+def indexes(client: MilvusClient) -> dict[str, dict[str, Any]]:
+    """Field → its index; the parameters' values as words."""
+    found = {}
+    for name in client.list_indexes("rag_vectors"):
+        index = client.describe_index("rag_vectors", name)
+        found[index["field_name"]] = {
+            key: str(index[key])
+            for key in ("index_type", "metric_type", "M", "efConstruction")
+            if index.get(key, "NONE") != "NONE"
+        }
+    return found
+
+
+@contextmanager
+def requests() -> Iterator[list[tuple[int, int]]]:
+    """(rows, bytes on the wire) of every upsert that is sent to Milvus meanwhile."""
+    real, seen = milvus_upsert.packed, []
+
+    def prepare(rows: Any) -> Any:
+        request = real(rows)
+        seen.append((request.num_rows, request.ByteSize()))
+        return request
+
+    with patch.object(milvus_upsert, "packed", prepare):
+        yield seen
+
+
+class Killed(BaseException):
+    """Where a process ends."""
+
+
+class DyingClient:
+    """A client whose process is killed before its request number `at` that changes anything, counted from 0."""
+
+    CHANGES = ("create_collection", "create_index", "create_alias", "load_collection", "drop_collection")
+
+    def __init__(self, client: MilvusClient, at: int) -> None:
+        self._client, self._left = client, at
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if name not in self.CHANGES:
+            return found
+
+        def request(*args: Any, **kwargs: Any) -> Any:
+            if self._left <= 0:  # and every later one
+                raise Killed
+            self._left -= 1
+            return found(*args, **kwargs)
+
+        return request
+
+
+class MilvusCollectionContract:
+    """Run it by deriving a class that has `indexes`, on three fixtures of its module.
+
+    `clients` makes clients of one empty database, `client` is one of them, `sink` has made the collection with it.
+    """
+
+    indexes: ClassVar[dict[str, dict[str, str]]]
+
+    def assert_collection_is_whole(self, client: MilvusClient) -> None:
+        described = client.describe_collection("rag_vectors")
+        assert described["collection_name"] != "rag_vectors", "it must be an alias"
+        names = [field["name"] for field in described["fields"]]
+        assert [name for name in names if name != "sparse"] == FIELDS
+        assert indexes(client) == self.indexes
+        assert ("sparse" in names) == ("sparse" in self.indexes)
+
+    # The collection
+
+    def test_the_collection_is_made_behind_its_alias_and_once(self, client: MilvusClient, sink: MilvusSink) -> None:
+        self.assert_collection_is_whole(client)
+        [made] = client.list_collections()
+        sink.apply(upserted(chunks=[chunk("one")]))
+        sink.ensure()
+        assert client.list_collections() == [made]
+        assert rows(client, "chunk_id").keys() == {"one"}
+
+    def test_a_kill_at_any_step_of_making_it_is_made_up_for(self, client: MilvusClient) -> None:
+        for step in itertools.count():
+            try:
+                MilvusSink(DyingClient(client, step), 8).ensure()
+            except Killed:
+                MilvusSink(client, 8).ensure()
+            else:
+                break
+            self.assert_collection_is_whole(client)
+            sink = MilvusSink(client, 8)
+            sink.apply(upserted(chunks=[chunk("one")]))
+            client.drop_alias("rag_vectors")
+            for name in client.list_collections():  # a probe may be left
+                client.drop_collection(name)
+        assert step >= 9  # a probe with its index, the collection, four indexes, the alias, loading
+
+    def test_many_make_it_at_once(self, clients: Callable[[], MilvusClient]) -> None:
+        made = [clients() for _ in range(6)]
+        start = threading.Barrier(len(made))
+
+        def ensure(client: MilvusClient) -> None:
+            start.wait(10)
+            wait_for(lambda: made_sure(MilvusSink(client, 8)), "the collection")
+
+        with ThreadPoolExecutor(len(made)) as pool:
+            list(pool.map(ensure, made))
+        self.assert_collection_is_whole(made[0])
+        assert len(made[0].list_collections()) == 1
+
+    def test_a_collection_of_another_dimension_is_permanent(self, client: MilvusClient, sink: MilvusSink) -> None:
+        with pytest.raises(Permanent, match="the Milvus collection has 8 dimensions, the system 16"):
+            MilvusSink(client, 16).ensure()
+
+    # Invariant 12
+
+    def test_requests_with_large_vectors_are_bounded_in_bytes(self, client: MilvusClient) -> None:
+        sink = MilvusSink(client, 1_024)
+        sink.ensure()
+        made = [chunk(f"chunk-{number}", "x" * 16_000, ONES * 128) for number in range(1_000)]
+        with requests() as seen:
+            sink.apply(upserted(1, made))
+        assert sum(count for count, _ in seen) == 1_000
+        assert len(seen) >= 2
+        assert max(size for _, size in seen) <= 16 * MIB
+        assert len(rows(client, "chunk_id")) == 1_000
+
+    # Failures
+
+    def test_a_released_collection_is_loaded_again(self, client: MilvusClient, sink: MilvusSink) -> None:
+        sink.apply(upserted(1, [chunk("one")]))
+        client.release_collection("rag_vectors")
+        relabel = upserted(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new")
+        with pytest.raises(Retryable, match=r"^Milvus: .*(not loaded|released)"):
+            sink.apply(relabel)
+        wait_for(lambda: healed(sink, relabel), "the sink to heal")
+        assert rows(client, "business_tag")["one"]["business_tag"] == "new"
+
+    def test_a_collection_that_is_gone_is_retryable(self, client: MilvusClient, sink: MilvusSink) -> None:
+        client.drop_alias("rag_vectors")
+        with pytest.raises(Retryable, match=r"^Milvus: [^<]*collection"):
+            sink.apply(upserted(1, [chunk("one")]))
+        sink.ensure()
+        sink.apply(upserted(1, [chunk("one")]))
+        assert rows(client, "chunk_id").keys() == {"one"}
+
+
+def made_sure(sink: MilvusSink) -> bool:
+    try:
+        sink.ensure()
+    except Retryable:
+        return False
+    return True
+
+
+def healed(sink: MilvusSink, changes: list[Change]) -> bool:
+    try:
+        sink.apply(changes)
+    except Retryable:
+        return False
+    return True
+
+
+def ids_of(expression: str) -> list[str]:
+    """The ids in a filter `chunk_id in ["…", …]`."""
+    found = json.loads(expression.removeprefix("chunk_id in "))
+    assert isinstance(found, list)
+    return found

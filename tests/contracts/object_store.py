@@ -1,0 +1,180 @@
+"""What every object store owes its callers, whatever stands behind the port."""
+
+import hashlib
+import io
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from schema.object_store.port import ObjectMissing, ObjectStore
+
+HELLO_SHA256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+MIB = 1024 * 1024
+
+
+def put(store: ObjectStore, key: str, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    store.put(key, io.BytesIO(content), size_bytes=len(content), content_type="text/plain", sha256=digest)
+
+
+def copy(store: ObjectStore, source: str, target: str, content: bytes = b"hello") -> None:
+    store.copy(source, target, content_type="text/plain", sha256=hashlib.sha256(content).hexdigest())
+
+
+class ObjectStoreContract:
+    """Run it against a store by deriving a class that has a fixture `store`: an ensured, empty ObjectStore."""
+
+    def test_what_was_put_is_read(self, store: ObjectStore) -> None:
+        put(store, "raw-files/text/2025/01/31/a.txt", b"hello")
+        assert store.read("raw-files/text/2025/01/31/a.txt") == b"hello"
+        assert store.sha256("raw-files/text/2025/01/31/a.txt") == HELLO_SHA256
+
+    def test_an_empty_object_is_an_object(self, store: ObjectStore) -> None:
+        put(store, "empty", b"")
+        assert store.read("empty") == b""
+        assert list(store.keys("")) == ["empty"]
+
+    def test_keys_may_hold_any_letters(self, store: ObjectStore) -> None:
+        for key in ("手册/é 😀.txt", "a b+c%20&d=e.txt", "..a/b..", "-x"):
+            put(store, key, key.encode())
+            assert store.read(key) == key.encode()
+        assert set(store.keys("")) == {"手册/é 😀.txt", "a b+c%20&d=e.txt", "..a/b..", "-x"}
+
+    def test_a_put_replaces_what_was_there(self, store: ObjectStore) -> None:
+        put(store, "a", b"a long first content")
+        put(store, "a", b"hello")
+        assert store.read("a") == b"hello"
+        assert store.sha256("a") == HELLO_SHA256
+        assert list(store.keys("")) == ["a"]
+
+    def test_a_stream_larger_than_a_part_arrives_whole(self, store: ObjectStore) -> None:
+        content = os.urandom(1024) * (17 * 1024) + b"end"
+        put(store, "large", content)
+        assert store.read("large") == content
+
+    def test_a_reader_sees_the_old_or_the_new_object_never_half(self, store: ObjectStore) -> None:
+        contents = {bytes([letter]) * (3 * MIB) for letter in b"abc"}
+        put(store, "a", b"a" * (3 * MIB))
+        done = threading.Event()
+
+        def read() -> set[bytes]:
+            seen = {store.read("a")}
+            while not done.is_set():
+                seen.add(store.read("a"))
+            return seen
+
+        with ThreadPoolExecutor(1) as pool:
+            reader = pool.submit(read)
+            try:
+                for letter in b"bcabcabca":
+                    put(store, "a", bytes([letter]) * (3 * MIB))
+            finally:
+                done.set()
+            assert reader.result() <= contents
+
+    def test_what_is_not_there_is_missing(self, store: ObjectStore) -> None:
+        put(store, "folder/a", b"x")
+        for key in ("nothing", "folder", "folder/b", "folder/a/b"):
+            with pytest.raises(ObjectMissing, match=f"^object '{key}' is missing$"):
+                store.read(key)
+            with pytest.raises(ObjectMissing, match=f"^object '{key}' is missing$"):
+                copy(store, key, "copied")
+            assert store.sha256(key) is None
+        assert list(store.keys("")) == ["folder/a"]
+
+    def test_a_copy_is_a_second_object(self, store: ObjectStore) -> None:
+        put(store, "a", b"hello")
+        put(store, "there/b", b"replaced by the copy")
+        copy(store, "a", "there/b")
+        copy(store, "a", "there/b")
+        put(store, "a", b"changed since")
+        assert (store.read("a"), store.read("there/b")) == (b"changed since", b"hello")
+        store.remove(["a"])
+        assert store.read("there/b") == b"hello"
+        assert store.sha256("there/b") == HELLO_SHA256
+
+    def test_a_copy_to_itself_changes_nothing(self, store: ObjectStore) -> None:
+        put(store, "a", b"hello")
+        copy(store, "a", "a")
+        assert store.read("a") == b"hello"
+        assert list(store.keys("")) == ["a"]
+
+    def test_keys_come_in_order_and_by_prefix(self, store: ObjectStore) -> None:
+        for key in ("b", "a/2", "a/10", "a/1/x", "ab", "a.b", "a"):
+            if key != "a":  # a folder cannot be a file as well
+                put(store, key, b"")
+        assert list(store.keys("")) == ["a.b", "a/1/x", "a/10", "a/2", "ab", "b"]
+        assert list(store.keys("a")) == ["a.b", "a/1/x", "a/10", "a/2", "ab"]
+        assert list(store.keys("a/")) == ["a/1/x", "a/10", "a/2"]
+        assert list(store.keys("a/1")) == ["a/1/x", "a/10"]
+        assert list(store.keys("a/1/")) == ["a/1/x"]
+        assert list(store.keys("a/1/x")) == ["a/1/x"]
+        assert list(store.keys("c")) == []
+        assert list(store.keys("c/d/")) == []
+
+    def test_removed_objects_are_gone_and_missing_ones_no_error(self, store: ObjectStore) -> None:
+        for key in ("folder/a", "folder/b", "c"):
+            put(store, key, b"x")
+        store.remove(["folder/a", "nothing", "folder/nothing", "no/folder/at/all", "folder", "c/d", "c"])
+        store.remove([])
+        assert list(store.keys("")) == ["folder/b"]
+
+    def test_more_objects_than_one_request_takes_are_removed(self, store: ObjectStore) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: put(store, f"many/{number:04d}", b""), range(1_100)))
+        store.remove(f"many/{number:04d}" for number in range(1, 1_100))
+        assert list(store.keys("")) == ["many/0000"]
+
+    def test_ensure_does_no_harm_later(self, store: ObjectStore) -> None:
+        put(store, "temp/upload_1/file", b"hello")
+        store.ensure()
+        assert store.read("temp/upload_1/file") == b"hello"
+
+    def test_a_short_stream_is_refused_and_the_old_object_stays(self, store: ObjectStore) -> None:
+        put(store, "a", b"hello")
+        with pytest.raises(OSError, match="3"):
+            store.put("a", io.BytesIO(b"abc"), size_bytes=4, content_type="text/plain", sha256=None)
+        assert store.read("a") == b"hello"
+
+    def test_the_error_of_a_stream_is_passed_on_and_nothing_is_written(self, store: ObjectStore) -> None:
+        class Torn:
+            def read(self, size: int = -1, /) -> bytes:
+                raise PermissionError("torn")
+
+        with pytest.raises(PermissionError, match="torn"):
+            store.put("a", Torn(), size_bytes=4, content_type="text/plain", sha256=None)
+        assert list(store.keys("")) == []
+
+    def test_puts_and_removes_in_one_folder_at_once_do_not_disturb_each_other(self, store: ObjectStore) -> None:
+        """Each thread has its own keys; the folder becomes empty, and vanishes, many times."""
+
+        def work(thread: int) -> list[bytes]:
+            read = []
+            for turn in range(100):
+                key = f"raw-files/text/{thread}-{turn % 2}"
+                put(store, key, f"{thread} {turn}".encode())
+                read.append(store.read(key))
+                store.remove([key])
+            put(store, f"raw-files/text/{thread}", b"kept")
+            return read
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(0.00001)  # seconds: threads meet in every line
+        try:
+            with ThreadPoolExecutor(6) as pool:
+                results = list(pool.map(work, range(6)))
+        finally:
+            sys.setswitchinterval(interval)
+        assert results == [[f"{thread} {turn}".encode() for turn in range(100)] for thread in range(6)]
+        assert list(store.keys("")) == [f"raw-files/text/{thread}" for thread in range(6)]
+
+    @pytest.mark.parametrize(
+        "key", ["", "/etc/passwd", "../x", "a/../../x", "a/..", "a//b", "a/./b", "./a", ".", "..", "\udcff"]
+    )
+    def test_a_key_that_is_no_plain_path_is_refused(self, store: ObjectStore, key: str) -> None:
+        with pytest.raises(ValueError, match=r"key|name|path|surrogates"):
+            put(store, key, b"x")
+        assert list(store.keys("")) == []

@@ -1,0 +1,139 @@
+"""Relays and consumers in threads, and what a reader of the topic sees."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import uuid4
+
+import msgspec
+from confluent_kafka import Consumer, Message
+from sqlalchemy import Engine, text
+
+from consumers.applier import Applier
+from consumers.kafka import Runtime
+from consumers.sink import Sink
+from relays.kafka import KafkaRelay
+from schema.kafka import topics
+from schema.kafka.names import Names
+from tests.support.servers import Servers
+from tests.support.waiting import wait_for
+
+SESSION_MILLISECONDS = 6_000  # the shortest that a broker takes as it comes
+
+
+def properties(servers: Servers) -> dict[str, Any]:
+    return {"bootstrap.servers": servers.kafka, "session.timeout.ms": SESSION_MILLISECONDS}
+
+
+def create_topics(servers: Servers, names: Names) -> None:
+    assert topics.ensure({"bootstrap.servers": servers.kafka}, names) == []
+
+
+@contextmanager
+def running(run: Callable[[threading.Event], None]) -> Iterator[None]:
+    """`run` in a thread until the context ends; its error, if any, is raised then, or noted on the context's own."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(run, stop)
+        try:
+            yield
+        except BaseException as failure:
+            stop.set()
+            if (error := outcome.exception()) is not None:
+                failure.add_note(f"a relay or consumer had ended with {error!r}")
+            raise
+        stop.set()
+    outcome.result()
+
+
+@contextmanager
+def relaying(engine: Engine, servers: Servers, names: Names) -> Iterator[KafkaRelay]:
+    """A relay at work."""
+    relay = KafkaRelay(engine, names, properties(servers))
+    with running(relay.run):
+        yield relay
+
+
+@contextmanager
+def consuming(engine: Engine, sink: Sink, servers: Servers, names: Names) -> Iterator[None]:
+    """A consumer at work."""
+    with running(Runtime(Applier(engine, sink), names, properties(servers)).run):
+        yield
+
+
+def pending(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text("SELECT COUNT(*) FROM outbox")).scalar_one())
+
+
+def wait_until_empty(engine: Engine, *, timeout_seconds: float = 60.0) -> None:
+    wait_for(lambda: pending(engine) == 0, "an empty outbox", timeout_seconds=timeout_seconds)
+
+
+@dataclass(frozen=True)
+class Seen:
+    event_id: str
+    doc_id: str
+    version: int
+    headers: dict[str, str]
+    value: bytes
+
+
+def topic(servers: Servers, name: str) -> list[Seen]:
+    """Every message that a `read_committed` reader sees up to the end, in the order of each partition."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers.kafka,
+            "group.id": uuid4().hex,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        partitions = len(consumer.list_topics(name, timeout=30).topics[name].partitions)
+        consumer.subscribe([name])
+        ended: set[int | None] = set()
+        seen: list[Seen] = []
+        while len(ended) < partitions:
+            for message in consumer.consume(500, 1.0):
+                if message.error() is not None:
+                    ended.add(message.partition())
+                else:
+                    seen.append(_seen(message))
+        return seen
+    finally:
+        consumer.close()
+
+
+class _Part(msgspec.Struct):
+    part: int = 1
+    parts: int = 1
+
+
+def assert_exactly_once_and_in_order(seen: list[Seen], written: Mapping[str, int]) -> None:
+    """Every version from 1 to the last of each document, once, in order, each of its parts as well."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    parts: dict[tuple[str, int], int] = {}
+    for one in seen:
+        event = msgspec.msgpack.decode(one.value, type=_Part)
+        found.setdefault(one.doc_id, []).append((one.version, event.part))
+        parts[one.doc_id, one.version] = event.parts
+    assert found.keys() == written.keys()
+    for doc_id, last in written.items():
+        versions = range(1, last + 1)
+        wanted = [(version, part + 1) for version in versions for part in range(parts.get((doc_id, version), 1))]
+        assert found[doc_id] == wanted, doc_id
+    assert len({one.event_id for one in seen}) == len(seen)
+
+
+def _seen(message: Message) -> Seen:
+    headers = {name: value.decode() for name, value in cast(list[tuple[str, bytes]], message.headers() or [])}
+    key, value = message.key(), message.value()
+    assert isinstance(key, bytes)
+    assert isinstance(value, bytes)
+    return Seen(headers["ce_id"], key.decode(), int(headers["ce_sequence"]), headers, value)

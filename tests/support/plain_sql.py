@@ -1,0 +1,55 @@
+"""The SQL of docs/contract.md, block by block, so that the tests run what a reader copies."""
+
+import base64
+import json
+import re
+import struct
+from typing import Any
+
+import pymysql
+
+from tests.support.pipeline import DIMENSION, vector
+from tests.support.servers import ROOT
+
+_TEXT = (ROOT / "docs" / "contract.md").read_text()
+
+
+def sql(heading: str) -> str:
+    """The one ```sql block below a heading of the second level."""
+    _, _, section = _TEXT.partition(f"\n## {heading}\n")
+    [block] = re.findall(r"^```sql\n(.*?)^```$", section.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
+    return str(block)
+
+
+VALUES = sql("What the service has")
+UPSERT, FILE, EVENT = sql("Write a document"), sql("A file, if there is one"), sql("The event")
+DELETE = sql("Delete a document")
+WHOLE = sql("Reading from a replica")
+
+
+class Service:
+    """A service in another language: a connection that takes several statements at once, and the contract's SQL."""
+
+    def __init__(self, connection: "pymysql.Connection[Any]") -> None:
+        self._connection = connection
+
+    def run(self, *blocks: str) -> None:
+        with self._connection.cursor() as cursor:
+            for block in blocks:
+                cursor.execute(block)
+                while cursor.nextset():
+                    pass
+
+    def bind(self, **values: object) -> None:
+        with self._connection.cursor() as cursor:
+            for name, value in values.items():
+                cursor.execute(f"SET @{name} = %s", (value,))
+
+    def upsert(self, *contents: str) -> None:
+        """A version with these chunks and no other file."""
+        self.bind(chunks=json.dumps([{"content": content, "vector": encoded(content)} for content in contents]))
+        self.run(UPSERT, EVENT)
+
+
+def encoded(content: str) -> str:
+    return base64.b64encode(struct.pack(f"<{DIMENSION}f", *vector(content))).decode()

@@ -1,0 +1,204 @@
+"""The services profile as processes: `rag-outbox relay` and `rag-outbox consume`, started, stopped and killed."""
+
+import json
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, MemberDescription, OffsetSpec  # type: ignore[attr-defined]  # no __all__
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+from schema.database.tables import LANES
+from schema.kafka.names import Names
+from schema.sinks import SINKS
+from tests.support.commands import COMMAND, Folder
+from tests.support.waiting import wait_for
+
+_LOG_CHARACTERS = 4_000  # shown of each process when a test fails
+_END_SECONDS = 60
+
+
+class Process:
+    """One process; what it says on stderr goes to a file that the test shows when it fails."""
+
+    def __init__(self, folder: Folder, name: str, arguments: tuple[str, ...], settings: Mapping[str, str]) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.settings = settings
+        self._log, self._out = (folder.path / f"{name}.{kind}" for kind in ("log", "json"))
+        with self._log.open("wb") as log, self._out.open("wb") as out:
+            self._process = subprocess.Popen(
+                [*COMMAND, *arguments, "--json"],
+                env=folder.environment(kafka_client_id=name, **settings),
+                cwd=folder.path,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+            )
+
+    @property
+    def does(self) -> str:
+        """`relay`, or the sink."""
+        return self.arguments[-1]
+
+    @property
+    def status(self) -> int | None:
+        return self._process.poll()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def events(self) -> int:
+        """How many it says it published or applied, having ended well."""
+        assert self.status == 0, f"{self.name} ended with {self.status}"
+        return int(json.loads(self._out.read_text())["published" if self.does == "relay" else "events"])
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+        self._process.wait(_END_SECONDS)
+
+    def terminate(self) -> float:
+        """SIGTERM; returns after how many seconds it had ended, well."""
+        began = time.monotonic()
+        self._send(signal.SIGTERM)
+        assert self._process.wait(_END_SECONDS) == 0, self.name
+        return time.monotonic() - began
+
+    def pause(self) -> None:
+        """SIGSTOP; returns when all its threads stand still."""
+        self._send(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        wait_for(
+            lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir()),
+            f"{self.name} to stand still",
+        )
+
+    def go_on(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def end(self) -> None:
+        """Whatever it does."""
+        self._process.kill()
+        self._process.wait(_END_SECONDS)
+
+    def last_words(self) -> str:
+        return f"--- {self.name}, status {self.status}\n{self.log[-_LOG_CHARACTERS:]}"
+
+    def _send(self, number: signal.Signals) -> None:
+        assert self.status is None, f"{self.name} has ended with {self.status}"
+        self._process.send_signal(number)
+
+
+class Services:
+    """The processes of one system, and a look into what Kafka knows of them."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.names = Names(folder.settings["namespace"])
+        self.processes: list[Process] = []
+        self._admin = self._connected()
+
+    def start(self, *arguments: str, **settings: str) -> Process:
+        """A process of `rag-outbox relay` or `rag-outbox consume SINK`."""
+        process = Process(self.folder, f"{arguments[-1]}-{len(self.processes) + 1}", arguments, settings)
+        self.processes.append(process)
+        return process
+
+    def relay(self, **settings: str) -> Process:
+        return self.start("relay", **settings)
+
+    def consumer(self, sink: str, **settings: str) -> Process:
+        return self.start("consume", sink, **settings)
+
+    def owned(self, process: Process) -> set[int]:
+        """The lanes, or partitions of the documents' topic, that Kafka has assigned to a process."""
+        group = self.names.relays_group if process.does == "relay" else self.names.sink_group(process.does)
+        members = self._members(group)
+        return {
+            partition.partition
+            for member in members
+            if member.client_id == process.name
+            for partition in member.assignment.topic_partitions
+        }
+
+    def _connected(self) -> AdminClient:
+        servers = self.folder.settings["kafka_bootstrap_servers"]
+        return AdminClient({"bootstrap.servers": servers, "log_level": 0})  # servers may stop
+
+    def _members(self, group: str) -> list[MemberDescription]:
+        """Asked again while a broker that has just started, or is under load, does not know."""
+        slow = retry_if_exception(lambda error: isinstance(error, KafkaException) and _may_answer_later(error))
+        for attempt in Retrying(retry=slow, wait=wait_fixed(0.2), stop=stop_after_delay(_END_SECONDS), reraise=True):
+            with attempt:
+                try:
+                    found = self._admin.describe_consumer_groups([group], request_timeout=5.0)[group].result()
+                except KafkaException:  # a client that met a broker while it started may never hear of it again
+                    self._admin = self._connected()
+                    raise
+        return list(found.members)
+
+    def in_transaction(self) -> bool:
+        """Whether events stand in the topic whose transaction is neither committed nor aborted."""
+        name = self.names.documents_topic
+        partitions = self._admin.list_topics(name).topics[name].partitions
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        asked = {TopicPartition(name, partition): latest for partition in partitions}
+        ends = []
+        for isolation in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
+            found = self._admin.list_offsets(asked, isolation_level=isolation)
+            ends.append({partition.partition: future.result().offset for partition, future in found.items()})
+        return ends[0] != ends[1]
+
+    def offsets_in_transaction(self) -> bool:
+        """Whether a transaction that is neither committed nor aborted holds offsets of lanes."""
+        lanes = [TopicPartition(self.names.lanes_topic, lane) for lane in range(LANES)]
+        asked = ConsumerGroupTopicPartitions(self.names.relays_group, lanes)
+        [found] = self._admin.list_consumer_group_offsets([asked], require_stable=True, request_timeout=1).values()
+        try:
+            return any(lane.error is not None for lane in found.result().topic_partitions)
+        except KafkaException as error:
+            if error.args[0].code() not in {KafkaError._TIMED_OUT, KafkaError.UNSTABLE_OFFSET_COMMIT}:
+                raise
+            return True
+
+    def finish(self) -> Counter[str]:
+        """SIGTERM to all that run; returns how many events those that ended well published and applied."""
+        for process in self.processes:
+            if process.status is None:
+                process.terminate()
+        done = Counter(dict.fromkeys(("relay", *SINKS), 0))
+        for process in self.processes:
+            if process.status == 0:
+                done[process.does] += process.events
+        return done
+
+
+@contextmanager
+def services(folder: Folder) -> Iterator[Services]:
+    """Processes that end with the context, at the latest; a failure shows what they said."""
+    some = Services(folder)
+    try:
+        yield some
+    except BaseException as error:
+        for process in some.processes:
+            error.add_note(process.last_words())
+        raise
+    finally:
+        for process in some.processes:
+            process.end()
+
+
+def _may_answer_later(error: KafkaException) -> bool:
+    return error.args[0].code() in {
+        KafkaError._TIMED_OUT,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }

@@ -1,0 +1,73 @@
+"""What a write left behind: every table's rows, the files, the waiting events and the statements sent.
+
+It shares no code with what it looks at.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Engine, event, text
+
+from schema.database.connection import reading
+
+
+def tables(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table, in order."""
+    with reading(engine) as connection:
+        names = connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")).all()
+        return {
+            name: [tuple(row) for row in connection.execute(text(f"SELECT * FROM {name} ORDER BY rowid"))]
+            for name in names
+        }
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def rows(engine: Engine, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    """What anyone else sees: committed rows, read without a lock."""
+    with reading(engine) as connection:
+        return [tuple(row) for row in connection.execute(text(statement), parameters)]
+
+
+def chunks(engine: Engine, doc_id: str) -> list[str]:
+    """The contents of a document's chunks, in order."""
+    statement = "SELECT content FROM chunks WHERE doc_id = :doc_id ORDER BY chunk_index"
+    return [content for (content,) in rows(engine, statement, doc_id=doc_id)]
+
+
+def chunk_ids(engine: Engine, doc_id: str) -> dict[str, str]:
+    """Content → chunk id, of a document without repeated contents."""
+    return dict(rows(engine, "SELECT content, chunk_id FROM chunks WHERE doc_id = :doc_id", doc_id=doc_id))
+
+
+def payloads(engine: Engine, doc_id: str, version: int) -> list[bytes]:
+    """The encoded parts of a version's event, in the order of the outbox."""
+    statement = "SELECT payload FROM outbox WHERE aggregate_id = :doc_id AND aggregate_version = :version ORDER BY id"
+    return [payload for (payload,) in rows(engine, statement, doc_id=doc_id, version=version)]
+
+
+def events(engine: Engine, doc_id: str, version: int) -> list[dict[str, Any]]:
+    """The parts of a version's event as plain dicts, with the lists and numbers that an encoder leaves out."""
+    lists: dict[str, Any] = {"chunks": [], "relabelled": [], "files": [], "tombstones": [], "removed_files": []}
+    numbers = {"part": 1, "parts": 1}
+    return [lists | numbers | msgspec.msgpack.decode(payload) for payload in payloads(engine, doc_id, version)]
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[str]]:
+    """The statements sent to the database meanwhile; one with many rows of parameters is one."""
+    sent: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
