@@ -18,15 +18,16 @@ def message(error: Exception) -> str | None:
     from producer import ProducerError
     from schema.database.revision import SchemaError
     from schema.failures import Permanent, Retryable, TooManyDeadLetters
-    from schema.kafka.topics import TopicDiffers
 
     if isinstance(error, DBAPIError):
         return f"metadata database: {error.orig}"
+    if _is(error, "schema.kafka.topics", "TopicDiffers"):
+        return str(error)
     if _is(error, "pymilvus.exceptions", "MilvusException"):
         return f"Milvus: {getattr(error, 'message', error)}"
     if _is(error, "minio.error", "MinioException") or _is(error, "urllib3.exceptions", "HTTPError"):
         return f"object store: {error}"
-    ours = (OperationError, ProducerError, TopicDiffers, TooManyDeadLetters, Permanent, Retryable, SchemaError)
+    ours = (OperationError, ProducerError, TooManyDeadLetters, Permanent, Retryable, SchemaError)
     return str(error) if isinstance(error, (*ours, OSError, Timeout)) else None
 
 
@@ -44,5 +45,5 @@ def report(error: Exception) -> str:
 
 
 def _is(error: Exception, module: str, name: str) -> bool:
-    """Whether it is an error of a client library, which takes a second to import: only if somebody did already."""
+    """Whether it is an error of a module that is slow to import: only if it has been imported already."""
     return module in sys.modules and isinstance(error, getattr(sys.modules[module], name))

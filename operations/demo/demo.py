@@ -131,10 +131,8 @@ def _update_and_delete(opened: System, folder: Path, output: Output) -> None:
 def show_crash_drill(opened: System, folder: Path, log: Path, output: Output) -> None:
     """Kill a writer and a relay of the texts in `folder`, start again, and compare the stores. Raises DemoFailed."""
     lines = _short_documents(folder)
-    _require(
-        len(lines) >= crash_drill.MIN_DOCUMENTS,
-        f"{len(lines)} texts are too few, {crash_drill.MIN_DOCUMENTS} are needed",
-    )
+    least = crash_drill.MIN_DOCUMENTS
+    _require(len(lines) >= least, f"the installed packages give {len(lines)} short texts, the drill needs {least}")
     with output.progress("Waiting for the middle", None):
         killed = crash_drill.kill_in_the_middle(opened, lines, _DRILL_TAG, log)
     output.result(
