@@ -10,6 +10,8 @@ METRIC = "COSINE"
 HNSW = {"M": 16, "efConstruction": 200}
 SPARSE_METRIC = "IP"
 
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+
 
 @dataclass(frozen=True)
 class Field:
@@ -33,3 +35,8 @@ FIELDS = (
     Field("oss_id", "varchar", limits.OBJECT_KEY_BYTES),
     Field("content", "varchar", limits.CONTENT_BYTES),
 )
+
+
+def literal(text: str) -> str:
+    """`text` as a string literal of Milvus' filter expressions, escaped: pymilvus would quote it as it is."""
+    return f'"{text.translate(_ESCAPES)}"'

@@ -12,7 +12,6 @@ from schema.failures import Permanent
 _LENGTHS = {field.name: field.max_length for field in collection.FIELDS if field.max_length}
 _OTHER_BYTES = sum(_LENGTHS.values()) - limits.CONTENT_BYTES + 256  # at most: ids, labels and what surrounds them
 _SPARSE_BYTES = 8  # an entry
-_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 _NO_WEIGHTS = {0: 1e-30}  # a sparse vector may not be empty; token 0 starts a text and has no weight elsewhere
 
 Row = dict[str, Any]
@@ -57,11 +56,6 @@ def size_bytes(row: Row) -> int:
 def largest_bytes(dimension: int) -> int:
     """Of any row."""
     return _OTHER_BYTES + 4 * dimension + _SPARSE_BYTES * limits.SPARSE_ENTRIES + limits.CONTENT_BYTES
-
-
-def literal(text: str) -> str:
-    """A string in Milvus' expressions; the client would put an id between quotes as it is."""
-    return f'"{text.translate(_ESCAPES)}"'
 
 
 def _checked(row: Row) -> Row:

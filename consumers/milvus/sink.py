@@ -98,7 +98,7 @@ class MilvusSink:
         for some in bounded(labels, _ROWS_A_REQUEST, _ANSWER_BYTES, lambda _: largest):
             found = self._client.query(
                 collection.ALIAS,
-                filter=_among(map(milvus_rows.literal, some)),
+                filter=_among(map(collection.literal, some)),
                 output_fields=["*"],
                 timeout=TIMEOUT_SECONDS,
                 consistency_level="Strong",  # the default may not see what was written a moment ago
@@ -110,7 +110,7 @@ class MilvusSink:
 
     def _delete(self, chunk_ids: Iterable[str]) -> None:
         """By primary key: a list of nothing else, which Milvus need not search for."""
-        ids = map(milvus_rows.literal, chunk_ids)
+        ids = map(collection.literal, chunk_ids)
         for some in bounded(ids, _ROWS_A_REQUEST, _REQUEST_BYTES, lambda literal: 4 * len(literal)):
             self._client.delete(collection.ALIAS, filter=_among(some), timeout=TIMEOUT_SECONDS)
 

@@ -23,11 +23,11 @@ from operations.ingest import files as ingest_files
 from operations.ingest.write import write
 from operations.init import init
 from operations.profiles import embedded
-from operations.search import Hit, search
 from operations.settings import Settings
 from operations.wiring import System
 from producer.processing.chunk import chunking
 from producer.processing.extract import extract
+from retrieval.search import Hit, search
 from schema.database.connection import reading
 from schema.database.tables import chunks, outbox
 from schema.events.events import DocumentUpserted, Envelope, decode
@@ -103,7 +103,7 @@ def _pipeline(opened: System, folder: Path, output: Output) -> None:
     _relay(opened, output)
 
     output.heading(f"4  search: {_QUESTION!r}")
-    hits = search(opened, _QUESTION, limit=3)
+    hits = _search(opened, _QUESTION, limit=3)
     _require(bool(hits), "the search found nothing")
     _show(hits, output)
 
@@ -116,14 +116,14 @@ def _update_and_delete(opened: System, folder: Path, output: Output) -> None:
     _ingest(opened, folder, output)
     vectors, total = _travelling(opened, doc_id)
     _relay(opened, output)
-    found = search(opened, _ADDED_QUESTION, limit=1)
+    found = _search(opened, _ADDED_QUESTION, limit=1)
     _require(found[0].doc_id == doc_id, "the search does not find the paragraph that was added")
     output.result({}, f"   a paragraph added: {vectors} of {total} chunks travelled")
     _show(found, output)
 
     transactions.run(opened.engine, lambda connection: opened.writer().delete(connection, doc_id))
     _relay(opened, output)
-    left = [hit for hit in search(opened, _ADDED_QUESTION, limit=50) if hit.doc_id == doc_id]
+    left = [hit for hit in _search(opened, _ADDED_QUESTION, limit=50) if hit.doc_id == doc_id]
     _require(not left, "a search still finds the deleted document")
     output.result({}, "   the document deleted: the same search no longer finds it")
 
@@ -215,6 +215,11 @@ def _short_documents(folder: Path) -> list[bytes]:
             }
             lines.append(json.dumps(document).encode() + b"\n")
     return lines
+
+
+def _search(opened: System, text: str, *, limit: int) -> list[Hit]:
+    [vector] = opened.require_embedder().embed([text])
+    return search(opened.engine, opened.store, opened.with_milvus, vector, limit=limit)
 
 
 def _show(hits: list[Hit], output: Output) -> None:

@@ -16,8 +16,8 @@ from consumers.minio.sink import MinioSink
 from operations.cli.output import Output
 from operations.errors import OperationError
 from operations.milvus_lite.restarting_sink import MilvusAgain
-from operations.profiles.services import stopped_by_signals
 from operations.settings import PREFIX, SettingsError
+from operations.signals import stop_on_signals
 from operations.wiring import System
 from relays.direct import DirectRelay
 from schema.database.connection import reading
@@ -68,7 +68,7 @@ def run_until_signalled(system: System, output: Output, *, until_idle: bool, pat
     """`run` for a person or a supervisor: SIGTERM and SIGINT stop it after the batch in flight. Returns the events."""
     if system.settings.kafka is not None:  # two kinds of relays would publish the same rows
         raise SettingsError(f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is set; with Kafka, use: rag-outbox relay and consume")
-    stop = stopped_by_signals()
+    stop = stop_on_signals()
     with output.progress("Relaying events", pending_events(system)) as bar:
 
         def failing(reason: str, seconds: float) -> None:

@@ -1,12 +1,11 @@
 """`rag-outbox relay` and `rag-outbox consume`: one process each of the services profile."""
 
 import logging
-import signal
-import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from operations.settings import PREFIX, SettingsError
+from operations.signals import stop_on_signals
 from operations.wiring import System
 from schema.sinks import MILVUS
 
@@ -28,7 +27,7 @@ def relay(system: System) -> int:
     if system.engine.dialect.name == "sqlite":
         raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
     _tell("relays")
-    stop = stopped_by_signals()
+    stop = stop_on_signals()
     KafkaRelay(system.engine, system.settings.names, kafka, report=report).run(stop)
     return published
 
@@ -45,7 +44,7 @@ def consume(system: System, sink_name: str) -> int:
         consumed += len(applied)
 
     _tell("consumers")
-    stop = stopped_by_signals()
+    stop = stop_on_signals()
     with ExitStack() as stack:
         sink = _sink(system, sink_name)
         stack.callback(sink.close)
@@ -63,14 +62,6 @@ def _sink(system: System, name: str) -> "Sink":
     from consumers.minio.sink import MinioSink
 
     return MinioSink(system.store)
-
-
-def stopped_by_signals() -> threading.Event:
-    """Set by SIGTERM and SIGINT."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def _tell(package: str) -> None:

@@ -1,4 +1,4 @@
-"""Our five import names are ours alone: a library called `schema`, for one, exists on the package index."""
+"""Our six import names are ours alone: a library called `schema`, for one, exists on the package index."""
 
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ["schema", "producer", "relays", "consumers", "operations"]
+PACKAGES = ["schema", "producer", "relays", "consumers", "retrieval", "operations"]
 ROOT = Path(__file__).parents[2]
 
 

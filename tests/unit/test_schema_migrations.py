@@ -113,6 +113,7 @@ def test_migrations_import_nothing_of_ours() -> None:
                 "producer",
                 "relays",
                 "consumers",
+                "retrieval",
                 "operations",
             }
 

@@ -1,0 +1,28 @@
+"""`rag-outbox consume`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from operations import settings
+from operations.cli.options import Json
+from operations.cli.output import Output
+
+EXAMPLE = "rag-outbox consume milvus"
+
+
+def command(
+    sink: Annotated[Literal["milvus", "minio"], typer.Argument(help="The store to keep up to date.")],
+    as_json: Json = False,
+) -> None:
+    """Apply events from Kafka to one store (services profile).
+
+    Start as many as you like for each store. SIGTERM and Ctrl-C finish the batch in flight.
+    """
+    from operations import wiring
+    from operations.profiles import services
+
+    output = Output(json=as_json)
+    with wiring.opened(settings.load()) as opened:
+        consumed = services.consume(opened, sink)
+    output.result({"events": consumed, "retries": opened.retries}, f"Applied {consumed} events to {sink}.")

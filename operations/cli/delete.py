@@ -1,0 +1,29 @@
+"""`rag-outbox delete`."""
+
+from typing import Annotated
+
+import typer
+
+from operations import settings
+from operations.cli.options import Json
+from operations.cli.output import Output
+
+EXAMPLE = "rag-outbox delete handbook-3f2a90c1d4e5"
+
+
+def command(
+    doc_ids: Annotated[list[str], typer.Argument(metavar="DOC_ID", help="Documents to delete from every store.")],
+    as_json: Json = False,
+) -> None:
+    """Delete documents from every store, all of them or, when one is unknown, none."""
+    from operations import transactions, wiring
+
+    output = Output(json=as_json)
+    with wiring.opened(settings.load()) as opened:
+        writer = opened.writer()
+        receipts = transactions.run(opened.engine, lambda connection: writer.delete_many(connection, doc_ids))
+    deleted = sum(receipt.changed for receipt in receipts)
+    output.result(
+        {"deleted": deleted, "deleted_before": len(receipts) - deleted},
+        f"Deleted {deleted} documents; {len(receipts) - deleted} were deleted before.",
+    )

@@ -1,0 +1,21 @@
+"""`rag-outbox relay`."""
+
+from operations import settings
+from operations.cli.options import Json
+from operations.cli.output import Output
+
+EXAMPLE = "RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 rag-outbox relay"
+
+
+def command(as_json: Json = False) -> None:
+    """Publish events to Kafka, exactly once and in order per document (services profile).
+
+    Start as many as you like: they share the lanes. SIGTERM and Ctrl-C finish the batch in flight.
+    """
+    from operations import wiring
+    from operations.profiles import services
+
+    output = Output(json=as_json)
+    with wiring.opened(settings.load()) as opened:
+        published = services.relay(opened)
+    output.result({"published": published, "retries": opened.retries}, f"Published {published} events.")

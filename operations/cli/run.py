@@ -1,0 +1,35 @@
+"""`rag-outbox run`."""
+
+from typing import Annotated
+
+import typer
+
+from operations import settings
+from operations.cli.options import Json
+from operations.cli.output import Output
+
+EXAMPLE = "rag-outbox run --until-idle --give-up-seconds 60"
+
+
+def command(
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Stop when everything is applied.")] = False,
+    give_up_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Stop with an error when a sink fails for so long. [30 with --until-idle, else never]"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Relay events to Milvus and the object store, in one process (embedded profile).
+
+    SIGTERM and Ctrl-C finish the batch in flight. One process a data folder.
+    """
+    from operations import wiring
+    from operations.profiles.embedded import run_until_signalled
+
+    output = Output(json=as_json)
+    patience = 30.0 if until_idle and give_up_seconds is None else give_up_seconds
+    with wiring.opened(settings.load()) as opened:
+        relayed = run_until_signalled(opened, output, until_idle=until_idle, patience_seconds=patience)
+    output.result({"events": relayed}, f"Relayed {relayed} events.")

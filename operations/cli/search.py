@@ -1,0 +1,47 @@
+"""`rag-outbox search`."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from operations import settings
+from operations.cli.options import Json, Tag
+from operations.cli.output import Output
+
+EXAMPLE = 'rag-outbox search "how do I mock a server in tests" --limit 3'
+
+
+def command(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for, in plain words.")],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many chunks.")] = 5,
+    business_tag: Tag = None,
+    modal_type: Annotated[str | None, typer.Option("--modal-type", help="Only chunks of this kind.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find chunks by meaning."""
+    from operations import wiring
+    from retrieval.search import search
+
+    output = Output(json=as_json)
+    with wiring.opened(settings.load()) as opened:
+        [vector] = opened.require_embedder().embed([text])
+        hits = search(
+            opened.engine,
+            opened.store,
+            opened.with_milvus,
+            vector,
+            limit=limit,
+            business_tag=business_tag,
+            modal_type=modal_type,
+        )
+    lines = [
+        f"{hit.score:.3f}  {hit.title}  [{hit.doc_id}]\n       {_shortened(hit.content)}\n       {hit.file or '-'}"
+        for hit in hits
+    ]
+    output.result({"hits": [asdict(hit) for hit in hits]}, *(lines or ["Nothing found."]))
+
+
+def _shortened(content: str, characters: int = 160) -> str:
+    flat = " ".join(content.split())
+    return flat if len(flat) <= characters else flat[:characters].rsplit(" ", 1)[0] + " …"

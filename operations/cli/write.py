@@ -1,0 +1,42 @@
+"""`rag-outbox write`."""
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from operations import settings
+from operations.cli.options import Json
+from operations.cli.output import Output
+
+EXAMPLE = "rag-outbox write documents.jsonl && rag-outbox run --until-idle"
+
+
+def command(
+    file: Annotated[
+        typer.FileBinaryRead, typer.Argument(metavar="FILE.jsonl", help="One document a line; - reads standard input.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Write documents from JSON lines, a batch a transaction.
+
+    A line at fault stops it: every line before is written, none from it on. Chunks without a vector are embedded.
+    """
+    from operations import wiring
+    from operations.ingest.write import write as run_write
+
+    output = Output(json=as_json)
+    with wiring.opened(settings.load()) as opened:
+        if file is sys.stdin.buffer:
+            with output.progress("Writing", None) as bar:
+                done = run_write(opened, file, Path(), bar.advance)
+        else:
+            with output.progress("Writing bytes", os.fstat(file.fileno()).st_size) as bar:
+                done = run_write(opened, file, Path(file.name).parent, bar.advance)
+    output.result(
+        asdict(done) | {"retries": opened.retries},
+        f"Wrote {done.written} documents with {done.chunks} chunks; {done.unchanged} were unchanged.",
+    )

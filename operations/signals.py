@@ -1,0 +1,12 @@
+"""SIGTERM and Ctrl-C end a long-running command after the batch in flight."""
+
+import signal
+import threading
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set from now on."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

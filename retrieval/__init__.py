@@ -1,0 +1,1 @@
+"""The read side: search, with the documents that the hits belong to."""
