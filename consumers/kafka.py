@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from schema import retry
 from schema.events.events import Envelope
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
-from schema.kafka.clients import Membership, for_consumer, for_producer
+from schema.kafka.clients import Membership, for_producer, join_group
 from schema.kafka.names import Names
+from schema.retry import Backoff
+from schema.sinks import Applier
 
 _log = logging.getLogger(__name__)
 
@@ -29,17 +30,9 @@ _IDLE_SECONDS = 0.25
 _FILL_SECONDS = 0.005  # how long a batch waits for its next event
 _PATIENCE_SECONDS = 3.0  # how long a batch may take before the group is served: pausing drops what was fetched ahead
 _SERVE_SECONDS = 0.05
+_BACKOFF = Backoff()
 _DRAIN_SECONDS = 10.0  # how long a revoked partition waits for its batch
 _COMMIT_SECONDS = 10.0
-
-
-class Applies(Protocol):
-    """See consumers/applier.py."""
-
-    @property
-    def name(self) -> str: ...
-
-    def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]: ...
 
 
 class Runtime:
@@ -47,7 +40,7 @@ class Runtime:
 
     def __init__(
         self,
-        applier: Applies,
+        applier: Applier,
         names: Names,
         kafka: Mapping[str, Any],
         *,
@@ -112,7 +105,7 @@ class Runtime:
                 if stop.is_set():
                     break  # not committed: whoever comes next applies it
                 attempt += 1
-                seconds = retry.full_jitter(attempt)
+                seconds = _BACKOFF.seconds(attempt)
                 _log.warning("sink_failing sink=%s attempt=%d reason=%s", self._applier.name, attempt, error)
                 self._serve_for(seconds, stop)
         if self._paused:
@@ -154,23 +147,15 @@ class Runtime:
         self._consumer.close()
 
     def _joined(self) -> Consumer:
-        consumer = Consumer(
-            {
-                "session.timeout.ms": 10_000,
-                "heartbeat.interval.ms": 1_000,  # how soon one hears that another came or left
-                **for_consumer(self._kafka),
-                "group.id": self._names.sink_group(self._applier.name),
-                "partition.assignment.strategy": "cooperative-sticky",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",
-            }
+        return join_group(
+            self._kafka,
+            {"enable.auto.offset.store": False, "auto.offset.reset": "earliest"},
+            group=self._names.sink_group(self._applier.name),
+            topic=self._names.documents_topic,
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
         )
-        consumer.subscribe(
-            [self._names.documents_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
-        return consumer
 
     def _bury(self, letters: Sequence[DeadLetter]) -> None:
         """To the dead-letter topic; raises Retryable when Kafka does not take all of them."""

@@ -11,11 +11,10 @@ from sqlalchemy import Connection, false, insert, select, update
 
 from consumers.sink import Change
 from schema.batches import bounded
+from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import chunk_tombstones, chunks, document_files, documents
 from schema.events.events import DocumentUpserted, FileRecord
 from schema.object_store import layout
-
-_IDS_A_STATEMENT = 1_000
 
 
 def to_vectors(connection: Connection, change: Change) -> str | None:
@@ -38,7 +37,7 @@ def to_vectors(connection: Connection, change: Change) -> str | None:
         version, _ = _document(connection, change.doc_id)
         rows = [{"chunk_id": chunk_id, "doc_id": change.doc_id, "removed_in_version": version} for chunk_id in ghosts]
         connection.execute(insert(chunk_tombstones), rows)
-    for some in bounded(damaged, _IDS_A_STATEMENT):
+    for some in bounded(damaged, IDS_PER_STATEMENT):
         connection.execute(update(chunks).where(chunks.c.chunk_id.in_(some)).values(milvus_synced=false()))
     return _told(change, [*ghosts, *damaged])
 
@@ -92,7 +91,7 @@ def _document(connection: Connection, doc_id: str) -> tuple[int, bool]:
 def _versions(connection: Connection, key: Any, version: Any, ids: Iterable[str]) -> dict[str, int]:
     return {
         row[0]: row[1]
-        for some in bounded(sorted(ids), _IDS_A_STATEMENT)
+        for some in bounded(sorted(ids), IDS_PER_STATEMENT)
         for row in connection.execute(select(key, version).where(key.in_(some)))
     }
 

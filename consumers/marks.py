@@ -7,17 +7,15 @@ holds its version. The functions run inside the caller's transaction, which hold
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, and_, case, delete, insert, literal, not_, null, or_, select, true, update
 
 from consumers.sink import Change
 from schema.batches import bounded
 from schema.database.clock import utc_now
+from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
 from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 from schema.sinks import SINKS
-
-_IDS_A_STATEMENT = 1_000
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,14 @@ def known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dict[str
             row.marks or 0,
             row.last_error or "",
         )
-        for some in bounded(doc_ids, _IDS_A_STATEMENT)
+        for some in bounded(doc_ids, IDS_PER_STATEMENT)
         for row in connection.execute(columns.where(documents.c.doc_id.in_(some)))
     }
 
 
 def lock(connection: Connection, doc_ids: Iterable[str]) -> None:
     """Take the documents' locks in the order of their ids, so that marks of two sinks and writes wait in line."""
-    for some in bounded(sorted(set(doc_ids)), _IDS_A_STATEMENT):
+    for some in bounded(sorted(set(doc_ids)), IDS_PER_STATEMENT):
         ordered = select(documents.c.doc_id).where(documents.c.doc_id.in_(some)).order_by(documents.c.doc_id)
         connection.execute(ordered.with_for_update()).all()
 
@@ -64,7 +62,7 @@ def applied(connection: Connection, sink: str, changes: Sequence[Change]) -> Non
     """Move the sink's state to the versions that are complete."""
     complete = [change for change in changes if change.complete]
     for version, doc_ids in _by_version((change.version, [change.doc_id]) for change in complete):
-        for some in bounded(doc_ids, _IDS_A_STATEMENT):
+        for some in bounded(doc_ids, IDS_PER_STATEMENT):
             _follow_documents(connection, some)
             statement = (
                 update(sink_states)
@@ -91,7 +89,7 @@ def applied(connection: Connection, sink: str, changes: Sequence[Change]) -> Non
 def counted(connection: Connection, sink: str, doc_ids: Collection[str]) -> None:
     """Count a mark of each document, so that whoever applies one of them right now finds out."""
     statement = update(sink_states).where(sink_states.c.sink == sink).values(marks=sink_states.c.marks + 1)
-    _each(connection, statement, sink_states.c.doc_id, sorted(doc_ids))
+    execute_for_ids(connection, statement, sink_states.c.doc_id, sorted(doc_ids))
 
 
 def failed(connection: Connection, sink: str, reasons: Mapping[tuple[str, int], str]) -> None:
@@ -123,7 +121,7 @@ def harmed(connection: Connection, sink: str, reasons: Mapping[str, str]) -> Non
 def chunks_synced(connection: Connection, written: Iterable[tuple[int, Sequence[str]]]) -> None:
     """Chunks that Milvus acknowledged, as (version, chunk ids)."""
     for version, chunk_ids in _by_version(written):
-        _each(
+        execute_for_ids(
             connection,
             update(chunks).values(milvus_synced=true()).where(chunks.c.row_version <= version),  # nobody newer
             chunks.c.chunk_id,
@@ -135,14 +133,14 @@ def tombstones_confirmed(connection: Connection, removed: Iterable[tuple[int, Se
     """Chunks that Milvus acknowledged as gone, as (version, chunk ids)."""
     for version, chunk_ids in _by_version(removed):
         statement = delete(chunk_tombstones).where(chunk_tombstones.c.removed_in_version <= version)
-        _each(connection, statement, chunk_tombstones.c.chunk_id, chunk_ids)
+        execute_for_ids(connection, statement, chunk_tombstones.c.chunk_id, chunk_ids)
 
 
 def files_removed(connection: Connection, removed: Iterable[tuple[int, Sequence[str]]]) -> None:
     """Objects that the object store acknowledged as gone, as (version, object keys)."""
     for version, keys in _by_version(removed):
         statement = delete(document_files).where(document_files.c.removed_in_version <= version)
-        _each(connection, statement, document_files.c.object_key, keys)
+        execute_for_ids(connection, statement, document_files.c.object_key, keys)
 
 
 def _complete_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
@@ -151,7 +149,7 @@ def _complete_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
         or_(sink_states.c.applied_version < documents.c.version, sink_states.c.state == "failed"),
     )
     statement = update(documents).values(status="completed").where(~behind.exists())
-    _each(connection, statement, documents.c.doc_id, doc_ids)
+    execute_for_ids(connection, statement, documents.c.doc_id, doc_ids)
 
 
 def _follow_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
@@ -176,8 +174,3 @@ def _by_version(pairs: Iterable[tuple[int, Sequence[str]]]) -> list[tuple[int, l
     for version, ids in pairs:
         grouped[version] += ids
     return sorted(grouped.items())
-
-
-def _each(connection: Connection, statement: Any, column: Any, ids: Sequence[str]) -> None:
-    for some in bounded(ids, _IDS_A_STATEMENT):
-        connection.execute(statement.where(column.in_(some)))

@@ -5,16 +5,16 @@ from dataclasses import replace
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, select
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from producer import Document, Receipt, VectorRequired, WriteConflict, Writer
 from producer.processing.embed.port import Embedder
-from schema.database.connection import is_transient
 from schema.database.tables import document_files
 from schema.object_store.port import ObjectStore
+from schema.retry import Backoff, call_with_retry, is_transient
 
 T = TypeVar("T")
 _ATTEMPTS = 6
+_BACKOFF = Backoff(0.05, 2.0)
 
 
 def run(engine: Engine, work: Callable[[Connection], T]) -> T:
@@ -24,12 +24,12 @@ def run(engine: Engine, work: Callable[[Connection], T]) -> T:
         with engine.begin() as connection:
             return work(connection)
 
-    return Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, WriteConflict) or is_transient(error)),
-        wait=wait_random_exponential(multiplier=0.05, max=2.0),
-        stop=stop_after_attempt(_ATTEMPTS),
-        reraise=True,
-    )(once)
+    return call_with_retry(
+        once,
+        retry_on=lambda error: isinstance(error, WriteConflict) or is_transient(error),
+        backoff=_BACKOFF,
+        attempts=_ATTEMPTS,
+    )
 
 
 def upsert(

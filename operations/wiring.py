@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Engine, make_url, select
 from sqlalchemy.exc import ArgumentError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from operations import database_retries
 from operations.errors import OperationError
@@ -26,6 +25,7 @@ from schema.database.tables import embedding_model
 from schema.failures import Retryable
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import ObjectStore
+from schema.retry import Backoff, call_with_retry
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from producer.processing.embed.port import Embedder
 
 T = TypeVar("T")
+_BACKOFF = Backoff(0.5, 1.0)
 _CONNECT_SECONDS = 5.0  # to Milvus, at first and after every break
 
 
@@ -97,8 +98,8 @@ class System:
             with self.milvus(own=False) as client:
                 return work(client)
 
-        failed = retry_if_exception_type((MilvusException, Retryable))
-        return Retrying(retry=failed, stop=stop_after_attempt(3), wait=wait_fixed(0.5), reraise=True)(once)
+        failures = (MilvusException, Retryable)
+        return call_with_retry(once, retry_on=lambda error: isinstance(error, failures), backoff=_BACKOFF, attempts=4)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from producer.stored import StoredRow
 from schema import limits
 from schema.batches import bounded
 from schema.database.clock import utc_now
+from schema.database.statements import execute_for_ids
 from schema.database.tables import (
     chunk_tombstones,
     chunks,
@@ -29,7 +30,6 @@ from schema.database.tables import (
 from schema.events import identity
 from schema.sinks import SINKS
 
-_IDS_A_STATEMENT = 1_000
 _ROWS_A_STATEMENT = 5_000
 _INSERT_DOCUMENTS, _INSERT_STATES, _INSERT_CHUNKS = insert(documents), insert(sink_states), insert(chunks)
 _INSERT_LOGS, _INSERT_EVENTS = insert(operation_logs), insert(outbox)  # made once: SQLAlchemy finds them faster
@@ -73,8 +73,8 @@ def insert_chunks(connection: Connection, plans: Sequence[Plan]) -> None:
 
 def change_chunks(connection: Connection, plan: Plan) -> None:
     """Remove, move and mark the stored chunks of one document; run before its new chunks are inserted."""
-    _each(connection, delete(chunks), chunks.c.chunk_id, plan.removed_chunks)
-    _each(connection, delete(chunk_tombstones), chunk_tombstones.c.chunk_id, plan.revived)
+    execute_for_ids(connection, delete(chunks), chunks.c.chunk_id, plan.removed_chunks)
+    execute_for_ids(connection, delete(chunk_tombstones), chunk_tombstones.c.chunk_id, plan.revived)
     tombstones = [
         {"chunk_id": chunk_id, "doc_id": plan.doc_id, "removed_in_version": plan.version}
         for chunk_id in plan.removed_chunks
@@ -82,21 +82,25 @@ def change_chunks(connection: Connection, plan: Plan) -> None:
     if tombstones:
         connection.execute(insert(chunk_tombstones), tombstones)
     unsynced = {"milvus_synced": false(), "updated_at": utc_now(), "row_version": plan.version}
-    _each(connection, update(chunks).values(**unsynced, vector_version=plan.version), chunks.c.chunk_id, plan.resent)
-    _each(connection, update(chunks).values(**unsynced), chunks.c.chunk_id, plan.relabelled)
+    execute_for_ids(
+        connection, update(chunks).values(**unsynced, vector_version=plan.version), chunks.c.chunk_id, plan.resent
+    )
+    execute_for_ids(connection, update(chunks).values(**unsynced), chunks.c.chunk_id, plan.relabelled)
     _update_columns(connection, plan)
 
 
 def write_files(connection: Connection, plans: Iterable[Plan]) -> None:
     for plan in plans:
-        _each(
+        execute_for_ids(
             connection,
             update(document_files).values(removed_in_version=plan.version),
             document_files.c.object_key,
             plan.removed_files,
         )
     rows = [(plan, kind, record) for plan in plans for kind, record in plan.files]
-    _each(connection, delete(document_files), document_files.c.object_key, [record.object_key for _, _, record in rows])
+    execute_for_ids(
+        connection, delete(document_files), document_files.c.object_key, [record.object_key for _, _, record in rows]
+    )
     if rows:
         connection.execute(
             insert(document_files),
@@ -186,7 +190,9 @@ def _update_columns(connection: Connection, plan: Plan) -> None:
     Indexes move in two steps, since each row must stay unique.
     """
     moved = [chunk_id for chunk_id, columns in plan.updated.items() if "chunk_index" in columns]
-    _each(connection, update(chunks).values(chunk_index=chunks.c.chunk_index + _SHIFT), chunks.c.chunk_id, moved)
+    execute_for_ids(
+        connection, update(chunks).values(chunk_index=chunks.c.chunk_index + _SHIFT), chunks.c.chunk_id, moved
+    )
     grouped: dict[tuple[tuple[str, Any], ...], list[str]] = defaultdict(list)
     for chunk_id, columns in plan.updated.items():
         grouped[tuple(columns.items())].append(chunk_id)
@@ -194,12 +200,7 @@ def _update_columns(connection: Connection, plan: Plan) -> None:
         values = {name: chunks.c[name] + new.by if isinstance(new, Shift) else new for name, new in changes}
         if "chunk_index" in values:
             values["chunk_index"] -= _SHIFT
-        _each(connection, update(chunks).values(values), chunks.c.chunk_id, ids)
-
-
-def _each(connection: Connection, statement: Any, column: Any, ids: Sequence[str]) -> None:
-    for some in bounded(ids, _IDS_A_STATEMENT):
-        connection.execute(statement.where(column.in_(some)))
+        execute_for_ids(connection, update(chunks).values(values), chunks.c.chunk_id, ids)
 
 
 def _as_json(row: Mapping[Any, Any]) -> dict[str, Any]:

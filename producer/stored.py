@@ -9,10 +9,10 @@ import msgspec
 from sqlalchemy import CHAR, BindParameter, Connection, Row, Select, Table, bindparam, cast, func, select
 
 from schema.batches import bounded
+from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 from schema.sinks import SINKS
 
-_IDS_A_STATEMENT = 1_000
 _CHUNKS_A_VALUE = 5_000  # of one document in one JSON value, which max_allowed_packet bounds
 
 StoredRow = Row[Any]
@@ -95,5 +95,5 @@ def lock(connection: Connection, doc_ids: Sequence[str]) -> dict[str, Stored]:
 
 
 def _rows(connection: Connection, statement: Select[Any], doc_ids: Iterable[str]) -> Iterator[StoredRow]:
-    for some in bounded(doc_ids, _IDS_A_STATEMENT):
+    for some in bounded(doc_ids, IDS_PER_STATEMENT):
         yield from connection.execute(statement, {"doc_ids": some})

@@ -3,8 +3,9 @@
 from sqlalchemy import Connection, select
 
 from producer.files import DocumentFile
+from schema.database.outbox_rows import envelope_of
 from schema.database.tables import outbox
-from schema.events.events import ChunkRow, DocumentUpserted, Envelope, decode
+from schema.events.events import ChunkRow, DocumentUpserted, decode
 
 
 def content(connection: Connection, doc_id: str) -> tuple[dict[str, ChunkRow], dict[str, DocumentFile]]:
@@ -13,10 +14,7 @@ def content(connection: Connection, doc_id: str) -> tuple[dict[str, ChunkRow], d
     files: dict[str, DocumentFile] = {}
     waiting = select(outbox).where(outbox.c.aggregate_id == doc_id).order_by(outbox.c.id)
     for row in connection.execute(waiting):
-        envelope = Envelope(
-            row.event_id, row.event_type, row.aggregate_id, row.aggregate_version, row.content_type, row.payload
-        )
-        event = decode(envelope)
+        event = decode(envelope_of(row))
         if not isinstance(event, DocumentUpserted):
             continue
         chunks |= {chunk.chunk_id: chunk for chunk in event.chunks}

@@ -8,31 +8,20 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Protocol
 
 from sqlalchemy import Engine
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from relays import outbox
 from relays.outbox_row import OutboxRow
-from schema.events.events import Envelope
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
+from schema.retry import call_with_retry
+from schema.sinks import Applier
 
 _log = logging.getLogger(__name__)
 
 _BATCH_ROWS = 500
 _BATCH_BYTES = 16 * 1024 * 1024
 _IDLE_SECONDS = (0.005, 0.25)  # the pause doubles from the first to the second while there is nothing to do
-_BACKOFF_SECONDS = (0.1, 10.0)  # full jitter up to a limit that doubles from the first to the second
-
-
-class Applier(Protocol):
-    """What brings one sink up to date; see consumers/applier.py."""
-
-    @property
-    def name(self) -> str: ...
-
-    def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]: ...
 
 
 class DirectRelay:
@@ -105,26 +94,14 @@ class DirectRelay:
     def _patiently(self, stop: threading.Event, patience_seconds: float | None) -> int:
         """One batch, tried again with backoff while a sink fails; ends early, with 0, when `stop` is set."""
 
-        def pause(seconds: float) -> None:
-            stop.wait(seconds)
-
-        def given_up(state: RetryCallState) -> bool:
-            return stop.is_set() or (patience_seconds is not None and stop_after_delay(patience_seconds)(state))
-
-        def tell(state: RetryCallState) -> None:
-            if state.outcome is not None and state.next_action is not None:
-                self._failing(str(state.outcome.exception()), state.next_action.sleep)
-
-        retrying = Retrying(
-            retry=retry_if_exception_type(Retryable),
-            wait=wait_random_exponential(multiplier=_BACKOFF_SECONDS[0], max=_BACKOFF_SECONDS[1]),
-            stop=given_up,
-            sleep=pause,
-            before_sleep=tell,
-            reraise=True,
-        )
         try:
-            return retrying(self.relay_batch)
+            return call_with_retry(
+                self.relay_batch,
+                retry_on=lambda error: isinstance(error, Retryable),
+                stop=stop,
+                seconds=patience_seconds,
+                report=lambda error, seconds: self._failing(str(error), seconds),
+            )
         except Retryable:
             if stop.is_set():
                 return 0

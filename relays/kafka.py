@@ -11,15 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
-from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from relays import offset_metadata, outbox
 from relays.lanes import Lanes
 from relays.outbox_row import OutboxRow
 from relays.publisher import Fenced, Outcome, Published, Publisher, Refused, Undone
-from schema.database.connection import is_transient
 from schema.failures import DeadLetter, Retryable
 from schema.kafka.names import Names
+from schema.retry import Backoff, call_with_retry
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,6 +27,7 @@ _ROWS_A_LANE = 500
 _BATCH_BYTES = 32 * 1024 * 1024
 _BACKLOG_ROWS = 500  # from such a batch on, the next one is claimed beside the publishing; before, it would come late
 _IDLE_SECONDS = (0.005, 0.25)  # the pause doubles from the first to the second while there is nothing to do
+_BACKOFF = Backoff(0.1, 5.0)
 _SERVE_SECONDS = 0.05  # how often the group is served while a database call is under way
 STAGE = "relay"
 
@@ -165,12 +165,7 @@ class KafkaRelay:
 
     def _again(self, work: Callable[[], T]) -> T:
         """What `work` returns, tried again while the database is away; its error once the relay stops."""
-        return Retrying(
-            retry=retry_if_exception(is_transient),
-            wait=wait_random_exponential(multiplier=0.1, max=5.0),
-            stop=lambda _: self._stop.is_set(),
-            reraise=True,
-        )(work)
+        return call_with_retry(work, backoff=_BACKOFF, stop=self._stop)
 
 
 def _fitting(rows: Sequence[OutboxRow]) -> list[OutboxRow]:

@@ -11,12 +11,11 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schema.failures import Retryable
-from schema.kafka.clients import Membership, for_consumer
+from schema.kafka.clients import Membership, join_group
 from schema.kafka.names import Names
 
 _log = logging.getLogger(__name__)
 
-_SESSION_MILLISECONDS = 10_000  # how long a relay that died holds its lanes up
 _ASK_SECONDS = 1.0  # for committed offsets, where a time-out says that a transaction on them is open; for lost lanes
 
 
@@ -97,20 +96,15 @@ class Lanes:
         self._consumer.close()
 
     def _joined(self) -> Consumer:
-        consumer = Consumer(
-            {
-                "session.timeout.ms": _SESSION_MILLISECONDS,
-                "heartbeat.interval.ms": 1_000,  # how soon one hears that another came or left
-                **for_consumer(self._kafka),
-                "group.id": self._group,
-                "partition.assignment.strategy": "cooperative-sticky",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-            }
+        return join_group(
+            self._kafka,
+            {"auto.offset.reset": "error"},
+            group=self._group,
+            topic=self._topic,
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
         )
-        consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
-        return consumer
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)

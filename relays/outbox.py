@@ -27,8 +27,8 @@ from relays import outbox_row
 from relays.outbox_row import WHOLE, OutboxRow
 from schema.batches import bounded
 from schema.database.connection import reading
+from schema.database.outbox_rows import envelope_of
 from schema.database.tables import outbox, outbox_dead_letters
-from schema.events.events import Envelope
 from schema.failures import DeadLetter
 
 _log = logging.getLogger(__name__)
@@ -145,16 +145,7 @@ def _read(connection: Connection, ids: Sequence[int]) -> list[OutboxRow]:
 
 
 def _outbox_row(row: Row[Any]) -> OutboxRow:
-    envelope = Envelope(
-        row.event_id,
-        row.event_type,
-        row.aggregate_id,
-        row.aggregate_version,
-        row.content_type,
-        row.payload,
-        row.headers if isinstance(row.headers, dict) else {},  # a writer in another language may put anything there
-    )
-    return OutboxRow(row.id, row.lane, row.created_at.replace(tzinfo=UTC).isoformat(), envelope)
+    return OutboxRow(row.id, row.lane, row.created_at.replace(tzinfo=UTC).isoformat(), envelope_of(row))
 
 
 def _dead_row(outbox_id: int, letter: DeadLetter) -> Mapping[str, Any]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from relays import offset_metadata
 from relays.lanes import Lanes
 from relays.outbox_row import OutboxRow
 from schema.kafka.clients import for_producer
 from schema.kafka.names import Names
+from schema.retry import Backoff, call_with_retry
 
 _TRANSACTION_MILLISECONDS = 10_000  # how long one left open by a dead relay holds its lanes up
 _CALL_SECONDS = 20.0  # longer than a transaction may take, and a relay that stood still is thrown out of its group
@@ -237,9 +237,9 @@ def _headers(row: OutboxRow) -> list[tuple[str, str | bytes | None]]:
 
 def _patiently(call: Callable[[], Any]) -> None:
     """Call again while the error says that the same call may succeed."""
-    Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].retriable()),
-        wait=wait_random_exponential(multiplier=0.05, max=1.0),
-        stop=stop_after_delay(_CALL_SECONDS),
-        reraise=True,
-    )(call)
+    call_with_retry(
+        call,
+        retry_on=lambda error: isinstance(error, KafkaException) and error.args[0].retriable(),
+        backoff=Backoff(0.05, 1.0),
+        seconds=_CALL_SECONDS,
+    )

@@ -52,7 +52,8 @@ def search(
 ) -> list[Hit]:
     """The chunks nearest to `vector`, which has the system's dimension, best first.
 
-    Chunks that MySQL no longer has are left out. `business_tag` and `modal_type` filter by the labels that Milvus holds. Raises MilvusException.
+    Chunks that MySQL no longer has are left out. `business_tag` and `modal_type` filter by the labels that Milvus
+    holds. Raises MilvusException.
     """
     labels = {"business_tag": business_tag, "modal_type": modal_type}
     expression = " and ".join(

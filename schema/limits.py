@@ -25,4 +25,3 @@ SPARSE_ID = 2**32 - 2  # Milvus: the largest token id of a SPARSE_FLOAT_VECTOR
 
 EVENT_BYTES = 512 * 1024  # encoded; a larger document travels in numbered parts
 INLINE_FILE_BYTES = 64 * 1024  # a larger file is staged in the object store
-FILE_BYTES = 5 * 1024**4  # S3: the largest object

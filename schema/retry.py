@@ -1,8 +1,77 @@
-"""How long to wait before the next attempt. A policy only: it never sleeps."""
+"""The one retry policy of every loop: which errors are worth another attempt, and how long to wait before it.
+
+The waits have full jitter, so that processes that failed together do not come back together.
+"""
 
 import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, stop_never
+from tenacity.stop import stop_base
+
+from schema.database import connection
+from schema.failures import Retryable
+
+T = TypeVar("T")
 
 
-def full_jitter(attempt: int, first_seconds: float = 0.1, most_seconds: float = 10.0) -> float:
-    """Seconds before attempt `attempt` + 1: anything up to a limit that doubles with each attempt (from 1)."""
-    return random.uniform(0.0, min(most_seconds, first_seconds * 2.0 ** min(attempt, 32)))
+@dataclass(frozen=True)
+class Backoff:
+    """Waits of up to `first_seconds`, doubled with each attempt, up to `most_seconds`."""
+
+    first_seconds: float = 0.1
+    most_seconds: float = 10.0
+
+    def seconds(self, attempt: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
+        """The wait after failed attempt `attempt`, counted from 1; `uniform(low, high)` is the random source."""
+        return uniform(0.0, min(self.most_seconds, self.first_seconds * 2.0 ** min(attempt - 1, 32)))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may succeed later: a store that is down or busy, a deadlock, a lost connection."""
+    return isinstance(error, Retryable) or connection.is_transient(error)
+
+
+def call_with_retry(
+    work: Callable[[], T],
+    *,
+    retry_on: Callable[[BaseException], bool] = is_transient,
+    backoff: Backoff = Backoff(),  # frozen
+    attempts: int | None = None,
+    seconds: float | None = None,
+    stop: threading.Event | None = None,
+    report: Callable[[BaseException, float], None] = lambda _error, _seconds: None,
+) -> T:
+    """What `work` returns. Raises its last error after `attempts`, after `seconds`, or once `stop` is set.
+
+    `report` is called with each error that is followed by another attempt, and the seconds until then.
+    """
+
+    def tell(state: RetryCallState) -> None:
+        error = None if state.outcome is None else state.outcome.exception()
+        if error is not None and state.next_action is not None:
+            report(error, state.next_action.sleep)
+
+    def pause(seconds: float) -> None:
+        if stop is None:
+            time.sleep(seconds)
+        else:
+            stop.wait(seconds)
+
+    until: stop_base = stop_never
+    if attempts is not None:
+        until |= stop_after_attempt(attempts)
+    if seconds is not None:
+        until |= stop_after_delay(seconds)
+    return Retrying(
+        retry=retry_if_exception(retry_on),
+        wait=lambda state: backoff.seconds(state.attempt_number),
+        stop=lambda state: (stop is not None and stop.is_set()) or until(state),
+        sleep=pause,
+        before_sleep=tell,
+        reraise=True,
+    )(work)

@@ -49,12 +49,6 @@ class Bar:
     def advance(self, steps: int = 1) -> None:
         self._progress.advance(self._task, steps)
 
-    def total(self, steps: int) -> None:
-        self._progress.update(self._task, total=steps)
-
-    def label(self, text: str) -> None:
-        self._progress.update(self._task, description=text)
-
 
 def table(*columns: str) -> Table:
     """An empty table for a person to read; numbers are right-aligned where a column's name starts with '#'."""

@@ -29,8 +29,9 @@ from producer.processing.chunk import chunking
 from producer.processing.extract import extract
 from retrieval.search import Hit, search
 from schema.database.connection import reading
+from schema.database.outbox_rows import envelope_of
 from schema.database.tables import chunks, outbox
-from schema.events.events import DocumentUpserted, Envelope, decode
+from schema.events.events import DocumentUpserted, decode
 
 _MARKER = ".rag-outbox-demo"
 _MIN_CHARACTERS = 400
@@ -182,7 +183,7 @@ def _travelling(opened: System, doc_id: str) -> tuple[int, int]:
     """How many vectors wait in the outbox for this document, and how many chunks it has."""
     with reading(opened.engine) as connection:
         row = connection.execute(select(outbox).where(outbox.c.aggregate_id == doc_id)).one()
-    event = decode(Envelope(row.event_id, row.event_type, doc_id, row.aggregate_version, row.content_type, row.payload))
+    event = decode(envelope_of(row))
     _require(isinstance(event, DocumentUpserted), "the update is not an upsert")
     assert isinstance(event, DocumentUpserted)
     return len(event.chunks), event.chunk_count

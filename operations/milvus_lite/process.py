@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
-
 from operations.errors import OperationError
+from schema.retry import Backoff, call_with_retry
 
 _SERVER = "operations.milvus_lite.server"
 _WAIT_SECONDS = 30.0
-_RETRY_SECONDS = 0.2
+_BACKOFF = Backoff(0.2, 0.4)
 
 
 class MilvusLiteUnavailable(OperationError):
@@ -45,13 +44,12 @@ def share(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _started(folder: Path, *, shared: bool) -> Iterator[str]:
-    patiently = Retrying(
-        retry=retry_if_exception_type(MilvusLiteBusy),
-        wait=wait_fixed(_RETRY_SECONDS),
-        stop=stop_after_delay(_WAIT_SECONDS),
-        reraise=True,
+    process, uri = call_with_retry(
+        lambda: _start_once(folder, shared),
+        retry_on=lambda error: isinstance(error, MilvusLiteBusy),
+        backoff=_BACKOFF,
+        seconds=_WAIT_SECONDS,
     )
-    process, uri = patiently(_start_once, folder, shared)
     if process is None:
         yield uri
         return

@@ -4,15 +4,16 @@ librdkafka warns of a property that its kind of client does not read.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, TopicPartition
 
 _EVERY_CLIENT = {
     "reconnect.backoff.max.ms": 1_000,  # a broker that was away is found again so soon
     "socket.nagle.disable": True,
 }
+_SESSION_MILLISECONDS = 10_000  # how long the lanes or partitions of a process that died wait for others
 _GIVE_UP_SECONDS = 30.0  # without a member id: longer than a group takes to change
 _CONSUMER_ONLY = {
     "session.timeout.ms",
@@ -45,6 +46,9 @@ _PRODUCER_ONLY = {
 }
 
 
+OnPartitions = Callable[[Consumer, list[TopicPartition]], None]
+
+
 class Membership:
     """Watches whether a consumer is a member of its group.
 
@@ -64,6 +68,36 @@ class Membership:
             return False
         self._seen = now
         return True
+
+
+def join_group(
+    properties: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    group: str,
+    topic: str,
+    on_assign: OnPartitions,
+    on_revoke: OnPartitions,
+    on_lost: OnPartitions,
+) -> Consumer:
+    """A consumer that is joining `group` on `topic`: cooperative-sticky, read_committed, offsets committed by hand.
+
+    An operator's `properties` win over the session's defaults; `settings` win over both.
+    """
+    consumer = Consumer(
+        {
+            "session.timeout.ms": _SESSION_MILLISECONDS,
+            "heartbeat.interval.ms": 1_000,  # how soon a member hears that another one came or left
+            **for_consumer(properties),
+            "group.id": group,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            **settings,
+        }
+    )
+    consumer.subscribe([topic], on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost)
+    return consumer
 
 
 def for_producer(properties: Mapping[str, Any]) -> dict[str, Any]:

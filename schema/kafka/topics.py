@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]  # no __all__
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from schema import limits
 from schema.database.tables import LANES
 from schema.kafka.names import Names
+from schema.retry import Backoff, call_with_retry
 from schema.sinks import SINKS
 
 _CALL_SECONDS = 30.0
+_BACKOFF = Backoff(0.2, 0.4)
 _DOCUMENT_PARTITIONS = 12  # at most so many consumers of one sink work at once
 _DAY = 24 * 3600 * 1000  # milliseconds
 _MESSAGE_BYTES = 2 * limits.EVENT_BYTES  # an event, its headers and room for a writer in another language
@@ -71,13 +73,11 @@ def ensure(kafka: Mapping[str, Any], names: Names) -> list[str]:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
             existing.append(topic)
-    patiently = Retrying(  # the brokers hear of a topic that somebody has just created a moment later
-        retry=retry_if_exception(_unknown_topic),
-        wait=wait_fixed(0.2),
-        stop=stop_after_delay(_CALL_SECONDS),
-        reraise=True,
-    )
-    return [difference for topic in existing for difference in patiently(_compare, admin, topic)]
+    differences: list[str] = []
+    for topic in existing:  # the brokers may not know yet a topic that somebody has just created
+        compare = partial(_compare, admin, topic)
+        differences += call_with_retry(compare, retry_on=_unknown_topic, backoff=_BACKOFF, seconds=_CALL_SECONDS)
+    return differences
 
 
 def _unknown_topic(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from consumers.minio.sink import MinioSink
 from producer import Chunk, Document, DocumentFile, Writer
 from relays.direct import DirectRelay
 from schema.database.connection import reading
+from schema.database.outbox_rows import envelope_of
 from schema.database.tables import outbox
 from schema.events.events import Envelope
 from schema.object_store.directory import DirectoryStore
@@ -78,12 +79,7 @@ class Pipeline:
             statement = statement.where(outbox.c.aggregate_id == doc_id)
         with reading(self.engine) as connection:
             rows = connection.execute(statement).all()
-        return [
-            Envelope(
-                row.event_id, row.event_type, row.aggregate_id, row.aggregate_version, row.content_type, row.payload
-            )
-            for row in rows
-        ]
+        return [envelope_of(row) for row in rows]
 
     def sql(self, statement: str, **parameters: Any) -> list[Any]:
         with self.engine.connect() as connection:

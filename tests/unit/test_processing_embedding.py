@@ -145,9 +145,9 @@ def test_never_uses_the_network_nor_makes_a_folder() -> None:
 
 def test_a_missing_library_is_named() -> None:
     printed = run_python(
-        "import sys; from producer.processing import embedding, wordllama_embedder\n"
+        "import sys; from producer.processing.embed import port, wordllama\n"
         "sys.modules['wordllama'] = None\n"
-        "try: wordllama_embedder.WordLlamaEmbedder().embed(['text'])\n"
-        "except embedding.EmbedError as error: print(error)"
+        "try: wordllama.WordLlamaEmbedder().embed(['text'])\n"
+        "except port.EmbedError as error: print(error)"
     )
     assert printed.startswith("cannot load wordllama-l2_supercat-256: import of wordllama halted")

@@ -1,0 +1,16 @@
+"""Statements over many ids, cut so that none of them grows without a bound (invariant 12)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from schema.batches import bounded
+
+IDS_PER_STATEMENT = 1_000
+
+
+def execute_for_ids(connection: Connection, statement: Any, column: Any, ids: Iterable[str]) -> None:
+    """Run an UPDATE or DELETE for the rows whose `column` is one of `ids`, IDS_PER_STATEMENT at a time."""
+    for some in bounded(ids, IDS_PER_STATEMENT):
+        connection.execute(statement.where(column.in_(some)))
