@@ -41,10 +41,10 @@ STEPS = [
     "consumers.minio.sink.MinioSink._unstage",
     "consumers.minio.sink.MinioSink._put",
     "consumers.minio.sink.MinioSink.settle",
-    "schema.object_store.port.directory.DirectoryStore.put",
-    "schema.object_store.port.directory.DirectoryStore.copy",
-    "schema.object_store.port.directory.DirectoryStore.remove",
-    "schema.object_store.port.directory.DirectoryStore._replace",
+    "schema.object_store.directory.DirectoryStore.put",
+    "schema.object_store.directory.DirectoryStore.copy",
+    "schema.object_store.directory.DirectoryStore.remove",
+    "schema.object_store.directory.DirectoryStore._replace",
     "os.fsync",
     "pathlib.Path.replace",
 ]
@@ -55,7 +55,7 @@ FIRST_STEPS = [  # of the very first start
     ("pymilvus.MilvusClient.create_index", 3),
     ("pymilvus.MilvusClient.create_alias", 1),
     ("pymilvus.MilvusClient.load_collection", 1),
-    ("schema.object_store.port.directory.DirectoryStore.ensure", 1),
+    ("schema.object_store.directory.DirectoryStore.ensure", 1),
     ("consumers.marks.applied", 1),
 ]
 
