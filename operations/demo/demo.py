@@ -25,7 +25,7 @@ from operations.init import init
 from operations.profiles import embedded
 from operations.settings import Settings
 from operations.wiring import System
-from producer.processing.chunk import chunking
+from producer.processing.chunk import slicer as chunking
 from producer.processing.extract import extract
 from retrieval.search import Hit, search
 from schema.database.connection import reading

@@ -16,7 +16,7 @@ from operations.wiring import System
 from producer import Chunk, Document, DocumentFile, InvalidDocument
 from producer.errors import ProducerError
 from producer.files import FileUnusable
-from producer.processing.chunk import chunking
+from producer.processing.chunk import slicer as chunking
 from producer.processing.embed.port import EmbedError
 from producer.processing.extract import Extracted, extract, supported
 from schema.batches import bounded

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.processing.chunk.chunking import MARKDOWN_HEADINGS, SIZE_OVERLAP, TextChunk, chunk, strategy
+from producer.processing.chunk.slicer import MARKDOWN_HEADINGS, SIZE_OVERLAP, TextChunk, chunk, strategy
 
 pytestmark = pytest.mark.unit
 
