@@ -25,7 +25,7 @@ from operations.init import init
 from operations.profiles import embedded
 from operations.settings import Settings
 from operations.wiring import System
-from producer.processing.chunk import slicer as chunking
+from producer.processing.chunk.markdown_headings import MarkdownHeadings
 from producer.processing.extract import extract
 from retrieval.search import Hit, search
 from schema.database.connection import reading
@@ -206,7 +206,7 @@ def _short_documents(folder: Path) -> list[bytes]:
     """The same texts cut into pieces, each a document of one chunk, as JSON lines for `rag-outbox write`."""
     lines: list[bytes] = []
     for path in sorted(folder.iterdir()):
-        for piece in chunking.chunk(extract(path).text):
+        for piece in MarkdownHeadings().chunk(extract(path).text):
             document = {
                 "doc_id": f"piece-{len(lines) + 1:05d}",
                 "title": f"A piece of {path.stem}",

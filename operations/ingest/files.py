@@ -1,8 +1,8 @@
-"""`rag-outbox ingest`: files become documents. What did not change is skipped by its content hash."""
+"""`rag-outbox ingest`: files become documents. A file with an unchanged content hash is skipped."""
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,21 +16,25 @@ from operations.wiring import System
 from producer import Chunk, Document, DocumentFile, InvalidDocument
 from producer.errors import ProducerError
 from producer.files import FileUnusable
-from producer.processing.chunk import slicer as chunking
+from producer.processing.chunk.markdown_headings import MarkdownHeadings
+from producer.processing.chunk.port import ChunkStrategy
+from producer.processing.chunk.size_overlap import SizeOverlap
 from producer.processing.embed.port import EmbedError
 from producer.processing.extract import Extracted, extract, supported
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.tables import documents
 
-_FILES_A_BATCH = 50
+_FILES_PER_BATCH = 50
 _BATCH_BYTES = 8 * 1024 * 1024  # of extracted text
-_DELETES_A_BATCH = 500
+_DELETES_PER_BATCH = 500
+_PLAIN_TEXT = SizeOverlap()
+_STRATEGIES: Mapping[str, ChunkStrategy] = {"text/markdown": MarkdownHeadings()}  # by content type
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What the command line says of every file."""
+    """The labels that the command line gives to every file."""
 
     business_tag: str | None = None
     domain: str | None = None
@@ -45,21 +49,21 @@ class Ingested:
     unsupported: int = 0  # files of other types in a folder
     chunks: int = 0  # of the written documents
     embedded: int = 0  # chunks
-    failed: list[str] = field(default_factory=list)  # a file and its reason
+    failed: list[str] = field(default_factory=list)  # "path: reason" per file
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _PreparedFile:
     path: Path
-    text_bytes: int
+    text_size: int
     document: Document
 
 
 def find(paths: Sequence[Path]) -> tuple[list[Path], int]:
-    """Every supported file at or below `paths`, sorted, and the number of files of other types below them.
+    """Every supported file at or below `paths`, sorted, and the number of files of other types in folders.
 
-    A file that is named itself is always among them: if its type is not supported, ingest says so. Raises FileUnusable
-    on a missing path.
+    A file that `paths` names itself is always included: if its type is not supported, `ingest` reports that. Raises
+    FileUnusable for a missing path.
     """
     found: set[Path] = set()
     unsupported = 0
@@ -80,21 +84,24 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], int]:
 
 
 def ingest(system: System, files: Sequence[Path], labels: Labels, advance: Callable[[int], None]) -> Ingested:
-    """Write every file that changed; `advance` is told the number of files done. A file at fault is named and left."""
+    """Write every file that changed; a file that fails is listed in `failed` and skipped.
+
+    `advance` receives the number of files of each finished batch.
+    """
     total = Ingested()
-    for some in bounded(files, _FILES_A_BATCH):
-        stored = _stored(system, [doc_id(path) for path in some])
-        prepared = _prepare(system, some, stored, labels, total)
-        for batch in bounded(prepared, _FILES_A_BATCH, _BATCH_BYTES, lambda one: one.text_bytes):
+    for paths in bounded(files, _FILES_PER_BATCH):
+        stored = _select_documents(system, [doc_id(path) for path in paths])
+        prepared = _prepare(system, paths, stored, labels, total)
+        for batch in bounded(prepared, _FILES_PER_BATCH, _BATCH_BYTES, lambda file: file.text_size):
             _write(system, batch, total)
-        advance(len(some))
+        advance(len(paths))
     return total
 
 
 def delete_missing(system: System, folders: Sequence[Path]) -> int:
     """Delete the documents of files that were ingested from these folders and are no longer there.
 
-    Raises FileUnusable when all of a folder's files are gone: it is more likely not mounted.
+    Raises FileUnusable when all files of a folder are gone: then the folder is probably not mounted.
     """
     doc_ids = []
     for folder in folders:
@@ -109,38 +116,38 @@ def delete_missing(system: System, folders: Sequence[Path]) -> int:
             raise FileUnusable(f"all {len(gone)} files ingested from {folder} are gone; if so, use: rag-outbox delete")
         doc_ids += gone
     writer = system.writer()
-    for some in bounded(sorted(set(doc_ids)), _DELETES_A_BATCH):
-        transactions.run(system.engine, partial(writer.delete_many, doc_ids=some))
+    for batch in bounded(sorted(set(doc_ids)), _DELETES_PER_BATCH):
+        transactions.run(system.engine, partial(writer.delete_many, doc_ids=batch))
     return len(set(doc_ids))
 
 
 def doc_id(path: Path) -> str:
-    """The same for the same path: a readable stem and 12 hex digits of the path's SHA-256."""
+    """The document id of a path: its readable stem and 12 hex digits of the path's SHA-256."""
     stem = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:40] or "file"
     return f"{stem}-{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
-def _stored(system: System, doc_ids: Sequence[str]) -> dict[str, Any]:
+def _select_documents(system: System, doc_ids: Sequence[str]) -> dict[str, Any]:
     with reading(system.engine) as connection:
         return {row.doc_id: row for row in connection.execute(select(documents).where(documents.c.doc_id.in_(doc_ids)))}
 
 
-def _write(system: System, batch: Sequence[_Prepared], total: Ingested) -> None:
-    """Write a batch in one transaction; when the writer refuses a document, the others one by one."""
-    given = [one.document for one in batch]
+def _write(system: System, batch: Sequence[_PreparedFile], total: Ingested) -> None:
+    """Write a batch in one transaction; if the writer refuses a document, write each one in its own transaction."""
+    batch_documents = [file.document for file in batch]
     try:
         receipts, embedded = transactions.upsert(
-            system.engine, system.store, system.writer(), given, system.require_embedder()
+            system.engine, system.store, system.writer(), batch_documents, system.require_embedder()
         )
     except (InvalidDocument, EmbedError) as error:
         if len(batch) == 1:
             total.failed.append(f"{batch[0].path}: {error}")
         else:
-            for one in batch:
-                _write(system, [one], total)
+            for file in batch:
+                _write(system, [file], total)
         return
     total.embedded += embedded
-    for receipt, document in zip(receipts, given, strict=True):
+    for receipt, document in zip(receipts, batch_documents, strict=True):
         total.written += receipt.changed
         total.unchanged += not receipt.changed
         total.chunks += len(document.chunks) if receipt.changed else 0
@@ -148,19 +155,19 @@ def _write(system: System, batch: Sequence[_Prepared], total: Ingested) -> None:
 
 def _prepare(
     system: System, paths: Sequence[Path], stored: dict[str, Any], labels: Labels, total: Ingested
-) -> Iterator[_Prepared]:
+) -> Iterator[_PreparedFile]:
     for path in paths:
         try:
-            if _unchanged(stored.get(doc_id(path)), path, labels):
+            if _is_unchanged(stored.get(doc_id(path)), path, labels):
                 total.unchanged += 1
                 continue
             extracted = extract(path)
-            yield _Prepared(path, len(extracted.text), _document(system, path, extracted, labels))
+            yield _PreparedFile(path, len(extracted.text), _document(system, path, extracted, labels))
         except ProducerError as error:
             total.failed.append(str(error))
 
 
-def _unchanged(row: Any, path: Path, labels: Labels) -> bool:
+def _is_unchanged(row: Any, path: Path, labels: Labels) -> bool:
     if row is None or row.deleted_at is not None or row.status == "failed":
         return False
     if (row.business_tag, row.domain, row.language) != (labels.business_tag, labels.domain, labels.language):
@@ -173,12 +180,10 @@ def _unchanged(row: Any, path: Path, labels: Labels) -> bool:
 
 
 def _document(system: System, path: Path, extracted: Extracted, labels: Labels) -> Document:
-    markdown = extracted.content_type == "text/markdown"
     file = DocumentFile.from_path(path, system.store)
     if file.sha256 != extracted.sha256:
         raise FileUnusable(f"{path} changed while it was read")
-    pieces = chunking.chunk(extracted.text, markdown=markdown)
-    strategy = chunking.strategy(markdown=markdown)
+    strategy = _STRATEGIES.get(extracted.content_type, _PLAIN_TEXT)
     return Document(
         doc_id=doc_id(path),
         title=extracted.title,
@@ -187,7 +192,10 @@ def _document(system: System, path: Path, extracted: Extracted, labels: Labels) 
         business_tag=labels.business_tag,
         domain=labels.domain,
         language=labels.language or extracted.language,
-        chunks=[Chunk(content=piece.content, start_char=piece.start, strategy=strategy) for piece in pieces],
+        chunks=[
+            Chunk(content=piece.content, start_char=piece.start, strategy=strategy.name)
+            for piece in strategy.chunk(extracted.text)
+        ],
         file=file,
         text=DocumentFile.from_bytes(extracted.text.encode(), "extracted.txt", system.store),
     )

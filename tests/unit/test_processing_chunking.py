@@ -7,11 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.processing.chunk.slicer import MARKDOWN_HEADINGS, SIZE_OVERLAP, TextChunk, chunk, strategy
+from producer.processing.chunk.markdown_headings import MarkdownHeadings
+from producer.processing.chunk.port import ChunkStrategy, TextChunk
+from producer.processing.chunk.size_overlap import SizeOverlap
+from producer.processing.chunk.slicer import ChunkLimits
 
 pytestmark = pytest.mark.unit
 
 HUNDRED = "nine char " * 10  # 100 characters of body, 99 without the last space
+
+
+def chunk(text: str, *, markdown: bool = True, **limits: int) -> list[TextChunk]:
+    strategy: ChunkStrategy = (MarkdownHeadings if markdown else SizeOverlap)(ChunkLimits(**limits))
+    return strategy.chunk(text)
 
 
 def contents(text: str, max_chars: int, overlap_chars: int = 0, *, max_bytes: int = 8192) -> list[str]:
@@ -154,8 +162,8 @@ def test_default_limits() -> None:
 
 
 def test_names_of_the_strategies() -> None:
-    assert strategy(markdown=True) == MARKDOWN_HEADINGS == "markdown-headings"
-    assert strategy(markdown=False) == SIZE_OVERLAP == "size-overlap"
+    assert MarkdownHeadings().name == "markdown-headings"
+    assert SizeOverlap().name == "size-overlap"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,17 @@ _WORD = re.compile(r"\S")
 _JOINER = "\u200d"  # zero width joiner, as between the people of a family emoji
 
 
+def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The span (start, end) without white space at its ends, None if nothing is left."""
+    content = text[start:end].rstrip()
+    if not content:
+        return None
+    end = start + len(content)
+    return end - len(content.lstrip()), end
+
+
 def last_between(text: str, low: int, high: int) -> int | None:
-    """The last place of the best kind in `text[low:high + 1]` to cut, None if there is none."""
+    """The last cut of the best kind in `text[low:high + 1]`, None if there is none."""
     if low > high:
         return None
     paragraphs = [match.start() for match in _PARAGRAPH_END.finditer(text, low, high + 2)]
@@ -36,25 +45,25 @@ def last_word_end(text: str, low: int, high: int) -> int | None:
 
 
 def inside_word(text: str, low: int, high: int) -> int:
-    """Where to cut a word that is too long: the last place in `text[low + 1:high + 1]` that parts nothing joined."""
+    """Where to cut a word that is too long: the last place in `text[low + 1:high + 1]` between two whole letters."""
     return next((at for at in range(high, low, -1) if not is_joined(text, at)), high)
 
 
 def first_word_start(text: str, low: int, high: int) -> int | None:
-    """The first place in `text[low:high]` where a word or sentence starts, None if there is none; `low` is above 0."""
+    """The first place in `text[low:high]` where a word or sentence starts, or None; `low` is above 0."""
     starts = (match.end() for match in _BEFORE_WORD.finditer(text, low - 1, high))
     return next((start for start in starts if not is_joined(text, start)), None)
 
 
 def skip_space(text: str, at: int) -> int:
-    """The first character from `at` on that is not white space; there must be one."""
+    """The place of the first character from `at` on that is not white space; there must be one."""
     match = _WORD.search(text, at)
     assert match is not None
     return match.start()
 
 
 def is_joined(text: str, at: int) -> bool:
-    """Whether the character at `at` belongs to the one before: a combining mark, or part of a joined emoji."""
+    """Whether the character at `at` belongs to the previous one: a combining mark, or part of a joined emoji."""
     character = text[at]
     return (
         unicodedata.category(character).startswith("M")

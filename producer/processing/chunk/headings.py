@@ -1,7 +1,7 @@
-"""Finds the headings of a Markdown text, for titles and for the sections that chunking starts from.
+"""Finds the headings of a Markdown text: titles of documents, and starts of sections.
 
 Headings are the ATX kind of CommonMark 0.31 (section 4.2): one to six `#`, then a space or the end of the line. Lines
-inside fenced code blocks (section 4.5) are never headings; a fence that is not closed runs to the end of the text.
+inside fenced code blocks (section 4.5) are never headings; an unclosed fence runs to the end of the text.
 """
 
 import re
@@ -18,16 +18,16 @@ _LINK_OR_IMAGE = re.compile(r"!?\[([^\[\]]*)\]\([^()]*\)")
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """One heading: its place in the text, in characters, and its title as plain text (may be empty)."""
+    """A heading: its place in the text, in characters, and its title as plain text (may be empty)."""
 
     start: int  # first character of the line
-    end: int  # just past the line's last character, its newline excluded
+    end: int  # after the last character of the line, before its newline
     level: int  # 1–6
     title: str
 
 
 def find(text: str) -> Iterator[Heading]:
-    """Yields the headings of `text` in order, in one pass."""
+    """Yield the headings of `text` in order, in one pass."""
     fence = ""
     for match in _HEADING_OR_FENCE.finditer(text):
         marker = match["fence"]
@@ -35,14 +35,14 @@ def find(text: str) -> Iterator[Heading]:
             if not fence:
                 yield Heading(match.start(), match.end(), len(match["hashes"]), _plain(match["title"] or ""))
         elif not fence:
-            if marker[0] == "~" or "`" not in match["info"]:  # else it is inline code, not an opening fence
+            if marker[0] == "~" or "`" not in match["info"]:  # otherwise it is inline code
                 fence = marker
         elif marker.startswith(fence) and not match["info"].strip():
             fence = ""
 
 
 def shorten(title: str) -> str:
-    """`title` on one line and within limits.TITLE_CHARACTERS, cut between words where it has more than one."""
+    """`title` on one line, at most limits.TITLE_CHARACTERS long, cut between words if it has several."""
     title = " ".join(title.split())
     if len(title) <= limits.TITLE_CHARACTERS:
         return title

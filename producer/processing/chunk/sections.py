@@ -4,27 +4,21 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from producer.processing.chunk import headings
+from producer.processing.chunk import boundaries, headings
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with what follows it up to the next one; offsets in characters, white space at both ends left out."""
+    """A heading and the text up to the next one; offsets in characters, no white space at either end."""
 
     start: int
     end: int
     headings: tuple[str, ...]  # titles from the top level down to this section's own
-    bare: bool  # headings and nothing else
+    bare: bool  # headings without text
 
 
-def whole(text: str) -> list[Section]:
-    """All of `text` as one section, none if it is blank."""
-    section = _trimmed(text, 0, len(text), (), body=0)
-    return [section] if section else []
-
-
-def of_markdown(text: str) -> list[Section]:
-    """The sections of `text` that are not blank; what stands above the first heading is one of its own."""
+def find(text: str) -> list[Section]:
+    """The sections of `text` that are not blank; the text above the first heading is a section too."""
     found: list[Section | None] = []
     path: list[headings.Heading] = []
     start = body = 0
@@ -41,8 +35,8 @@ def of_markdown(text: str) -> list[Section]:
 def join_small(sections: Sequence[Section], *, small_chars: int, max_chars: int) -> Iterator[tuple[int, int]]:
     """Spans (start, end) of the text, each of one or more sections.
 
-    A section below `small_chars` joins the next one, or at the end of the text the one before, if both fit `max_chars`.
-    A bare heading always does: a span that is too long for it is cut later, and further down than its first line.
+    A section below `small_chars` joins the next one if both fit `max_chars`; the last section joins the previous one.
+    A bare heading always joins: if the span is too long, it is cut later, and never right after the heading.
     """
     spans: list[tuple[int, int, bool]] = []  # start, end, bare
     for number, section in enumerate(sections):
@@ -58,14 +52,14 @@ def join_small(sections: Sequence[Section], *, small_chars: int, max_chars: int)
 
 
 class HeadingIndex:
-    """Answers which headings a slice of the text stands under."""
+    """Finds the headings above a slice of the text."""
 
     def __init__(self, sections: Sequence[Section]) -> None:
         self._sections = sections
         self._starts = [section.start for section in sections]
 
-    def over(self, start: int, end: int) -> tuple[str, ...]:
-        """The headings that all of the slice's sections share; a bare heading counts only if there is nothing else."""
+    def shared_headings(self, start: int, end: int) -> tuple[str, ...]:
+        """The headings that all sections of the slice share; bare headings count only if no section has text."""
         first = bisect_right(self._starts, start) - 1
         last = bisect_right(self._starts, end - 1)
         touched = self._sections[first:last]
@@ -80,10 +74,9 @@ class HeadingIndex:
 
 
 def _trimmed(text: str, start: int, end: int, path: Sequence[headings.Heading], body: int) -> Section | None:
-    """The section without white space around it, None if nothing is left; its text proper starts at `body`."""
-    content = text[start:end].rstrip()
-    if not content:
+    """The section without white space at its ends, None if it is blank; its text after the heading starts at `body`."""
+    span = boundaries.trim(text, start, end)
+    if span is None:
         return None
-    end = start + len(content)
-    start = end - len(content.lstrip())
+    start, end = span
     return Section(start, end, tuple(heading.title for heading in path if heading.title), bare=start < body >= end)
