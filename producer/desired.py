@@ -1,52 +1,88 @@
-"""From what a caller hands over to the rows that the database shall hold."""
+"""The state that a write shall leave in the database: made from a caller's document, or from the stored one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from producer.documents import Document
 from producer.files import DocumentFile
-from producer.plan import LABELS, METADATA, POSITION, WantedChunk, WantedFile
-from producer.stored import Stored
+from producer.stored import ChunkColumns, StoredDocument
 from schema.events import identity, sparse
 from schema.events.events import ChunkRow
 from schema.object_store import layout
 
-DOCUMENT_COLUMNS = (*METADATA, "chunk_count", "oss_key", "file_size", "content_sha256")
+METADATA = ("title", "source_type", "source_url", "business_tag", "domain", "language", "page_count")
+LABELS = ("vector_level", "modal_type", "associate_id")
+POSITION = ("chunk_index", "parent_chunk_id", "start_char", "chunk_strategy")
+_FILE_COLUMNS = ("oss_key", "file_size", "content_sha256")
+_DOCUMENT_COLUMNS = (*METADATA, "chunk_count", *_FILE_COLUMNS)
 
 
-def document_columns(document: Document, stored: Stored | None) -> dict[str, Any]:
-    """The columns of `documents`; a file that is not given keeps its own."""
-    columns: dict[str, Any] = {name: getattr(document, name) for name in METADATA}
-    columns["chunk_count"] = len(document.chunks)
+class DesiredChunk(ChunkColumns, frozen=True, gc=False):
+    """A desired row of `chunks`, with its whole content, vector and sparse weights where they are known."""
+
+    content_hash: str
+    content: str | None
+    vector: bytes | None
+    sparse: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredFile:
+    """A desired row of `document_files`; `kind` is "raw" or "text"."""
+
+    object_key: str
+    kind: str
+    file: DocumentFile
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredDocument:
+    """A desired row of `documents` with its chunks, in their order, and the files that are known."""
+
+    doc_id: str
+    columns: Mapping[str, Any]
+    chunks: tuple[DesiredChunk, ...]
+    files: tuple[DesiredFile, ...]
+
+
+def from_document(
+    document: Document, vectors: Sequence[bytes | None], stored: StoredDocument | None
+) -> DesiredDocument:
+    """The state that a caller's document describes; `vectors` are those that `validate` returned."""
+    columns = _columns(document, stored)
+    files = []
     if document.file is not None:
-        columns |= {
-            "oss_key": _raw_key(document, document.file, stored),
-            "file_size": document.file.size_bytes,
-            "content_sha256": document.file.sha256,
-        }
-    elif stored is not None and stored.document.deleted_at is None:
-        columns |= {name: getattr(stored.document, name) for name in ("oss_key", "file_size", "content_sha256")}
-    else:
-        columns |= {"oss_key": None, "file_size": None, "content_sha256": None}
-    return columns
-
-
-def files(document: Document, oss_key: str | None) -> list[WantedFile]:
-    wanted = []
-    if document.file is not None and oss_key is not None:
-        wanted.append(WantedFile(oss_key, "raw", document.file))
+        files.append(DesiredFile(columns["oss_key"], "raw", document.file))
     if document.text is not None:
-        wanted.append(WantedFile(layout.extracted_text_key(document.doc_id), "text", document.text))
-    return wanted
+        files.append(DesiredFile(layout.extracted_text_key(document.doc_id), "text", document.text))
+    return DesiredDocument(document.doc_id, columns, chunks_of(document, vectors), tuple(files))
 
 
-def chunks(document: Document, vectors: Sequence[bytes | None]) -> list[WantedChunk]:
-    """The chunks' rows, in order; `vectors` as `validation.check` returns them."""
+def from_stored(
+    stored: StoredDocument, chunks: Mapping[str, ChunkRow | DesiredChunk], files: Mapping[str, DocumentFile]
+) -> DesiredDocument:
+    """The state that is stored. `chunks` (by chunk id) and `files` (by object key) are those whose bytes are known."""
+    rows = sorted(stored.chunks.values(), key=lambda row: row.chunk_index)
+    return DesiredDocument(
+        stored.row.doc_id,
+        {name: getattr(stored.row, name) for name in _DOCUMENT_COLUMNS},
+        tuple(_stored_chunk(row, chunks.get(row.chunk_id)) for row in rows),
+        tuple(
+            DesiredFile(key, row.kind, files[key])
+            for key, row in stored.files.items()
+            if row.removed_in_version is None and key in files and files[key].sha256 == row.sha256
+        ),
+    )
+
+
+def chunks_of(document: Document, vectors: Sequence[bytes | None]) -> tuple[DesiredChunk, ...]:
+    """The document's chunks in order; `vectors` are those that `validate` returned."""
     hashes = [identity.content_hash(chunk.content) for chunk in document.chunks]
     ids = identity.chunk_ids(document.doc_id, hashes)
-    return [
-        WantedChunk(
+    return tuple(
+        DesiredChunk(
             chunk_id,
             chunk.vector_level,
             chunk.modal_type,
@@ -55,57 +91,51 @@ def chunks(document: Document, vectors: Sequence[bytes | None]) -> list[WantedCh
             None if chunk.parent is None else ids[chunk.parent],
             chunk.start_char,
             chunk.strategy,
-            digest,
+            content_hash,
             chunk.content,
             vector,
             sparse.pack(chunk.sparse) if chunk.sparse else b"",
         )
-        for position, (chunk, vector, digest, chunk_id) in enumerate(
+        for position, (chunk, vector, content_hash, chunk_id) in enumerate(
             zip(document.chunks, vectors, hashes, ids, strict=True)
         )
-    ]
+    )
 
 
-def stored_chunks(stored: Stored, content: Mapping[str, ChunkRow]) -> list[WantedChunk]:
-    """The stored chunks as they are, with content and vector where `content` knows them."""
-    wanted = []
-    for row in sorted(stored.chunks.values(), key=lambda row: row.chunk_index):
-        columns = {name: getattr(row, name) for name in ("chunk_id", *LABELS, *POSITION)}
-        known = content.get(row.chunk_id)
-        if known is None:
-            wanted.append(WantedChunk(**columns, content_hash="", content=None, vector=None))
-        else:
-            wanted.append(
-                WantedChunk(
-                    **columns,
-                    content_hash=known.content_hash,
-                    content=known.content,
-                    vector=known.vector,
-                    sparse=known.sparse,
-                )
-            )
-    return wanted
+def _stored_chunk(row: ChunkColumns, known: ChunkRow | DesiredChunk | None) -> DesiredChunk:
+    columns = {name: getattr(row, name) for name in ("chunk_id", *LABELS, *POSITION)}
+    if known is None:
+        return DesiredChunk(**columns, content_hash="", content=None, vector=None)
+    return DesiredChunk(
+        **columns,
+        content_hash=known.content_hash,
+        content=known.content,
+        vector=known.vector,
+        sparse=known.sparse,
+    )
 
 
-def stored_files(stored: Stored, known: Mapping[str, DocumentFile]) -> list[WantedFile]:
-    """The stored files whose bytes `known` has, by object key."""
-    return [
-        WantedFile(key, row.kind, known[key])
-        for key, row in stored.files.items()
-        if row.removed_in_version is None and key in known and known[key].sha256 == row.sha256
-    ]
+def _columns(document: Document, stored: StoredDocument | None) -> dict[str, Any]:
+    columns: dict[str, Any] = {name: getattr(document, name) for name in METADATA}
+    columns["chunk_count"] = len(document.chunks)
+    if document.file is not None:
+        values = (_raw_key(document, document.file, stored), document.file.size_bytes, document.file.sha256)
+        return columns | dict(zip(_FILE_COLUMNS, values, strict=True))
+    if stored is not None and stored.row.deleted_at is None:  # without a new file the stored one stays
+        return columns | {name: getattr(stored.row, name) for name in _FILE_COLUMNS}
+    return columns | dict.fromkeys(_FILE_COLUMNS)
 
 
-def _raw_key(document: Document, file: DocumentFile, stored: Stored | None) -> str:
-    """The key of the original: dated by the document's creation, so that a new version replaces the old object."""
-    created_at = datetime.now(UTC) if stored is None else stored.document.created_at
+def _raw_key(document: Document, file: DocumentFile, stored: StoredDocument | None) -> str:
+    """The key of the original, dated by the document's creation: a new version replaces the old object."""
+    created_at = datetime.now(UTC) if stored is None else stored.row.created_at
     key = layout.raw_file_key(document.doc_id, document.source_type, created_at, file.extension)
-    old = None if stored is None else stored.document.oss_key
-    if old is not None and _undated(old) == _undated(key):
-        return str(old)  # created around midnight: the first key stays
+    old = None if stored is None else stored.row.oss_key
+    if old is not None and _without_date(old) == _without_date(key):
+        return str(old)  # created around midnight, by another clock: the first key stays
     return key
 
 
-def _undated(key: str) -> tuple[str, str]:
+def _without_date(key: str) -> tuple[str, str]:
     parts = key.split("/")
     return parts[1], parts[-1]

@@ -1,4 +1,4 @@
-"""A plan's event, encoded; one too large for a single event is split into numbered parts of at most 512 KiB.
+"""The event of a plan, encoded; a large one is split into numbered parts of at most 512 KiB.
 
 Invariant 10: chunks and files come in the first parts, tombstones in the last.
 """
@@ -8,67 +8,74 @@ from typing import Any
 
 import msgspec
 
-from producer.plan import Plan
+from producer.desired import LABELS, DesiredChunk
+from producer.plan import Operation, Plan, Send
 from schema import limits
 from schema.batches import bounded
-from schema.events import events
+from schema.events.events import ChunkLabels, ChunkRow, DocumentDeleted, DocumentUpserted, encode
 
-_ITEMS_A_PART = 1_000_000  # bytes bound a part long before
+_ITEMS_PER_PART = 1_000_000  # the bytes bound a part long before
 _ENVELOPE_BYTES = 256  # field names and part numbers
 
 
-def upserted(plan: Plan, embedding_model: str, dimension: int, content_type: str) -> list[bytes]:
-    metadata = {
-        name: plan.metadata[name] or "" for name in ("business_tag", "source_url", "domain", "language", "oss_key")
-    }
-    return _parts(
-        {
-            "doc_id": plan.doc_id,
-            "version": plan.version,
-            "embedding_model": embedding_model,
-            "dimension": dimension,
-            "title": plan.metadata["title"],
-            "source_type": plan.metadata["source_type"],
-            "chunk_count": plan.metadata["chunk_count"],
-            **metadata,
-        },
-        _items(plan, content_type),
-        content_type,
-        events.DocumentUpserted,
-    )
-
-
-def deleted(plan: Plan, content_type: str) -> list[bytes]:
-    common = {"doc_id": plan.doc_id, "version": plan.version}
-    return _parts(common, _items(plan, content_type), content_type, events.DocumentDeleted)
-
-
-def _items(plan: Plan, content_type: str) -> Iterator[tuple[str, msgspec.Raw]]:
-    groups: tuple[tuple[str, list[Any]], ...] = (
-        ("files", [record for _, record in plan.files]),
-        ("chunks", plan.chunk_rows),
-        ("relabelled", plan.label_rows),
-        ("tombstones", plan.event_tombstones),
-        ("removed_files", plan.event_removed_files),
-    )
-    for name, values in groups:
-        for value in values:
-            yield name, msgspec.Raw(events.encode(value, content_type))  # encoded once: measured, then copied
-
-
-def _parts(
-    common: dict[str, Any],
-    items: Iterator[tuple[str, msgspec.Raw]],
-    content_type: str,
-    struct: type[events.DocumentUpserted] | type[events.DocumentDeleted],
-) -> list[bytes]:
-    room = limits.EVENT_BYTES - _ENVELOPE_BYTES - len(events.encode(common, content_type))
-    groups = list(bounded(items, _ITEMS_A_PART, room, lambda item: len(bytes(item[1])) + 1)) or [[]]
+def encode_event(plan: Plan, content_type: str, *, embedding_model: str, dimension: int) -> list[bytes]:
+    """The payloads of the event's parts, in order; every chunk that is sent must have its vector."""
+    struct: type[DocumentUpserted] | type[DocumentDeleted]
+    if plan.operation is Operation.DELETE:
+        struct, fields = DocumentDeleted, _identity(plan)
+    else:
+        struct, fields = DocumentUpserted, _identity(plan) | _metadata(plan, embedding_model, dimension)
+    room = limits.EVENT_BYTES - _ENVELOPE_BYTES - len(encode(fields, content_type))
+    items = ((name, msgspec.Raw(encode(item, content_type))) for name, item in _items(plan))
+    groups = list(bounded(items, _ITEMS_PER_PART, room, lambda item: len(bytes(item[1])) + 1)) or [[]]
     payloads = []
     for part, group in enumerate(groups, start=1):
-        fields: dict[str, list[msgspec.Raw]] = {}
+        lists: dict[str, list[msgspec.Raw]] = {}  # encoded already, so that their bytes could be counted
         for name, raw in group:
-            fields.setdefault(name, []).append(raw)
-        event = struct(**common, part=part, parts=len(groups), **fields)  # type: ignore[arg-type]  # raw records
-        payloads.append(events.encode(event, content_type))
+            lists.setdefault(name, []).append(raw)
+        event = struct(**fields, part=part, parts=len(groups), **lists)  # type: ignore[arg-type]  # raw items
+        payloads.append(encode(event, content_type))
     return payloads
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    return {"doc_id": plan.doc_id, "version": plan.version}
+
+
+def _metadata(plan: Plan, embedding_model: str, dimension: int) -> dict[str, Any]:
+    required = {name: plan.columns[name] for name in ("title", "source_type", "chunk_count")}
+    optional = {
+        name: plan.columns[name] or "" for name in ("business_tag", "source_url", "domain", "language", "oss_key")
+    }
+    return {"embedding_model": embedding_model, "dimension": dimension, **required, **optional}
+
+
+def _items(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """The items of the event's lists, each with the name of its list, in the order in which they are sent."""
+    for file in plan.files.sent:
+        yield "files", file.record
+    for chunk in plan.chunks.to_send(Send.VECTOR):
+        yield "chunks", _chunk_row(chunk)
+    for chunk in plan.chunks.to_send(Send.LABELS):
+        yield "relabelled", ChunkLabels(chunk_id=chunk.chunk_id, **_labels(chunk))
+    for chunk_id in (*plan.chunks.tombstones, *plan.chunks.removed):
+        yield "tombstones", chunk_id
+    for object_key in (*plan.files.tombstones, *plan.files.removed):
+        yield "removed_files", object_key
+
+
+def _chunk_row(chunk: DesiredChunk) -> ChunkRow:
+    assert chunk.content is not None
+    assert chunk.vector is not None
+    return ChunkRow(
+        chunk_id=chunk.chunk_id,
+        content_hash=chunk.content_hash,
+        content=chunk.content,
+        vector=chunk.vector,
+        sparse=chunk.sparse,
+        **_labels(chunk),
+    )
+
+
+def _labels(chunk: DesiredChunk) -> dict[str, str]:
+    return {name: getattr(chunk, name) or "" for name in LABELS}

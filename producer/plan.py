@@ -1,217 +1,243 @@
-"""What writing a document changes: a pure comparison of what is wanted with what is stored.
+"""What one version of a document changes: a pure comparison of the desired state with the stored one.
 
-Invariant 7: what not every sink is known to hold goes into the event again, whatever earlier events carried.
+Invariant 7: the event carries again whatever not every sink is known to hold, no matter what earlier events carried.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from operator import attrgetter
 from typing import Any
 
-from producer.files import DocumentFile
-from producer.stored import ChunkColumns, Stored, StoredRow
-from schema.events.events import ChunkLabels, ChunkRow, FileRecord
+import msgspec
+
+from producer.desired import LABELS, METADATA, POSITION, DesiredChunk, DesiredDocument, DesiredFile
+from producer.stored import StoredChunk, StoredDocument, StoredRow
+from schema.events.events import FileRecord
 from schema.sinks import MINIO
 
-METADATA = ("title", "source_type", "source_url", "business_tag", "domain", "language", "page_count")
 _MILVUS_METADATA = ("business_tag", "oss_key")  # a change of these reaches every row of the document
-LABELS = ("vector_level", "modal_type", "associate_id")
-POSITION = ("chunk_index", "parent_chunk_id", "start_char", "chunk_strategy")
-_CHANGEABLE = (*LABELS, *POSITION)
-_changeable = attrgetter(*_CHANGEABLE)
+_COMPARED_COLUMNS = (*METADATA, "oss_key", "content_sha256")
+_CHUNK_COLUMNS = (*LABELS, *POSITION)
+_chunk_columns = attrgetter(*_CHUNK_COLUMNS)
 
 
-class WantedChunk(ChunkColumns, frozen=True, gc=False):
-    """A row of `chunks` as it shall be, with its whole content, vector and sparse weights where they were given."""
+class Operation(Enum):
+    """What a version does; the values of `operation_logs.operation_type`."""
 
-    content_hash: str
-    content: str | None
-    vector: bytes | None
-    sparse: bytes = b""
+    INSERT = "INSERT"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    SYNC = "SYNC"
 
 
-@dataclass(frozen=True)
-class Shift:
-    """How a number changes: where a chunk came or went, all after it move by as much."""
+class Send(Enum):
+    """What the event carries of a chunk."""
+
+    NOTHING = 0
+    LABELS = 1
+    VECTOR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeChange:
+    """A relative change: chunks after an insertion or deletion shift by the same amount."""
 
     by: int
 
 
-@dataclass(frozen=True)
-class WantedFile:
-    object_key: str
+class ChunkChange(msgspec.Struct, frozen=True, gc=False):
+    """A chunk that is inserted, updated or sent. A struct: a document may have 100,000 of them."""
+
+    chunk: DesiredChunk
+    send: Send
+    is_new: bool = False
+    is_revived: bool = False  # a new chunk that still has a tombstone
+    updates: Mapping[str, Any] = {}  # columns of a stored chunk that differ: a new value or a RelativeChange
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkChanges:
+    """What a version does to the chunks; a stored chunk that stays as it is and is not sent is in none of the fields.
+
+    `tombstones` are chunk ids that earlier versions removed, `removed` those that this version removes.
+    """
+
+    changes: tuple[ChunkChange, ...] = ()  # in the document's order
+    removed: tuple[str, ...] = ()
+    tombstones: tuple[str, ...] = ()
+
+    def to_send(self, send: Send) -> Iterator[DesiredChunk]:
+        return (change.chunk for change in self.changes if change.send is send)
+
+    def missing_vectors(self) -> list[int]:
+        """Positions of the chunks whose vectors must be sent and are unknown."""
+        return [chunk.chunk_index for chunk in self.to_send(Send.VECTOR) if chunk.vector is None]
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file that the event carries, and whose row is written again; `kind` is "raw" or "text"."""
+
     kind: str
-    file: DocumentFile
+    record: FileRecord
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class FileChanges:
+    """What a version does to the files.
+
+    `tombstones` are object keys that earlier versions removed, `removed` those that this version removes. `missing` is
+    the key of a stored file that must be sent and whose bytes are unknown.
+    """
+
+    sent: tuple[SentFile, ...] = ()
+    removed: tuple[str, ...] = ()
+    tombstones: tuple[str, ...] = ()
+    missing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that one version writes: rows to insert, update and delete, and the records of its event."""
+    """Everything that one version of a document writes and sends."""
 
     doc_id: str
     version: int
-    metadata: Mapping[str, Any]
-    new_chunks: list[WantedChunk] = field(default_factory=list)
-    resent: list[str] = field(default_factory=list)  # stored chunks whose vector travels again
-    relabelled: list[str] = field(default_factory=list)  # stored chunks whose labels travel
-    updated: dict[str, dict[str, Any]] = field(default_factory=dict)  # chunk_id → columns that differ: value or Shift
-    removed_chunks: list[str] = field(default_factory=list)
-    revived: list[str] = field(default_factory=list)  # tombstones to lift: the chunk is back
-    files: list[tuple[str, FileRecord]] = field(default_factory=list)  # (kind, record)
-    removed_files: list[str] = field(default_factory=list)  # newly
-    missing_vectors: list[int] = field(default_factory=list)  # positions in the wanted list
-    missing_file: str | None = None
-    chunk_rows: list[ChunkRow] = field(default_factory=list)
-    label_rows: list[ChunkLabels] = field(default_factory=list)
-    event_tombstones: list[str] = field(default_factory=list)
-    event_removed_files: list[str] = field(default_factory=list)
-    changed: bool = True
+    operation: Operation
+    columns: Mapping[str, Any]  # of `documents`
+    chunks: ChunkChanges
+    files: FileChanges
 
 
-def upsert(
-    doc_id: str,
-    metadata: Mapping[str, Any],
-    wanted: Sequence[WantedChunk],
-    files: Sequence[WantedFile],
-    stored: Stored | None,
-    *,
-    resend: bool = False,
-) -> Plan:
-    """The plan of an upsert; with `resend` (SYNC) every label travels again, and every vector that `wanted` carries.
+def plan_upsert(desired: DesiredDocument, stored: StoredDocument | None, *, resend: bool = False) -> Plan | None:
+    """The plan that brings a document to its desired state, None if it has that state already.
 
-    So they do after a sink refused the newest version: it may have lost what it once confirmed.
+    With `resend` (SYNC), or after a sink refused the newest version, every label and every known vector is sent again:
+    that sink may have lost what it once confirmed.
     """
-    resend = resend or (stored is not None and bool(stored.failed))
-    plan = Plan(doc_id, 1 if stored is None else stored.document.version + 1, metadata)
-    confirmed = 0 if stored is None else stored.confirmed_version
-    before = {} if stored is None else stored.chunks
-    tombstones = set() if stored is None else stored.tombstones
-    relabel_all = resend or stored is None or _differs(stored.document, metadata, _MILVUS_METADATA)
+    send_all = resend or (stored is not None and bool(stored.failed_sinks))
+    chunks = _plan_chunks(desired, stored, send_all=send_all)
+    files = _plan_files(desired.files, stored)
+    if stored is None:
+        return Plan(desired.doc_id, 1, Operation.INSERT, desired.columns, chunks, files)
+    if not send_all and not _has_changes(desired, stored, chunks, files):
+        return None
+    operation = Operation.SYNC if resend else Operation.UPDATE
+    return Plan(desired.doc_id, stored.row.version + 1, operation, desired.columns, chunks, files)
 
-    for position, chunk in enumerate(wanted):
-        old = before.get(chunk.chunk_id)
+
+def plan_delete(stored: StoredDocument) -> Plan | None:
+    """The plan that deletes a document: everything that a sink may hold becomes a tombstone.
+
+    None if the document is deleted already and no sink failed.
+    """
+    if stored.row.deleted_at is not None and not stored.failed_sinks:
+        return None
+    chunks = ChunkChanges(removed=tuple(stored.chunks), tombstones=tuple(sorted(stored.tombstones)))
+    files = FileChanges(
+        removed=tuple(key for key, row in stored.files.items() if row.removed_in_version is None),
+        tombstones=tuple(key for key, row in stored.files.items() if row.removed_in_version is not None),
+    )
+    return Plan(stored.row.doc_id, stored.row.version + 1, Operation.DELETE, {}, chunks, files)
+
+
+def _plan_chunks(desired: DesiredDocument, stored: StoredDocument | None, *, send_all: bool) -> ChunkChanges:
+    if stored is None:
+        return ChunkChanges(tuple(ChunkChange(chunk, Send.VECTOR, is_new=True) for chunk in desired.chunks))
+    confirmed = stored.confirmed_version
+    relabel_all = send_all or _differs(stored.row, desired.columns, _MILVUS_METADATA)
+    changes = []
+    for chunk in desired.chunks:
+        old = stored.chunks.get(chunk.chunk_id)
         if old is None:
-            plan.new_chunks.append(chunk)
-            _send_vector(plan, position, chunk)
-            if chunk.chunk_id in tombstones:
-                plan.revived.append(chunk.chunk_id)
+            is_revived = chunk.chunk_id in stored.tombstones
+            changes.append(ChunkChange(chunk, Send.VECTOR, is_new=True, is_revived=is_revived))
             continue
-        labels_differ = False
-        if _changeable(old) != _changeable(chunk):
-            values = ((name, getattr(old, name), getattr(chunk, name)) for name in _CHANGEABLE)
-            differing = {name: _change(have, want) for name, have, want in values if have != want}
-            labels_differ = not differing.keys().isdisjoint(LABELS)
-            plan.updated[chunk.chunk_id] = differing
-        if old.vector_version > confirmed or (resend and chunk.vector is not None):
-            plan.resent.append(chunk.chunk_id)
-            _send_vector(plan, position, chunk)
-        elif relabel_all or old.row_version > confirmed or labels_differ:
-            plan.relabelled.append(chunk.chunk_id)
-            plan.label_rows.append(ChunkLabels(chunk_id=chunk.chunk_id, **_labels(chunk)))
-
-    kept = {chunk.chunk_id for chunk in wanted}
-    plan.removed_chunks = [chunk_id for chunk_id in before if chunk_id not in kept]
-    plan.event_tombstones = sorted(tombstones - kept) + plan.removed_chunks
-    _plan_files(plan, files, stored, confirmed)
-    plan.changed = (
-        resend
-        or stored is None
-        or stored.document.deleted_at is not None
-        or _differs(stored.document, metadata, (*METADATA, "oss_key", "content_sha256"))
-        or bool(plan.new_chunks or plan.updated or plan.removed_chunks or plan.removed_files)
-        or any(_is_new(record, stored) for _, record in plan.files)
-    )
-    return plan
+        updates = _compare(old, chunk) if _chunk_columns(old) != _chunk_columns(chunk) else {}
+        if old.vector_version > confirmed or (send_all and chunk.vector is not None):
+            changes.append(ChunkChange(chunk, Send.VECTOR, updates=updates))
+        elif relabel_all or old.row_version > confirmed or not updates.keys().isdisjoint(LABELS):
+            changes.append(ChunkChange(chunk, Send.LABELS, updates=updates))
+        elif updates:
+            changes.append(ChunkChange(chunk, Send.NOTHING, updates=updates))
+    kept = {chunk.chunk_id for chunk in desired.chunks}
+    removed = tuple(chunk_id for chunk_id in stored.chunks if chunk_id not in kept)
+    return ChunkChanges(tuple(changes), removed, tuple(sorted(stored.tombstones - kept)))
 
 
-def delete(doc_id: str, stored: Stored) -> Plan:
-    """The plan of a delete: everything that a sink may hold becomes a tombstone."""
-    plan = Plan(doc_id, stored.document.version + 1, {})
-    plan.removed_chunks = list(stored.chunks)
-    plan.event_tombstones = sorted(stored.tombstones) + plan.removed_chunks
-    plan.removed_files = [key for key, row in stored.files.items() if row.removed_in_version is None]
-    plan.event_removed_files = list(stored.files)
-    plan.changed = stored.document.deleted_at is None or bool(stored.failed)
-    return plan
+def _compare(old: StoredChunk, new: DesiredChunk) -> dict[str, Any]:
+    """The columns that differ: a RelativeChange between two numbers, otherwise the new value."""
+    values = ((name, getattr(old, name), getattr(new, name)) for name in _CHUNK_COLUMNS)
+    return {
+        name: RelativeChange(after - before) if isinstance(before, int) and isinstance(after, int) else after
+        for name, before, after in values
+        if before != after
+    }
 
 
-def _change(old: Any, new: Any) -> Any:
-    return Shift(new - old) if isinstance(old, int) and isinstance(new, int) else new
-
-
-def _is_new(record: FileRecord, stored: Stored) -> bool:
-    old = stored.files.get(record.object_key)
-    return old is None or old.removed_in_version is not None or old.sha256 != record.sha256
-
-
-def _send_vector(plan: Plan, position: int, chunk: WantedChunk) -> None:
-    if chunk.vector is None or chunk.content is None:
-        plan.missing_vectors.append(position)
-        return
-    plan.chunk_rows.append(
-        ChunkRow(
-            chunk_id=chunk.chunk_id,
-            content_hash=chunk.content_hash,
-            content=chunk.content,
-            vector=chunk.vector,
-            sparse=chunk.sparse,
-            **_labels(chunk),
-        )
-    )
-
-
-def _labels(chunk: WantedChunk) -> dict[str, str]:
-    return {name: getattr(chunk, name) or "" for name in LABELS}
-
-
-def _differs(row: StoredRow, wanted: Mapping[str, Any], names: Sequence[str]) -> bool:
-    return any(getattr(row, name) != wanted[name] for name in names)
-
-
-def _plan_files(plan: Plan, wanted: Sequence[WantedFile], stored: Stored | None, confirmed: int) -> None:
-    """A given file replaces the stored one of its kind; one not given stays, and travels until it is confirmed."""
-    before = {} if stored is None else stored.files
-    if stored is not None and MINIO in stored.failed:
-        confirmed = 0
-    given = {file.kind: file for file in wanted}
-    for file in wanted:
-        old = before.get(file.object_key)
-        unchanged = old is not None and old.removed_in_version is None and old.sha256 == file.file.sha256
-        if old is None or not unchanged or old.version > confirmed:
-            plan.files.append((file.kind, _record(file.object_key, file.file)))
-    for key, row in before.items():
-        replacement = given.get(row.kind)
+def _plan_files(desired: Sequence[DesiredFile], stored: StoredDocument | None) -> FileChanges:
+    """A given file replaces the stored one of its kind. Other stored files stay, and are sent until confirmed."""
+    if stored is None:
+        return FileChanges(tuple(SentFile(file.kind, _desired_record(file)) for file in desired))
+    confirmed = 0 if MINIO in stored.failed_sinks else stored.confirmed_version
+    sent = [
+        SentFile(file.kind, _desired_record(file))
+        for file in desired
+        if _is_new(file.object_key, file.file.sha256, stored) or stored.files[file.object_key].version > confirmed
+    ]
+    removed, tombstones, missing = [], [], None
+    key_of_kind = {file.kind: file.object_key for file in desired}
+    for key, row in stored.files.items():
+        given_key = key_of_kind.get(row.kind)
         if row.removed_in_version is not None:
-            if replacement is None or replacement.object_key != key:
-                plan.event_removed_files.append(key)
-        elif replacement is None:
-            if row.version > confirmed:
-                _send_stored_file(plan, row)
-        elif replacement.object_key != key:
-            plan.removed_files.append(key)
-            plan.event_removed_files.append(key)
+            if given_key != key:
+                tombstones.append(key)
+        elif given_key is not None:
+            if given_key != key:
+                removed.append(key)
+        elif row.version > confirmed:
+            if row.staged_key is None:
+                missing = key
+            else:
+                sent.append(SentFile(row.kind, _stored_record(row)))
+    return FileChanges(tuple(sent), tuple(removed), tuple(tombstones), missing)
 
 
-def _send_stored_file(plan: Plan, row: StoredRow) -> None:
-    if row.staged_key is None:
-        plan.missing_file = row.object_key
-        return
-    record = FileRecord(
+def _has_changes(desired: DesiredDocument, stored: StoredDocument, chunks: ChunkChanges, files: FileChanges) -> bool:
+    return (
+        stored.row.deleted_at is not None
+        or _differs(stored.row, desired.columns, _COMPARED_COLUMNS)
+        or bool(chunks.removed or files.removed)
+        or any(change.is_new or change.updates for change in chunks.changes)
+        or any(_is_new(file.record.object_key, file.record.sha256, stored) for file in files.sent)
+    )
+
+
+def _differs(row: StoredRow, columns: Mapping[str, Any], names: Sequence[str]) -> bool:
+    return any(getattr(row, name) != columns[name] for name in names)
+
+
+def _is_new(object_key: str, sha256: str, stored: StoredDocument) -> bool:
+    row = stored.files.get(object_key)
+    return row is None or row.removed_in_version is not None or bool(row.sha256 != sha256)
+
+
+def _desired_record(file: DesiredFile) -> FileRecord:
+    return FileRecord(
+        object_key=file.object_key,
+        content_type=file.file.content_type,
+        sha256=file.file.sha256,
+        size_bytes=file.file.size_bytes,
+        content=file.file.content,
+        staged_key=file.file.staged_key,
+    )
+
+
+def _stored_record(row: StoredRow) -> FileRecord:
+    return FileRecord(
         object_key=row.object_key,
         content_type=row.content_type,
         sha256=row.sha256,
         size_bytes=row.size_bytes,
         staged_key=row.staged_key,
-    )
-    plan.files.append((row.kind, record))
-
-
-def _record(object_key: str, file: DocumentFile) -> FileRecord:
-    return FileRecord(
-        object_key=object_key,
-        content_type=file.content_type,
-        sha256=file.sha256,
-        size_bytes=file.size_bytes,
-        content=file.content,
-        staged_key=file.staged_key,
     )

@@ -1,4 +1,4 @@
-"""The statements of a write: rows of many documents in multi-row statements, inside the caller's transaction.
+"""The statements of a write, in the caller's transaction: one statement for the rows of many documents.
 
 Invariant 1: document, chunks, operation log, sink states and outbox rows commit together or not at all.
 """
@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, delete, false, insert, null, update
 from sqlalchemy.exc import IntegrityError
 
+from producer.desired import DesiredChunk
 from producer.errors import WriteConflict
-from producer.plan import Plan, Shift, WantedChunk
-from producer.stored import StoredRow
+from producer.plan import Operation, Plan, RelativeChange, Send
+from producer.stored import StoredDocument
 from schema import limits
 from schema.batches import bounded
 from schema.database.clock import utc_now
@@ -28,32 +29,33 @@ from schema.database.tables import (
     sink_states,
 )
 from schema.events import identity
+from schema.events.events import DELETED, UPSERTED
 from schema.sinks import SINKS
 
-_ROWS_A_STATEMENT = 5_000
+_ROWS_PER_STATEMENT = 5_000
 _INSERT_DOCUMENTS, _INSERT_STATES, _INSERT_CHUNKS = insert(documents), insert(sink_states), insert(chunks)
-_INSERT_LOGS, _INSERT_EVENTS = insert(operation_logs), insert(outbox)  # made once: SQLAlchemy finds them faster
-_SHIFT = 1_000_000_000  # moves chunk indexes out of the way of UNIQUE(doc_id, chunk_index)
+_INSERT_LOGS, _INSERT_EVENTS = insert(operation_logs), insert(outbox)  # built once: SQLAlchemy caches them faster
+_OFFSET = 1_000_000_000  # above every chunk index: keeps UNIQUE(doc_id, chunk_index) while indexes change
 
 
 def insert_documents(connection: Connection, plans: Sequence[Plan]) -> None:
     if not plans:
         return
-    rows = [{"doc_id": plan.doc_id, "version": plan.version, "status": "pending", **plan.metadata} for plan in plans]
+    rows = [{"doc_id": plan.doc_id, "version": plan.version, "status": "pending", **plan.columns} for plan in plans]
     try:
         connection.execute(_INSERT_DOCUMENTS, rows)
     except IntegrityError as error:
-        raise WriteConflict("another transaction wrote the same new document; run this transaction again") from error
+        raise WriteConflict("another transaction created the same document; run this transaction again") from error
     states = [
         {"doc_id": plan.doc_id, "sink": sink, "desired_version": plan.version} for plan in plans for sink in SINKS
     ]
     connection.execute(_INSERT_STATES, states)
 
 
-def update_document(connection: Connection, plan: Plan, *, deleting: bool) -> None:
-    """Move a stored document to the plan's version; its sinks have to follow."""
-    values: dict[str, Any] = {"version": plan.version, "updated_at": utc_now(), **plan.metadata}
-    if deleting:
+def update_document(connection: Connection, plan: Plan) -> None:
+    """Move a stored document to the plan's version, and ask its sinks for that version."""
+    values: dict[str, Any] = {"version": plan.version, "updated_at": utc_now(), **plan.columns}
+    if plan.operation is Operation.DELETE:
         values |= {"status": "deleting", "deleted_at": utc_now(), "chunk_count": 0}
     else:
         values |= {"status": "pending", "deleted_at": null()}
@@ -66,41 +68,39 @@ def update_document(connection: Connection, plan: Plan, *, deleting: bool) -> No
 
 
 def insert_chunks(connection: Connection, plans: Sequence[Plan]) -> None:
-    rows = (_chunk_row(plan, chunk) for plan in plans for chunk in plan.new_chunks)
-    for some in bounded(rows, _ROWS_A_STATEMENT):
-        connection.execute(_INSERT_CHUNKS, some)
+    rows = (_chunk_row(plan, change.chunk) for plan in plans for change in plan.chunks.changes if change.is_new)
+    for batch in bounded(rows, _ROWS_PER_STATEMENT):
+        connection.execute(_INSERT_CHUNKS, batch)
 
 
 def change_chunks(connection: Connection, plan: Plan) -> None:
-    """Remove, move and mark the stored chunks of one document; run before its new chunks are inserted."""
-    execute_for_ids(connection, delete(chunks), chunks.c.chunk_id, plan.removed_chunks)
-    execute_for_ids(connection, delete(chunk_tombstones), chunk_tombstones.c.chunk_id, plan.revived)
-    tombstones = [
-        {"chunk_id": chunk_id, "doc_id": plan.doc_id, "removed_in_version": plan.version}
-        for chunk_id in plan.removed_chunks
-    ]
-    if tombstones:
-        connection.execute(insert(chunk_tombstones), tombstones)
-    unsynced = {"milvus_synced": false(), "updated_at": utc_now(), "row_version": plan.version}
-    execute_for_ids(
-        connection, update(chunks).values(**unsynced, vector_version=plan.version), chunks.c.chunk_id, plan.resent
-    )
-    execute_for_ids(connection, update(chunks).values(**unsynced), chunks.c.chunk_id, plan.relabelled)
+    """Delete and update the stored chunks of a document. Must run before its new chunks are inserted."""
+    removed = plan.chunks.removed
+    revived = [change.chunk.chunk_id for change in plan.chunks.changes if change.is_revived]
+    execute_for_ids(connection, delete(chunks), chunks.c.chunk_id, removed)
+    execute_for_ids(connection, delete(chunk_tombstones), chunk_tombstones.c.chunk_id, revived)
+    if removed:
+        common = {"doc_id": plan.doc_id, "removed_in_version": plan.version}
+        connection.execute(insert(chunk_tombstones), [{"chunk_id": chunk_id, **common} for chunk_id in removed])
+    unsynced = update(chunks).values(milvus_synced=false(), updated_at=utc_now(), row_version=plan.version)
+    for send, statement in ((Send.VECTOR, unsynced.values(vector_version=plan.version)), (Send.LABELS, unsynced)):
+        sent = [change.chunk.chunk_id for change in plan.chunks.changes if change.send is send and not change.is_new]
+        execute_for_ids(connection, statement, chunks.c.chunk_id, sent)
     _update_columns(connection, plan)
 
 
-def write_files(connection: Connection, plans: Iterable[Plan]) -> None:
+def write_files(connection: Connection, plans: Sequence[Plan]) -> None:
+    """Mark removed files, and write the rows of sent files again."""
     for plan in plans:
         execute_for_ids(
             connection,
             update(document_files).values(removed_in_version=plan.version),
             document_files.c.object_key,
-            plan.removed_files,
+            plan.files.removed,
         )
-    rows = [(plan, kind, record) for plan in plans for kind, record in plan.files]
-    execute_for_ids(
-        connection, delete(document_files), document_files.c.object_key, [record.object_key for _, _, record in rows]
-    )
+    rows = [(plan, file.kind, file.record) for plan in plans for file in plan.files.sent]
+    keys = [record.object_key for _, _, record in rows]
+    execute_for_ids(connection, delete(document_files), document_files.c.object_key, keys)
     if rows:
         connection.execute(
             insert(document_files),
@@ -121,31 +121,28 @@ def write_files(connection: Connection, plans: Iterable[Plan]) -> None:
 
 
 def log_operations(
-    connection: Connection, operations: Sequence[tuple[str, str, StoredRow | None]], operator: str
+    connection: Connection, plans: Sequence[Plan], stored: Mapping[str, StoredDocument], operator: str
 ) -> None:
-    """One row an (operation, doc_id, document row before it or None)."""
+    """One row per plan, with the document's row before it."""
     connection.execute(
         _INSERT_LOGS,
         [
             {
-                "operation_type": operation,
+                "operation_type": plan.operation.value,
                 "target_table": "documents",
-                "target_id": doc_id,
-                "payload": None if before is None else _as_json(before._mapping),
+                "target_id": plan.doc_id,
+                "payload": _as_json(stored[plan.doc_id].row._mapping) if plan.doc_id in stored else None,
                 "operator": operator,
             }
-            for operation, doc_id, before in operations
+            for plan in plans
         ],
     )
 
 
 def append_events(
-    connection: Connection,
-    events: Iterable[tuple[Plan, str, bytes]],
-    content_type: str,
-    headers: Mapping[str, str] | None,
+    connection: Connection, parts: Iterable[tuple[Plan, bytes]], content_type: str, headers: Mapping[str, str] | None
 ) -> None:
-    """Outbox rows for (plan, event type, payload), in order."""
+    """Outbox rows for (plan, payload of a part), in order."""
     connection.execute(
         _INSERT_EVENTS,
         [
@@ -154,17 +151,17 @@ def append_events(
                 "aggregate_type": "document",
                 "aggregate_id": plan.doc_id,
                 "aggregate_version": plan.version,
-                "event_type": event_type,
+                "event_type": DELETED if plan.operation is Operation.DELETE else UPSERTED,
                 "content_type": content_type,
                 "headers": dict(headers) if headers else null(),
                 "payload": payload,
             }
-            for plan, event_type, payload in events
+            for plan, payload in parts
         ],
     )
 
 
-def _chunk_row(plan: Plan, chunk: WantedChunk) -> dict[str, Any]:
+def _chunk_row(plan: Plan, chunk: DesiredChunk) -> dict[str, Any]:
     content = chunk.content or ""
     return {
         "chunk_id": chunk.chunk_id,
@@ -185,23 +182,23 @@ def _chunk_row(plan: Plan, chunk: WantedChunk) -> dict[str, Any]:
 
 
 def _update_columns(connection: Connection, plan: Plan) -> None:
-    """Columns that differ, a statement for all rows that change alike.
+    """Write the columns that differ, one statement for all rows that change alike.
 
-    Indexes move in two steps, since each row must stay unique.
+    Chunk indexes change in two steps, because each must stay unique in between.
     """
-    moved = [chunk_id for chunk_id, columns in plan.updated.items() if "chunk_index" in columns]
-    execute_for_ids(
-        connection, update(chunks).values(chunk_index=chunks.c.chunk_index + _SHIFT), chunks.c.chunk_id, moved
-    )
-    grouped: dict[tuple[tuple[str, Any], ...], list[str]] = defaultdict(list)
-    for chunk_id, columns in plan.updated.items():
-        grouped[tuple(columns.items())].append(chunk_id)
-    for changes, ids in grouped.items():
-        values = {name: chunks.c[name] + new.by if isinstance(new, Shift) else new for name, new in changes}
+    updated = [change for change in plan.chunks.changes if change.updates]
+    moved = [change.chunk.chunk_id for change in updated if "chunk_index" in change.updates]
+    offset = update(chunks).values(chunk_index=chunks.c.chunk_index + _OFFSET)
+    execute_for_ids(connection, offset, chunks.c.chunk_id, moved)
+    alike: dict[tuple[tuple[str, Any], ...], list[str]] = defaultdict(list)
+    for change in updated:
+        alike[tuple(change.updates.items())].append(change.chunk.chunk_id)
+    for updates, ids in alike.items():
+        values = {name: chunks.c[name] + new.by if isinstance(new, RelativeChange) else new for name, new in updates}
         if "chunk_index" in values:
-            values["chunk_index"] -= _SHIFT
+            values["chunk_index"] -= _OFFSET
         execute_for_ids(connection, update(chunks).values(values), chunks.c.chunk_id, ids)
 
 
 def _as_json(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(k): v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()}
+    return {str(name): value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}

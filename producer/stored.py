@@ -1,8 +1,9 @@
-"""What the database holds of the documents about to be written, read under their locks in five statements."""
+"""What the database holds of the documents that are about to be written: locked, and read in five statements."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -13,13 +14,13 @@ from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 from schema.sinks import SINKS
 
-_CHUNKS_A_VALUE = 5_000  # of one document in one JSON value, which max_allowed_packet bounds
+_CHUNKS_PER_VALUE = 5_000  # in one JSON value, which max_allowed_packet bounds
 
 StoredRow = Row[Any]
 
 
 class ChunkColumns(msgspec.Struct, frozen=True, gc=False):
-    """The columns of `chunks` that a write may change, and the key."""
+    """The key of a row of `chunks`, and the columns that a write may change."""
 
     chunk_id: str
     vector_level: str
@@ -32,7 +33,7 @@ class ChunkColumns(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredChunk(ChunkColumns, frozen=True, array_like=True, gc=False):
-    """What a plan compares."""
+    """A stored chunk, as far as a plan compares it."""
 
     vector_version: int
     row_version: int
@@ -42,58 +43,73 @@ _DOC_IDS: BindParameter[Any] = bindparam("doc_ids", expanding=True)
 _DECODER = msgspec.json.Decoder(list[StoredChunk])
 
 
-def _sharing(table: Table, *columns: Any) -> Select[Any]:
-    """With share locks: under REPEATABLE READ a plain read could see rows from before the document was locked."""
+def _select_shared(table: Table, *columns: Any) -> Select[Any]:
+    """A read with share locks: under REPEATABLE READ a plain read may return rows older than the document's lock."""
     return select(*columns).where(table.c.doc_id.in_(_DOC_IDS)).with_for_update(read=True)
 
 
 def _packed_chunks(aggregate: Any) -> Select[Any]:
-    """A document's chunks in JSON arrays, in any order: PyMySQL would decode each column of each row in Python."""
+    """A document's chunks in JSON arrays, in any order: PyMySQL would decode every column of every row in Python."""
     values = aggregate(func.json_array(*(chunks.c[name] for name in StoredChunk.__struct_fields__)))
-    piece = chunks.c.chunk_index // _CHUNKS_A_VALUE
-    return _sharing(chunks, chunks.c.doc_id, cast(values, CHAR).label("packed")).group_by(chunks.c.doc_id, piece)
+    piece = chunks.c.chunk_index // _CHUNKS_PER_VALUE
+    return _select_shared(chunks, chunks.c.doc_id, cast(values, CHAR).label("packed")).group_by(chunks.c.doc_id, piece)
 
 
 _DOCUMENTS = select(documents).where(documents.c.doc_id.in_(_DOC_IDS)).order_by(documents.c.doc_id).with_for_update()
 _CHUNKS = _packed_chunks(func.json_arrayagg)
 _CHUNKS_IN_SQLITE = _packed_chunks(func.json_group_array)
-_TOMBSTONES = _sharing(chunk_tombstones, chunk_tombstones.c.doc_id, chunk_tombstones.c.chunk_id)
-_FILES = _sharing(document_files, document_files)
-_STATES = _sharing(sink_states, *(sink_states.c[name] for name in ("doc_id", "sink", "applied_version", "state")))
+_TOMBSTONES = _select_shared(chunk_tombstones, chunk_tombstones.c.doc_id, chunk_tombstones.c.chunk_id)
+_FILES = _select_shared(document_files, document_files)
+_STATES = _select_shared(sink_states, *(sink_states.c[name] for name in ("doc_id", "sink", "applied_version", "state")))
 
 
-@dataclass
-class Stored:
-    """One document as it stands. `confirmed_version`: the newest version that every sink is known to hold."""
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as it is stored."""
 
-    document: StoredRow
-    chunks: dict[str, StoredChunk] = field(default_factory=dict)  # by chunk_id
-    tombstones: set[str] = field(default_factory=set)  # chunk ids
-    files: dict[str, StoredRow] = field(default_factory=dict)  # by object_key, tombstones included
-    confirmed_version: int = 0
-    failed: set[str] = field(default_factory=set)  # sinks that refused the newest version, or lost part of it
+    row: StoredRow  # of `documents`
+    chunks: Mapping[str, StoredChunk]  # by chunk id
+    tombstones: AbstractSet[str]  # chunk ids
+    files: Mapping[str, StoredRow]  # by object key, removed ones included
+    confirmed_version: int  # the newest version that every sink is known to hold
+    failed_sinks: AbstractSet[str]  # they refused the newest version, or lost part of it
 
 
-def lock(connection: Connection, doc_ids: Sequence[str]) -> dict[str, Stored]:
-    """The documents that exist, locked until the transaction ends, in the order of their ids: no deadlock by order."""
-    found = {row.doc_id: Stored(row) for row in _rows(connection, _DOCUMENTS, sorted(doc_ids))}
+def lock_documents(connection: Connection, doc_ids: Sequence[str]) -> dict[str, StoredDocument]:
+    """The documents that exist, by doc_id, locked until the transaction ends.
+
+    Locks are taken in the order of the ids, so that two batches cannot deadlock on their documents.
+    """
+    rows = {row.doc_id: row for row in _select(connection, _DOCUMENTS, sorted(doc_ids))}
+    chunks_of: dict[str, dict[str, StoredChunk]] = defaultdict(dict)
     packed = _CHUNKS_IN_SQLITE if connection.dialect.name == "sqlite" else _CHUNKS
-    for row in _rows(connection, packed, found):
-        found[row.doc_id].chunks |= {chunk.chunk_id: chunk for chunk in _DECODER.decode(row.packed)}
-    for row in _rows(connection, _TOMBSTONES, found):
-        found[row.doc_id].tombstones.add(row.chunk_id)
-    for row in _rows(connection, _FILES, found):
-        found[row.doc_id].files[row.object_key] = row
-    applied: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in _rows(connection, _STATES, found):
-        applied[row.doc_id][row.sink] = row.applied_version
+    for row in _select(connection, packed, rows):
+        chunks_of[row.doc_id] |= {chunk.chunk_id: chunk for chunk in _DECODER.decode(row.packed)}
+    tombstones_of: dict[str, set[str]] = defaultdict(set)
+    for row in _select(connection, _TOMBSTONES, rows):
+        tombstones_of[row.doc_id].add(row.chunk_id)
+    files_of: dict[str, dict[str, StoredRow]] = defaultdict(dict)
+    for row in _select(connection, _FILES, rows):
+        files_of[row.doc_id][row.object_key] = row
+    applied_by: dict[str, dict[str, int]] = defaultdict(dict)
+    failed_of: dict[str, set[str]] = defaultdict(set)
+    for row in _select(connection, _STATES, rows):
+        applied_by[row.doc_id][row.sink] = row.applied_version
         if row.state == "failed":
-            found[row.doc_id].failed.add(row.sink)
-    for doc_id, stored in found.items():
-        stored.confirmed_version = min(applied[doc_id].get(sink, 0) for sink in SINKS)
-    return found
+            failed_of[row.doc_id].add(row.sink)
+    return {
+        doc_id: StoredDocument(
+            row,
+            chunks_of[doc_id],
+            tombstones_of[doc_id],
+            files_of[doc_id],
+            min(applied_by[doc_id].get(sink, 0) for sink in SINKS),
+            failed_of[doc_id],
+        )
+        for doc_id, row in rows.items()
+    }
 
 
-def _rows(connection: Connection, statement: Select[Any], doc_ids: Iterable[str]) -> Iterator[StoredRow]:
-    for some in bounded(doc_ids, IDS_PER_STATEMENT):
-        yield from connection.execute(statement, {"doc_ids": some})
+def _select(connection: Connection, statement: Select[Any], doc_ids: Iterable[str]) -> Iterator[StoredRow]:
+    for batch in bounded(doc_ids, IDS_PER_STATEMENT):
+        yield from connection.execute(statement, {"doc_ids": batch})

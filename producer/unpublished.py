@@ -5,26 +5,28 @@ from sqlalchemy import Connection, select
 from producer.files import DocumentFile
 from schema.database.outbox_rows import envelope_of
 from schema.database.tables import outbox
-from schema.events.events import ChunkRow, DocumentUpserted, decode
+from schema.events.events import ChunkRow, DocumentUpserted, FileRecord, decode
 
 
-def content(connection: Connection, doc_id: str) -> tuple[dict[str, ChunkRow], dict[str, DocumentFile]]:
-    """Chunks by chunk_id and files by object key, the newest event's word for each."""
+def read_unpublished(connection: Connection, doc_id: str) -> tuple[dict[str, ChunkRow], dict[str, DocumentFile]]:
+    """Chunks by chunk id and files by object key, each from the newest event that carries it."""
     chunks: dict[str, ChunkRow] = {}
     files: dict[str, DocumentFile] = {}
     waiting = select(outbox).where(outbox.c.aggregate_id == doc_id).order_by(outbox.c.id)
     for row in connection.execute(waiting):
         event = decode(envelope_of(row))
-        if not isinstance(event, DocumentUpserted):
-            continue
-        chunks |= {chunk.chunk_id: chunk for chunk in event.chunks}
-        for file in event.files:
-            files[file.object_key] = DocumentFile(
-                file.object_key.rpartition(".")[2],
-                file.content_type,
-                file.sha256,
-                file.size_bytes,
-                file.content,
-                file.staged_key,
-            )
+        if isinstance(event, DocumentUpserted):
+            chunks |= {chunk.chunk_id: chunk for chunk in event.chunks}
+            files |= {record.object_key: _file(record) for record in event.files}
     return chunks, files
+
+
+def _file(record: FileRecord) -> DocumentFile:
+    return DocumentFile(
+        record.object_key.rpartition(".")[2],
+        record.content_type,
+        record.sha256,
+        record.size_bytes,
+        record.content,
+        record.staged_key,
+    )

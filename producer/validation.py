@@ -19,7 +19,7 @@ _INT32_MAX = 2**31 - 1
 _FLOAT32_MIN, _FLOAT32_MAX = float(np.finfo("float32").tiny), float(np.finfo("float32").max)
 
 
-def check(document: Document, model: str, dimension: int) -> list[bytes | None]:
+def validate(document: Document, model: str, dimension: int) -> list[bytes | None]:
     """The chunks' vectors as little-endian float32, None where there is none; raises InvalidDocument.
 
     `model` and `dimension` are the system's.

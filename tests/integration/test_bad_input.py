@@ -85,7 +85,10 @@ def test_invariant_13_one_bad_document_in_a_batch_keeps_all_of_it_out(
 def test_invariant_13_one_document_cannot_stand_twice_in_a_batch(engine: Engine, store: DirectoryStore) -> None:
     before = everything(engine, store)
 
-    with engine.begin() as connection, pytest.raises(InvalidDocument, match="'twin': doc_id stands twice in one batch"):
+    with (
+        engine.begin() as connection,
+        pytest.raises(InvalidDocument, match="'twin': doc_id is a duplicate in one batch"),
+    ):
         Writer(MODEL).upsert_many(connection, [document("twin", "a"), document("other", "a"), document("twin", "b")])
 
     assert everything(engine, store) == before

@@ -224,7 +224,7 @@ def test_a_document_that_another_transaction_created_meanwhile_is_a_conflict(eng
     event.listen(engine, "before_cursor_execute", meanwhile)
     with (
         engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
-        pytest.raises(WriteConflict, match="another transaction wrote the same new document; run this"),
+        pytest.raises(WriteConflict, match="another transaction created the same document; run this"),
     ):
         Writer(MODEL).upsert(connection, document("d", "mine"))
 

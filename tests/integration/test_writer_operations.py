@@ -193,7 +193,7 @@ def test_one_document_cannot_be_deleted_twice_in_one_batch(
     write(document("d", "one"))
     before = written.tables(engine)
 
-    with engine.begin() as connection, pytest.raises(InvalidDocument, match="'d': doc_id stands twice in one batch"):
+    with engine.begin() as connection, pytest.raises(InvalidDocument, match="'d': doc_id is a duplicate in one batch"):
         Writer(MODEL).delete_many(connection, ["d", "d"])
 
     assert written.tables(engine) == before
@@ -247,7 +247,9 @@ def test_a_writer_without_the_system_s_model_is_refused(engine: Engine) -> None:
     for operation in refused:
         with (
             engine.begin() as connection,
-            pytest.raises(WrongModel, match="vectors come from 'test-model', these from 'another-model'"),
+            pytest.raises(
+                WrongModel, match="the system's embedding model is 'test-model', this writer's is 'another-model'"
+            ),
         ):
             operation(connection)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer import Chunk, Document, DocumentFile, InvalidDocument
-from producer.validation import check
+from producer.validation import validate
 from tests.support.bad_documents import GOOD
 from tests.support.pipeline import MODEL, chunk, document
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 def checked(document: Document) -> list[bytes | None]:
-    return check(document, MODEL, 8)
+    return validate(document, MODEL, 8)
 
 
 @pytest.mark.parametrize(
