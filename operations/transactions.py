@@ -1,4 +1,4 @@
-"""Writes in transactions of our own, run again after a deadlock, a lost connection or a conflict."""
+"""Runs writes in their own transactions, again after a deadlock, a lost connection or a conflict."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,14 +18,14 @@ _BACKOFF = Backoff(0.05, 2.0)
 
 
 def run(engine: Engine, work: Callable[[Connection], T]) -> T:
-    """What `work` returns, once its transaction committed."""
+    """Run `work` in a transaction, and return its result after the commit."""
 
-    def once() -> T:
+    def attempt() -> T:
         with engine.begin() as connection:
             return work(connection)
 
     return call_with_retry(
-        once,
+        attempt,
         retry_on=lambda error: isinstance(error, WriteConflict) or is_transient(error),
         backoff=_BACKOFF,
         attempts=_ATTEMPTS,
@@ -35,15 +35,15 @@ def run(engine: Engine, work: Callable[[Connection], T]) -> T:
 def upsert(
     engine: Engine, store: ObjectStore, writer: Writer, documents: Sequence[Document], embedder: Embedder | None
 ) -> tuple[list[Receipt], int]:
-    """Write documents; a chunk whose vector is missing is embedded only when the writer asks for it.
+    """Write documents, and embed those chunks whose vectors the writer requires.
 
-    Files that were staged in `store` and that no event needs are removed there. Returns the receipts and how many
-    chunks were embedded. Raises VectorRequired without an embedder.
+    Staged files that no event needs are removed from `store`. Returns the receipts and the number of embedded chunks.
+    Raises VectorRequired if there is no embedder.
     """
 
     def write(connection: Connection) -> tuple[list[Receipt], list[str]]:
         receipts = writer.upsert_many(connection, documents)
-        return receipts, _unneeded(connection, documents)
+        return receipts, _select_unneeded(connection, documents)
 
     embedded = 0
     while True:
@@ -59,12 +59,12 @@ def upsert(
         embedded += sum(map(len, missing.values()))
 
 
-def _unneeded(connection: Connection, documents: Sequence[Document]) -> list[str]:
-    """The staged files of these documents that the transaction did not take: the object store has them already."""
+def _select_unneeded(connection: Connection, documents: Sequence[Document]) -> list[str]:
+    """Keys of the documents' staged files that the transaction does not need: the object store has these files."""
     files = (file for document in documents for file in (document.file, document.text) if file is not None)
     staged = [file.staged_key for file in files if file.staged_key is not None]
-    taken = select(document_files.c.staged_key).where(document_files.c.staged_key.in_(staged))
-    kept = set(connection.execute(taken).scalars()) if staged else set()
+    needed = select(document_files.c.staged_key).where(document_files.c.staged_key.in_(staged))
+    kept = set(connection.execute(needed).scalars()) if staged else set()
     return [key for key in staged if key not in kept]
 
 

@@ -1,4 +1,4 @@
-"""What an upstream service imports: documents, the writer that commits them with their events, and receipts."""
+"""What an upstream service imports: documents, the writer that writes them with their events, and receipts."""
 
 from producer.documents import Chunk, Document
 from producer.errors import (

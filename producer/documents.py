@@ -1,4 +1,4 @@
-"""A document and its chunks, as an upstream service hands them to the writer."""
+"""A document and its chunks, as an upstream service gives them to the writer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ class Chunk:
     """A piece of a document's text with its vector.
 
     `vector` has the system's dimension; it may be None once every sink holds the chunk (see VectorRequired). `sparse`
-    (token id → weight, for instance the lexical weights of BGE-M3) comes beside a vector, for a Milvus that takes it.
-    Both belong to the embedding model, so the content decides: the same content with other weights is no change.
-    `parent` is the position of the parent chunk in the document's list, `start_char` the offset in the extracted text.
+    (token id → weight, for instance the lexical weights of BGE-M3) needs a vector, and a Milvus that takes it. Both are
+    computed from the content, so the same content with another vector is no change. `parent` is the position of the
+    parent chunk in the document's list, `start_char` the offset in the extracted text.
     """
 
     content: str
@@ -34,10 +34,10 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Document:
-    """The whole state of a document; writing it replaces the state before.
+    """The whole state of a document; writing it replaces the stored state.
 
     `file` (the original) and `text` (extracted from it) may be None: then the stored ones stay. `embedding_model` may
-    name the model of the vectors; the writer refuses any but the system's.
+    name the model of the vectors; the writer refuses every model but the system's.
     """
 
     doc_id: str

@@ -1,15 +1,17 @@
-"""What the writer refuses. Each is raised before anything is written."""
+"""The errors of the producer. All but WriteConflict are raised before anything is written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
 class ProducerError(Exception):
-    """The root of every error that the producer raises on purpose."""
+    """The root of all errors that the producer raises. Catch it to handle any refused write."""
 
 
 @dataclass(frozen=True)
 class Problem:
+    """One field that breaks a limit."""
+
     field: str  # "title", "chunks[3].vector"
     message: str
 
@@ -21,7 +23,7 @@ _SHOWN = 10
 
 
 class InvalidDocument(ProducerError):
-    """Raised when a document breaks a limit of the contract; `problems` names every field at fault."""
+    """Raised when a document breaks a limit. Correct the fields that `problems` names, and write it again."""
 
     def __init__(self, doc_id: object, problems: Sequence[Problem]) -> None:
         shown = "; ".join(map(str, problems[:_SHOWN]))
@@ -32,9 +34,9 @@ class InvalidDocument(ProducerError):
 
 
 class VectorRequired(ProducerError):
-    """Raised when a chunk comes without its vector and not every sink is known to hold it.
+    """Raised when a chunk has no vector and not every sink holds it yet. Embed the chunks, and write them again.
 
-    `chunks` maps a doc_id to the positions of those chunks in the document's list.
+    `chunks` maps a doc_id to the positions of these chunks in the document's list.
     """
 
     def __init__(self, chunks: Mapping[str, Sequence[int]]) -> None:
@@ -48,7 +50,7 @@ class VectorRequired(ProducerError):
 
 
 class FileRequired(ProducerError):
-    """Raised when a document comes without its small file while the object store may not hold it yet."""
+    """Raised when a small file is left out before the object store confirmed it. Write the document with its file."""
 
     def __init__(self, doc_id: str, object_key: str) -> None:
         super().__init__(
@@ -59,7 +61,7 @@ class FileRequired(ProducerError):
 
 
 class UnknownDocument(ProducerError):
-    """Raised when a document to delete or to send again does not exist."""
+    """Raised when a document to delete or to resync does not exist. Leave out the ids in `doc_ids`."""
 
     def __init__(self, doc_ids: Sequence[str]) -> None:
         super().__init__(f"no such document: {', '.join(map(repr, doc_ids[:_SHOWN]))}")
@@ -67,8 +69,8 @@ class UnknownDocument(ProducerError):
 
 
 class WrongModel(ProducerError):
-    """Raised when vectors come from another embedding model than the system's, or the system is not initialised."""
+    """Raised when the system has another embedding model than the writer, or none. Correct the writer's settings."""
 
 
 class WriteConflict(ProducerError):
-    """Raised when another transaction created the same document meanwhile; run the whole transaction again."""
+    """Raised when another transaction created the same document. Roll back, and run the whole transaction again."""

@@ -1,4 +1,4 @@
-"""A document's file, ready to write: small ones travel inside the event, large ones are staged before the transaction.
+"""A document's file: a small one is sent inside the event, a large one is staged before the transaction.
 
 A transaction that rolls back leaves only the staged object, which a lifecycle rule of the bucket removes.
 """
@@ -23,12 +23,12 @@ _CONTENT_TYPES = {"md": "text/markdown", "txt": "text/plain", "jsonl": "applicat
 
 
 class FileUnusable(ProducerError):
-    """Raised when a file cannot be read, changes while it is read, or is large and there is no store to stage it in."""
+    """Raised when a file cannot be read, changes during the read, or needs staging without a store. Skip the file."""
 
 
 @dataclass(frozen=True)
 class DocumentFile:
-    """Bytes with their digest: in `content`, or staged in the object store under `staged_key`."""
+    """A file's bytes and their digest; the bytes are in `content`, or staged in the object store under `staged_key`."""
 
     extension: str
     content_type: str
@@ -39,26 +39,26 @@ class DocumentFile:
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str, store: ObjectStore | None = None) -> "DocumentFile":
-        """From bytes in memory; `name` gives the extension. More than 64 KiB are staged in `store`."""
-        with _Digested(io.BytesIO(content), name, len(content)) as digested:
-            return cls._make(digested, name, store)
+        """Make a file from bytes in memory; `name` gives the extension. More than 64 KiB are staged in `store`."""
+        with _DigestingReader(io.BytesIO(content), name, len(content)) as reader:
+            return cls._make(reader, name, store)
 
     @classmethod
     def from_path(cls, path: Path, store: ObjectStore | None = None) -> "DocumentFile":
-        """From a file, read once, in bounded memory. More than 64 KiB are staged in `store`. Raises FileUnusable."""
+        """Read a file once, in bounded memory. More than 64 KiB are staged in `store`. Raises FileUnusable."""
         try:
-            if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block, a device never end
+            if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block, a device would never end
                 raise FileUnusable(f"cannot read {path}: not a regular file")
             stream = path.open("rb")
         except OSError as error:
             raise FileUnusable(f"cannot read {path}: {error.strerror or error}") from error
         except ValueError as error:  # a NUL or a lone surrogate in the path
             raise FileUnusable(f"cannot read {str(path)!r}: {error}") from error
-        with stream, _Digested(stream, str(path), os.fstat(stream.fileno()).st_size) as digested:
-            return cls._make(digested, path.name, store)
+        with stream, _DigestingReader(stream, str(path), os.fstat(stream.fileno()).st_size) as reader:
+            return cls._make(reader, path.name, store)
 
     @classmethod
-    def _make(cls, stream: "_Digested", name: str, store: ObjectStore | None) -> "DocumentFile":
+    def _make(cls, stream: "_DigestingReader", name: str, store: ObjectStore | None) -> "DocumentFile":
         extension = _extension(name)
         content_type = _CONTENT_TYPES.get(extension) or mimetypes.guess_type(name)[0] or _UNKNOWN_TYPE
         size = stream.size_bytes
@@ -67,36 +67,38 @@ class DocumentFile:
             return cls(extension, content_type, stream.hexdigest(), size, content=content)
         if store is None:
             limit = limits.INLINE_FILE_BYTES
-            raise FileUnusable(f"{name}: {size} bytes; over {limit} bytes it needs an object store to be staged in")
+            raise FileUnusable(f"{name}: {size} bytes; a file over {limit} bytes needs an object store for staging")
         key = layout.staging_key(uuid.uuid4().hex)
         store.put(key, stream, size_bytes=size, content_type=content_type, sha256=None)
         return cls(extension, content_type, stream.hexdigest(), size, staged_key=key)
 
 
 def file_error(file: object) -> str | None:
-    """What is wrong with a document's file, or None. Its fields become object keys, so they must be safe as such."""
+    """What is wrong with a document's file, or None. Its extension and staged key must be safe in object keys."""
     if not isinstance(file, DocumentFile):
         return f"must be a DocumentFile, is {type(file).__name__}"
     if file.extension != _extension(f"file.{file.extension}"):
         return f"must have an extension of 1 to {limits.EXTENSION_CHARACTERS} small letters and digits"
     if file.content is None:
-        whole = isinstance(file.staged_key, str) and layout.is_staging_key(file.staged_key)
+        is_complete = isinstance(file.staged_key, str) and layout.is_staging_key(file.staged_key)
     elif isinstance(file.content, bytes):
-        whole = file.staged_key is None and len(file.content) == file.size_bytes <= limits.INLINE_FILE_BYTES
+        is_complete = file.staged_key is None and len(file.content) == file.size_bytes <= limits.INLINE_FILE_BYTES
     else:
-        whole = False
-    return None if whole else "must have its content or be staged: make it with DocumentFile.from_bytes or from_path"
+        is_complete = False
+    if is_complete:
+        return None
+    return "must have its content or be staged: make it with DocumentFile.from_bytes or from_path"
 
 
-class _Digested:
-    """A stream that gives so many bytes and takes their digest; FileUnusable when its file changes meanwhile."""
+class _DigestingReader:
+    """Reads `size_bytes` bytes of a stream and computes their digest; FileUnusable if the file changes during that."""
 
     def __init__(self, stream: BinaryIO, name: str, size_bytes: int) -> None:
         self.size_bytes = size_bytes
-        self._stream, self._name, self._left = stream, name, size_bytes
+        self._stream, self._name, self._remaining = stream, name, size_bytes
         self._modified_at = self._modified()
         self._digest = hashlib.sha256()
-        self._pool = ThreadPoolExecutor(1)  # hashes a block while the store takes it
+        self._pool = ThreadPoolExecutor(1)  # hashes a block while the store writes it
         self._hashing: Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -106,12 +108,12 @@ class _Digested:
         self._pool.shutdown()
 
     def read(self, size: int = -1, /) -> bytes:
-        wanted = self._left if size < 0 else min(size, self._left)
+        expected = self._remaining if size < 0 else min(size, self._remaining)
         try:
-            data = self._stream.read(wanted)
-            self._left -= len(data)
-            changed = len(data) < wanted or (
-                self._left == 0 and (self._stream.read(1) or self._modified() != self._modified_at)
+            data = self._stream.read(expected)
+            self._remaining -= len(data)
+            changed = len(data) < expected or (
+                self._remaining == 0 and (self._stream.read(1) or self._modified() != self._modified_at)
             )
         except OSError as error:
             raise FileUnusable(f"cannot read {self._name}: {error.strerror or error}") from error
@@ -121,17 +123,17 @@ class _Digested:
         return data
 
     def hexdigest(self) -> str:
-        """Of what was read."""
+        """The digest of all bytes that were read."""
         if self._hashing is not None:
             self._hashing.result()
         return self._digest.hexdigest()
 
     def _modified(self) -> int:
-        """When the file was changed last."""
+        """The time of the file's last change, in nanoseconds."""
         return 0 if isinstance(self._stream, io.BytesIO) else os.fstat(self._stream.fileno()).st_mtime_ns
 
     def _hash(self, data: bytes) -> None:
-        """Large blocks beside what the store does, one at a time: memory holds no more than the last."""
+        """Hash large blocks concurrently with the store's write, one at a time: memory holds one block."""
         if self._hashing is not None:
             self._hashing.result()
             self._hashing = None

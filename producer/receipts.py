@@ -1,4 +1,4 @@
-"""Read your own write: a receipt of a written version that can wait until a sink holds it."""
+"""Read your own write: a receipt names the written version and can wait until a sink holds it."""
 
 import time
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ _POLL_SECONDS = 0.02
 
 
 class NotApplied(ProducerError):
-    """Raised when a sink does not hold the version within the time given."""
+    """Raised when a sink does not hold the version within the timeout. Wait again, or answer "processing"."""
 
 
 class ApplyFailed(ProducerError):
-    """Raised when a sink refused the version for good; the message gives its reason."""
+    """Raised when a sink refused the version permanently. Correct what the message names, and write again."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """`changed` is False when the document already had this state: nothing was written, `version` is the present."""
+    """The version of a document after a write; `changed` is False if it had this state and nothing was written."""
 
     doc_id: str
     version: int
@@ -30,9 +30,9 @@ class Receipt:
     _engine: Engine = field(repr=False, compare=False)
 
     def wait(self, sink: str, timeout_seconds: float) -> None:
-        """Return once `sink` holds this version or a newer one. Call it after the transaction committed.
+        """Wait until `sink` holds this version or a newer one. Call it after the transaction committed.
 
-        Raises NotApplied when the time is over, ApplyFailed when the sink refused it.
+        Raises NotApplied on timeout, ApplyFailed if the sink refused the version.
         """
         statement = select(sink_states.c.applied_version, sink_states.c.state, sink_states.c.last_error).where(
             sink_states.c.doc_id == self.doc_id, sink_states.c.sink == sink

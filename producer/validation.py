@@ -1,4 +1,4 @@
-"""Invariant 13, checked at the door: a document that breaks a limit is refused before anything is written."""
+"""Invariant 13: a document that breaks a limit is refused before anything is written."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +20,9 @@ _FLOAT32_MIN, _FLOAT32_MAX = float(np.finfo("float32").tiny), float(np.finfo("fl
 
 
 def validate(document: Document, model: str, dimension: int) -> list[bytes | None]:
-    """The chunks' vectors as little-endian float32, None where there is none; raises InvalidDocument.
+    """Check every field, and return the chunks' vectors as little-endian float32, None for a chunk without one.
 
-    `model` and `dimension` are the system's.
+    `model` and `dimension` are the system's. Raises InvalidDocument with every problem of the document.
     """
     if not isinstance(document, Document):
         raise InvalidDocument(None, [Problem("document", f"must be a Document, is {type(document).__name__}")])
@@ -30,15 +30,15 @@ def validate(document: Document, model: str, dimension: int) -> list[bytes | Non
     chunks = document.chunks if _is_list(document.chunks) else ()
     vectors: list[bytes | None] = []
     first_at: dict[tuple[object, ...], int] = {}
-    sound: Chunk | None = None  # the last one
+    valid: Chunk | None = None  # the last valid one
     for position, chunk in enumerate(chunks):
         name = f"chunks[{position}]"
         if not isinstance(chunk, Chunk):
             problems.append(Problem(name, f"must be a Chunk, is {type(chunk).__name__}"))
             continue
-        wrong_fields = [] if _is_sound(chunk, sound) else [*_chunk(name, chunk, position, len(chunks))]
+        wrong_fields = [] if _is_surely_valid(chunk, valid) else [*_chunk(name, chunk, position, len(chunks))]
         if not wrong_fields:
-            sound = chunk
+            valid = chunk
         problems += wrong_fields
         if not wrong_fields and chunk.start_char is not None:
             identity = (chunk.content, chunk.start_char, chunk.vector_level, chunk.associate_id)
@@ -48,7 +48,7 @@ def validate(document: Document, model: str, dimension: int) -> list[bytes | Non
         vectors.append(vector)
         if wrong is not None:
             problems.append(Problem(f"{name}.vector", wrong))
-        if chunk.sparse is not None and (wrong := _sparse(chunk.sparse, beside_a_vector=chunk.vector is not None)):
+        if chunk.sparse is not None and (wrong := _sparse(chunk.sparse, has_vector=chunk.vector is not None)):
             problems.append(Problem(f"{name}.sparse", wrong))
     if problems:
         raise InvalidDocument(document.doc_id, problems)
@@ -70,7 +70,7 @@ def _metadata(document: Document, model: str) -> Iterator[Problem]:
             yield Problem(name, wrong)
     named = document.embedding_model
     if named is not None and not (isinstance(named, str) and named == model):
-        yield Problem("embedding_model", f"must be the system's, {model!r}, is {named!r}")
+        yield Problem("embedding_model", f"must be the system's model {model!r}, is {named!r}")
     if not _is_list(document.chunks):
         yield Problem("chunks", f"must be a list of Chunk, is {type(document.chunks).__name__}")
     elif not 1 <= (count := len(document.chunks)) <= limits.CHUNKS_PER_DOCUMENT:
@@ -81,14 +81,14 @@ def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def _is_sound(chunk: Chunk, other: Chunk | None) -> bool:
-    """Whether a chunk is told quickly to break no limit: its labels are those of another one that breaks none."""
+def _is_surely_valid(chunk: Chunk, valid: Chunk | None) -> bool:
+    """A fast check that accepts most valid chunks: the labels are the same objects as those of a valid chunk."""
     return (
-        other is not None
-        and chunk.vector_level is other.vector_level
-        and chunk.modal_type is other.modal_type
-        and chunk.associate_id is other.associate_id
-        and chunk.strategy is other.strategy
+        valid is not None
+        and chunk.vector_level is valid.vector_level
+        and chunk.modal_type is valid.modal_type
+        and chunk.associate_id is valid.associate_id
+        and chunk.strategy is valid.strategy
         and chunk.parent is None
         and (chunk.start_char is None or _is_natural(chunk.start_char))
         and _is_text(chunk.content)
@@ -114,7 +114,7 @@ def _chunk(name: str, chunk: Chunk, position: int, count: int) -> Iterator[Probl
     yield from _natural(f"{name}.start_char", chunk.start_char)
     yield from _natural(f"{name}.parent", chunk.parent)
     if isinstance(chunk.parent, int) and (chunk.parent >= count or chunk.parent == position):
-        yield Problem(f"{name}.parent", f"must be the position of another of the {count} chunks, is {chunk.parent}")
+        yield Problem(f"{name}.parent", f"must be the position of another chunk (there are {count}), is {chunk.parent}")
 
 
 def _choice(name: str, value: object, allowed: Sequence[str]) -> Iterator[Problem]:
@@ -131,7 +131,7 @@ def _string(
     lines: bool = False,
     filled: bool = False,
 ) -> Iterator[Problem]:
-    """At most so many characters or UTF-8 bytes, valid Unicode, no control characters (`lines`: line breaks, tabs)."""
+    """Check length and valid Unicode; control characters are refused (`lines` allows line breaks and tabs)."""
     if filled and (value is None or (isinstance(value, str) and not value.strip())):
         yield Problem(name, "must not be empty")
     if value is None:
@@ -153,7 +153,7 @@ def _string(
 
 
 def _has_controls(value: str, encoded: bytes) -> bool:
-    """Line breaks and tabs aside; far faster than str.translate where there is more than ASCII."""
+    """Whether there are control characters other than line breaks and tabs; far faster than str.translate."""
     if len(encoded.translate(None, _ASCII_CONTROLS)) != len(encoded):
         return True
     return len(encoded) != len(value) and _C1_CONTROLS.search(value) is not None
@@ -174,12 +174,12 @@ def _vector(vector: Vector, dimension: int) -> tuple[bytes | None, str | None]:
         given = np.asarray(vector)
     except (TypeError, ValueError):
         return None, "must be a list of numbers"
-    if given.dtype.kind not in "fiu":  # numpy would read "1.5" as a number too
+    if given.dtype.kind not in "fiu":  # numpy would accept the string "1.5" as a number
         return None, "must be a list of numbers"
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         values = given.astype("<f4", copy=False)
         square = float(values @ values) if values.shape == (dimension,) else 0.0
-    if 0 < square < np.inf:  # a cosine divides by the length, in float32
+    if 0 < square < np.inf:  # cosine similarity divides by the length, in float32
         return values.tobytes(), None
     if values.shape != (dimension,):
         shape = "x".join(map(str, values.shape)) or "a single number"
@@ -188,15 +188,15 @@ def _vector(vector: Vector, dimension: int) -> tuple[bytes | None, str | None]:
         position = int(np.flatnonzero(~np.isfinite(values))[0])
         return None, f"must be finite as float32, has {values[position]} at position {position}"
     if not values.any():
-        return None, "must not be all zeros: it has no direction to compare"
-    return None, "must have a length whose square fits float32: it could not be compared"
+        return None, "must not be all zeros: a zero vector has no direction"
+    return None, "must have a squared length that fits float32: cosine similarity divides by the length"
 
 
-def _sparse(weights: object, *, beside_a_vector: bool) -> str | None:
-    """What is wrong with a chunk's sparse weights."""
+def _sparse(weights: object, *, has_vector: bool) -> str | None:
+    """What is wrong with a chunk's sparse weights, or None."""
     if not isinstance(weights, Mapping):
         return f"must map token ids to weights, is {type(weights).__name__}"
-    if weights and not beside_a_vector:
+    if weights and not has_vector:
         return "must come with the chunk's vector"
     if len(weights) > limits.SPARSE_ENTRIES:
         return f"must have at most {limits.SPARSE_ENTRIES} entries, has {len(weights)}"
@@ -211,5 +211,5 @@ def _sparse(weights: object, *, beside_a_vector: bool) -> str | None:
 def _fits_float32(weight: Real) -> bool:
     try:
         return bool(_FLOAT32_MIN <= float(weight) <= _FLOAT32_MAX)
-    except OverflowError:  # of a Python int
+    except OverflowError:  # a large Python int
         return False

@@ -1,4 +1,4 @@
-"""Documents as JSON lines: one document a line, checked strictly, read in bounded memory."""
+"""Documents from JSON lines: one document per line, checked strictly, read in bounded memory."""
 
 import base64
 import codecs
@@ -19,7 +19,7 @@ _LINE_BYTES = 256 * 1024 * 1024
 
 
 class BadLine(OperationError):
-    """Raised when a line cannot be written; the message names the line and what is wrong with it."""
+    """Raised when a line cannot be written; the message names the line and the reason. Correct the line."""
 
     def __init__(self, number: int, reason: object) -> None:
         super().__init__(f"line {number}: {reason}")
@@ -28,6 +28,8 @@ class BadLine(OperationError):
 
 @dataclass(frozen=True)
 class Line:
+    """A document, and the line that it comes from."""
+
     number: int  # from 1
     size_bytes: int
     document: Document
@@ -36,7 +38,7 @@ class Line:
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     path: str | None = None
     base64: str | None = None
-    name: str | None = None  # of a base64 file, for its extension
+    name: str | None = None  # of a base64 file: gives the extension
 
 
 class _Chunk(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,22 +71,22 @@ _decoder = msgspec.json.Decoder(_Document)
 
 
 def read(stream: IO[bytes], folder: Path, store: ObjectStore) -> Iterator[Line]:
-    """The documents of a stream; blank lines are skipped, relative file paths start at `folder`. Raises BadLine.
+    """Yield the documents of a stream. Relative file paths start at `folder`. Raises BadLine.
 
-    A byte order mark may stand before the first line. Files over 64 KiB are staged in `store` as their line is read.
+    Blank lines and a byte order mark are skipped. Files over 64 KiB are staged in `store` when their line is read.
     """
     for number, raw in _lines(stream):
         try:
-            given = _decoder.decode(raw)
-            yield Line(number, len(raw), _document(given, folder, store))
-        except UnicodeDecodeError as error:  # whose offset is that within one string
-            raise BadLine(number, _not_utf8(raw)) from error
+            document = _document(_decoder.decode(raw), folder, store)
+            yield Line(number, len(raw), document)
+        except UnicodeDecodeError as error:  # its offset is that in one string, not in the line
+            raise BadLine(number, _describe_utf8_error(raw)) from error
         except (msgspec.MsgspecError, ProducerError) as error:
             raise BadLine(number, error) from error
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Every line with anything on it, and its number."""
+    """Yield every line that is not blank, with its number."""
     for number in itertools.count(1):
         try:
             raw = stream.readline(_LINE_BYTES + 1)
@@ -100,7 +102,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             yield number, raw
 
 
-def _not_utf8(raw: bytes) -> str:
+def _describe_utf8_error(raw: bytes) -> str:
     try:
         raw.decode()
     except UnicodeDecodeError as error:
@@ -108,21 +110,21 @@ def _not_utf8(raw: bytes) -> str:
     return "not UTF-8"
 
 
-def _document(given: _Document, folder: Path, store: ObjectStore) -> Document:
-    chunks = [Chunk(**{name: getattr(chunk, name) for name in chunk.__struct_fields__}) for chunk in given.chunks]
-    fields = {name: getattr(given, name) for name in given.__struct_fields__ if name not in {"chunks", "file"}}
-    return Document(**fields, chunks=chunks, file=_file(given.file, folder, store))
+def _document(line: _Document, folder: Path, store: ObjectStore) -> Document:
+    chunks = [Chunk(**{name: getattr(chunk, name) for name in chunk.__struct_fields__}) for chunk in line.chunks]
+    fields = {name: getattr(line, name) for name in line.__struct_fields__ if name not in {"chunks", "file"}}
+    return Document(**fields, chunks=chunks, file=_file(line.file, folder, store))
 
 
-def _file(given: _File | None, folder: Path, store: ObjectStore) -> DocumentFile | None:
-    if given is None:
+def _file(file: _File | None, folder: Path, store: ObjectStore) -> DocumentFile | None:
+    if file is None:
         return None
-    if (given.path is None) == (given.base64 is None):
+    if (file.path is None) == (file.base64 is None):
         raise msgspec.ValidationError("file needs either `path` or `base64` - at `$.file`")
-    if given.path is not None:
-        return DocumentFile.from_path(folder / given.path, store)
+    if file.path is not None:
+        return DocumentFile.from_path(folder / file.path, store)
     try:
-        content = base64.b64decode(given.base64 or "", validate=True)
-    except ValueError as error:  # also of characters that are not ASCII
+        content = base64.b64decode(file.base64 or "", validate=True)
+    except ValueError as error:  # also raised for characters that are not ASCII
         raise msgspec.ValidationError(f"{error} - at `$.file.base64`") from error
-    return DocumentFile.from_bytes(content, given.name or "file.bin", store)
+    return DocumentFile.from_bytes(content, file.name or "file.bin", store)

@@ -1,9 +1,9 @@
 """`rag-outbox write`: documents from JSON lines.
 
-A batch is a transaction. A line at fault ends the command: every line before it is written, none from it on.
+Each batch is one transaction. A wrong line ends the command: only the lines before it are written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -12,7 +12,7 @@ from operations import transactions
 from operations.ingest import json_lines
 from operations.ingest.json_lines import BadLine, Line
 from operations.wiring import System
-from producer import FileRequired, InvalidDocument, VectorRequired
+from producer import FileRequired, InvalidDocument, VectorRequired, Writer
 
 BATCH_DOCUMENTS = 100
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -23,47 +23,54 @@ class Written:
     written: int = 0  # documents
     unchanged: int = 0
     chunks: int = 0  # of the written documents
-    embedded: int = 0  # chunks that came without a vector
+    embedded: int = 0  # chunks that had no vector
 
 
 def write(system: System, stream: IO[bytes], folder: Path, advance: Callable[[int], None]) -> Written:
-    """Write every document of a stream; `advance` is told the bytes that are done. Raises BadLine."""
-    writer, embedder = system.writer(), system.embedder
-    total = Written()
+    """Write every document of a stream; `advance` receives the bytes of each finished batch. Raises BadLine."""
+    writer, total = system.writer(), Written()
+    for lines in _batches(json_lines.read(stream, folder, system.store)):
+        _write_batch(system, writer, lines, total, advance)
+    return total
 
-    def commit(lines: list[Line]) -> None:
-        documents = [line.document for line in lines]
-        try:
-            receipts, embedded = transactions.upsert(system.engine, system.store, writer, documents, embedder)
-        except (InvalidDocument, VectorRequired, FileRequired) as error:
-            blamed = error.chunks if isinstance(error, VectorRequired) else (error.doc_id,)
-            at = next(index for index, document in enumerate(documents) if document.doc_id in blamed)
-            if at:
-                commit(lines[:at])
-            raise BadLine(lines[at].number, error) from error
-        for receipt, document in zip(receipts, documents, strict=True):
-            total.written += receipt.changed
-            total.unchanged += not receipt.changed
-            total.chunks += len(document.chunks) if receipt.changed else 0
-        total.embedded += embedded
-        advance(sum(line.size_bytes for line in lines))
 
+def _batches(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    """Yield bounded batches without duplicate documents; before a BadLine is raised, the lines before it are yielded."""
     batch: dict[str, Line] = {}
+    size_bytes = 0
     try:
-        for line in json_lines.read(stream, folder, system.store):
-            filled = sum(other.size_bytes for other in batch.values())
-            if (
-                len(batch) == BATCH_DOCUMENTS
-                or filled + line.size_bytes > _BATCH_BYTES
-                or line.document.doc_id in batch
-            ):
-                commit(list(batch.values()))
-                batch.clear()
-            batch[line.document.doc_id] = line
-    except BadLine as error:
-        if batch and error.number > max(line.number for line in batch.values()):
-            commit(list(batch.values()))
+        for line in lines:
+            doc_id = line.document.doc_id
+            is_full = len(batch) == BATCH_DOCUMENTS or size_bytes + line.size_bytes > _BATCH_BYTES
+            if batch and (is_full or doc_id in batch):
+                yield list(batch.values())
+                batch, size_bytes = {}, 0
+            batch[doc_id] = line
+            size_bytes += line.size_bytes
+    except BadLine:
+        if batch:
+            yield list(batch.values())
         raise
     if batch:
-        commit(list(batch.values()))
-    return total
+        yield list(batch.values())
+
+
+def _write_batch(
+    system: System, writer: Writer, lines: Sequence[Line], total: Written, advance: Callable[[int], None]
+) -> None:
+    """Write lines in one transaction; if the writer refuses one of them, write only the lines before it."""
+    documents = [line.document for line in lines]
+    try:
+        receipts, embedded = transactions.upsert(system.engine, system.store, writer, documents, system.embedder)
+    except (InvalidDocument, VectorRequired, FileRequired) as error:
+        refused = error.chunks if isinstance(error, VectorRequired) else (error.doc_id,)
+        at = next(index for index, document in enumerate(documents) if document.doc_id in refused)
+        if at:
+            _write_batch(system, writer, lines[:at], total, advance)
+        raise BadLine(lines[at].number, error) from error
+    for receipt, document in zip(receipts, documents, strict=True):
+        total.written += receipt.changed
+        total.unchanged += not receipt.changed
+        total.chunks += len(document.chunks) if receipt.changed else 0
+    total.embedded += embedded
+    advance(sum(line.size_bytes for line in lines))

@@ -1,7 +1,7 @@
-"""Reads a file into clean text with what the document's row needs: title, types, hash and size.
+"""Reads a file into clean text, with the title, types, hash and size that the document's row needs.
 
-What it returns passes the writer's checks: valid UTF-8 without control characters other than newline and tab, never
-blank, and the hash is that of the very bytes the text came from.
+The text passes the writer's checks: valid Unicode, no control characters but newline and tab, never blank. The hash is
+that of the bytes from which the text was made.
 """
 
 import hashlib
@@ -16,17 +16,19 @@ from types import MappingProxyType
 from producer.processing.chunk import headings
 from producer.processing.errors import ProcessingError
 
-MAX_FILE_BYTES = 64 * 1024 * 1024  # memory peaks at twice that, at eight times if there is an emoji in the text
+MAX_FILE_BYTES = 64 * 1024 * 1024  # memory peaks at twice that, at eight times if the text has an emoji
 _READ_BYTES = 1024 * 1024
 
-_RARE_LINE_BREAK = re.compile("[\v\f\x1c-\x1f\x85\u2028\u2029]")  # what str.splitlines breaks at, and unit separators
+_RARE_LINE_BREAK = re.compile(
+    "[\v\f\x1c-\x1f\x85\u2028\u2029]"
+)  # the line breaks of str.splitlines, and unit separators
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 
 
 class ExtractError(ProcessingError):
-    """Raised for a file that is missing, unreadable, too large, binary, not UTF-8, blank or of an unsupported type.
+    """Raised when a file is missing, unreadable, too large, not UTF-8, blank or of an unsupported type. Skip it.
 
-    `path` is the file; `offset` the byte at fault, counted from the start of the file, where there is one.
+    `path` is the file; `offset` is the position of the wrong byte in the file, None if no single byte is wrong.
     """
 
     def __init__(self, path: Path, reason: str, *, offset: int | None = None) -> None:
@@ -37,13 +39,13 @@ class ExtractError(ProcessingError):
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """The text of one file and what is known about it."""
+    """The text of a file, and its properties."""
 
     text: str  # newlines are \n
     source_type: str  # a value of documents.source_type
     title: str  # 1–512 characters on one line
     content_type: str  # media type of the raw bytes
-    language: str | None  # BCP 47 tag, where the format names one
+    language: str | None  # BCP 47 tag, if the format names one
     sha256: str  # of the raw bytes, 64 hex digits
     size_bytes: int  # of the raw bytes
 
@@ -52,8 +54,8 @@ class Extracted:
 class Reader:
     """How one kind of file becomes text.
 
-    `read` gets the raw bytes and returns text; it raises ValueError with a reason for bytes that it cannot read.
-    `title` returns the text's own title or None.
+    `read` turns the raw bytes into text, or raises ValueError with a reason. `title` returns the title that the text
+    itself has, or None.
     """
 
     source_type: str
@@ -63,15 +65,12 @@ class Reader:
 
 
 def supported(path: Path) -> bool:
-    """Whether `extract` has a reader for this file's suffix; looks at the name only."""
+    """Whether `extract` has a reader for the suffix of this file name."""
     return path.suffix.lower() in READERS
 
 
 def extract(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Extracted:
-    """Reads `path`, at most `max_bytes` of it, into text.
-
-    Raises ExtractError, with the file's name and a reason, for every file that cannot be read as text.
-    """
+    """Read a file of at most `max_bytes` into text; raises ExtractError with the file's name and a reason."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ExtractError(path, f"unsupported file type {path.suffix!r}; supported: {' '.join(sorted(READERS))}")
@@ -93,7 +92,7 @@ def extract(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Extracted:
 
 
 def _read_bytes(path: Path, max_bytes: int) -> tuple[bytes, str]:
-    """The file's bytes and their SHA-256; never reads more than `max_bytes` and one block, even if the file grows."""
+    """The file's bytes and their SHA-256; reads at most `max_bytes` and one block, even if the file grows."""
     raw, digest = bytearray(), hashlib.sha256()
     try:
         with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
@@ -110,7 +109,7 @@ def _read_bytes(path: Path, max_bytes: int) -> tuple[bytes, str]:
                         path, f"too large: it grew past the limit of {max_bytes:,} bytes while being read"
                     )
     except FileNotFoundError as error:
-        raise ExtractError(path, "no such file (any more)") from error
+        raise ExtractError(path, "no such file") from error
     except OSError as error:
         raise ExtractError(path, f"cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the file's name
@@ -119,17 +118,17 @@ def _read_bytes(path: Path, max_bytes: int) -> tuple[bytes, str]:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens a named pipe too without waiting for its writer, so that it can be refused."""
+    """Open without waiting for the writer of a named pipe, so that the pipe can be refused."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decode(raw: bytes) -> str:
-    """UTF-8 text without its byte order mark; decoded with the mark, so that an error's offset is the file's."""
+    """Decode UTF-8 and remove its byte order mark; offsets in errors count from the start of the file."""
     return raw.decode("utf-8").removeprefix("\ufeff")
 
 
 def _clean(text: str) -> str:
-    """Every kind of line break as newline, and no other control characters than tab."""
+    """Replace every kind of line break by a newline, and remove all control characters but tab."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return _CONTROL.sub("", _RARE_LINE_BREAK.sub("\n", text))
 
@@ -143,7 +142,7 @@ def _no_title(_text: str) -> str | None:
 
 
 def _printable(name: str) -> str:
-    """A file's name as text that can be encoded, whatever bytes it is made of."""
+    """A file name of any bytes as text that UTF-8 can encode."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

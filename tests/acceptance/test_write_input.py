@@ -86,7 +86,7 @@ BAD_LINES = {
     "no file in it": (line(file={}), "file needs either `path` or `base64` - at `$.file`"),
     "another model": (
         line(embedding_model="bge-m3"),
-        "document 'bad': embedding_model must be the system's, 'wordllama-l2_supercat-256', is 'bge-m3'",
+        "document 'bad': embedding_model must be the system's model 'wordllama-l2_supercat-256', is 'bge-m3'",
     ),
     "a million characters": (
         chunk(content="x" * 1_000_000),

@@ -20,7 +20,7 @@ from schema.database.tables import metadata
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import Readable
 from tests.support import written
-from tests.support.bad_documents import CASES, Bad
+from tests.support.bad_documents import CASES, BadDocument
 from tests.support.pipeline import MODEL, chunk, document, set_model
 
 pytestmark = pytest.mark.integration
@@ -48,7 +48,7 @@ def upsert(engine: Engine, *documents: Any) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_invariant_13_a_bad_document_is_refused_and_nothing_is_written(
-    engine: Engine, store: DirectoryStore, case: Bad
+    engine: Engine, store: DirectoryStore, case: BadDocument
 ) -> None:
     bad = case.document()
     before = everything(engine, store)
@@ -113,7 +113,7 @@ def test_invariant_13_bad_chunks_for_a_resync_are_refused(engine: Engine, store:
         ("a\0b", r"cannot read '.*a\\x00b': embedded null byte"),
         ("a\udcff\ud800b", "cannot read '.*': .* surrogates not allowed"),
         ("x" * 300, "cannot read .*: File name too long"),
-        ("large.md", r"large.md: 65537 bytes; over 65536 bytes it needs an object store to be staged in"),
+        ("large.md", r"large.md: 65537 bytes; a file over 65536 bytes needs an object store for staging"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, path: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""Documents that the writer must refuse, one fault each: the name of the case, the field at fault and what is said."""
+"""Documents that the writer must refuse, each with one wrong field and the words of the error message."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,34 +13,34 @@ GOOD = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 @dataclass(frozen=True)
-class Bad:
+class BadDocument:
     name: str
     document: Callable[[], Any]
     field: str
     words: str
 
 
-def _of(name: str, field: str, words: str, value: Any) -> Bad:
-    """A document with one metadata field at fault."""
-    return Bad(f"{field}: {name}", lambda: replace(document("bad", "one"), **{field: value}), field, words)
+def _document(name: str, field: str, words: str, value: Any) -> BadDocument:
+    """A document with one wrong metadata field."""
+    return BadDocument(f"{field}: {name}", lambda: replace(document("bad", "one"), **{field: value}), field, words)
 
 
-def _chunk(name: str, field: str, words: str, value: Any) -> Bad:
-    """A document whose second of three chunks has a field at fault."""
+def _chunk(name: str, field: str, words: str, value: Any) -> BadDocument:
+    """A document of three chunks; the second has one wrong field."""
 
     def build() -> Document:
         return _with_chunks(chunk("one"), replace(chunk("two"), **{field: value}), chunk("three"))
 
-    return Bad(f"chunk {field}: {name}", build, f"chunks[1].{field}", words)
+    return BadDocument(f"chunk {field}: {name}", build, f"chunks[1].{field}", words)
 
 
 def _with_chunks(*chunks: Any) -> Document:
     return replace(document("bad"), chunks=chunks)
 
 
-def _file(name: str, words: str, **fields: Any) -> Bad:
+def _file(name: str, words: str, **fields: Any) -> BadDocument:
     file = replace(DocumentFile.from_bytes(b"x", "a.md"), **fields)
-    return Bad(f"file: {name}", lambda: document("bad", "one", file=file), "file", words)
+    return BadDocument(f"file: {name}", lambda: document("bad", "one", file=file), "file", words)
 
 
 def _vector(*changes: tuple[int, Any]) -> list[Any]:
@@ -58,55 +58,55 @@ _NATURAL = "must be a whole number from 0 to 2147483647"
 _SURROGATE = "must be valid Unicode, has a lone surrogate at character 1"
 
 DOC_IDS = [
-    _of("empty", "doc_id", _EMPTY, ""),
-    _of("blank", "doc_id", "nor start or end with a space", "   "),
-    _of("65 ASCII bytes", "doc_id", "must be at most 64 bytes of UTF-8, has 65", "x" * 65),
-    _of("22 characters of 3 bytes", "doc_id", "must be at most 64 bytes of UTF-8, has 66", "文" * 22),
-    _of("traversal", "doc_id", _UNSAFE, "../x"),
-    _of("slash", "doc_id", _UNSAFE, "a/b"),
-    _of("backslash", "doc_id", _UNSAFE, "a\\b"),
-    _of("dots", "doc_id", _UNSAFE, ".."),
-    _of("hidden", "doc_id", _UNSAFE, ".hidden"),
-    _of("NUL", "doc_id", _CONTROL, "a\0b"),
-    _of("newline", "doc_id", _CONTROL, "a\n"),
-    _of("zero width space", "doc_id", _CONTROL, "a\u200bb"),
-    _of("bidi override", "doc_id", _CONTROL, "a\u202egpj.md"),
-    _of("leading space", "doc_id", "nor start or end with a space", " a"),
-    _of("trailing space", "doc_id", "nor start or end with a space", "a "),
-    _of("lone surrogate", "doc_id", "must be valid Unicode (it has a lone surrogate)", "a\ud800"),
-    _of("number", "doc_id", "must be a string", 5),
-    _of("None", "doc_id", "must be a string", None),
-    _of("list", "doc_id", "must be a string", ["a"]),
+    _document("empty", "doc_id", _EMPTY, ""),
+    _document("blank", "doc_id", "nor start or end with a space", "   "),
+    _document("65 ASCII bytes", "doc_id", "must be at most 64 bytes of UTF-8, has 65", "x" * 65),
+    _document("22 characters of 3 bytes", "doc_id", "must be at most 64 bytes of UTF-8, has 66", "文" * 22),
+    _document("traversal", "doc_id", _UNSAFE, "../x"),
+    _document("slash", "doc_id", _UNSAFE, "a/b"),
+    _document("backslash", "doc_id", _UNSAFE, "a\\b"),
+    _document("dots", "doc_id", _UNSAFE, ".."),
+    _document("hidden", "doc_id", _UNSAFE, ".hidden"),
+    _document("NUL", "doc_id", _CONTROL, "a\0b"),
+    _document("newline", "doc_id", _CONTROL, "a\n"),
+    _document("zero width space", "doc_id", _CONTROL, "a\u200bb"),
+    _document("bidi override", "doc_id", _CONTROL, "a\u202egpj.md"),
+    _document("leading space", "doc_id", "nor start or end with a space", " a"),
+    _document("trailing space", "doc_id", "nor start or end with a space", "a "),
+    _document("lone surrogate", "doc_id", "must be valid Unicode (it has a lone surrogate)", "a\ud800"),
+    _document("number", "doc_id", "must be a string", 5),
+    _document("None", "doc_id", "must be a string", None),
+    _document("list", "doc_id", "must be a string", ["a"]),
 ]
 METADATA = [
-    _of("empty", "title", _EMPTY, ""),
-    _of("blank", "title", _EMPTY, "   "),
-    _of("None", "title", _EMPTY, None),
-    _of("number", "title", "must be a string, is int", 5),
-    _of("513 characters", "title", "must be at most 512 characters, has 513", "x" * 513),
-    _of("lone surrogate", "title", _SURROGATE, "a\udfff"),
-    _of("escape", "title", _CONTROL, "\x1b[31mred"),
-    _of("newline", "title", _CONTROL, "one\ntwo"),
-    _of("unknown", "source_type", "must be one of pdf, word, image, webpage, table, text, is 'excel'", "excel"),
-    _of("capitals", "source_type", "must be one of pdf, word, image, webpage, table, text, is 'PDF'", "PDF"),
-    _of("None", "source_type", "must be one of pdf, word, image, webpage, table, text, is None", None),
-    _of("list", "source_type", "must be one of pdf, word", ["pdf"]),
-    _of("1,025 characters", "source_url", "must be at most 1024 characters, has 1025", "x" * 1_025),
-    _of("bytes", "source_url", "must be a string, is bytes", b"http://x"),
-    _of("129 ASCII bytes", "business_tag", "must be at most 128 bytes of UTF-8, has 129", "x" * 129),
-    _of("43 characters of 3 bytes", "business_tag", "must be at most 128 bytes of UTF-8, has 129", "文" * 43),
-    _of("tab", "business_tag", _CONTROL, "a\tb"),
-    _of("list", "business_tag", "must be a string, is list", ["a"]),
-    _of("65 characters", "domain", "must be at most 64 characters, has 65", "x" * 65),
-    _of("17 characters", "language", "must be at most 16 characters, has 17", "x" * 17),
-    _of("negative", "page_count", f"{_NATURAL}, is -1", -1),
-    _of("bool", "page_count", f"{_NATURAL}, is True", True),
-    _of("fraction", "page_count", f"{_NATURAL}, is 1.5", 1.5),
-    _of("over 32 bits", "page_count", f"{_NATURAL}, is 2147483648", 2**31),
-    _of("another", "embedding_model", "must be the system's, 'test-model', is 'other'", "other"),
-    _of("number", "embedding_model", "must be the system's, 'test-model', is 5", 5),
-    _of("a path", "file", "must be a DocumentFile, is str", "a.md"),
-    _of("bytes", "text", "must be a DocumentFile, is bytes", b"x"),
+    _document("empty", "title", _EMPTY, ""),
+    _document("blank", "title", _EMPTY, "   "),
+    _document("None", "title", _EMPTY, None),
+    _document("number", "title", "must be a string, is int", 5),
+    _document("513 characters", "title", "must be at most 512 characters, has 513", "x" * 513),
+    _document("lone surrogate", "title", _SURROGATE, "a\udfff"),
+    _document("escape", "title", _CONTROL, "\x1b[31mred"),
+    _document("newline", "title", _CONTROL, "one\ntwo"),
+    _document("unknown", "source_type", "must be one of pdf, word, image, webpage, table, text, is 'excel'", "excel"),
+    _document("capitals", "source_type", "must be one of pdf, word, image, webpage, table, text, is 'PDF'", "PDF"),
+    _document("None", "source_type", "must be one of pdf, word, image, webpage, table, text, is None", None),
+    _document("list", "source_type", "must be one of pdf, word", ["pdf"]),
+    _document("1,025 characters", "source_url", "must be at most 1024 characters, has 1025", "x" * 1_025),
+    _document("bytes", "source_url", "must be a string, is bytes", b"http://x"),
+    _document("129 ASCII bytes", "business_tag", "must be at most 128 bytes of UTF-8, has 129", "x" * 129),
+    _document("43 characters of 3 bytes", "business_tag", "must be at most 128 bytes of UTF-8, has 129", "文" * 43),
+    _document("tab", "business_tag", _CONTROL, "a\tb"),
+    _document("list", "business_tag", "must be a string, is list", ["a"]),
+    _document("65 characters", "domain", "must be at most 64 characters, has 65", "x" * 65),
+    _document("17 characters", "language", "must be at most 16 characters, has 17", "x" * 17),
+    _document("negative", "page_count", f"{_NATURAL}, is -1", -1),
+    _document("bool", "page_count", f"{_NATURAL}, is True", True),
+    _document("fraction", "page_count", f"{_NATURAL}, is 1.5", 1.5),
+    _document("over 32 bits", "page_count", f"{_NATURAL}, is 2147483648", 2**31),
+    _document("another", "embedding_model", "must be the system's model 'test-model', is 'other'", "other"),
+    _document("number", "embedding_model", "must be the system's model 'test-model', is 5", 5),
+    _document("a path", "file", "must be a DocumentFile, is str", "a.md"),
+    _document("bytes", "text", "must be a DocumentFile, is bytes", b"x"),
     _file("extension that leaves its folder", "must have an extension of 1 to 16", extension="/../../../../etc/x"),
     _file("no extension", "must have an extension of 1 to 16", extension=""),
     _file("neither content nor staged", "must have its content or be staged", content=None),
@@ -117,15 +117,17 @@ METADATA = [
     _file("content that is text", "must have its content or be staged", content="x"),
 ]
 CHUNKS = [
-    _of("none", "chunks", "must be 1 to 100000 chunks, there are 0", []),
-    _of("one too many", "chunks", "must be 1 to 100000 chunks, there are 100001", [Chunk(content="x")] * 100_001),
-    _of("None", "chunks", "must be a list of Chunk, is NoneType", None),
-    _of("number", "chunks", "must be a list of Chunk, is int", 5),
-    _of("string", "chunks", "must be a list of Chunk, is str", "text"),
-    _of("dict", "chunks", "must be a list of Chunk, is dict", {"content": "text"}),
-    _of("generator", "chunks", "must be a list of Chunk, is generator", (chunk(content) for content in "ab")),
-    Bad("chunk: dict", lambda: _with_chunks(chunk("a"), {"content": "b"}), "chunks[1]", "must be a Chunk, is dict"),
-    Bad("chunk: None", lambda: _with_chunks(None), "chunks[0]", "must be a Chunk, is NoneType"),
+    _document("none", "chunks", "must be 1 to 100000 chunks, there are 0", []),
+    _document("one too many", "chunks", "must be 1 to 100000 chunks, there are 100001", [Chunk(content="x")] * 100_001),
+    _document("None", "chunks", "must be a list of Chunk, is NoneType", None),
+    _document("number", "chunks", "must be a list of Chunk, is int", 5),
+    _document("string", "chunks", "must be a list of Chunk, is str", "text"),
+    _document("dict", "chunks", "must be a list of Chunk, is dict", {"content": "text"}),
+    _document("generator", "chunks", "must be a list of Chunk, is generator", (chunk(content) for content in "ab")),
+    BadDocument(
+        "chunk: dict", lambda: _with_chunks(chunk("a"), {"content": "b"}), "chunks[1]", "must be a Chunk, is dict"
+    ),
+    BadDocument("chunk: None", lambda: _with_chunks(None), "chunks[0]", "must be a Chunk, is NoneType"),
     _chunk("empty", "content", _EMPTY, ""),
     _chunk("blank", "content", _EMPTY, " \n\t"),
     _chunk("None", "content", _EMPTY, None),
@@ -146,14 +148,14 @@ CHUNKS = [
     _chunk("newline", "associate_id", _CONTROL, "a\nb"),
     _chunk("number", "associate_id", "must be a string, is int", 5),
     _chunk("33 characters", "strategy", "must be at most 32 characters, has 33", "x" * 33),
-    _chunk("out of range", "parent", "must be the position of another of the 3 chunks, is 3", 3),
-    _chunk("itself", "parent", "must be the position of another of the 3 chunks, is 1", 1),
+    _chunk("out of range", "parent", "must be the position of another chunk (there are 3), is 3", 3),
+    _chunk("itself", "parent", "must be the position of another chunk (there are 3), is 1", 1),
     _chunk("negative", "parent", f"{_NATURAL}, is -1", -1),
     _chunk("string", "parent", f"{_NATURAL}, is '0'", "0"),
     _chunk("bool", "parent", f"{_NATURAL}, is False", False),
     _chunk("negative", "start_char", f"{_NATURAL}, is -1", -1),
     _chunk("list", "start_char", f"{_NATURAL}, is [0]", [0]),
-    Bad(
+    BadDocument(
         "chunk: same content at the same place",
         lambda: _with_chunks(chunk("a", start_char=4), chunk("b"), chunk("a", start_char=4)),
         "chunks[2]",
@@ -174,10 +176,10 @@ VECTORS = [
     _chunk("over float32", "vector", "must be finite as float32, has inf at position 2", _vector((2, 1e39))),
     _chunk("over float32 in numpy", "vector", "has -inf at position 2", np.array(_vector((2, -1e300)))),
     _chunk("over float64", "vector", _NOT_NUMBERS, _vector((2, 10**400))),
-    _chunk("zeros", "vector", "must not be all zeros", [0.0] * 8),
-    _chunk("zeros as float32", "vector", "must not be all zeros", [1e-60] * 8),
-    _chunk("too large to compare", "vector", "must have a length whose square fits float32", [1e30] * 8),
-    _chunk("too small to compare", "vector", "must have a length whose square fits float32", [1e-30] * 8),
+    _chunk("zeros", "vector", "must not be all zeros: a zero vector has no direction", [0.0] * 8),
+    _chunk("zeros as float32", "vector", "must not be all zeros: a zero vector has no direction", [1e-60] * 8),
+    _chunk("too large to compare", "vector", "must have a squared length that fits float32", [1e30] * 8),
+    _chunk("too small to compare", "vector", "must have a squared length that fits float32", [1e-30] * 8),
     _chunk("words", "vector", _NOT_NUMBERS, ["a"] * 8),
     _chunk("numbers as strings", "vector", _NOT_NUMBERS, ["0.5"] * 8),
     _chunk("one string", "vector", _NOT_NUMBERS, _vector((4, "0.5"))),
@@ -211,7 +213,7 @@ SPARSE = [
     _chunk("weight as a string", "sparse", f"{_WEIGHTS} '0.5' at id 5", {5: "0.5"}),
     _chunk("weight that is a bool", "sparse", f"{_WEIGHTS} True at id 5", {5: True}),
     _chunk("no weight", "sparse", f"{_WEIGHTS} None at id 5", {5: None}),
-    Bad(
+    BadDocument(
         "chunk sparse: without its vector",
         lambda: _with_chunks(chunk("a"), Chunk(content="b", sparse={5: 0.5})),
         "chunks[1].sparse",
@@ -219,7 +221,7 @@ SPARSE = [
     ),
 ]
 WHOLE = [
-    Bad("document: dict", lambda: {"doc_id": "bad"}, "document", "must be a Document, is dict"),
-    Bad("document: None", lambda: None, "document", "must be a Document, is NoneType"),
+    BadDocument("document: dict", lambda: {"doc_id": "bad"}, "document", "must be a Document, is dict"),
+    BadDocument("document: None", lambda: None, "document", "must be a Document, is NoneType"),
 ]
 CASES = [*DOC_IDS, *METADATA, *CHUNKS, *VECTORS, *SPARSE, *WHOLE]

@@ -133,7 +133,7 @@ def test_every_problem_of_a_document_is_named() -> None:
         "business_tag must be at most 128 bytes of UTF-8, has 129; "
         "page_count must be a whole number from 0 to 2147483647, is -1; "
         "chunks[0].content must not be empty; "
-        "chunks[0].parent must be the position of another of the 2 chunks, is 0; "
+        "chunks[0].parent must be the position of another chunk (there are 2), is 0; "
         "chunks[0].vector must have 8 dimensions, has 7; "
         "chunks[1].modal_type must not be empty; "
         "chunks[1].modal_type must not contain control characters; "

@@ -10,9 +10,9 @@ from producer.processing.errors import ProcessingError
 
 
 class EmbedError(ProcessingError):
-    """Raised when a model cannot be loaded, or a text has no vector.
+    """Raised when a model cannot be loaded, or a text has no vector. Install the model, or leave out the text.
 
-    `index` is the text's place in the sequence given to `embed`, where one text is at fault.
+    `index` is the position of the text that was given to `embed`; None if the model is the cause.
     """
 
     def __init__(self, reason: str, *, index: int | None = None) -> None:
@@ -23,20 +23,20 @@ class EmbedError(ProcessingError):
 class Embedder(Protocol):
     """A text embedding model.
 
-    An implementer owes: the same text always has the same vector, whatever stands beside it in the call; memory
-    beside the result does not grow with the number or the length of the texts.
+    An implementer owes: the same text always has the same vector, no matter which other texts the call has; memory
+    besides the result does not grow with the number or the length of the texts.
     """
 
     @property
     def model(self) -> str:
-        """The name stored when the system is initialised; another name means other vectors."""
+        """The name that `init` stores for the system; another name means other vectors."""
 
     @property
     def dimension(self) -> int:
-        """Numbers in one vector."""
+        """The number of values in a vector."""
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Vectors of shape (len(texts), dimension), each of length 1 (L2 norm), in the order of `texts`.
+        """Return vectors of shape (len(texts), dimension), each of length 1 (L2 norm), in the order of `texts`.
 
-        Raises EmbedError if a text has no vector; then nothing is returned for the others either.
+        Raises EmbedError if one text has no vector.
         """

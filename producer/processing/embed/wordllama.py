@@ -1,7 +1,7 @@
-"""The embedded default model: static token vectors that ship in the `wordllama` wheel, so nothing is ever downloaded.
+"""The default model of the embedded profile: static token vectors inside the `wordllama` wheel, nothing is downloaded.
 
-A vector is the normalised sum of its tokens' vectors. It is summed here and not by `WordLlama.embed`, which pads every
-text of a batch to the longest: so memory is bounded, and a vector never depends on its neighbours in the call.
+A vector is the normalised sum of its tokens' vectors. The sum is computed here: `WordLlama.embed` pads every text of a
+batch to the longest, so its memory has no bound and a vector depends on the other texts.
 """
 
 import importlib
@@ -20,14 +20,14 @@ from producer.processing.embed.port import EmbedError
 
 _CONFIG = "l2_supercat"
 _DIMENSION = 256
-_PIECE_CHARS = 8_192  # a longer text is tokenised in pieces; at most 4 tokens a character, 1 KiB a token
-_BATCH_CHARS = 65_536  # tokenised at once
+_PIECE_CHARS = 8_192  # a longer text is tokenised in pieces; at most 4 tokens per character, 1 KiB per token
+_BATCH_CHARS = 65_536  # per call of the tokenizer
 
 
 class WordLlamaEmbedder:
-    """`Embedder` on wordllama's bundled weights: CPU only, English first.
+    """`Embedder` with the weights inside wordllama: CPU only, made for English. Thread-safe.
 
-    The first `embed` imports the library and reads 16 MB of weights (about a second); one object serves many threads.
+    The first `embed` imports the library and reads 16 MB of weights (about a second).
     """
 
     model = f"wordllama-{_CONFIG}-{_DIMENSION}"
@@ -37,7 +37,7 @@ class WordLlamaEmbedder:
         self._lock = threading.Lock()
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """See `Embedder.embed`. A blank text has no vector, nor has one that is not valid Unicode."""
+        """See `Embedder.embed`. A blank text and a text that is not valid Unicode have no vector."""
         for index, text in enumerate(texts):
             _check(index, text)
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
@@ -57,9 +57,9 @@ class WordLlamaEmbedder:
 
     @cached_property
     def _loaded(self) -> tuple[Any, npt.NDArray[np.float32]]:
-        """The tokenizer, and the tokens' vectors of shape (vocabulary, dimension)."""
+        """The tokenizer, and the vectors of its tokens, of shape (vocabulary, dimension)."""
         try:
-            with _root_logger_untouched():
+            with _keep_root_logger():
                 library = importlib.import_module("wordllama")
             folder = Path(str(library.__file__)).parent
             # Without cache_dir the library looks for the tokenizer outside its own package.
@@ -80,7 +80,7 @@ def _check(index: int, text: str) -> None:
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
-    """Pieces of texts with their text's index, in batches of at most _BATCH_CHARS characters."""
+    """Pieces of the texts, each with the index of its text, in batches of at most _BATCH_CHARS characters."""
     batch: list[tuple[int, str]] = []
     chars = 0
     for index, text in enumerate(texts):
@@ -95,10 +95,10 @@ def _batches(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
 
 
 @contextmanager
-def _root_logger_untouched() -> Iterator[None]:
-    """Makes `logging.basicConfig` inside do nothing: wordllama calls it when imported, at level INFO."""
+def _keep_root_logger() -> Iterator[None]:
+    """Make `logging.basicConfig` do nothing: wordllama calls it with level INFO when it is imported."""
     root, placeholder = logging.getLogger(), logging.NullHandler()
-    root.addHandler(placeholder)  # basicConfig leaves a root logger with a handler alone
+    root.addHandler(placeholder)  # basicConfig does nothing if the root logger has a handler
     try:
         yield
     finally:
