@@ -35,7 +35,7 @@ def write(system: System, stream: IO[bytes], folder: Path, advance: Callable[[in
 
 
 def _batches(lines: Iterator[Line]) -> Iterator[list[Line]]:
-    """Yield bounded batches without duplicate documents; before a BadLine is raised, the lines before it are yielded."""
+    """Yield bounded batches without duplicate documents. The lines before a BadLine are yielded, then it is raised."""
     batch: dict[str, Line] = {}
     size_bytes = 0
     try:

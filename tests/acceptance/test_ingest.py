@@ -1,4 +1,4 @@
-"""`rag-outbox ingest`: only what changed is written, only what is new is embedded, and no file is silently left out."""
+"""`rag-outbox ingest`: writes only changed files, embeds only new chunks, and reports every file that it skips."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ NOTHING = {"written": 0, "unchanged": 0, "deleted": 0, "unsupported": 0, "chunks
 
 
 def section(title: str) -> str:
-    """A chunk of its own: too large to share one with another section."""
+    """A section that is too large to share a chunk with another one."""
     return f"## {title}\n\n" + f"What is to be known about {title} stands here. " * 14
 
 
 @pytest.fixture
 def handbook(tmp_path: Path) -> Path:
-    """Two documents: one of three chunks, one of one; a hidden file, a hidden folder, and a type without a reader."""
+    """A document of three chunks and one of one chunk; a hidden file, a hidden folder, and an unsupported type."""
     handbook = tmp_path / "handbook"
     (handbook / "sub" / ".git").mkdir(parents=True)
     (handbook / "Leave Policy (2024).md").write_text("\n\n".join(map(section, ("holidays", "illness", "parents"))))
@@ -56,8 +56,8 @@ def test_only_changes_are_written_and_embedded(folder: Folder, handbook: Path, h
     folder.assert_in_step()
 
 
-def test_delete_missing_deletes_only_what_left_the_folder(folder: Folder, handbook: Path, here: Here) -> None:
-    other = handbook.parent / "handbook-2"  # whose name begins like the other's
+def test_delete_missing_deletes_only_documents_of_missing_files(folder: Folder, handbook: Path, here: Here) -> None:
+    other = handbook.parent / "handbook-2"  # its name starts with the name of the first folder
     other.mkdir()
     (other / "stays.md").write_text("Another folder.")
     written = {"doc_id": "written", "title": "T", "source_type": "text", "chunks": [{"content": "Not from a file."}]}
@@ -78,7 +78,7 @@ def test_delete_missing_deletes_only_what_left_the_folder(folder: Folder, handbo
     assert folder.sql("SELECT version FROM documents WHERE title = 'notes' AND deleted_at IS NULL") == [(3,)]
 
 
-def test_a_file_over_64_kib_is_staged_and_copied(folder: Folder, tmp_path: Path, here: Here) -> None:
+def test_file_over_64_kib_is_staged_and_copied(folder: Folder, tmp_path: Path, here: Here) -> None:
     lines = "".join(f"Line {number} of a long text, which goes on and on.\n" for number in range(1_500))
     (tmp_path / "long.txt").write_text(lines)
     (tmp_path / "limit.md").write_text("x" * 65_536)
@@ -95,12 +95,12 @@ def test_a_file_over_64_kib_is_staged_and_copied(folder: Folder, tmp_path: Path,
     assert here(folder, "ingest", "long.txt", "--json").facts == NOTHING | {"unchanged": 1}
     relabelled = here(folder, "ingest", "long.txt", "--business-tag", "new", "--json").facts
     assert (relabelled["written"], relabelled["embedded"]) == (1, 0)
-    assert [key for key in folder.objects() if key.startswith("temp/")] == []  # the object store has it already
+    assert [key for key in folder.objects() if key.startswith("temp/")] == []  # the object store has the file already
     folder.succeed("run", "--until-idle")
     folder.assert_in_step()
 
 
-def test_a_failing_file_is_named_and_the_others_are_written(folder: Folder, handbook: Path, here: Here) -> None:
+def test_failing_file_is_named_and_others_are_written(folder: Folder, handbook: Path, here: Here) -> None:
     (handbook / "broken.md").write_bytes(b"caf\xe9")
     (handbook / "empty.txt").touch()
 
@@ -117,7 +117,7 @@ def test_a_failing_file_is_named_and_the_others_are_written(folder: Folder, hand
     assert folder.sql("SELECT count(*) FROM documents") == [(2,)]
 
 
-def test_a_path_that_does_not_exist_writes_nothing(folder: Folder, handbook: Path, here: Here) -> None:
+def test_missing_path_writes_nothing(folder: Folder, handbook: Path, here: Here) -> None:
     outcome = here(folder, "ingest", "handbook", "gone")
 
     assert (outcome.status, outcome.out) == (1, "")
@@ -125,8 +125,8 @@ def test_a_path_that_does_not_exist_writes_nothing(folder: Folder, handbook: Pat
     assert folder.sql("SELECT * FROM documents") == []
 
 
-def test_the_answer_for_a_person(folder: Folder, handbook: Path) -> None:
-    """By the real command; the other tests of this file call it in their own process."""
+def test_text_output_of_real_command(folder: Folder, handbook: Path) -> None:
+    """Runs the real command; the other tests of this file call it in their own process."""
     assert folder.run("ingest", str(handbook)) == Outcome(
         0,
         "Wrote 2 documents with 4 chunks (4 embedded); 0 unchanged, 0 deleted, 1 of unsupported types, 0 failed.\n",
@@ -134,7 +134,7 @@ def test_the_answer_for_a_person(folder: Folder, handbook: Path) -> None:
     )
 
 
-def test_a_document_id_is_made_from_the_path_alone() -> None:
-    """`printf /handbook/sub/Leave Policy (2024).md | sha256sum` begins with these digits."""
+def test_doc_id_depends_on_path_only() -> None:
+    """The digits are the start of the path's SHA-256, computed by sha256sum."""
     assert doc_id(Path("/handbook/sub/Leave Policy (2024).md")) == "leave-policy-2024-e067026c9fc7"
     assert doc_id(Path("/handbook/日本.md")) == "file-4bc33b6ea8e2"

@@ -1,4 +1,4 @@
-"""`rag-outbox write` on input that it cannot take: the line is named, and nothing from it on is written."""
+"""`rag-outbox write` with wrong input: the error names the line, and only the lines before it are written."""
 
 import base64
 import json
@@ -104,9 +104,7 @@ def written(prepared: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folde
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
-def test_invariant_13_a_bad_line_is_named_and_writes_nothing(
-    name: str, written: Folder, tmp_path: Path, here: Here
-) -> None:
+def test_invariant_13_bad_line_is_named_and_not_written(name: str, written: Folder, tmp_path: Path, here: Here) -> None:
     bad, reason = BAD_LINES[name]
     folder = Folder.copied(written, tmp_path / "data")
     before = folder.dump(), folder.objects()
@@ -120,8 +118,8 @@ def test_invariant_13_a_bad_line_is_named_and_writes_nothing(
     assert (folder.dump(), folder.objects()) == before
 
 
-def test_the_lines_before_a_bad_one_are_written(folder: Folder) -> None:
-    lines = b"".join(line(f"doc-{number:03d}") for number in range(150))  # more than a transaction takes
+def test_lines_before_malformed_line_are_written(folder: Folder) -> None:
+    lines = b"".join(line(f"doc-{number:03d}") for number in range(150))  # more than one batch
     outcome = folder.run("write", "-", stdin=lines + b'{"doc_id": "cut", "tit')
 
     assert (outcome.status, outcome.err) == (1, "rag-outbox: line 151: Input data was truncated\n")
@@ -130,14 +128,14 @@ def test_the_lines_before_a_bad_one_are_written(folder: Folder) -> None:
     ]
 
 
-def test_the_lines_before_one_that_the_writer_refuses_are_written(folder: Folder) -> None:
+def test_lines_before_refused_document_are_written(folder: Folder) -> None:
     outcome = folder.run("write", "-", stdin=EARLIER + line(title="") + LATER)
 
     assert (outcome.status, outcome.err) == (1, "rag-outbox: line 2: document 'bad': title must not be empty\n")
     assert folder.sql("SELECT doc_id FROM documents") == [("earlier",)]
 
 
-def test_an_endless_message_is_cut(folder: Folder) -> None:
+def test_long_error_message_is_cut(folder: Folder) -> None:
     outcome = folder.run("write", "-", stdin=line("x" * 1_000_000))
 
     assert outcome.status == 1
@@ -146,7 +144,7 @@ def test_an_endless_message_is_cut(folder: Folder) -> None:
     assert folder.sql("SELECT * FROM documents") == []
 
 
-def test_blank_lines_line_ends_and_a_byte_order_mark_do_no_harm(folder: Folder) -> None:
+def test_blank_lines_line_ends_and_byte_order_mark_are_skipped(folder: Folder) -> None:
     given = b"\xef\xbb\xbf\r\n  \n" + EARLIER.replace(b"\n", b"\r\n") + b"\n\n" + LATER.rstrip()
 
     assert folder.succeed("write", "-", stdin=given) == {
@@ -159,11 +157,11 @@ def test_blank_lines_line_ends_and_a_byte_order_mark_do_no_harm(folder: Folder) 
     assert folder.sql("SELECT doc_id FROM documents ORDER BY doc_id") == [("earlier",), ("later",)]
 
 
-def test_a_byte_order_mark_may_precede_a_document(folder: Folder) -> None:
+def test_byte_order_mark_before_document_is_skipped(folder: Folder) -> None:
     assert folder.succeed("write", "-", stdin=b"\xef\xbb\xbf" + EARLIER)["written"] == 1
 
 
-def test_nothing_in_nothing_written(folder: Folder, tmp_path: Path) -> None:
+def test_empty_input_writes_nothing(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
 
     nothing = {"written": 0, "unchanged": 0, "chunks": 0, "embedded": 0, "retries": {}}
@@ -171,7 +169,7 @@ def test_nothing_in_nothing_written(folder: Folder, tmp_path: Path) -> None:
     assert folder.succeed("write", "-") == nothing
 
 
-def test_of_two_lines_for_a_document_the_later_wins(folder: Folder) -> None:
+def test_later_line_for_same_document_wins(folder: Folder) -> None:
     given = line("twice", title="First") + line("twice", title="Second")
 
     assert folder.succeed("write", "-", stdin=given) == {
@@ -185,7 +183,7 @@ def test_of_two_lines_for_a_document_the_later_wins(folder: Folder) -> None:
     assert folder.sql("SELECT aggregate_version FROM outbox ORDER BY id") == [(1,), (2,)]
 
 
-def test_file_paths_start_at_the_folder_of_the_input(folder: Folder, tmp_path: Path) -> None:
+def test_file_paths_are_relative_to_input_folder(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "input").mkdir()
     (tmp_path / "input" / "note.md").write_bytes(b"# A note\n")
     encoded = base64.b64encode(b"A table").decode()
@@ -204,7 +202,7 @@ def test_file_paths_start_at_the_folder_of_the_input(folder: Folder, tmp_path: P
     ("file", "reason"),
     [("gone.jsonl", "'gone.jsonl': No such file or directory"), ("data", "'data': Is a directory")],
 )
-def test_an_input_that_cannot_be_opened_is_wrong_usage(file: str, reason: str, folder: Folder) -> None:
+def test_unopenable_input_is_wrong_usage(file: str, reason: str, folder: Folder) -> None:
     outcome = folder.run("write", file)
 
     assert (outcome.status, outcome.out) == (2, "")
@@ -212,8 +210,8 @@ def test_an_input_that_cannot_be_opened_is_wrong_usage(file: str, reason: str, f
     assert "Traceback" not in outcome.err
 
 
-def test_an_input_that_cannot_be_read_is_an_error(folder: Folder) -> None:
-    outcome = folder.run("write", "/proc/self/mem")  # opens, and fails to read its first bytes, for root too
+def test_unreadable_input_is_an_error(folder: Folder) -> None:
+    outcome = folder.run("write", "/proc/self/mem")  # can be opened, but its first bytes cannot be read, even by root
 
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.err == "rag-outbox: line 1: cannot be read: Input/output error\n"

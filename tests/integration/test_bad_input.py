@@ -1,4 +1,4 @@
-"""Invariant 13 on SQLite and a directory: what the writer refuses leaves every table and every file as it was."""
+"""Invariant 13 on SQLite and a directory: a refused write leaves every table and every file unchanged."""
 
 import errno
 import hashlib
@@ -25,12 +25,12 @@ from tests.support.pipeline import MODEL, chunk, document, set_model
 
 pytestmark = pytest.mark.integration
 
-INLINE_BYTES = 65_536  # the largest file that travels inside the event
+INLINE_BYTES = 65_536  # the largest file that is sent inside the event
 
 
 @pytest.fixture
 def store(store: DirectoryStore, engine: Engine) -> DirectoryStore:
-    """A store and a database with one good document in them; its large file is staged."""
+    """A store and a database that hold one good document; its large file is staged."""
     file = DocumentFile.from_bytes(b"x" * (INLINE_BYTES + 1), "good.md", store)
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("good", "one", "two", file=file, business_tag="tag"))
@@ -47,13 +47,13 @@ def upsert(engine: Engine, *documents: Any) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_invariant_13_a_bad_document_is_refused_and_nothing_is_written(
+def test_invariant_13_bad_document_is_refused_and_nothing_is_written(
     engine: Engine, store: DirectoryStore, case: BadDocument
 ) -> None:
     bad = case.document()
     before = everything(engine, store)
 
-    with engine.begin() as connection, pytest.raises(InvalidDocument) as refused:  # it commits what was written
+    with engine.begin() as connection, pytest.raises(InvalidDocument) as refused:  # the caller commits
         Writer(MODEL).upsert(connection, bad)
 
     [problem] = refused.value.problems
@@ -64,12 +64,12 @@ def test_invariant_13_a_bad_document_is_refused_and_nothing_is_written(
     assert everything(engine, store) == before
 
 
-def test_the_table_of_bad_documents_has_a_name_for_each() -> None:
+def test_bad_documents_have_unique_names() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 45
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_invariant_13_one_bad_document_in_a_batch_keeps_all_of_it_out(
+def test_invariant_13_one_bad_document_refuses_whole_batch(
     engine: Engine, store: DirectoryStore, position: int
 ) -> None:
     batch = [document("new", "one"), document("good", "changed", file=b"y"), document("bad", "one", title="")]
@@ -82,19 +82,19 @@ def test_invariant_13_one_bad_document_in_a_batch_keeps_all_of_it_out(
     assert everything(engine, store) == before
 
 
-def test_invariant_13_one_document_cannot_stand_twice_in_a_batch(engine: Engine, store: DirectoryStore) -> None:
+def test_invariant_13_duplicate_document_in_batch_is_refused(engine: Engine, store: DirectoryStore) -> None:
     before = everything(engine, store)
 
     with (
         engine.begin() as connection,
-        pytest.raises(InvalidDocument, match="'twin': doc_id is a duplicate in one batch"),
+        pytest.raises(InvalidDocument, match="'same': doc_id is a duplicate in one batch"),
     ):
-        Writer(MODEL).upsert_many(connection, [document("twin", "a"), document("other", "a"), document("twin", "b")])
+        Writer(MODEL).upsert_many(connection, [document("same", "a"), document("other", "a"), document("same", "b")])
 
     assert everything(engine, store) == before
 
 
-def test_invariant_13_bad_chunks_for_a_resync_are_refused(engine: Engine, store: DirectoryStore) -> None:
+def test_invariant_13_resync_refuses_bad_chunks(engine: Engine, store: DirectoryStore) -> None:
     before = everything(engine, store)
 
     with engine.begin() as connection, pytest.raises(InvalidDocument, match=r"'good': chunks\[0\]\.vector must have 8"):
@@ -116,7 +116,7 @@ def test_invariant_13_bad_chunks_for_a_resync_are_refused(engine: Engine, store:
         ("large.md", r"large.md: 65537 bytes; a file over 65536 bytes needs an object store for staging"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, path: str, words: str) -> None:
+def test_unusable_file_is_refused(tmp_path: Path, path: str, words: str) -> None:
     (tmp_path / "file.md").write_bytes(b"x" * INLINE_BYTES)
     (tmp_path / "large.md").write_bytes(b"x" * (INLINE_BYTES + 1))
     os.mkfifo(tmp_path / "pipe")
@@ -128,7 +128,7 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, path: str, words:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything; run the tests as another user")
-def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
+def test_file_without_permission_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "secret.md"
     path.touch(0o000)
 
@@ -137,7 +137,7 @@ def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: /proc has files that open and cannot be read")
-def test_a_file_that_fails_while_it_is_read_is_refused(store: DirectoryStore) -> None:
+def test_file_with_read_error_is_refused(store: DirectoryStore) -> None:
     before = written.files(store.root)
 
     with pytest.raises(FileUnusable, match="cannot read /proc/self/mem: Input/output error"):
@@ -147,7 +147,7 @@ def test_a_file_that_fails_while_it_is_read_is_refused(store: DirectoryStore) ->
 
 
 class ChangingStore(DirectoryStore):
-    """Somebody else writes to the file just when the store begins to read it."""
+    """Changes the file when the store begins to read it."""
 
     def __init__(self, root: Path, path: Path, content: bytes) -> None:
         super().__init__(root)
@@ -159,9 +159,7 @@ class ChangingStore(DirectoryStore):
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * INLINE_BYTES, b"y" * 2_000_000], ids=["emptied", "shorter", "other"])
-def test_a_large_file_that_changes_while_it_is_read_leaves_nothing(
-    store: DirectoryStore, tmp_path: Path, content: bytes
-) -> None:
+def test_large_file_changed_during_read_leaves_nothing(store: DirectoryStore, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "large.md"
     path.write_bytes(b"x" * 2_000_000)
     os.utime(path, (0, 0))  # a clock tick may be longer than the test
@@ -173,7 +171,7 @@ def test_a_large_file_that_changes_while_it_is_read_leaves_nothing(
     assert written.files(store.root) == before
 
 
-def test_a_small_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_file_changed_during_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "small.md"
     path.write_bytes(b"before")
     os.utime(path, (0, 0))
@@ -205,7 +203,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_staging_onto_a_full_disk_leaves_nothing(
+def test_staging_on_full_disk_leaves_nothing(
     engine: Engine, store: DirectoryStore, small_disk: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "large.md"
@@ -224,7 +222,7 @@ def test_staging_onto_a_full_disk_leaves_nothing(
     assert written.files(small_disk) == {f"objects/{fits.staged_key}": b"y" * 900_000}
 
 
-def test_staging_into_a_read_only_folder_leaves_nothing(
+def test_staging_in_read_only_folder_leaves_nothing(
     engine: Engine, store: DirectoryStore, small_disk: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "large.md"
@@ -239,7 +237,7 @@ def test_staging_into_a_read_only_folder_leaves_nothing(
     assert everything(engine, store) == before
 
 
-def test_a_full_disk_under_the_database_keeps_every_document_whole(small_disk: Path) -> None:
+def test_full_database_disk_keeps_every_document_whole(small_disk: Path) -> None:
     engine = connect(f"sqlite:///{small_disk / 'metadata.db'}")
     metadata.create_all(engine)
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""A service in another language: the SQL of docs/contract.md and a MySQL connection, nothing of ours."""
+"""A service in another language: it uses the SQL of docs/contract.md and a MySQL connection, none of our code."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def connecting(mysql: Engine) -> Iterator[Callable[[], Any]]:
-    """Opens a service, any number of them."""
+    """A context manager that opens a service; it may be used several times."""
     prefix, password = f"t{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
     run_script(mysql, SCRIPT.read_text().replace("'rag-", f"'{prefix}-"))
     url = mysql.url
@@ -43,7 +43,7 @@ def connecting(mysql: Engine) -> Iterator[Callable[[], Any]]:
                 password=password,
                 database=url.database,
                 client_flag=CLIENT.MULTI_STATEMENTS,
-                autocommit=True,  # as other clients; the contract's blocks begin and end their transactions
+                autocommit=True,  # the contract's blocks begin and end their own transactions
             )
         ) as connection:
             service = Service(connection)
@@ -69,8 +69,8 @@ def engine(mysql: Engine) -> Engine:
     return mysql
 
 
-def staged(pipeline: Pipeline, content: bytes, extension: str) -> dict[str, object]:
-    """A file that waits in the bucket, as the values of the contract's block."""
+def stage(pipeline: Pipeline, content: bytes, extension: str) -> dict[str, object]:
+    """Stage a file in the bucket, and return the values that the contract's SQL needs."""
     key, digest = f"temp/upload_{uuid.uuid4().hex}/file", hashlib.sha256(content).hexdigest()
     size = len(content)
     pipeline.store.put(key, io.BytesIO(content), size_bytes=size, content_type="text/markdown", sha256=digest)
@@ -84,10 +84,10 @@ def staged(pipeline: Pipeline, content: bytes, extension: str) -> dict[str, obje
     }
 
 
-def test_documents_written_by_sql_alone_reach_both_stores(
+def test_documents_written_by_plain_sql_reach_both_stores(
     servers: Servers, pipeline: Pipeline, names: Names, service: Service
 ) -> None:
-    def settled() -> list[str]:
+    def wait_for_stores() -> list[str]:
         wait_until_completed(pipeline.engine)
         kafka.wait_until_empty(pipeline.engine)
         pipeline.assert_in_step()
@@ -101,56 +101,54 @@ def test_documents_written_by_sql_alone_reach_both_stores(
         for sink in (pipeline.milvus_sink, pipeline.minio_sink):
             stack.enter_context(kafka.consuming(pipeline.engine, sink, servers, names))
 
-        service.bind(**staged(pipeline, b"first", "md"))
+        service.bind(**stage(pipeline, b"first", "md"))
         service.run(plain_sql.UPSERT, plain_sql.FILE, plain_sql.EVENT)
-        assert settled() == ["One transaction writes.", "The relay publishes.", "Two sinks apply."]
+        assert wait_for_stores() == ["One transaction writes.", "The relay publishes.", "Two sinks apply."]
         assert files() == {"raw-files/text/2025/06/01/handbook.md": b"first"}
 
         service.upsert("One transaction writes.", "Consumers apply.", "Two sinks apply.")
-        assert settled() == ["Consumers apply.", "One transaction writes.", "Two sinks apply."]
+        assert wait_for_stores() == ["Consumers apply.", "One transaction writes.", "Two sinks apply."]
         assert files() == {"raw-files/text/2025/06/01/handbook.md": b"first"}
 
-        service.bind(**staged(pipeline, b"second", "txt"))
+        service.bind(**stage(pipeline, b"second", "txt"))
         service.run(plain_sql.UPSERT, plain_sql.FILE, plain_sql.EVENT)
-        settled()
+        wait_for_stores()
         assert files() == {"raw-files/text/2025/06/01/handbook.txt": b"second"}
 
         service.run(plain_sql.DELETE)
-        assert settled() == []
+        assert wait_for_stores() == []
         assert pipeline.objects() == {}
         assert pipeline.sql("SELECT version, chunk_count FROM documents") == [(4, 0)]
 
         service.upsert("Back again.")
-        assert settled() == ["Back again."]
+        assert wait_for_stores() == ["Back again."]
         assert pipeline.sql("SELECT version, oss_key FROM documents") == [(5, None)]
         pipeline.upsert(document("handbook", "Back again.", "Ours now."))
-        assert settled() == ["Back again.", "Ours now."]
+        assert wait_for_stores() == ["Back again.", "Ours now."]
 
 
-def test_an_event_names_every_tombstone_that_waits_and_no_chunk_that_is_back(
-    pipeline: Pipeline, service: Service
-) -> None:
-    """Consumers skip older events: the newest says all."""
+def test_event_lists_pending_tombstones_without_returning_chunks(pipeline: Pipeline, service: Service) -> None:
+    """Consumers skip older events, so the newest must be complete."""
     for contents in (["one", "two", "three"], ["one"], ["two"]):
         service.upsert(*contents)
-    ids = {name: hashed(f"handbook\0{hashed(name)}\0" + "0")[:32] for name in ("one", "two", "three")}
-    told = [json.loads(envelope.payload) for envelope in pipeline.pending()]
-    assert [sorted(event["tombstones"]) for event in told] == [
+    ids = {name: sha256(f"handbook\0{sha256(name)}\0" + "0")[:32] for name in ("one", "two", "three")}
+    events = [json.loads(envelope.payload) for envelope in pipeline.pending()]
+    assert [sorted(event["tombstones"]) for event in events] == [
         [],
         sorted([ids["two"], ids["three"]]),
         sorted([ids["one"], ids["three"]]),
     ]
-    assert [[chunk["content"] for chunk in event["chunks"]] for event in told][1:] == [["one"], ["two"]]
+    assert [[chunk["content"] for chunk in event["chunks"]] for event in events][1:] == [["one"], ["two"]]
     service.run(plain_sql.DELETE)
     assert sorted(json.loads(pipeline.pending()[-1].payload)["tombstones"]) == sorted(ids.values())
 
 
-def hashed(content: str) -> str:
+def sha256(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def test_our_writer_finds_nothing_to_change_in_what_sql_wrote(pipeline: Pipeline, service: Service) -> None:
-    """The same rows, to the letter: repeated, long, quoted and Chinese texts too."""
+def test_writer_finds_rows_of_plain_sql_unchanged(pipeline: Pipeline, service: Service) -> None:
+    """The rows are identical, for repeated, long, quoted and Chinese texts too."""
     contents = ["twice", 'it\'s "so"\n\\', "四 😀", "twice", "twice", "long " * 1_000]
     service.upsert(*contents)
     longest = pipeline.sql("SELECT CHAR_LENGTH(content), char_count FROM chunks ORDER BY char_count DESC LIMIT 1")
@@ -163,7 +161,7 @@ def test_our_writer_finds_nothing_to_change_in_what_sql_wrote(pipeline: Pipeline
 
 
 @pytest.mark.parametrize("content", ["x" * 65_536, None], ids=["longer than Milvus takes", "absent"])
-def test_a_chunk_that_cannot_be_written_undoes_the_transaction(
+def test_unwritable_chunk_rolls_back_transaction(
     pipeline: Pipeline, connecting: Callable[[], Any], content: str | None
 ) -> None:
     with connecting() as service:
@@ -174,9 +172,7 @@ def test_a_chunk_that_cannot_be_written_undoes_the_transaction(
         assert pipeline.sql(f"SELECT * FROM {table}") == []
 
 
-def test_services_that_write_one_document_at_once_wait_for_each_other(
-    pipeline: Pipeline, connecting: Callable[[], Any]
-) -> None:
+def test_concurrent_services_write_one_document_in_turn(pipeline: Pipeline, connecting: Callable[[], Any]) -> None:
     start = threading.Barrier(4)
 
     def write(name: int) -> None:

@@ -1,4 +1,4 @@
-"""The writer on a real SQLite file: its one transaction, many documents at once, and many writers at once."""
+"""The writer on a real SQLite file: one transaction, many documents per call, and concurrent writers."""
 
 import multiprocessing
 import os
@@ -24,13 +24,13 @@ OPERATIONS: dict[str, Operation] = {
     "delete": lambda writer, connection: writer.delete(connection, "old"),
     "sync": lambda writer, connection: writer.resync(connection, "old"),
 }
-IN_THE_MIDDLE, BEFORE_COMMIT = 8, 9  # how a process exits that died there
+IN_THE_MIDDLE, BEFORE_COMMIT = 8, 9  # exit statuses of a process that died there
 EVERY_OPERATION = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
 
 @pytest.fixture
 def engine(engine: Engine) -> Engine:
-    """The database of the fixture of that name, with one document in it."""
+    """The database of the `engine` fixture, with one document."""
     upsert(engine, document("old", "one", "two", file=b"old", business_tag="tag"))
     return engine
 
@@ -41,7 +41,7 @@ def upsert(engine: Engine, *documents: Document) -> None:
 
 
 def write_and_die(url: str, name: str, at_statement: int) -> None:
-    """Runs in a process of its own, which dies before that statement, or before the commit when there are fewer."""
+    """Runs in its own process, which dies before statement `at_statement`, or before the commit if there are fewer."""
     engine = connect(url)
     with engine.begin() as connection:
         die_at(engine, at_statement, lambda: os._exit(IN_THE_MIDDLE))
@@ -63,7 +63,7 @@ def die_at(engine: Engine, number: int, die: Callable[[], None]) -> Callable[...
 
 
 def upsert_often(url: str, writer: str, times: int, start: Any) -> list[int]:
-    """The versions that one of several writers gets for its own states of the document `shared`."""
+    """Write states of the document `shared` and return their versions; `start` is common to all writers."""
     engine = connect(url)
     start.wait()
     versions = []
@@ -75,12 +75,12 @@ def upsert_often(url: str, writer: str, times: int, start: Any) -> list[int]:
     return versions
 
 
-def upsert_often_and_tell(url: str, writer: str, times: int, start: Any, answers: Any) -> None:
+def upsert_often_in_process(url: str, writer: str, times: int, start: Any, answers: Any) -> None:
     answers.put((writer, upsert_often(url, writer, times, start)))
 
 
 @EVERY_OPERATION
-def test_invariant_1_atomic_a_rollback_by_the_caller_leaves_nothing(engine: Engine, operation: Operation) -> None:
+def test_invariant_1_atomic_rollback_leaves_nothing(engine: Engine, operation: Operation) -> None:
     before = written.tables(engine)
 
     with engine.connect() as connection:
@@ -92,7 +92,7 @@ def test_invariant_1_atomic_a_rollback_by_the_caller_leaves_nothing(engine: Engi
 
 
 @EVERY_OPERATION
-def test_invariant_1_atomic_an_exception_at_any_statement_leaves_nothing(engine: Engine, operation: Operation) -> None:
+def test_invariant_1_atomic_exception_at_any_statement_leaves_nothing(engine: Engine, operation: Operation) -> None:
     with written.statements(engine) as sent, engine.connect() as connection:
         connection.begin()
         operation(Writer(MODEL), connection)
@@ -114,7 +114,7 @@ def test_invariant_1_atomic_an_exception_at_any_statement_leaves_nothing(engine:
     ("name", "at_statement", "died"),
     [("insert", 1_000, BEFORE_COMMIT), ("update", 1_000, BEFORE_COMMIT), ("update", 14, IN_THE_MIDDLE)],
 )
-def test_invariant_1_atomic_a_process_that_dies_before_commit_leaves_nothing(
+def test_invariant_1_atomic_process_death_before_commit_leaves_nothing(
     engine: Engine, name: str, at_statement: int, died: int
 ) -> None:
     before = written.tables(engine)
@@ -129,7 +129,7 @@ def test_invariant_1_atomic_a_process_that_dies_before_commit_leaves_nothing(
     assert written.tables(engine) == before
 
 
-def test_invariant_1_atomic_the_caller_commits_everything_at_once(engine: Engine) -> None:
+def test_invariant_1_atomic_only_the_caller_commits(engine: Engine) -> None:
     before = written.tables(engine)
     commits: list[object] = []
     event.listen(engine, "commit", commits.append)
@@ -137,7 +137,7 @@ def test_invariant_1_atomic_the_caller_commits_everything_at_once(engine: Engine
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("new", "one", "two", file=b"new"))
         connection.execute(text("CREATE TABLE of_the_caller (id INTEGER)"))
-        assert written.tables(engine) == before, "somebody else sees it before the commit"
+        assert written.tables(engine) == before, "other connections see it before the commit"
         assert commits == [], "the writer committed"
 
     counts = {
@@ -157,8 +157,8 @@ def test_invariant_1_atomic_the_caller_commits_everything_at_once(engine: Engine
     }
 
 
-def test_invariant_2_whole_chunk_count_counts_the_chunks_in_the_same_transaction(engine: Engine) -> None:
-    """(version, chunk_count, chunks) as anybody else sees them, before and after each commit."""
+def test_invariant_2_whole_chunk_count_matches_after_every_commit(engine: Engine) -> None:
+    """(version, chunk_count, chunks) as other connections see them, before and after each commit."""
     statement = """SELECT version, chunk_count, (SELECT COUNT(*) FROM chunks WHERE doc_id = 'd')
                    FROM documents WHERE doc_id = 'd'"""
     writer = Writer(MODEL)
@@ -179,7 +179,7 @@ def test_invariant_2_whole_chunk_count_counts_the_chunks_in_the_same_transaction
         seen = expected
 
 
-def test_invariant_2_whole_a_reader_of_a_replica_that_lags_can_tell(engine: Engine) -> None:
+def test_invariant_2_whole_chunk_count_reveals_partial_document(engine: Engine) -> None:
     partial = """SELECT doc_id FROM documents d
                  WHERE chunk_count <> (SELECT COUNT(*) FROM chunks c WHERE c.doc_id = d.doc_id)"""
     upsert(engine, document("d", "one", "two", "three"))
@@ -192,7 +192,7 @@ def test_invariant_2_whole_a_reader_of_a_replica_that_lags_can_tell(engine: Engi
 
 
 @pytest.mark.parametrize("documents", [1, 10, 200])
-def test_a_batch_of_new_documents_takes_seven_statements_whatever_its_size(engine: Engine, documents: int) -> None:
+def test_new_documents_take_seven_statements_at_any_batch_size(engine: Engine, documents: int) -> None:
     batch = [document(f"d{number}", *(f"{number} {position}" for position in range(10))) for number in range(documents)]
     with engine.begin() as connection, written.statements(engine) as sent:
         receipts = Writer(MODEL).upsert_many(connection, batch)
@@ -207,37 +207,37 @@ def test_a_batch_of_new_documents_takes_seven_statements_whatever_its_size(engin
         "INSERT INTO operation_logs",
         "INSERT INTO outbox",
     ]
-    assert len(sent) == 7  # and two SELECTs: the embedding model, the documents that exist
+    assert len(sent) == 7  # two SELECTs too: the embedding model, the documents that exist
     assert written.rows(engine, "SELECT COUNT(*) FROM chunks WHERE doc_id <> 'old'") == [(10 * documents,)]
 
 
-def test_a_document_that_another_transaction_created_meanwhile_is_a_conflict(engine: Engine) -> None:
-    """SQLite's write lock rules it out inside a transaction, so this caller works without one."""
-    theirs = document("d", "theirs")
-    met = threading.Event()
+def test_concurrent_creation_of_document_raises_write_conflict(engine: Engine) -> None:
+    """SQLite's write lock prevents it inside a transaction, so this caller uses none."""
+    other = document("d", "other")
+    created = threading.Event()
 
-    def meanwhile(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith("INSERT INTO documents") and not met.is_set():
-            met.set()
-            upsert(engine, theirs)
+    def create_other(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO documents") and not created.is_set():
+            created.set()
+            upsert(engine, other)
 
-    event.listen(engine, "before_cursor_execute", meanwhile)
+    event.listen(engine, "before_cursor_execute", create_other)
     with (
         engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         pytest.raises(WriteConflict, match="another transaction created the same document; run this"),
     ):
-        Writer(MODEL).upsert(connection, document("d", "mine"))
+        Writer(MODEL).upsert(connection, document("d", "own"))
 
-    assert met.is_set()
-    assert written.chunks(engine, "d") == ["theirs"]
+    assert created.is_set()
+    assert written.chunks(engine, "d") == ["other"]
     assert written.rows(engine, "SELECT aggregate_version FROM outbox WHERE aggregate_id = 'd'") == [(1,)]
 
 
-def test_two_processes_that_write_one_document_at_once_lose_no_version(engine: Engine) -> None:
+def test_two_processes_writing_one_document_lose_no_version(engine: Engine) -> None:
     context = multiprocessing.get_context("spawn")
     start, answers = context.Barrier(2), context.Queue()
     processes = [
-        context.Process(target=upsert_often_and_tell, args=(str(engine.url), writer, 15, start, answers))
+        context.Process(target=upsert_often_in_process, args=(str(engine.url), writer, 15, start, answers))
         for writer in ("first", "second")
     ]
     for process in processes:
@@ -249,7 +249,7 @@ def test_two_processes_that_write_one_document_at_once_lose_no_version(engine: E
     assert_no_version_is_lost(engine, versions, 30)
 
 
-def test_four_threads_that_write_one_document_at_once_lose_no_version(engine: Engine) -> None:
+def test_four_threads_writing_one_document_lose_no_version(engine: Engine) -> None:
     start = threading.Barrier(4)
     with ThreadPoolExecutor(4) as pool:
         running = {name: pool.submit(upsert_often, str(engine.url), name, 10, start) for name in ("a", "b", "c", "d")}
@@ -258,15 +258,15 @@ def test_four_threads_that_write_one_document_at_once_lose_no_version(engine: En
 
 
 def assert_no_version_is_lost(engine: Engine, versions: dict[str, list[int]], count: int) -> None:
-    """Every write has its version, its event in version order and its log entry; the newest state stands."""
+    """Every write has its own version, event (in version order) and log entry; the newest state is stored."""
     expected = list(range(1, count + 1))
-    assert sorted(version for some in versions.values() for version in some) == expected
-    assert all(some == sorted(some) for some in versions.values())
+    assert sorted(version for numbers in versions.values() for version in numbers) == expected
+    assert all(numbers == sorted(numbers) for numbers in versions.values())
     in_order = "SELECT aggregate_version FROM outbox WHERE aggregate_id = 'shared' ORDER BY id"
     assert [version for (version,) in written.rows(engine, in_order)] == expected
     logged = "SELECT operation_type, COUNT(*) FROM operation_logs WHERE target_id = 'shared' GROUP BY 1 ORDER BY 1"
     assert written.rows(engine, logged) == [("INSERT", 1), ("UPDATE", count - 1)]
-    newest = next(name for name, some in versions.items() if count in some)
+    newest = next(name for name, numbers in versions.items() if count in numbers)
     assert written.chunks(engine, "shared") == ["common", f"{newest} {len(versions[newest]) - 1}"]
     tombstones = "SELECT COUNT(*) FROM chunk_tombstones WHERE doc_id = 'shared'"
     assert written.rows(engine, tombstones) == [(count - 1,)]

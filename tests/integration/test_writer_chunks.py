@@ -1,4 +1,4 @@
-"""Chunks of a document as it changes: stable ids, tombstones, and events that carry only what a sink may lack."""
+"""Chunks of a changing document: stable ids, tombstones, and events that carry only what a sink may lack."""
 
 import hashlib
 import itertools
@@ -17,7 +17,7 @@ from tests.support.pipeline import MODEL, Pipeline, chunk, document
 
 pytestmark = pytest.mark.integration
 
-EVENT_BYTES = 524_288  # the most that one event has
+EVENT_BYTES = 524_288  # the largest event
 
 
 def upsert(engine: Engine, *documents: Document) -> list[Receipt]:
@@ -36,7 +36,7 @@ def sent(engine: Engine, version: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("after", "travels", "tombstones"),
+    ("after", "sent_contents", "tombstones"),
     [
         (["three", "one", "two"], [], 0),
         (["three", "two", "one"], [], 0),
@@ -44,11 +44,11 @@ def sent(engine: Engine, version: int) -> list[str]:
         (["one", "three"], [], 1),
         (["one", "new", "three"], ["new"], 1),
         (["three", "new", "one"], ["new"], 1),
-        (["one", "one", "two", "three"], ["one"], 0),  # the second occurrence is a chunk of its own
+        (["one", "one", "two", "three"], ["one"], 0),  # the second occurrence is another chunk
     ],
 )
-def test_a_chunk_keeps_its_id_when_others_move(
-    pipeline: Pipeline, after: list[str], travels: list[str], tombstones: int
+def test_chunk_keeps_its_id_when_other_chunks_move(
+    pipeline: Pipeline, after: list[str], sent_contents: list[str], tombstones: int
 ) -> None:
     pipeline.upsert(document("d", "one", "two", "three"))
     pipeline.run()
@@ -62,7 +62,7 @@ def test_a_chunk_keeps_its_id_when_others_move(
         chunk_id for content, chunk_id in before.items() if content in after
     }
     [event] = written.events(pipeline.engine, "d", 2)
-    assert [row["content"] for row in event["chunks"]] == travels
+    assert [row["content"] for row in event["chunks"]] == sent_contents
     assert (len(event["tombstones"]), event["relabelled"]) == (tombstones, [])
     pipeline.run()
     pipeline.assert_in_step()
@@ -74,7 +74,7 @@ STATES = st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=9), m
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(states=STATES, parents=st.booleans())
-def test_any_sequence_of_chunk_lists_ends_in_the_last_one(engine: Engine, states: list[str], parents: bool) -> None:
+def test_any_sequence_of_updates_ends_in_last_state(engine: Engine, states: list[str], parents: bool) -> None:
     doc_id = f"d{next(NUMBERS)}"
     ever: set[str] = set()
     for state in states:
@@ -100,7 +100,7 @@ def test_any_sequence_of_chunk_lists_ends_in_the_last_one(engine: Engine, states
 
 
 def expected_ids(doc_id: str, contents: list[str] | str) -> list[str]:
-    """As DESIGN.md defines them, written down a second time."""
+    """The chunk ids of the contract, computed independently of the code under test."""
     seen: Counter[str] = Counter()
     ids = []
     for content in contents:
@@ -111,7 +111,7 @@ def expected_ids(doc_id: str, contents: list[str] | str) -> list[str]:
     return ids
 
 
-def test_an_update_of_one_chunk_of_a_thousand_sends_one_vector_and_one_tombstone(pipeline: Pipeline) -> None:
+def test_one_changed_chunk_sends_one_vector_and_one_tombstone(pipeline: Pipeline) -> None:
     contents = [f"content {number}" for number in range(1_000)]
     pipeline.upsert(document("d", *contents))
     pipeline.run()
@@ -129,7 +129,7 @@ def test_an_update_of_one_chunk_of_a_thousand_sends_one_vector_and_one_tombstone
     assert len(pipeline.milvus_rows()) == 1_000
 
 
-def test_a_changed_business_tag_reaches_every_row_without_a_vector(pipeline: Pipeline) -> None:
+def test_changed_business_tag_reaches_every_row_without_vectors(pipeline: Pipeline) -> None:
     contents = [f"content {number}" for number in range(300)]
     pipeline.upsert(document("d", *contents, business_tag="old"), document("other", "content 0", business_tag="old"))
     pipeline.run()
@@ -148,7 +148,7 @@ def test_a_changed_business_tag_reaches_every_row_without_a_vector(pipeline: Pip
     pipeline.assert_in_step()
 
 
-def test_changed_labels_travel_for_the_chunks_that_have_them(pipeline: Pipeline) -> None:
+def test_only_chunks_with_changed_labels_are_relabelled(pipeline: Pipeline) -> None:
     pipeline.upsert(document("d", "one", "two", "three"))
     pipeline.run()
     labels: dict[str, Any] = {"modal_type": "table", "vector_level": "row", "associate_id": "image 7"}
@@ -165,7 +165,7 @@ def test_changed_labels_travel_for_the_chunks_that_have_them(pipeline: Pipeline)
     pipeline.assert_in_step()
 
 
-def test_a_missing_vector_is_named_by_its_position_and_nothing_is_written(engine: Engine) -> None:
+def test_missing_vectors_are_named_and_nothing_is_written(engine: Engine) -> None:
     upsert(engine, document("d", "one", "two"))
     before = written.tables(engine)
 
@@ -182,11 +182,11 @@ def test_a_missing_vector_is_named_by_its_position_and_nothing_is_written(engine
     assert written.tables(engine) == before
 
 
-def test_a_vector_may_be_left_out_once_every_sink_confirmed(pipeline: Pipeline) -> None:
+def test_vector_is_optional_once_every_sink_confirmed(pipeline: Pipeline) -> None:
     pipeline.upsert(document("d", "one", "two"))
     with pytest.raises(VectorRequired):
         pipeline.upsert(without_vectors("d", "two", "one"))
-    with pipeline.engine.begin() as connection:  # one of the two sinks is not enough
+    with pipeline.engine.begin() as connection:  # one confirmed sink is not enough
         connection.execute(text("UPDATE sink_states SET applied_version = 1, state = 'applied' WHERE sink = 'milvus'"))
     with pytest.raises(VectorRequired):
         pipeline.upsert(without_vectors("d", "two", "one"))
@@ -202,7 +202,7 @@ def test_a_vector_may_be_left_out_once_every_sink_confirmed(pipeline: Pipeline) 
     pipeline.assert_in_step()
 
 
-def test_a_small_file_may_be_left_out_once_the_object_store_confirmed(pipeline: Pipeline) -> None:
+def test_small_file_is_optional_once_object_store_confirmed(pipeline: Pipeline) -> None:
     pipeline.upsert(document("d", "one", file=b"x"))
     before = written.tables(pipeline.engine)
     with pytest.raises(
@@ -220,7 +220,7 @@ def test_a_small_file_may_be_left_out_once_the_object_store_confirmed(pipeline: 
     assert [content for key, content in pipeline.objects().items() if key.startswith("raw-files/")] == [b"x"]
 
 
-def test_a_large_file_that_is_left_out_travels_again_from_its_staged_object(pipeline: Pipeline) -> None:
+def test_omitted_large_file_is_sent_again_from_staging(pipeline: Pipeline) -> None:
     file = DocumentFile.from_bytes(b"x" * 70_000, "large.md", pipeline.store)
     pipeline.upsert(document("d", "one", file=file))
 
@@ -232,7 +232,7 @@ def test_a_large_file_that_is_left_out_travels_again_from_its_staged_object(pipe
     pipeline.assert_in_step()
 
 
-def test_a_chunk_that_comes_back_lifts_its_tombstone(engine: Engine) -> None:
+def test_returning_chunk_removes_its_tombstone(engine: Engine) -> None:
     upsert(engine, document("d", "one", "two"))
     ids = written.chunk_ids(engine, "d")
     upsert(engine, document("d", "one"))
@@ -246,7 +246,7 @@ def test_a_chunk_that_comes_back_lifts_its_tombstone(engine: Engine) -> None:
     assert event["tombstones"] == [ids["one"]]
 
 
-def test_a_document_too_large_for_one_event_travels_in_parts_tombstones_last(pipeline: Pipeline) -> None:
+def test_large_document_is_sent_in_parts_with_tombstones_last(pipeline: Pipeline) -> None:
     first = [f"{number} {'first ' * 80}" for number in range(2_000)]
     second = [f"{number} {'second ' * 80}" for number in range(2_000)]
     pipeline.upsert(document("d", *first, file=b"x" * 65_536))
@@ -273,9 +273,7 @@ def test_a_document_too_large_for_one_event_travels_in_parts_tombstones_last(pip
 
 
 @pytest.mark.parametrize("database", ["engine", "mysql"])
-def test_stored_chunks_are_compared_whole_whatever_their_number_and_characters(
-    database: str, request: pytest.FixtureRequest
-) -> None:
+def test_comparison_covers_all_chunks_and_characters(database: str, request: pytest.FixtureRequest) -> None:
     engine: Engine = request.getfixturevalue(database)
     odd = {"modal_type": "\"\\'文", "associate_id": "😀,]\\", "strategy": "[é]", "start_char": 2**31 - 1}
     chunks = [chunk(str(number), parent=0 if number else None, **odd) for number in range(5_001)]

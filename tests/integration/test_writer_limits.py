@@ -1,4 +1,4 @@
-"""The limits agree everywhere: what the checks accept fits the columns and Milvus, and is read back as it was given."""
+"""The limits agree: accepted values fit the columns and Milvus, and are read back unchanged."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from tests.support.pipeline import MODEL, Pipeline, document, vector
 
 pytestmark = pytest.mark.integration
 
-EVENT_BYTES = 524_288  # the most that one event has
+EVENT_BYTES = 524_288  # the largest event
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ EVENT_BYTES = 524_288  # the most that one event has
     ],
     ids=lambda value: value.name if isinstance(value, Table) else "",
 )
-def test_the_columns_are_as_long_as_the_checks_accept(table: Table, lengths: dict[str, int]) -> None:
+def test_column_lengths_match_accepted_lengths(table: Table, lengths: dict[str, int]) -> None:
     found = {
         column.name: column.type.length
         for column in table.columns
@@ -75,7 +75,7 @@ LARGEST = ("文" * 21_845, '"' * 65_535, "\n" * 65_534 + "x", "x" * 65_535)  # 6
 
 
 @pytest.mark.parametrize("content_type", ["application/msgpack", "application/json"])
-def test_a_document_with_every_field_at_its_limit_is_read_back_as_it_was(pipeline: Pipeline, content_type: str) -> None:
+def test_document_at_every_limit_is_read_back_unchanged(pipeline: Pipeline, content_type: str) -> None:
     given = replace(
         document("d", file=DocumentFile.from_bytes(b"x" * 65_536, "a.abcdefghijklmnop")),
         chunks=[

@@ -1,4 +1,4 @@
-"""What each operation of the writer writes on SQLite: versions, the operation log, tombstones, and refusals."""
+"""The rows that each operation of the writer writes on SQLite, and the operations that it refuses."""
 
 import json
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def without_vectors(*contents: str, **fields: Any) -> Document:
     return Document(**{"doc_id": "d", "title": "Title of d", "source_type": "text", "chunks": chunks, **fields})
 
 
-def test_versions_count_every_change_from_one(engine: Engine, write: Callable[[Document], Receipt]) -> None:
+def test_versions_count_changes_from_one(engine: Engine, write: Callable[[Document], Receipt]) -> None:
     receipts = [
         write(document("d", "one")),
         write(document("d", "two")),
@@ -83,7 +83,7 @@ def test_versions_count_every_change_from_one(engine: Engine, write: Callable[[D
     ]
 
 
-def test_an_unchanged_document_writes_nothing(engine: Engine, write: Callable[[Document], Receipt]) -> None:
+def test_unchanged_document_writes_nothing(engine: Engine, write: Callable[[Document], Receipt]) -> None:
     state = document("d", "one", "two", "one", file=b"x", business_tag="tag", language="en")
     write(state)
     before = written.tables(engine)
@@ -98,7 +98,7 @@ def test_an_unchanged_document_writes_nothing(engine: Engine, write: Callable[[D
     assert written.tables(engine) == before
 
 
-def test_of_a_batch_only_what_changed_is_written(engine: Engine, write: Callable[[Document], Receipt]) -> None:
+def test_batch_writes_only_changed_documents(engine: Engine, write: Callable[[Document], Receipt]) -> None:
     write(document("same", "one"))
     write(document("changes", "one"))
 
@@ -111,7 +111,7 @@ def test_of_a_batch_only_what_changed_is_written(engine: Engine, write: Callable
     assert written.rows(engine, "SELECT aggregate_id FROM outbox WHERE id > 2") == [("new",), ("changes",)]
 
 
-def test_the_operation_log_keeps_the_state_before(engine: Engine, write: Callable[[Document], Receipt]) -> None:
+def test_operation_log_keeps_previous_state(engine: Engine, write: Callable[[Document], Receipt]) -> None:
     write(document("d", "one", "two", file=b"x", business_tag="tag"))
     write(document("d", "one", file=b"x", title="Second"))
     resync(engine, "d")
@@ -150,7 +150,7 @@ def test_the_operation_log_keeps_the_state_before(engine: Engine, write: Callabl
     assert (third["version"], third["title"], third["status"], third["deleted_at"]) == (3, "Second", "pending", None)
 
 
-def test_a_delete_leaves_tombstones_and_a_second_one_nothing(
+def test_delete_leaves_tombstones_and_second_delete_writes_nothing(
     engine: Engine, write: Callable[[Document], Receipt]
 ) -> None:
     write(document("d", "one", "two", file=b"x"))
@@ -172,7 +172,7 @@ def test_a_delete_leaves_tombstones_and_a_second_one_nothing(
 
 
 @pytest.mark.parametrize("doc_id", ["unknown", "", "\udcff", "a/b", 5, None, ["d"]])
-def test_a_document_that_does_not_exist_can_neither_be_deleted_nor_sent_again(engine: Engine, doc_id: Any) -> None:
+def test_delete_and_resync_refuse_unknown_document(engine: Engine, doc_id: Any) -> None:
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", "one"))
     before = written.tables(engine)
@@ -187,9 +187,7 @@ def test_a_document_that_does_not_exist_can_neither_be_deleted_nor_sent_again(en
     assert written.tables(engine) == before
 
 
-def test_one_document_cannot_be_deleted_twice_in_one_batch(
-    engine: Engine, write: Callable[[Document], Receipt]
-) -> None:
+def test_delete_refuses_duplicate_in_one_batch(engine: Engine, write: Callable[[Document], Receipt]) -> None:
     write(document("d", "one"))
     before = written.tables(engine)
 
@@ -199,7 +197,7 @@ def test_one_document_cannot_be_deleted_twice_in_one_batch(
     assert written.tables(engine) == before
 
 
-def test_a_deleted_document_cannot_be_sent_again(engine: Engine, write: Callable[[Document], Receipt]) -> None:
+def test_resync_refuses_deleted_document(engine: Engine, write: Callable[[Document], Receipt]) -> None:
     write(document("d", "one"))
     delete(engine, "d")
     before = written.tables(engine)
@@ -210,13 +208,13 @@ def test_a_deleted_document_cannot_be_sent_again(engine: Engine, write: Callable
     assert written.tables(engine) == before
 
 
-def test_a_document_created_again_goes_on_with_its_versions_and_is_found_again(pipeline: Pipeline) -> None:
+def test_recreated_document_continues_its_versions_and_is_searchable(pipeline: Pipeline) -> None:
     pipeline.upsert(document("d", "one", "two", file=b"x"), document("other", "three"))
     pipeline.run()
     pipeline.delete("d")
     pipeline.run()
     assert nearest(pipeline, "two") == "other"
-    # its tombstone of the first life is confirmed, those of the second are not
+    # the tombstone of the first delete is confirmed, those of the second are not
     pipeline.upsert(document("d", "one", "two", "four"))
     pipeline.delete("d")
     pipeline.upsert(document("d", "two", "five"))
@@ -236,7 +234,7 @@ def nearest(pipeline: Pipeline, content: str) -> str:
     return str(hit["entity"]["doc_id"])
 
 
-def test_a_writer_without_the_system_s_model_is_refused(engine: Engine) -> None:
+def test_writer_with_other_model_is_refused(engine: Engine) -> None:
     before = written.tables(engine)
     other = Writer("another-model")
     refused: list[Callable[[Connection], object]] = [
@@ -256,7 +254,7 @@ def test_a_writer_without_the_system_s_model_is_refused(engine: Engine) -> None:
     assert written.tables(engine) == before
 
 
-def test_a_system_that_is_not_initialised_takes_no_document(engine: Engine) -> None:
+def test_writer_refuses_system_without_embedding_model(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM embedding_model"))
     before = written.tables(engine)

@@ -1,4 +1,4 @@
-"""The SYNC operation, and receipts: the current state goes out again, and a caller waits until a sink holds it."""
+"""The SYNC operation sends the current state again; a receipt waits until a sink holds the version."""
 
 import threading
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.support.pipeline import MODEL, Pipeline, chunk, document
 
 pytestmark = pytest.mark.integration
 
-LARGE = b"x" * 65_537  # bytes: one too many to travel inside the event
+LARGE = b"x" * 65_537  # one byte too large for the event
 
 
 def resync(engine: Engine, doc_id: str, *chunks: Chunk) -> Receipt:
@@ -30,13 +30,12 @@ def resync(engine: Engine, doc_id: str, *chunks: Chunk) -> Receipt:
         return Writer(MODEL).resync(connection, doc_id, chunks)
 
 
-def lose_the_outbox(engine: Engine) -> None:
-    """As when a relay gave every event up."""
+def empty_outbox(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM outbox"))
 
 
-def test_a_resync_before_the_first_apply_takes_vectors_and_file_from_the_outbox(pipeline: Pipeline) -> None:
+def test_resync_before_first_apply_reads_vectors_and_file_from_outbox(pipeline: Pipeline) -> None:
     pipeline.upsert(document("d", "one", "two", file=b"x"))
     pipeline.upsert(document("d", "one", "two", "three", file=b"y"))
 
@@ -47,18 +46,18 @@ def test_a_resync_before_the_first_apply_takes_vectors_and_file_from_the_outbox(
     assert sorted(row["content"] for row in event["chunks"]) == ["one", "three", "two"]
     assert [file["content"] for file in event["files"]] == [b"y"]
     assert event["relabelled"] == []
-    lose_all_but(pipeline.engine, 3)
+    keep_only_version(pipeline.engine, 3)
     pipeline.run()
     pipeline.assert_in_step()
     assert [content for key, content in pipeline.objects().items() if key.startswith("raw-files/")] == [b"y"]
 
 
-def lose_all_but(engine: Engine, version: int) -> None:
+def keep_only_version(engine: Engine, version: int) -> None:
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM outbox WHERE aggregate_version <> :version"), {"version": version})
 
 
-def test_a_resync_of_a_confirmed_document_sends_labels_and_no_vector(pipeline: Pipeline) -> None:
+def test_resync_of_confirmed_document_sends_labels_only(pipeline: Pipeline) -> None:
     pipeline.upsert(document("d", "one", "two", file=b"x", business_tag="tag"))
     pipeline.run()
 
@@ -75,7 +74,7 @@ def test_a_resync_of_a_confirmed_document_sends_labels_and_no_vector(pipeline: P
     pipeline.assert_in_step()
 
 
-def test_a_resync_with_chunks_brings_back_what_milvus_lost(pipeline: Pipeline) -> None:
+def test_resync_with_chunks_restores_rows_lost_by_milvus(pipeline: Pipeline) -> None:
     pipeline.upsert(document("d", "one", "two", business_tag="tag"))
     pipeline.run()
     ids = written.chunk_ids(pipeline.engine, "d")
@@ -91,7 +90,7 @@ def test_a_resync_with_chunks_brings_back_what_milvus_lost(pipeline: Pipeline) -
     pipeline.assert_in_step()
 
 
-def test_a_document_that_milvus_lost_and_refused_is_healed_by_writing_it_with_its_vectors(pipeline: Pipeline) -> None:
+def test_writing_with_vectors_heals_document_lost_by_milvus(pipeline: Pipeline) -> None:
     pipeline.upsert(document("d", "one", "two"))
     pipeline.run()
     pipeline.milvus.delete("rag_vectors", ids=list(written.chunk_ids(pipeline.engine, "d").values()))
@@ -107,7 +106,7 @@ def test_a_document_that_milvus_lost_and_refused_is_healed_by_writing_it_with_it
     assert written.rows(pipeline.engine, "SELECT version, status FROM documents") == [(3, "completed")]
 
 
-def test_a_resync_refuses_chunks_that_the_document_does_not_have(engine: Engine) -> None:
+def test_resync_refuses_chunks_not_in_document(engine: Engine) -> None:
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", "one"))
 
@@ -115,7 +114,7 @@ def test_a_resync_refuses_chunks_that_the_document_does_not_have(engine: Engine)
         resync(engine, "d", chunk("one"), chunk("two"))
 
 
-def test_a_failed_delete_can_be_asked_again(engine: Engine) -> None:
+def test_failed_delete_can_be_repeated(engine: Engine) -> None:
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", "one"))
         Writer(MODEL).delete(connection, "d")
@@ -128,10 +127,10 @@ def test_a_failed_delete_can_be_asked_again(engine: Engine) -> None:
     assert len(written.events(engine, "d", 3)[0]["tombstones"]) == 1
 
 
-def test_a_resync_names_the_vectors_that_nobody_has_any_more(engine: Engine) -> None:
+def test_resync_names_vectors_that_are_lost(engine: Engine) -> None:
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", "one", "two", "three"))
-    lose_the_outbox(engine)
+    empty_outbox(engine)
     before = written.tables(engine)
 
     with pytest.raises(VectorRequired) as refused:
@@ -142,10 +141,10 @@ def test_a_resync_names_the_vectors_that_nobody_has_any_more(engine: Engine) -> 
     assert resync(engine, "d", chunk("three"), chunk("one"), chunk("two")).version == 2
 
 
-def test_a_resync_names_the_file_that_nobody_has_any_more(engine: Engine) -> None:
+def test_resync_names_file_that_is_lost(engine: Engine) -> None:
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", "one", file=b"x"))
-    lose_the_outbox(engine)
+    empty_outbox(engine)
     before = written.tables(engine)
 
     with pytest.raises(FileRequired, match=r"document 'd': file is required, 'raw-files/text/.*/d.md' is"):
@@ -154,7 +153,7 @@ def test_a_resync_names_the_file_that_nobody_has_any_more(engine: Engine) -> Non
     assert written.tables(engine) == before
 
 
-def test_a_receipt_returns_when_the_sink_holds_its_version_or_a_newer_one(pipeline: Pipeline) -> None:
+def test_receipt_waits_for_its_version_or_newer(pipeline: Pipeline) -> None:
     with pipeline.engine.begin() as connection:
         first = pipeline.writer.upsert(connection, document("d", "one"))
     with pipeline.engine.begin() as connection:
@@ -170,7 +169,7 @@ def test_a_receipt_returns_when_the_sink_holds_its_version_or_a_newer_one(pipeli
     pipeline.assert_in_step()
 
 
-def test_a_receipt_says_when_the_time_is_over(pipeline: Pipeline) -> None:
+def test_receipt_raises_not_applied_on_timeout(pipeline: Pipeline) -> None:
     with pipeline.engine.begin() as connection:
         receipt = pipeline.writer.upsert(connection, document("d", "one"))
 
@@ -180,7 +179,7 @@ def test_a_receipt_says_when_the_time_is_over(pipeline: Pipeline) -> None:
         receipt.wait("no-such-sink", 0)
 
 
-def test_a_receipt_says_why_a_sink_refused_the_version(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_receipt_reports_why_sink_refused_version(pipeline: Pipeline, tmp_path: Path) -> None:
     path = tmp_path / "large.md"
     path.write_bytes(LARGE)
     file = DocumentFile.from_path(path, pipeline.store)

@@ -1,6 +1,6 @@
-"""What a write left behind: every table's rows, the files, the waiting events and the statements sent.
+"""Reads the results of a write: rows of every table, files, waiting events, and the statements that were sent.
 
-It shares no code with what it looks at.
+It shares no code with the writer.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def rows(engine: Engine, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-    """What anyone else sees: committed rows, read without a lock."""
+    """Committed rows, as any other connection sees them; read without a lock."""
     with reading(engine) as connection:
         return [tuple(row) for row in connection.execute(text(statement), parameters)]
 
@@ -41,7 +41,7 @@ def chunks(engine: Engine, doc_id: str) -> list[str]:
 
 
 def chunk_ids(engine: Engine, doc_id: str) -> dict[str, str]:
-    """Content → chunk id, of a document without repeated contents."""
+    """Chunk ids by content, of a document without repeated contents."""
     return dict(rows(engine, "SELECT content, chunk_id FROM chunks WHERE doc_id = :doc_id", doc_id=doc_id))
 
 
@@ -52,7 +52,7 @@ def payloads(engine: Engine, doc_id: str, version: int) -> list[bytes]:
 
 
 def events(engine: Engine, doc_id: str, version: int) -> list[dict[str, Any]]:
-    """The parts of a version's event as plain dicts, with the lists and numbers that an encoder leaves out."""
+    """The parts of a version's event as plain dicts, with the default values that the encoder leaves out."""
     lists: dict[str, Any] = {"chunks": [], "relabelled": [], "files": [], "tombstones": [], "removed_files": []}
     numbers = {"part": 1, "parts": 1}
     return [lists | numbers | msgspec.msgpack.decode(payload) for payload in payloads(engine, doc_id, version)]
@@ -60,14 +60,14 @@ def events(engine: Engine, doc_id: str, version: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def statements(engine: Engine) -> Iterator[list[str]]:
-    """The statements sent to the database meanwhile; one with many rows of parameters is one."""
+    """The statements that are sent during the block; a multi-row statement counts once."""
     sent: list[str] = []
 
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         sent.append(statement)
 
-    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "before_cursor_execute", record)
     try:
         yield sent
     finally:
-        event.remove(engine, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", record)

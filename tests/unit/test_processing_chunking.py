@@ -1,4 +1,4 @@
-"""Chunks are slices of the text that lose no word, keep to their limits and end where the text does."""
+"""Chunks are slices of the text that lose no word, keep their limits and end at natural boundaries."""
 
 import re
 from itertools import pairwise
@@ -33,7 +33,7 @@ def test_blank_text_has_no_chunks(text: str) -> None:
     assert chunk(text, markdown=False) == []
 
 
-def test_a_short_text_is_one_chunk_without_white_space_around_it() -> None:
+def test_short_text_is_one_trimmed_chunk() -> None:
     assert chunk("\n  two words \n") == [TextChunk("two words", start=3, end=12, headings=())]
 
 
@@ -51,17 +51,17 @@ def test_cuts_after_a_sentence_rather_than_a_word() -> None:
     assert contents(text, 25) == ['Is v1.2 out? "Yes."', "Then install it"]
 
 
-def test_cuts_after_the_last_word_that_fits() -> None:
+def test_cuts_after_last_word_that_fits() -> None:
     assert contents("one two three four five six", 14) == ["one two three", "four five six"]
     assert contents("one two three four five six", 13) == ["one two three", "four five six"]
     assert contents("one two three four", 12) == ["one two", "three four"]
 
 
-def test_an_early_paragraph_does_not_make_a_small_chunk() -> None:
+def test_early_paragraph_does_not_make_small_chunk() -> None:
     assert contents("one\n\ntwo three four five six", 20) == ["one\n\ntwo three four", "five six"]
 
 
-def test_leaves_no_small_rest() -> None:
+def test_leaves_no_small_last_chunk() -> None:
     text = "word " * 200 + "end"  # 1,003 characters: 1,000 would leave three
     assert [len(each.content) for each in chunk(text, overlap_chars=0)] == [799, 203]
 
@@ -72,23 +72,26 @@ def test_overlap_repeats_whole_words() -> None:
     assert contents("a1 a2 a3 a4 a5 a6", 12, 1) == ["a1 a2 a3 a4", "a5 a6"]
 
 
-def test_overlap_makes_way_for_a_long_word() -> None:
+def test_long_word_replaces_overlap() -> None:
     assert contents("a1 a2 a3 a4 " + "x" * 12, 12, 6) == ["a1 a2 a3 a4", "x" * 12]
 
 
-def test_only_a_word_longer_than_a_chunk_is_cut() -> None:
+def test_only_word_longer_than_chunk_is_cut() -> None:
     assert contents("ab " + "x" * 25 + " cd", 10, 5) == ["ab", "x" * 10, "x" * 10, "xxxxx cd"]
     assert contents("ab " + "x" * 10 + " cd", 10, 5) == ["ab", "x" * 10, "cd"]
 
 
-def test_a_cut_word_keeps_combining_marks_and_joined_emoji_together() -> None:
-    accented = "e\u0301" * 7  # e with an acute accent as a mark of its own
+def test_cut_word_keeps_marks_and_joined_emoji_together() -> None:
+    accented = "e\u0301" * 7  # e and a combining acute accent
     assert contents(accented, 5) == ["e\u0301" * 2, "e\u0301" * 2, "e\u0301" * 2, "e\u0301"]
     family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
     assert contents(family * 2, 6) == [family, family]
     waving = "\U0001f44b\U0001f3fd"
     assert contents(waving * 2, 3) == [waving, waving]
-    assert contents("e" + "\u0301" * 9, 5) == ["e" + "\u0301" * 4, "\u0301" * 5]  # one letter longer than a chunk
+    assert contents("e" + "\u0301" * 9, 5) == [
+        "e" + "\u0301" * 4,
+        "\u0301" * 5,
+    ]  # one letter that is longer than a chunk
 
 
 def test_sentences_without_spaces_end_at_their_punctuation() -> None:
@@ -97,7 +100,7 @@ def test_sentences_without_spaces_end_at_their_punctuation() -> None:
     assert contents(first + second + third, 12, 6) == [first + second, second + third]
 
 
-def test_bytes_bound_a_chunk_too() -> None:
+def test_chunk_size_is_bounded_in_bytes() -> None:
     chinese = "\u4e2d" * 10  # 30 bytes
     assert contents(chinese, 10, max_bytes=30) == [chinese]
     assert contents(chinese, 10, max_bytes=29) == ["\u4e2d" * 9, "\u4e2d"]
@@ -105,7 +108,7 @@ def test_bytes_bound_a_chunk_too() -> None:
     assert contents("\U0001f600\U0001f600", 10, max_bytes=4) == ["\U0001f600", "\U0001f600"]
 
 
-def test_markdown_is_cut_at_headings_and_names_those_above() -> None:
+def test_markdown_chunks_name_the_headings_above() -> None:
     body = HUNDRED * 3
     text = f"{body}\n# A\n{body}\n## B ##\n{body}\n### C\n{body}\n## `D`\n{body}\n# E\n{body}"
     found = chunk(text, max_chars=400)
@@ -114,13 +117,13 @@ def test_markdown_is_cut_at_headings_and_names_those_above() -> None:
     assert chunk(text, max_chars=400, markdown=False)[1].headings == ()
 
 
-def test_a_level_left_out_is_no_level() -> None:
+def test_skipped_heading_levels_are_not_filled_in() -> None:
     body = HUNDRED * 3
     found = chunk(f"### C\n{body}\n##\n{body}\n### D\n{body}\n# A\n{body}")
     assert [each.headings for each in found] == [("C",), (), ("D",), ("A",)]
 
 
-def test_headings_in_fenced_code_do_not_count() -> None:
+def test_headings_in_fenced_code_are_ignored() -> None:
     body = HUNDRED * 3
     code = f"```sh\n# no heading\n{body}\n~~~\n# nor this\n``` still code\n# nor that\n````\n"
     found = chunk(f"# A\n{code}# B\n{body}\n~~~~\n# open to the end\n```\n~~~\n# really\n{body}")
@@ -129,26 +132,28 @@ def test_headings_in_fenced_code_do_not_count() -> None:
     assert [each.headings for each in inline] == [("A",), ("B",)]
 
 
-def test_small_sections_share_a_chunk_under_the_headings_that_they_share() -> None:
+def test_small_sections_share_a_chunk_and_its_common_headings() -> None:
     text = f"# A\n## B\n{HUNDRED}\n## C\n{HUNDRED}\n## D\n{HUNDRED * 3}\n# E\n{HUNDRED}"
     found = chunk(text, max_chars=1000)
     assert [each.headings for each in found] == [("A",), ()]
     assert found[0].content == f"# A\n## B\n{HUNDRED}\n## C\n{HUNDRED}".rstrip()
-    assert found[1].content == f"## D\n{HUNDRED * 3}\n# E\n{HUNDRED}".rstrip()  # the last one joins the one before
+    assert (
+        found[1].content == f"## D\n{HUNDRED * 3}\n# E\n{HUNDRED}".rstrip()
+    )  # the last section joins the previous one
 
 
-def test_a_small_section_that_does_not_fit_stays_alone() -> None:
+def test_small_section_that_does_not_fit_stays_alone() -> None:
     found = contents(f"# A\n{HUNDRED}\n# B\n{HUNDRED * 9}", 1000)
     assert found == [f"# A\n{HUNDRED}".rstrip(), f"# B\n{HUNDRED * 9}".rstrip()]
 
 
-def test_a_bare_heading_always_joins_what_follows() -> None:
+def test_bare_heading_joins_next_section() -> None:
     found = chunk(f"# A\n\n## B\n\n{HUNDRED * 12}", overlap_chars=0)
     assert found[0].content.startswith("# A\n\n## B\n\nnine char nine")
     assert [each.headings for each in found] == [("A", "B"), ("A", "B")]
 
 
-def test_a_bare_heading_at_the_end_joins_what_stands_before() -> None:
+def test_bare_heading_at_end_joins_previous_section() -> None:
     found = contents(f"# A\n{HUNDRED * 9}{HUNDRED[:94]}\n# B", 1000)  # 998 characters, then a heading
     assert len(found) == 2
     assert found[1].endswith("nine char nine\n# B")
@@ -161,7 +166,7 @@ def test_default_limits() -> None:
     assert [earlier.end - later.start for earlier, later in pairwise(found)] == [99] * (len(found) - 1)
 
 
-def test_names_of_the_strategies() -> None:
+def test_strategy_names() -> None:
     assert MarkdownHeadings().name == "markdown-headings"
     assert SizeOverlap().name == "size-overlap"
 
@@ -176,12 +181,12 @@ def test_names_of_the_strategies() -> None:
         ({"max_bytes": 65_536}, r"max_bytes must be from 4 \(one character\) to 65,535, not 65536"),
     ],
 )
-def test_limits_that_cannot_hold(limits: dict[str, int], message: str) -> None:
+def test_contradictory_limits_are_refused(limits: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         chunk("text", **limits)  # type: ignore[arg-type]
 
 
-def test_a_lone_surrogate_is_refused() -> None:
+def test_lone_surrogate_is_refused() -> None:
     with pytest.raises(ValueError, match="lone surrogate at character 2"):
         chunk("ab\ud800")
 
@@ -192,7 +197,7 @@ def test_a_lone_surrogate_is_refused() -> None:
     ids=ascii,
 )
 def test_hostile_texts_take_linear_time(unit: str) -> None:
-    text = "# " + unit * (400_000 // len(unit))  # in quadratic time this outlasts the test's limit
+    text = "# " + unit * (400_000 // len(unit))  # quadratic time would exceed the test's timeout
     assert len(chunk(text, overlap_chars=500)) <= 2 * len(text) / 500
 
 
@@ -222,7 +227,7 @@ def cases(draw: st.DrawFn) -> tuple[str, int, int, int, bool]:
 
 @settings(deadline=None)  # a shared machine may stall
 @given(cases())
-def test_every_text_is_covered_within_the_limits_and_in_order(case: tuple[str, int, int, int, bool]) -> None:
+def test_chunks_cover_every_text_in_order_within_limits(case: tuple[str, int, int, int, bool]) -> None:
     text, max_chars, overlap_chars, max_bytes, markdown = case
     found = chunk(text, max_chars=max_chars, overlap_chars=overlap_chars, max_bytes=max_bytes, markdown=markdown)
     covered: set[int] = set()
@@ -253,7 +258,7 @@ def test_no_word_that_fits_is_cut(case: tuple[str, int, int, int, bool]) -> None
 
 @settings(deadline=None)  # a shared machine may stall
 @given(cases())
-def test_no_letter_is_parted_from_its_marks_nor_a_joined_emoji_from_its_parts(
+def test_letters_with_marks_and_joined_emoji_stay_whole(
     case: tuple[str, int, int, int, bool],
 ) -> None:
     text, max_chars, overlap_chars, max_bytes, markdown = case

@@ -1,4 +1,4 @@
-"""wordllama behind the port: normalised, repeatable vectors; no network, no side effects, memory that stays bounded."""
+"""wordllama behind the port: normalised, repeatable vectors; no network, no side effects, bounded memory."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def embedder() -> Embedder:
 
 
 def run_python(code: str) -> str:
-    """What `code` prints in a fresh process, where wordllama is not imported yet."""
+    """Run `code` in a new process, where wordllama is not imported yet, and return its output."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
@@ -35,7 +35,7 @@ def test_name_and_dimension(embedder: Embedder) -> None:
     assert (embedder.model, embedder.dimension) == ("wordllama-l2_supercat-256", 256)
 
 
-def test_one_normalised_vector_a_text(embedder: Embedder) -> None:
+def test_each_text_has_one_normalised_vector(embedder: Embedder) -> None:
     vectors = embedder.embed(["a", "two words", "\u4e2d\u6587", "\U0001f600", "\u0301", "x" * 5000])
     assert vectors.shape == (6, 256)
     assert vectors.dtype == np.float32
@@ -43,7 +43,7 @@ def test_one_normalised_vector_a_text(embedder: Embedder) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
 
 
-def test_no_texts(embedder: Embedder) -> None:
+def test_no_texts_give_no_vectors(embedder: Embedder) -> None:
     vectors = embedder.embed([])
     assert vectors.shape == (0, 256)
     assert vectors.dtype == np.float32
@@ -58,13 +58,13 @@ def test_no_texts(embedder: Embedder) -> None:
         ("doctor", "The nurse in the hospital treats the patient.", "The train leaves from platform nine."),
     ],
 )
-def test_near_texts_score_higher_than_far_ones(embedder: Embedder, query: str, near: str, far: str) -> None:
+def test_similar_texts_score_higher_than_others(embedder: Embedder, query: str, near: str, far: str) -> None:
     vectors = embedder.embed([query, near, far])
     near_score, far_score = vectors[1:] @ vectors[0]
     assert near_score > far_score + 0.1
 
 
-def test_a_vector_does_not_depend_on_its_neighbours_or_the_call(embedder: Embedder) -> None:
+def test_vector_does_not_depend_on_other_texts_or_calls(embedder: Embedder) -> None:
     texts = ["short", "a longer text " * 500, "x", "words " * 30_000, "last"]
     together = embedder.embed(texts)
     alone = np.concatenate([embedder.embed([text]) for text in texts])
@@ -72,14 +72,14 @@ def test_a_vector_does_not_depend_on_its_neighbours_or_the_call(embedder: Embedd
     np.testing.assert_array_equal(together, WordLlamaEmbedder().embed(texts))
 
 
-def test_vectors_are_those_of_the_library(embedder: Embedder) -> None:
+def test_vectors_equal_those_of_wordllama(embedder: Embedder) -> None:
     printed = run_python(
         "from pathlib import Path; import logging, wordllama\n"
         "model = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)\n"
         "print(model.embed(['The relay publishes.', 'x'], norm=True).tolist())"
     )
-    theirs = np.array([[float(number) for number in row.split(",")] for row in printed.strip("[]").split("], [")])
-    np.testing.assert_allclose(embedder.embed(["The relay publishes.", "x"]), theirs, atol=1e-6)
+    expected = np.array([[float(number) for number in row.split(",")] for row in printed.strip("[]").split("], [")])
+    np.testing.assert_allclose(embedder.embed(["The relay publishes.", "x"]), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_vectors_are_those_of_the_library(embedder: Embedder) -> None:
         ("ab\ud800", "text 2: lone surrogate at character 2"),
     ],
 )
-def test_a_text_without_a_vector_is_named(embedder: Embedder, text: str, reason: str) -> None:
+def test_text_without_vector_is_named(embedder: Embedder, text: str, reason: str) -> None:
     with pytest.raises(EmbedError) as caught:
         embedder.embed(["good", "good", text, "good"])
     assert (str(caught.value), caught.value.index) == (reason, 2)
     assert isinstance(caught.value, ProducerError)
 
 
-def test_memory_does_not_grow_with_the_length_of_a_text(embedder: Embedder) -> None:
-    texts = ["word " * 100_000, *["short"] * 100]  # padded to the longest, as the library does: 6 GB
+def test_memory_does_not_grow_with_text_length(embedder: Embedder) -> None:
+    texts = ["word " * 100_000, *["short"] * 100]  # 6 GB if padded to the longest, as wordllama does
     embedder.embed(["loaded"])
     tracemalloc.start()
     vectors = embedder.embed(texts)
@@ -108,7 +108,7 @@ def test_memory_does_not_grow_with_the_length_of_a_text(embedder: Embedder) -> N
     assert vectors[0] @ embedder.embed(["word " * 100])[0] > 0.99
 
 
-def test_many_threads_share_one_embedder() -> None:
+def test_embedder_is_thread_safe() -> None:
     shared = WordLlamaEmbedder()
     with ThreadPoolExecutor(4) as pool:
         first, *others = pool.map(shared.embed, [["the same text"]] * 8)
@@ -116,7 +116,7 @@ def test_many_threads_share_one_embedder() -> None:
         np.testing.assert_array_equal(first, other)
 
 
-def test_importing_wordllama_leaves_the_root_logger_alone() -> None:
+def test_importing_wordllama_keeps_root_logger_unchanged() -> None:
     printed = run_python(
         "import logging; from producer.processing.embed.wordllama import WordLlamaEmbedder\n"
         "WordLlamaEmbedder().embed(['text'])\n"
@@ -125,7 +125,7 @@ def test_importing_wordllama_leaves_the_root_logger_alone() -> None:
     assert printed == "[] True"
 
 
-def test_the_library_is_imported_by_the_first_embed_only() -> None:
+def test_first_embed_imports_wordllama() -> None:
     printed = run_python(
         "import sys; from producer.processing.embed.wordllama import WordLlamaEmbedder\n"
         "embedder = WordLlamaEmbedder(); print('wordllama' in sys.modules)"
@@ -133,7 +133,7 @@ def test_the_library_is_imported_by_the_first_embed_only() -> None:
     assert printed == "False"
 
 
-def test_never_uses_the_network_nor_makes_a_folder() -> None:
+def test_embedder_uses_no_network_and_creates_no_folder() -> None:
     printed = run_python(
         "import sys; from producer.processing.embed.wordllama import WordLlamaEmbedder\n"
         "used = ('socket.connect', 'socket.sendto', 'socket.getaddrinfo', 'socket.gethostbyname', 'os.mkdir')\n"
@@ -143,7 +143,7 @@ def test_never_uses_the_network_nor_makes_a_folder() -> None:
     assert printed == "(1, 256)"
 
 
-def test_a_missing_library_is_named() -> None:
+def test_missing_wordllama_is_named_in_error() -> None:
     printed = run_python(
         "import sys; from producer.processing.embed import port, wordllama\n"
         "sys.modules['wordllama'] = None\n"

@@ -1,4 +1,4 @@
-"""Files become clean text with title, types, hash and size; what cannot be read says why."""
+"""Files become clean text with title, types, hash and size; an error says why a file cannot be read."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ def write(folder: Path, name: str, raw: bytes) -> Path:
     return path
 
 
-def test_plain_text(tmp_path: Path) -> None:
+def test_plain_text_is_extracted(tmp_path: Path) -> None:
     assert extract(write(tmp_path, "note.txt", b"hello\n")) == Extracted(
         text="hello\n",
         source_type="text",
@@ -32,7 +32,7 @@ def test_plain_text(tmp_path: Path) -> None:
     )
 
 
-def test_markdown_is_titled_by_its_first_heading(tmp_path: Path) -> None:
+def test_markdown_title_is_its_first_heading(tmp_path: Path) -> None:
     found = extract(
         write(tmp_path, "readme.MD", b"intro\n\n```\n# a comment\n```\n##\n## Read *me* first ##\n# Later\n")
     )
@@ -56,23 +56,23 @@ def test_markdown_is_titled_by_its_first_heading(tmp_path: Path) -> None:
         ("plain", "file"),
     ],
 )
-def test_titles(tmp_path: Path, heading: str, title: str) -> None:
+def test_headings_become_plain_titles(tmp_path: Path, heading: str, title: str) -> None:
     assert extract(write(tmp_path, "file.md", heading.encode())).title == title
 
 
-def test_a_long_title_is_cut_between_words(tmp_path: Path) -> None:
+def test_long_title_is_cut_between_words(tmp_path: Path) -> None:
     words = extract(write(tmp_path, "a.md", b"# " + b"abcd " * 200)).title
     assert words == "abcd " * 101 + "abcd"  # 509 characters; the next word would make 514
     assert extract(write(tmp_path, "b.md", b"# " + b"x" * 600)).title == "x" * 512
     assert extract(write(tmp_path, "c.md", b"# " + b"x" * 512 + b" y")).title == "x" * 512
 
 
-def test_headings_of_plain_text_are_no_titles(tmp_path: Path) -> None:
+def test_plain_text_title_is_the_file_name(tmp_path: Path) -> None:
     assert extract(write(tmp_path, "shopping list.text", b"# milk\n")).title == "shopping list"
     assert extract(write(tmp_path, "index.rst", b"# milk\n")).content_type == "text/x-rst"
 
 
-def test_byte_order_mark_is_stripped_but_hashed(tmp_path: Path) -> None:
+def test_byte_order_mark_is_removed_but_hashed(tmp_path: Path) -> None:
     found = extract(write(tmp_path, "a.md", b"\xef\xbb\xbf# Title\n"))
     assert (found.text, found.title, found.size_bytes) == ("# Title\n", "Title", 11)
     assert found.sha256 != extract(write(tmp_path, "b.md", b"# Title\n")).sha256
@@ -105,7 +105,7 @@ def test_control_characters_are_removed(tmp_path: Path) -> None:
         (b"\x00", "NUL byte at offset 0: this looks like a binary file", 0),
     ],
 )
-def test_files_that_are_not_text(tmp_path: Path, raw: bytes, message: str, offset: int | None) -> None:
+def test_files_without_text_are_refused(tmp_path: Path, raw: bytes, message: str, offset: int | None) -> None:
     path = write(tmp_path, "a.txt", raw)
     with pytest.raises(ExtractError) as caught:
         extract(path)
@@ -114,7 +114,7 @@ def test_files_that_are_not_text(tmp_path: Path, raw: bytes, message: str, offse
     assert isinstance(caught.value, ProducerError)
 
 
-def test_files_above_the_limit_are_refused_unread(tmp_path: Path) -> None:
+def test_file_above_size_limit_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with path.open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)  # sparse
@@ -122,7 +122,7 @@ def test_files_above_the_limit_are_refused_unread(tmp_path: Path) -> None:
         extract(path)
 
 
-def test_the_limit_is_inclusive(tmp_path: Path) -> None:
+def test_size_limit_is_inclusive(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", b"12345")
     assert extract(path, max_bytes=5).text == "12345"
     with pytest.raises(ExtractError, match=r"too large: 5 bytes, the limit is 4$"):
@@ -130,50 +130,50 @@ def test_the_limit_is_inclusive(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
+def test_file_that_grows_during_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.symlink_to("/proc/cpuinfo")  # says that it has 0 bytes, and has more
+    path.symlink_to("/proc/cpuinfo")  # reports a size of 0 bytes, but has more
     with pytest.raises(ExtractError, match="grew past the limit of 10 bytes"):
         extract(path, max_bytes=10)
 
 
 @linux
-def test_a_failing_disk(tmp_path: Path) -> None:
+def test_disk_error_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.symlink_to("/proc/self/mem")  # its first page cannot be read
     with pytest.raises(ExtractError, match=r"a\.txt: cannot be read: Input/output error"):
         extract(path)
 
 
-def test_a_file_that_disappeared(tmp_path: Path) -> None:
+def test_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ExtractError, match=r"gone\.md: no such file"):
         extract(tmp_path / "gone.md")
 
 
-def test_a_folder_and_a_pipe(tmp_path: Path) -> None:
+def test_folder_and_pipe_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.md").mkdir()
     with pytest.raises(ExtractError, match=r"folder\.md: cannot be read: Is a directory"):
         extract(tmp_path / "folder.md")
-    os.mkfifo(tmp_path / "pipe.md")  # has no writer: must not wait for one
+    os.mkfifo(tmp_path / "pipe.md")  # opening it must not wait for a writer
     with pytest.raises(ExtractError, match=r"pipe\.md: not a regular file"):
         extract(tmp_path / "pipe.md")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything; run the tests as another user")
-def test_a_file_without_permission(tmp_path: Path) -> None:
+def test_file_without_permission_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", b"secret")
     path.chmod(0)
     with pytest.raises(ExtractError, match="cannot be read: Permission denied"):
         extract(path)
 
 
-def test_a_name_with_nul(tmp_path: Path) -> None:
+def test_file_name_with_nul_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExtractError, match="cannot be read: embedded null byte"):
         extract(tmp_path / "a\0.txt")
 
 
 @linux
-def test_names_of_any_bytes_make_titles_and_messages_that_can_be_stored(tmp_path: Path) -> None:
+def test_file_name_of_any_bytes_gives_printable_title_and_message(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9\n\x07.txt")
     path.write_bytes(b"x")
     assert extract(path).title == "caf\\udce9"
@@ -187,7 +187,7 @@ def test_names_of_any_bytes_make_titles_and_messages_that_can_be_stored(tmp_path
 
 
 @pytest.mark.parametrize("name", ["a.pdf", "a", ".md", "md", "a.md.gz"])
-def test_unsupported_types(tmp_path: Path, name: str) -> None:
+def test_unsupported_types_are_refused(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, name, b"text")
     assert not supported(path)
     with pytest.raises(ExtractError, match=r"unsupported file type '.*'; supported: \.log \.markdown \.md"):
@@ -195,5 +195,5 @@ def test_unsupported_types(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.text", "a.md", "a.b.Markdown", "a.rst", "a.log"])
-def test_supported_types_by_name_alone(name: str) -> None:
+def test_supported_types_are_known_by_suffix(name: str) -> None:
     assert supported(Path(name))

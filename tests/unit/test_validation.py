@@ -1,4 +1,4 @@
-"""Invariant 13 without a store: what the checks accept up to the last byte, and how they name what they refuse."""
+"""Invariant 13 without a store: values at their limits are accepted, and every refusal names its field."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -17,7 +17,7 @@ from tests.support.pipeline import MODEL, chunk, document
 pytestmark = pytest.mark.unit
 
 
-def checked(document: Document) -> list[bytes | None]:
+def check(document: Document) -> list[bytes | None]:
     return validate(document, MODEL, 8)
 
 
@@ -46,8 +46,8 @@ def checked(document: Document) -> list[bytes | None]:
         ("file", DocumentFile.from_bytes(b"x", "Makefile")),
     ],
 )
-def test_a_document_s_field_at_its_limit_is_accepted(field: str, value: object) -> None:
-    assert len(checked(replace(document("d", "one"), **{field: value}))) == 1  # type: ignore[arg-type]
+def test_document_field_at_its_limit_is_accepted(field: str, value: object) -> None:
+    assert len(check(replace(document("d", "one"), **{field: value}))) == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -76,28 +76,28 @@ def test_a_document_s_field_at_its_limit_is_accepted(field: str, value: object) 
         ("sparse", dict.fromkeys(range(4_096), 0.5)),
     ],
 )
-def test_a_chunk_s_field_at_its_limit_is_accepted(field: str, value: object) -> None:
+def test_chunk_field_at_its_limit_is_accepted(field: str, value: object) -> None:
     changed = replace(chunk("two"), **{field: value})  # type: ignore[arg-type]
-    assert len(checked(replace(document("d"), chunks=[chunk("one"), changed]))) == 2
+    assert len(check(replace(document("d"), chunks=[chunk("one"), changed]))) == 2
 
 
 @pytest.mark.parametrize(
     "vector",
     [GOOD, list(GOOD), np.array(GOOD), np.array(GOOD, "<f4"), np.array(GOOD, ">f4"), np.repeat(np.array(GOOD), 2)[::2]],
 )
-def test_a_vector_becomes_little_endian_float32(vector: Any) -> None:
-    [found] = checked(replace(document("d"), chunks=[Chunk(content="one", vector=vector)]))
+def test_vector_becomes_little_endian_float32(vector: Any) -> None:
+    [found] = check(replace(document("d"), chunks=[Chunk(content="one", vector=vector)]))
     assert found is not None
     assert found.hex() == "cdcccc3dcdcc4c3e9a99993ecdcccc3e0000003f9a99193f3333333fcdcc4c3f"
 
 
-def test_the_same_content_may_stand_at_several_places_or_at_none() -> None:
+def test_equal_content_is_accepted_at_different_places() -> None:
     chunks = [chunk("same", start_char=0), chunk("same", start_char=4), chunk("same"), chunk("same")]
     table = [chunk("same", start_char=0, vector_level="row"), chunk("same", start_char=0, associate_id="a")]
-    assert len(checked(replace(document("d"), chunks=[*chunks, *table]))) == 6
+    assert len(check(replace(document("d"), chunks=[*chunks, *table]))) == 6
 
 
-def test_every_problem_of_a_document_is_named() -> None:
+def test_every_problem_of_document_is_named() -> None:
     bad = Document(
         doc_id="../x",
         title="",
@@ -111,7 +111,7 @@ def test_every_problem_of_a_document_is_named() -> None:
     )
 
     with pytest.raises(InvalidDocument) as refused:
-        checked(bad)
+        check(bad)
 
     assert [problem.field for problem in refused.value.problems] == [
         "doc_id",
@@ -166,18 +166,18 @@ FITS = {("page_count", "number"), ("start_char", "number")}
 
 
 @pytest.mark.parametrize("value", ODD_VALUES.values(), ids=ODD_VALUES)
-def test_a_value_of_any_wrong_type_is_refused_by_name(value: Callable[[], Any]) -> None:
-    name = next(name for name, some in ODD_VALUES.items() if some is value)
+def test_value_of_wrong_type_is_refused_by_field_name(value: Callable[[], Any]) -> None:
+    name = next(name for name, build in ODD_VALUES.items() if build is value)
     for field in (field.name for field in fields(Document)):
         if (field, name) not in FITS:
             with pytest.raises(InvalidDocument) as refused:
-                checked(replace(document("d", "one"), **{field: value()}))
+                check(replace(document("d", "one"), **{field: value()}))
             assert {problem.field.split("[")[0] for problem in refused.value.problems} == {field}
     for field in (field.name for field in fields(Chunk)):
         if (field, name) not in FITS:
             wrong = replace(chunk("two", start_char=0, associate_id="a"), **{field: value()})
             with pytest.raises(InvalidDocument) as refused:
-                checked(replace(document("d"), chunks=[chunk("one"), wrong]))
+                check(replace(document("d"), chunks=[chunk("one"), wrong]))
             assert {problem.field for problem in refused.value.problems} == {f"chunks[1].{field}"}
 
 
@@ -193,13 +193,13 @@ def test_a_value_of_any_wrong_type_is_refused_by_name(value: Callable[[], Any]) 
         ("文" * 21_845 + "x", "must be at most 65535 bytes of UTF-8, has 65536"),
     ],
 )
-@pytest.mark.parametrize("position", [0, 1])  # the first is looked at more closely than one with its labels
-def test_a_content_is_refused_wherever_it_stands(position: int, content: str, words: str) -> None:
+@pytest.mark.parametrize("position", [0, 1])  # a chunk with the labels of a valid chunk takes a faster path
+def test_bad_content_is_refused_at_any_position(position: int, content: str, words: str) -> None:
     chunks = [chunk("one"), chunk("two"), chunk("three")]
     chunks[position] = replace(chunks[position], content=content)
 
     with pytest.raises(InvalidDocument) as refused:
-        checked(replace(document("d"), chunks=chunks))
+        check(replace(document("d"), chunks=chunks))
 
     assert str(refused.value) == f"document 'd': chunks[{position}].content {words}"
 
@@ -212,18 +212,18 @@ JSON = st.recursive(
 
 
 @given(data=st.data())
-def test_whatever_json_holds_is_accepted_or_refused_as_a_document(data: st.DataObject) -> None:
+def test_any_json_value_is_accepted_or_refused(data: st.DataObject) -> None:
     def odd(cls: type) -> dict[str, Any]:
         return data.draw(st.dictionaries(st.sampled_from([field.name for field in fields(cls)]), JSON, max_size=3))
 
     chunks = [replace(chunk(content), **odd(Chunk)) for content in ("one", "two")]
     given = replace(document("d"), **{"chunks": chunks, **odd(Document)})
     try:
-        vectors, refused = checked(given), None
+        vectors, refused = check(given), None
     except InvalidDocument as error:
         vectors, refused = [], error
     if refused is None:
         assert len(vectors) == len(given.chunks)
     else:
         assert refused.problems
-        assert str(refused).encode()  # even what is no Unicode can be printed
+        assert str(refused).encode()  # even invalid Unicode can be printed
