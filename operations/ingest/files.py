@@ -20,7 +20,7 @@ from producer.processing.chunk.markdown_headings import MarkdownHeadings
 from producer.processing.chunk.port import ChunkStrategy
 from producer.processing.chunk.size_overlap import SizeOverlap
 from producer.processing.embed.port import EmbedError
-from producer.processing.extract import Extracted, extract, supported
+from producer.processing.extract import Extracted, extract, is_supported
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.tables import documents
@@ -72,7 +72,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], int]:
             for file in path.rglob("*"):
                 if not file.is_file() or any(part.startswith(".") for part in file.relative_to(path).parts):
                     continue
-                if supported(file):
+                if is_supported(file):
                     found.add(file.resolve())
                 else:
                     unsupported += 1

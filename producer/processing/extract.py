@@ -64,7 +64,7 @@ class Reader:
     title: Callable[[str], str | None]
 
 
-def supported(path: Path) -> bool:
+def is_supported(path: Path) -> bool:
     """Whether `extract` has a reader for the suffix of this file name."""
     return path.suffix.lower() in READERS
 

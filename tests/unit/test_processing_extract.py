@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from producer.errors import ProducerError
-from producer.processing.extract import MAX_FILE_BYTES, Extracted, ExtractError, extract, supported
+from producer.processing.extract import MAX_FILE_BYTES, Extracted, ExtractError, extract, is_supported
 
 pytestmark = pytest.mark.unit
 
@@ -189,11 +189,11 @@ def test_file_name_of_any_bytes_gives_printable_title_and_message(tmp_path: Path
 @pytest.mark.parametrize("name", ["a.pdf", "a", ".md", "md", "a.md.gz"])
 def test_unsupported_types_are_refused(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, name, b"text")
-    assert not supported(path)
+    assert not is_supported(path)
     with pytest.raises(ExtractError, match=r"unsupported file type '.*'; supported: \.log \.markdown \.md"):
         extract(path)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.text", "a.md", "a.b.Markdown", "a.rst", "a.log"])
 def test_supported_types_are_known_by_suffix(name: str) -> None:
-    assert supported(Path(name))
+    assert is_supported(Path(name))

@@ -23,12 +23,12 @@ def find(text: str) -> list[Section]:
     path: list[headings.Heading] = []
     start = body = 0
     for heading in headings.find(text):
-        found.append(_trimmed(text, start, heading.start, path, body))
+        found.append(_section(text, start, heading.start, path, body))
         while path and path[-1].level >= heading.level:
             path.pop()
         path.append(heading)
         start, body = heading.start, heading.end
-    found.append(_trimmed(text, start, len(text), path, body))
+    found.append(_section(text, start, len(text), path, body))
     return [section for section in found if section]
 
 
@@ -73,7 +73,7 @@ class HeadingIndex:
         return shared
 
 
-def _trimmed(text: str, start: int, end: int, path: Sequence[headings.Heading], body: int) -> Section | None:
+def _section(text: str, start: int, end: int, path: Sequence[headings.Heading], body: int) -> Section | None:
     """The section without white space at its ends, None if it is blank; its text after the heading starts at `body`."""
     span = boundaries.trim(text, start, end)
     if span is None:
