@@ -14,7 +14,7 @@ DEV     := $(VENV)/.dev-installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick
+.PHONY: help demo test lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick settings
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ constraints: ## pin the newest versions anew (on Python 3.11, the oldest support
 	if grep -n ' @ \|://' "$$work/pins"; then echo "a pin names a place, not a version" >&2; exit 1; fi; \
 	cp "$$work/pins" constraints.txt; \
 	grep -c == constraints.txt | sed 's/$$/ versions pinned in constraints.txt/'
+
+settings: $(RUNTIME) ## write docs/settings.md from the settings class
+	$(BIN)/python -m operations.settings_page > docs/settings.md
 
 clean: ## remove the virtual environment, caches and build output
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov dist

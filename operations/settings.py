@@ -1,4 +1,4 @@
-"""Settings, read once a process from RAG_OUTBOX_… variables or `.env`. Nothing set means the embedded profile."""
+"""Settings of a process, read once from RAG_OUTBOX_… variables or `.env`. Without any, the embedded profile runs."""
 
 import difflib
 import os
@@ -16,44 +16,86 @@ from schema.object_store import layout
 
 PREFIX = "RAG_OUTBOX_"
 _BUCKET = re.compile(r"(?=.{3,63}$)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)*")
-_OPEN_PREFIXES = tuple(f"{PREFIX}{name}_" for name in ("KAFKA", "SERVERS", "TEST"))  # librdkafka's, and not ours
+_OPEN_PREFIXES = tuple(f"{PREFIX}{name}_" for name in ("KAFKA", "SERVERS", "TEST"))  # any name may follow these
 
 
 class SettingsError(Exception):
-    """Raised when a setting is unknown or has a value that cannot be used; the message names the variable."""
+    """Raised when a setting is unknown or its value is invalid; the message names the variable."""
 
 
 class Settings(BaseSettings):
-    """Every setting with its unit and default."""
+    """Every setting with its unit and default; `docs/settings.md` is made from it."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
 
-    data_dir: Path = Field(default=Path("rag-outbox-data"), description="folder of the embedded stores")
-    namespace: str = Field(
-        default="rag", description="first part of the names of topics and groups", pattern="^[A-Za-z0-9_-]{1,64}$"
+    data_dir: Path = Field(
+        default=Path("rag-outbox-data"),
+        description="Where the embedded stores keep their files.",
+        json_schema_extra={"unit": "folder"},
     )
     database_url: SecretStr | None = Field(
-        default=None, description="SQLAlchemy URL; default: SQLite in the data folder"
+        default=None,
+        description="The metadata database: MySQL 8.0 or later, or SQLite.",
+        json_schema_extra={"unit": "SQLAlchemy URL", "unset": "SQLite in the data folder"},
     )
-    kafka_bootstrap_servers: str | None = Field(default=None, description="host:port,…; default: no Kafka, embedded")
+    kafka_bootstrap_servers: str | None = Field(
+        default=None,
+        description="The Kafka cluster. Setting it selects the services profile.",
+        json_schema_extra={"unit": "host:port,…", "unset": "no Kafka: the embedded profile"},
+    )
+    namespace: str = Field(
+        default="rag",
+        description="First part of the names of topics and consumer groups, for systems that share a Kafka cluster.",
+        pattern="^[A-Za-z0-9_-]{1,64}$",
+        json_schema_extra={"unit": "1 to 64 letters, digits, `-` and `_`"},
+    )
     milvus_uri: str | None = Field(
-        default=None, description="http(s)://host:port; default: Milvus Lite in the data folder"
+        default=None,
+        description="The Milvus server.",
+        json_schema_extra={"unit": "http(s)://host:port", "unset": "Milvus Lite in the data folder"},
     )
-    milvus_token: SecretStr | None = Field(default=None, description="user:password or API key")
+    milvus_token: SecretStr | None = Field(
+        default=None,
+        description="Credentials for the Milvus server.",
+        json_schema_extra={"unit": "user:password, or an API key", "unset": "no credentials"},
+    )
     object_store: str | None = Field(
-        default=None, description="file:///path or http(s)://host:port; default: the data folder"
+        default=None,
+        description="A server that speaks S3, or a folder that holds buckets.",
+        json_schema_extra={"unit": "http(s)://host:port or file:///path", "unset": "`objects` in the data folder"},
     )
-    object_store_access_key: str | None = None
-    object_store_secret_key: SecretStr | None = None
-    object_store_bucket: str = layout.BUCKET
+    object_store_access_key: str | None = Field(
+        default=None,
+        description="Access key for the S3 server, which needs one.",
+        json_schema_extra={"unit": "text", "unset": "none"},
+    )
+    object_store_secret_key: SecretStr | None = Field(
+        default=None,
+        description="Secret key for the S3 server, which needs one.",
+        json_schema_extra={"unit": "text", "unset": "none"},
+    )
+    object_store_bucket: str = Field(
+        default=layout.BUCKET,
+        description="The bucket of this system.",
+        json_schema_extra={"unit": "3 to 63 lower-case letters, digits, `.` and `-`"},
+    )
     embedding_model: str = Field(
-        default="wordllama-l2_supercat-256", description="where the vectors come from", max_length=128
+        default="wordllama-l2_supercat-256",
+        description="The model that all vectors come from. `init` stores it, and it cannot change afterwards.",
+        max_length=128,
+        json_schema_extra={"unit": "at most 128 characters"},
     )
-    vector_dimension: int = Field(default=256, ge=1, le=limits.VECTOR_DIMENSION, description="numbers in a vector")
+    vector_dimension: int = Field(
+        default=256,
+        ge=1,
+        le=limits.VECTOR_DIMENSION,
+        description="Length of a vector of that model. `init` stores it, and it cannot change afterwards.",
+        json_schema_extra={"unit": f"numbers, 1 to {limits.VECTOR_DIMENSION:,}"},
+    )
 
     @property
     def kafka(self) -> dict[str, str] | None:
-        """librdkafka's properties: the servers, and every RAG_OUTBOX_KAFKA_<PROPERTY>, dots as underscores."""
+        """librdkafka's properties: the servers and every RAG_OUTBOX_KAFKA_<PROPERTY>, with underscores for dots."""
         if self.kafka_bootstrap_servers is None:
             return None
         given = {**dotenv_values(".env"), **os.environ}
@@ -97,7 +139,7 @@ def load() -> Settings:
             near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, 1)
             hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
             raise SettingsError(f"unknown setting {name}{hint}")
-        if not value:  # a variable that somebody forgot to fill must not mean the embedded profile
+        if not value:  # an empty variable is a mistake, and must not select the embedded profile
             raise SettingsError(f"{name} is empty: give it a value, or unset it")
     try:
         settings = Settings()

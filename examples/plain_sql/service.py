@@ -90,7 +90,8 @@ def in_transaction(connection: "pymysql.Connection[Any]", work: Callable[[], Non
     """Run the whole transaction again after a deadlock or a lock wait; undo it after any other error."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return work()
+            work()
+            return
         except pymysql.MySQLError as error:
             connection.rollback()
             if error.args[0] not in {LOCK_WAIT_TIMEOUT, DEADLOCK} or attempt == ATTEMPTS:

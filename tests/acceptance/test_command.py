@@ -194,8 +194,8 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
             (
                 "object_store_bucket",
                 name,
-                "RAG_OUTBOX_OBJECT_STORE_BUCKET: must be 3 to 63 lower-case letters, digits, dots and hyphens, begin "
-                "and end with a letter or digit, as must what stands between two dots, and be no IP address",
+                "RAG_OUTBOX_OBJECT_STORE_BUCKET: must be 3 to 63 lower-case letters, digits, dots and hyphens; each "
+                "part between dots must begin and end with a letter or digit; an IP address is not allowed",
             )
             for name in ("w1", "Documents", "../documents", "10.0.0.1")
         ),

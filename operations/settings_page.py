@@ -1,0 +1,59 @@
+"""docs/settings.md, made from the settings class: `python -m operations.settings_page > docs/settings.md`."""
+
+import sys
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from operations.settings import PREFIX, Settings
+
+_HEAD = """\
+# Settings
+
+<!-- Made by `make settings` from operations/settings.py. Change that file, not this one. -->
+
+Every process reads its settings once, when it starts: from environment variables, then from a file `.env` in the
+current folder. A variable wins over the file. A setting that this page does not name, or an empty value, is an error:
+the command names it and ends with status 2.
+
+Without any setting the embedded profile runs. Which process needs which setting:
+[operations.md](operations.md#what-each-process-needs).
+
+| variable | meaning | value | default |
+|---|---|---|---|
+"""
+_TAIL = """\
+
+A value that is marked *secret* appears in no log line and no error message.
+
+## Kafka client
+
+Every variable `RAG_OUTBOX_KAFKA_<PROPERTY>` sets a property of librdkafka, with underscores for dots:
+`RAG_OUTBOX_KAFKA_SECURITY_PROTOCOL=SASL_SSL` sets `security.protocol`. The properties that the guarantees depend on
+(`enable.idempotence`, `acks`, `isolation.level`, `enable.auto.commit`, the assignment strategy, group and transaction
+names) cannot be changed.
+
+## Only for development
+
+`RAG_OUTBOX_SERVERS_CACHE` is the folder where `make servers` keeps the programs that it fetched.
+`RAG_OUTBOX_TEST_SERVERS` is the path of an environment file, as `make servers` writes it: the tests then use those
+servers and start none.
+"""
+
+
+def page() -> str:
+    """The page in Markdown."""
+    rows = [_row(name, field) for name, field in Settings.model_fields.items()]
+    return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows) + _TAIL
+
+
+def _row(name: str, field: FieldInfo) -> tuple[str, str, str, str]:
+    extra: Any = field.json_schema_extra
+    secret = " *Secret.*" if SecretStr in (field.annotation, *getattr(field.annotation, "__args__", ())) else ""
+    default = extra["unset"] if field.default is None else f"`{field.default}`"
+    return f"`{PREFIX}{name.upper()}`", f"{field.description}{secret}", extra["unit"], default
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
