@@ -165,6 +165,6 @@ def _check(settings: Settings) -> None:
             )
     if _BUCKET.fullmatch(settings.object_store_bucket) is None:
         raise SettingsError(
-            f"{PREFIX}OBJECT_STORE_BUCKET: must be 3 to 63 lower-case letters, digits, dots and hyphens, begin and end "
-            "with a letter or digit, as must what stands between two dots, and be no IP address"
+            f"{PREFIX}OBJECT_STORE_BUCKET: must be 3 to 63 lower-case letters, digits, dots and hyphens; each part "
+            "between dots must begin and end with a letter or digit; an IP address is not allowed"
         )
