@@ -1,0 +1,64 @@
+"""What the documentation names exists: files, headings, settings."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from operations.settings import PREFIX, Settings
+from tests.support.servers import ROOT
+
+pytestmark = pytest.mark.unit
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+FOLDERS = [path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+README_LINES = 120
+
+
+def named_paths(page: Path) -> Iterator[str]:
+    """Paths in backticks that start with one of our folders; a command or a pattern is none."""
+    for quoted in re.findall(r"`([^`\s*<>{}…]+)`", page.read_text()):
+        if "/" in quoted and quoted.partition("/")[0] in FOLDERS:
+            yield quoted
+
+
+def links(page: Path) -> Iterator[str]:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" not in target:
+            yield target
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    assert [path for path in named_paths(page) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_setting_that_a_page_names_exists(page: Path) -> None:
+    known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
+    free = tuple(f"{PREFIX}{prefix}_" for prefix in ("KAFKA", "SERVERS", "TEST"))
+    named = re.findall(rf"\b{PREFIX}[A-Z_]+[A-Z]\b", page.read_text())
+    assert [variable for variable in named if variable not in known and not variable.startswith(free)] == []
+
+
+def test_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
