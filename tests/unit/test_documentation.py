@@ -1,4 +1,4 @@
-"""What the documentation names exists: files, headings, settings."""
+"""What the documentation names exists: files, headings, settings, tests."""
 
 import re
 from collections.abc import Iterator
@@ -62,3 +62,10 @@ def test_every_setting_that_a_page_names_exists(page: Path) -> None:
 
 def test_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+
+
+def test_every_guarantee_of_the_readme_has_a_test() -> None:
+    promised = re.findall(r"`(test_invariant_\d+_)\*`", (ROOT / "README.md").read_text())
+    assert promised == [f"test_invariant_{number}_" for number in range(1, 14)]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [prefix for prefix in promised if f"def {prefix}" not in tests] == []
