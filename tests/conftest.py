@@ -1,4 +1,7 @@
-"""Fixtures: every test has its own database file, folder and Milvus database; a worker shares one Milvus Lite."""
+"""Fixtures of the embedded profile: each test has its own SQLite file, folder and Milvus database.
+
+The tests of one worker share one Milvus Lite process.
+"""
 
 import logging
 import os
@@ -23,21 +26,23 @@ from tests.support import servers
 from tests.support.pipeline import DIMENSION, MODEL, Pipeline, set_model
 from tests.support.servers import MilvusServer
 
+pytest_plugins = ["pytester", "tests.support.markers", "tests.support.server_fixtures"]
+
 _MEMORY = Path("/dev/shm")
-_ROOM_BYTES = 12_000_000_000  # twice of what a whole run takes
+_MIN_FREE_BYTES = 12_000_000_000  # twice what a whole run needs
 
 
 def pytest_configure() -> None:
-    """Files lie in memory where it has room: a killed process finds what it wrote there as well as on a disk."""
+    """Keep temporary files in memory if it has room: like a disk, it survives a killed process."""
     if "TMPDIR" not in os.environ and _MEMORY.is_dir():
         meminfo = Path("/proc/meminfo").read_text().split()
         available = 1024 * int(meminfo[meminfo.index("MemAvailable:") + 1])
-        if min(available, shutil.disk_usage(_MEMORY).free) > _ROOM_BYTES:
-            os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)  # for the workers and all processes too
+        if min(available, shutil.disk_usage(_MEMORY).free) > _MIN_FREE_BYTES:
+            os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)  # the workers and all processes inherit it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow modules come first, each at the beginning of another worker's share, so that the end waits for none."""
+    """Run slow modules first, spread over the workers, so that none of them starts near the end of the run."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow: dict[object, list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -54,9 +59,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The controller ends the servers that its workers shared."""
+    """In the controller, stop the servers that its workers shared."""
     if not hasattr(session.config, "workerinput"):
-        servers.stop(session.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]  # it has no other name
+        servers.stop(session.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]  # there is no public name
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +77,7 @@ def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def milvus(milvus_uri: str) -> Iterator[MilvusClient]:
-    """A client of a Milvus database of its own."""
+    """A client of the test's own Milvus database."""
     server = MilvusServer(milvus_uri)
     with server.database() as name, server.client(name) as client:
         yield client
@@ -80,7 +85,7 @@ def milvus(milvus_uri: str) -> Iterator[MilvusClient]:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with all tables and an embedding model, to copy."""
+    """A SQLite file with all tables and an embedding model, for tests to copy."""
     path = tmp_path_factory.mktemp("empty") / "metadata.db"
     engine = connect(f"sqlite:///{path}")
     metadata.create_all(engine)
@@ -106,7 +111,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def pipeline(engine: Engine, store: DirectoryStore, milvus: MilvusClient) -> Iterator[Pipeline]:
-    """The whole embedded pipeline, its sinks ready."""
+    """The embedded pipeline; its sinks are ready."""
     milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
     milvus_sink.ensure()
     minio_sink.ensure()

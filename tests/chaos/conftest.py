@@ -1,4 +1,4 @@
-"""The servers of the integration tests, and a system on them."""
+"""A system on real servers, initialised by the command."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from tests.integration.conftest import milvus_server, minio_server, mysql, names, servers, shared
 from tests.support.commands import Folder
 from tests.support.corpus import DIMENSION
 from tests.support.servers import MilvusServer, MinioServer, Servers, empty_database
 from tests.support.stores import Stores
-
-__all__ = ["milvus_server", "minio_server", "mysql", "names", "servers", "shared"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class System:
 
 @contextmanager
 def initialised(path: Path, servers: Servers, milvus: MilvusServer, minio: MinioServer) -> Iterator[System]:
-    """A system by `rag-outbox init`: its own database, topics, Milvus database and bucket."""
+    """Run `rag-outbox init` on a new database, topics, Milvus database and bucket."""
     with (
         empty_database(make_url(servers.mysql_url)) as engine,
         milvus.database() as collections,

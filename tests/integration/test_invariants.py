@@ -22,6 +22,8 @@ from schema.failures import Retryable
 from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import DIMENSION, Pipeline, document, vector
 
+pytestmark = pytest.mark.integration
+
 
 def applier(pipeline: Pipeline, sink: str) -> Applier:
     return next(applier for applier in pipeline.appliers() if applier.name == sink)

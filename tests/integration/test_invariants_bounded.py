@@ -14,6 +14,8 @@ from schema.failures import DeadLetter, TooManyDeadLetters
 from tests.contracts.milvus_collection import ids_of, requests
 from tests.support.pipeline import Pipeline, document, vector
 
+pytestmark = pytest.mark.integration
+
 MIB = 1024 * 1024
 
 

@@ -23,6 +23,8 @@ from schema.failures import Retryable
 from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import Pipeline, document
 
+pytestmark = pytest.mark.integration
+
 DEAD = "SELECT stage, aggregate_id, aggregate_version, error FROM outbox_dead_letters ORDER BY aggregate_id, stage"
 INSERT = (
     "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload)"

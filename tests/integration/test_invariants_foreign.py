@@ -12,6 +12,8 @@ import pytest
 from producer import DocumentFile, VectorRequired
 from tests.support.pipeline import Pipeline, chunk, document, vector
 
+pytestmark = pytest.mark.integration
+
 LARGE = b"0123456789abcdef" * 4_097  # 64 KiB and 16 bytes
 DEAD = "SELECT stage, error FROM outbox_dead_letters"
 

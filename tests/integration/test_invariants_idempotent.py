@@ -31,6 +31,8 @@ from schema.object_store.directory import DirectoryStore
 from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, set_model, vector
 
+pytestmark = pytest.mark.integration
+
 
 @dataclass(frozen=True)
 class Write:

@@ -1,4 +1,7 @@
-"""Servers that the integration tests share; each test has its own databases, topics, groups and bucket."""
+"""Fixtures of real servers, a plugin of the root conftest.
+
+All workers share the servers; each test has its own databases, topics, groups and bucket.
+"""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from tests.support.servers import MilvusServer, MinioServer, Servers
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With several workers the folder is theirs together; the session's end stops what runs there."""
+    """A folder that all workers share; the end of the session stops the servers in it."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -46,7 +49,7 @@ def mysql(servers: Servers) -> Iterator[Engine]:
 
 @pytest.fixture
 def names(servers: Servers) -> Names:
-    """Names of topics and groups of its own; the topics exist."""
+    """The test's own topics and groups; the topics exist."""
     made = servers.names()
     kafka.create_topics(servers, made)
     return made
@@ -54,8 +57,8 @@ def names(servers: Servers) -> Names:
 
 @pytest.fixture
 def replica(shared: Path) -> Iterator[Replica]:
-    """A new database on a primary, and the replica that has it, stopped; one test at a time has the replica."""
-    with FileLock(shared / "replica.lock"):  # also while it is started: whoever starts it waits until it follows
+    """A new database on a primary, with a stopped replica of it; one test at a time uses the replica."""
+    with FileLock(shared / "replica.lock"):  # starting the servers needs the lock too
         primary_url, replica_url = real.replicated(shared)
         with real.database(primary_url) as primary, Replica.stopped(primary, replica_url) as stopped:
             yield stopped

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.unit
+
 PACKAGES = ["schema", "producer", "relays", "consumers", "retrieval", "operations"]
 ROOT = Path(__file__).parents[2]
 

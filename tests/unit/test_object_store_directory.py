@@ -13,6 +13,8 @@ import pytest
 from schema.object_store.directory import DirectoryStore
 from tests.contracts.object_store import MIB, ObjectStoreContract, put
 
+pytestmark = pytest.mark.unit
+
 
 def files(store: DirectoryStore) -> set[str]:
     """Everything on disk, hidden files included."""

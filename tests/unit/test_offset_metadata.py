@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from relays import offset_metadata
 
+pytestmark = pytest.mark.unit
+
 ROWS = st.lists(st.tuples(st.integers(1, 2**60), st.integers(0, 2**32 - 1)), unique_by=lambda row: row[0]).map(sorted)
 
 

@@ -7,6 +7,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from relays.publisher import answered
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_call_that_never_returns_is_given_up_with_its_producer() -> None:
     never = threading.Event()

@@ -15,6 +15,8 @@ from schema.events.events import (
     MalformedEvent,
 )
 
+pytestmark = pytest.mark.unit
+
 # Vectors are base64 of little-endian float32: [1.0, -2.5] is 00 00 80 3f  00 00 20 c0.
 # Sparse weights are pairs of uint32 and float32: {5: 0.5} is 05 00 00 00  00 00 00 3f.
 UPSERTED_JSON = """

@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from schema.events import json_schema
+
+pytestmark = pytest.mark.unit
 
 FOLDER = Path(__file__).parents[2] / "schema" / "events" / "json_schemas"
 

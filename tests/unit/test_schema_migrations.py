@@ -18,6 +18,8 @@ from schema.database import migrate, revision
 from schema.database.connection import connect
 from schema.database.tables import metadata
 
+pytestmark = pytest.mark.unit
+
 ROOT = Path(__file__).parents[2]
 MIGRATIONS = ROOT / "schema" / "database" / "migrations"
 TABLES = {

@@ -16,6 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from schema.database.connection import connect
 from schema.database.tables import documents, metadata
 
+pytestmark = pytest.mark.unit
+
 HASH = "8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8"
 
 VALID: dict[str, dict[str, Any]] = {  # a good row of each table, with no more than it must have
