@@ -1,73 +1,49 @@
-"""The `rag-outbox` command: arguments, help and exit status; the work is done elsewhere.
+"""The console script: run a command, and end Ctrl-C, a closed pipe and every error without a traceback.
 
-Exit status: 0 done, 1 failed, 2 wrong usage or settings.
+It imports everything else inside `main`, so that Ctrl-C during those imports ends in one line, too.
+Exit status: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted.
 """
 
-import json
-import logging
+import signal
 import sys
-from importlib.metadata import version
-from typing import Annotated
-
-import typer
-
-from operations import errors
-from operations.cli import consume, delete, demo, ingest, init, relay, run, search, status, write
-from operations.settings import SettingsError
-
-app = typer.Typer(
-    name="rag-outbox",
-    help="Write documents once; Milvus and the object store follow.\n\n"
-    "Nothing configured, everything lies in one folder: SQLite, Milvus Lite and a directory of objects. "
-    "Start with `rag-outbox demo`, or with `rag-outbox init`.",
-    epilog="Settings come from RAG_OUTBOX_… variables or .env; see the README.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-_MESSAGE_CHARACTERS = 2_000  # an error may quote what somebody sent
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(version("rag-outbox"))
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
-    ] = False,
-) -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a warning for every retry of a request
-
-
-for _module in (init, write, ingest, delete, search, status, run, relay, consume, demo):
-    app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
+class Interrupted(BaseException):
+    """Raised by the first Ctrl-C. Not a KeyboardInterrupt, since typer ends the process on that one by itself."""
 
 
 def main() -> None:
-    """Run the command; every error is one line on stderr, and a bug's traceback is in the file that the line names."""
+    """Run the command that the arguments name, and end the process."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a background job of a script
+        signal.signal(signal.SIGINT, _interrupt)
     try:
-        typer.main.get_command(app)(prog_name="rag-outbox")  # app() itself writes into errors; some are frozen
-    except SettingsError as error:
-        _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except Exception as error:  # noqa: BLE001  # nobody is above; report() keeps the traceback
-        _fail(errors.message(error) or errors.report(error), 1)
+        from operations.cli import app
+
+        status = app.run()
+    except Interrupted:
+        if "--json" in sys.argv:
+            sys.stdout.write('{"error": "interrupted"}\n')
+        sys.stderr.write("rag-outbox: interrupted\n")
+        status = 130
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the interpreter would print an exception during its shutdown
+    sys.exit(_flush(status))
 
 
-def _fail(message: str, status: int) -> None:
-    if len(message) > _MESSAGE_CHARACTERS:
-        message = f"{message[:_MESSAGE_CHARACTERS]} …"
-    if "--json" in sys.argv:
-        sys.stdout.write(json.dumps({"error": message}) + "\n")
-    sys.stderr.write(f"rag-outbox: {message}\n")
-    sys.exit(status)
+def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second Ctrl-C ends the process at once
+    raise Interrupted
+
+
+def _flush(status: int) -> int:
+    """Write what stdout still holds. Returns the exit status, which is 1 if the reader has closed the pipe."""
+    import os
+
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again
+        return 1
+    return status
 
 
 if __name__ == "__main__":

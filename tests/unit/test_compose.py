@@ -15,7 +15,7 @@ from compose.native import kafka as native_kafka
 from compose.native import mysql as native_mysql
 from compose.native import versions
 from operations import settings
-from operations.cli.main import app
+from operations.cli.app import app
 from operations.settings import PREFIX, Settings
 
 pytestmark = pytest.mark.unit

@@ -43,21 +43,21 @@ def test_result_is_returned_after_transient_errors() -> None:
 
 def test_error_that_is_not_transient_is_raised_at_once() -> None:
     work = Work(Permanent("bad event"))
-    with pytest.raises(Permanent, match="^bad event$"):
+    with pytest.raises(Permanent, match=r"^bad event$"):
         call_with_retry(work, backoff=NO_WAIT)
     assert work.calls == 1
 
 
 def test_last_error_is_raised_after_the_given_attempts() -> None:
     work = Work(*(Retryable(f"number {number}") for number in range(1, 6)))
-    with pytest.raises(Retryable, match="^number 3$"):
+    with pytest.raises(Retryable, match=r"^number 3$"):
         call_with_retry(work, backoff=NO_WAIT, attempts=3)
     assert work.calls == 3
 
 
 def test_error_is_raised_once_the_seconds_are_over() -> None:
     work = Work(Retryable("down"))
-    with pytest.raises(Retryable, match="^down$"):
+    with pytest.raises(Retryable, match=r"^down$"):
         call_with_retry(work, backoff=NO_WAIT, attempts=100, seconds=0.0)
     assert work.calls == 1
 
@@ -69,7 +69,7 @@ def test_error_is_raised_once_stop_is_set() -> None:
         stop.set()
         raise Retryable("down")
 
-    with pytest.raises(Retryable, match="^down$"):
+    with pytest.raises(Retryable, match=r"^down$"):
         call_with_retry(work, backoff=NO_WAIT, stop=stop)
 
 
@@ -78,7 +78,7 @@ def test_stop_ends_a_wait_in_progress() -> None:
     work = Work(Retryable("one"), Retryable("two"))
     an_hour = Backoff(3_600.0, 3_600.0)
 
-    with pytest.raises(Retryable, match="^two$"):
+    with pytest.raises(Retryable, match=r"^two$"):
         call_with_retry(work, backoff=an_hour, stop=stop, report=lambda _error, _seconds: stop.set())
     assert work.calls == 2
 
@@ -86,7 +86,7 @@ def test_stop_ends_a_wait_in_progress() -> None:
 def test_report_gets_each_error_that_is_retried() -> None:
     errors = [Retryable("one"), Retryable("two"), Retryable("three")]
     reported: list[tuple[BaseException, float]] = []
-    with pytest.raises(Retryable, match="^three$"):
+    with pytest.raises(Retryable, match=r"^three$"):
         call_with_retry(
             Work(*errors),
             backoff=NO_WAIT,

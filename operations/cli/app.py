@@ -1,0 +1,71 @@
+"""The `rag-outbox` command: arguments, help and exit status; the work is done elsewhere.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or settings.
+"""
+
+import json
+import logging
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from operations import errors
+from operations.cli import consume, delete, demo, ingest, init, relay, run, search, status, write
+from operations.settings import SettingsError
+
+app = typer.Typer(
+    name="rag-outbox",
+    help="Write documents once; Milvus and the object store follow.\n\n"
+    "Nothing configured, everything lies in one folder: SQLite, Milvus Lite and a directory of objects. "
+    "Start with `rag-outbox demo`, or with `rag-outbox init`.",
+    epilog="Settings come from RAG_OUTBOX_… variables or .env; see the README.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_MESSAGE_CHARACTERS = 2_000  # an error may quote what somebody sent
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("rag-outbox"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a warning for every retry of a request
+
+
+for _module in (init, write, ingest, delete, search, status, run, relay, consume, demo):
+    app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
+
+
+def run() -> int:
+    """Run a command and return its exit status. Every error is one line on stderr."""
+    try:
+        typer.main.get_command(app)(prog_name="rag-outbox")  # app() itself writes into errors; some are frozen
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    except SettingsError as error:
+        return _fail(str(error), 2)
+    except Exception as error:  # noqa: BLE001  # nothing is above; report() keeps the traceback
+        return _fail(errors.message(error) or errors.report(error), 1)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = f"{message[:_MESSAGE_CHARACTERS]} …"
+    if "--json" in sys.argv:
+        sys.stdout.write(json.dumps({"error": message}) + "\n")
+    sys.stderr.write(f"rag-outbox: {message}\n")
+    return status
