@@ -20,14 +20,14 @@ def init(settings: Settings) -> list[str]:
     not fit.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with wiring.opened(settings, initialised=False) as opened:
-        migrate.upgrade(opened.engine)
-        with opened.engine.begin() as connection:
+    with wiring.open_system(settings, initialised=False) as system:
+        migrate.upgrade(system.engine)
+        with system.engine.begin() as connection:
             if connection.execute(select(embedding_model)).one_or_none() is None:
                 row = {"id": 1, "name": settings.embedding_model, "dimension": settings.vector_dimension}
                 connection.execute(insert(embedding_model), row)
-    with wiring.opened(settings) as opened:
-        opened.with_milvus(lambda client: MilvusSink(client, settings.vector_dimension).ensure())
-        with closing(MinioSink(opened.store)) as sink:
+    with wiring.open_system(settings) as system:
+        system.with_milvus(lambda client: MilvusSink(client, settings.vector_dimension).ensure())
+        with closing(MinioSink(system.store)) as sink:
             sink.ensure()
     return [] if settings.kafka is None else topics.ensure(settings.kafka, settings.names)

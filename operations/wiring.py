@@ -44,7 +44,7 @@ class System:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
         self.engine = engine
-        self.retries = database_retries.counted(engine)
+        self.retries = database_retries.count_retries(engine)
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -103,7 +103,7 @@ class System:
 
 
 @contextmanager
-def opened(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
+def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
     """The system of these settings. Raises SchemaOutdated or WrongModel unless `rag-outbox init` made it so."""
     engine = _engine(settings)
     try:

@@ -23,6 +23,6 @@ def command(
     from operations.profiles import services
 
     output = Output(json=as_json)
-    with wiring.opened(settings.load()) as opened:
-        consumed = services.consume(opened, sink)
-    output.result({"events": consumed, "retries": opened.retries}, f"Applied {consumed} events to {sink}.")
+    with wiring.open_system(settings.load()) as system:
+        consumed = services.consume(system, sink)
+    output.result({"events": consumed, "retries": system.retries}, f"Applied {consumed} events to {sink}.")

@@ -19,9 +19,9 @@ def command(
     from operations import transactions, wiring
 
     output = Output(json=as_json)
-    with wiring.opened(settings.load()) as opened:
-        writer = opened.writer()
-        receipts = transactions.run(opened.engine, lambda connection: writer.delete_many(connection, doc_ids))
+    with wiring.open_system(settings.load()) as system:
+        writer = system.writer()
+        receipts = transactions.run(system.engine, lambda connection: writer.delete_many(connection, doc_ids))
     deleted = sum(receipt.changed for receipt in receipts)
     output.result(
         {"deleted": deleted, "deleted_before": len(receipts) - deleted},

@@ -28,14 +28,14 @@ def command(
     from operations.ingest import files as ingesting
 
     output = Output(json=as_json)
-    with wiring.opened(settings.load()) as opened:
+    with wiring.open_system(settings.load()) as system:
         files, unsupported = ingesting.find(paths)
         with output.progress("Ingesting files", len(files)) as bar:
             labels = ingesting.Labels(business_tag, domain, language)
-            done = ingesting.ingest(opened, files, labels, bar.advance)
+            done = ingesting.ingest(system, files, labels, bar.advance)
         done.unsupported = unsupported
         if delete_missing:
-            done.deleted = ingesting.delete_missing(opened, [path for path in paths if path.is_dir()])
+            done.deleted = ingesting.delete_missing(system, [path for path in paths if path.is_dir()])
     for reason in done.failed:
         output.note(f"failed: {reason}")
     output.result(

@@ -16,6 +16,6 @@ def command(as_json: Json = False) -> None:
     from operations.profiles import services
 
     output = Output(json=as_json)
-    with wiring.opened(settings.load()) as opened:
-        published = services.relay(opened)
-    output.result({"published": published, "retries": opened.retries}, f"Published {published} events.")
+    with wiring.open_system(settings.load()) as system:
+        published = services.relay(system)
+    output.result({"published": published, "retries": system.retries}, f"Published {published} events.")

@@ -30,6 +30,6 @@ def command(
 
     output = Output(json=as_json)
     patience = 30.0 if until_idle and give_up_seconds is None else give_up_seconds
-    with wiring.opened(settings.load()) as opened:
-        relayed = run_until_signalled(opened, output, until_idle=until_idle, patience_seconds=patience)
+    with wiring.open_system(settings.load()) as system:
+        relayed = run_until_signalled(system, output, until_idle=until_idle, patience_seconds=patience)
     output.result({"events": relayed}, f"Relayed {relayed} events.")

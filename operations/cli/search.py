@@ -24,12 +24,12 @@ def command(
     from retrieval.search import search
 
     output = Output(json=as_json)
-    with wiring.opened(settings.load()) as opened:
-        [vector] = opened.require_embedder().embed([text])
+    with wiring.open_system(settings.load()) as system:
+        [vector] = system.require_embedder().embed([text])
         hits = search(
-            opened.engine,
-            opened.store,
-            opened.with_milvus,
+            system.engine,
+            system.store,
+            system.with_milvus,
             vector,
             limit=limit,
             business_tag=business_tag,

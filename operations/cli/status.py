@@ -16,8 +16,8 @@ def command(as_json: Json = False) -> None:
     from operations.status import status as read_status
 
     output = Output(json=as_json)
-    with wiring.opened(settings.load()) as opened:
-        now = read_status(opened)
+    with wiring.open_system(settings.load()) as system:
+        now = read_status(system)
     sinks = table("sink", "#applied", "#unapplied", "#oldest unapplied", "#failed")
     for name, sink in now.sinks.items():
         age = _age(sink["oldest_unapplied_age_seconds"])

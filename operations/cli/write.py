@@ -29,14 +29,14 @@ def command(
     from operations.ingest.write import write as run_write
 
     output = Output(json=as_json)
-    with wiring.opened(settings.load()) as opened:
+    with wiring.open_system(settings.load()) as system:
         if file is sys.stdin.buffer:
             with output.progress("Writing", None) as bar:
-                done = run_write(opened, file, Path(), bar.advance)
+                done = run_write(system, file, Path(), bar.advance)
         else:
             with output.progress("Writing bytes", os.fstat(file.fileno()).st_size) as bar:
-                done = run_write(opened, file, Path(file.name).parent, bar.advance)
+                done = run_write(system, file, Path(file.name).parent, bar.advance)
     output.result(
-        asdict(done) | {"retries": opened.retries},
+        asdict(done) | {"retries": system.retries},
         f"Wrote {done.written} documents with {done.chunks} chunks; {done.unchanged} were unchanged.",
     )

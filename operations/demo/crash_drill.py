@@ -42,17 +42,17 @@ class Killed:
     pending: int  # events in the outbox
 
 
-def kill_in_the_middle(opened: System, lines: Sequence[bytes], business_tag: str, log: Path) -> Killed:
+def kill_in_the_middle(system: System, lines: Sequence[bytes], business_tag: str, log: Path) -> Killed:
     """Feed `lines` to `rag-outbox write`, and kill it and a `rag-outbox run` while both have work left.
 
     `lines` are at least MIN_DOCUMENTS lines of JSON, a document each, all with `business_tag`. Both processes write
     their errors to `log`. Returns with 0 < applied < written < len(lines). Raises DrillFailed.
     """
-    with _started(opened, log, "run") as run, _started(opened, log, "write", "-") as write:
+    with _started(system, log, "run") as run, _started(system, log, "write", "-") as write:
 
         def wait_for(condition: Callable[[Killed], bool], what: str, *alive: "subprocess.Popen[bytes]") -> None:
             deadline = time.monotonic() + _DEADLINE_SECONDS
-            while not condition(_look(opened, business_tag)):
+            while not condition(_look(system, business_tag)):
                 for process in alive:
                     if process.poll() is not None:
                         command = "rag-outbox run" if process is run else "rag-outbox write"
@@ -67,13 +67,13 @@ def kill_in_the_middle(opened: System, lines: Sequence[bytes], business_tag: str
         _feed(write, lines[SHARE + 1 : 2 * SHARE + 1])
         wait_for(lambda seen: seen.written == 2 * SHARE, f"writing {2 * SHARE} documents", write)
         _kill(write)
-    return _look(opened, business_tag)
+    return _look(system, business_tag)
 
 
 @contextmanager
-def _started(opened: System, log: Path, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
+def _started(system: System, log: Path, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
     """A rag-outbox command on the demo's stores alone: no setting of the user's, no `.env` of the current folder."""
-    data_dir = opened.settings.data_dir
+    data_dir = system.settings.data_dir
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with log.open("ab") as errors:
         process = subprocess.Popen(
@@ -103,9 +103,9 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
         process.communicate()
 
 
-def _look(opened: System, business_tag: str) -> Killed:
+def _look(system: System, business_tag: str) -> Killed:
     counted = select(func.count()).select_from(documents).where(documents.c.business_tag == business_tag)
-    with reading(opened.engine) as connection:
+    with reading(system.engine) as connection:
         return Killed(
             connection.execute(counted).scalar_one(),
             connection.execute(counted.where(documents.c.status == "completed")).scalar_one(),

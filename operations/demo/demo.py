@@ -72,11 +72,11 @@ def _show_all(folder: Path, log: Path, output: Output) -> None:
     output.heading("1  init: tables, embedding model, collection, bucket")
     init(settings)
     output.result({}, f"   {settings.data_dir}")
-    with wiring.opened(settings) as opened:
-        _pipeline(opened, folder / "documents", output)
-        _update_and_delete(opened, folder / "documents", output)
+    with wiring.open_system(settings) as system:
+        _pipeline(system, folder / "documents", output)
+        _update_and_delete(system, folder / "documents", output)
         output.heading("6  crash drill: write and run, both killed with SIGKILL in the middle, then started again")
-        show_crash_drill(opened, folder / "documents", log, output)
+        show_crash_drill(system, folder / "documents", log, output)
     command = "rag-outbox" if shutil.which("rag-outbox") else sys.argv[0]
     output.heading(f"Done in {time.monotonic() - started:.0f} s. What it made, and what to try next:")
     output.result(
@@ -93,63 +93,63 @@ def _show_all(folder: Path, log: Path, output: Output) -> None:
     )
 
 
-def _pipeline(opened: System, folder: Path, output: Output) -> None:
+def _pipeline(system: System, folder: Path, output: Output) -> None:
     output.heading("2  ingest: extract, chunk, embed, and one transaction a batch")
     count = _write_descriptions(folder)
-    ingested = _ingest(opened, folder, output)
+    ingested = _ingest(system, folder, output)
     _require(ingested.written == count, f"{ingested.written} of {count} documents written: {ingested.failed}")
     output.result({}, f"   {ingested.written} documents with {ingested.chunks} chunks")
 
     output.heading("3  run: relay the events to Milvus and the object store")
-    _relay(opened, output)
+    _relay(system, output)
 
     output.heading(f"4  search: {_QUESTION!r}")
-    hits = _search(opened, _QUESTION, limit=3)
+    hits = _search(system, _QUESTION, limit=3)
     _require(bool(hits), "the search found nothing")
     _show(hits, output)
 
 
-def _update_and_delete(opened: System, folder: Path, output: Output) -> None:
+def _update_and_delete(system: System, folder: Path, output: Output) -> None:
     path = folder / f"{_EDITED}.md"
     doc_id = ingest_files.doc_id(path)
     output.heading(f"5  update and delete {path.name}")
     path.write_text(f"{path.read_text()}\n\n# Samarkand\n\n{_ADDED}\n")
-    _ingest(opened, folder, output)
-    vectors, total = _travelling(opened, doc_id)
-    _relay(opened, output)
-    found = _search(opened, _ADDED_QUESTION, limit=1)
+    _ingest(system, folder, output)
+    vectors, total = _travelling(system, doc_id)
+    _relay(system, output)
+    found = _search(system, _ADDED_QUESTION, limit=1)
     _require(found[0].doc_id == doc_id, "the search does not find the paragraph that was added")
     output.result({}, f"   a paragraph added: {vectors} of {total} chunks travelled")
     _show(found, output)
 
-    transactions.run(opened.engine, lambda connection: opened.writer().delete(connection, doc_id))
-    _relay(opened, output)
-    left = [hit for hit in _search(opened, _ADDED_QUESTION, limit=50) if hit.doc_id == doc_id]
+    transactions.run(system.engine, lambda connection: system.writer().delete(connection, doc_id))
+    _relay(system, output)
+    left = [hit for hit in _search(system, _ADDED_QUESTION, limit=50) if hit.doc_id == doc_id]
     _require(not left, "a search still finds the deleted document")
     output.result({}, "   the document deleted: the same search no longer finds it")
 
 
-def show_crash_drill(opened: System, folder: Path, log: Path, output: Output) -> None:
+def show_crash_drill(system: System, folder: Path, log: Path, output: Output) -> None:
     """Kill a writer and a relay of the texts in `folder`, start again, and compare the stores. Raises DemoFailed."""
     lines = _short_documents(folder)
     least = crash_drill.MIN_DOCUMENTS
     _require(len(lines) >= least, f"the installed packages give {len(lines)} short texts, the drill needs {least}")
     with output.progress("Waiting for the middle", None):
-        killed = crash_drill.kill_in_the_middle(opened, lines, _DRILL_TAG, log)
+        killed = crash_drill.kill_in_the_middle(system, lines, _DRILL_TAG, log)
     output.result(
         {},
         f"   killed with {killed.written} of {len(lines)} documents written and {killed.applied} applied "
         f"({killed.pending} events pending)",
     )
     with output.progress("Writing bytes", sum(map(len, lines))) as bar:
-        again = write(opened, io.BytesIO(b"".join(lines)), folder, bar.advance)
+        again = write(system, io.BytesIO(b"".join(lines)), folder, bar.advance)
     written = again.written + again.unchanged
     _require(written == len(lines), f"{written} of {len(lines)} documents are written")
-    _relay(opened, output)
-    with opened.milvus(own=False) as client:
-        found = reconcile.differences(opened, client)
+    _relay(system, output)
+    with system.milvus(own=False) as client:
+        found = reconcile.differences(system, client)
     _require(not found, f"{len(found)} differences between the stores, the first: {found[:3]}")
-    with reading(opened.engine) as connection:
+    with reading(system.engine) as connection:
         rows = connection.execute(select(func.count()).select_from(chunks)).scalar_one()
     output.result(
         {},
@@ -159,17 +159,17 @@ def show_crash_drill(opened: System, folder: Path, log: Path, output: Output) ->
     )
 
 
-def _ingest(opened: System, folder: Path, output: Output) -> ingest_files.Ingested:
+def _ingest(system: System, folder: Path, output: Output) -> ingest_files.Ingested:
     files, _ = ingest_files.find([folder])
     with output.progress("Ingesting files", len(files)) as bar:
-        return ingest_files.ingest(opened, files, ingest_files.Labels(business_tag=folder.name), bar.advance)
+        return ingest_files.ingest(system, files, ingest_files.Labels(business_tag=folder.name), bar.advance)
 
 
-def _relay(opened: System, output: Output) -> None:
+def _relay(system: System, output: Output) -> None:
     started = time.monotonic()
-    with output.progress("Relaying events", embedded.pending_events(opened)) as bar:
+    with output.progress("Relaying events", embedded.pending_events(system)) as bar:
         relayed = embedded.run(
-            opened,
+            system,
             threading.Event(),
             until_idle=True,
             patience_seconds=30.0,
@@ -179,9 +179,9 @@ def _relay(opened: System, output: Output) -> None:
     output.result({}, f"   {relayed} events applied to both stores in {time.monotonic() - started:.1f} s")
 
 
-def _travelling(opened: System, doc_id: str) -> tuple[int, int]:
+def _travelling(system: System, doc_id: str) -> tuple[int, int]:
     """How many vectors wait in the outbox for this document, and how many chunks it has."""
-    with reading(opened.engine) as connection:
+    with reading(system.engine) as connection:
         row = connection.execute(select(outbox).where(outbox.c.aggregate_id == doc_id)).one()
     event = decode(envelope_of(row))
     _require(isinstance(event, DocumentUpserted), "the update is not an upsert")
@@ -218,9 +218,9 @@ def _short_documents(folder: Path) -> list[bytes]:
     return lines
 
 
-def _search(opened: System, text: str, *, limit: int) -> list[Hit]:
-    [vector] = opened.require_embedder().embed([text])
-    return search(opened.engine, opened.store, opened.with_milvus, vector, limit=limit)
+def _search(system: System, text: str, *, limit: int) -> list[Hit]:
+    [vector] = system.require_embedder().embed([text])
+    return search(system.engine, system.store, system.with_milvus, vector, limit=limit)
 
 
 def _show(hits: list[Hit], output: Output) -> None:

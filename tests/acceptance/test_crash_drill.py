@@ -33,9 +33,9 @@ def texts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(folder: Folder) -> Iterator[System]:
-    with wiring.opened(Settings.model_construct(data_dir=folder.path)) as opened:
-        yield opened
+def open_system(folder: Folder) -> Iterator[System]:
+    with wiring.open_system(Settings.model_construct(data_dir=folder.path)) as system:
+        yield system
 
 
 @contextmanager
@@ -63,10 +63,10 @@ def slowed(command: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("slow", ["nothing", "write", "run"])
 def test_drill_kills_in_the_middle_at_any_speed(
-    slow: str, opened: System, folder: Folder, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    slow: str, system: System, folder: Folder, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with slowed(slow):
-        demo.show_crash_drill(opened, texts, tmp_path / "demo.log", Output())
+        demo.show_crash_drill(system, texts, tmp_path / "demo.log", Output())
     said = capsys.readouterr().out
     assert "killed with 400 of 450 documents written and " in said
     assert "50 documents written, 400 were there already" in said
@@ -74,10 +74,10 @@ def test_drill_kills_in_the_middle_at_any_speed(
     folder.assert_in_step()
 
 
-def test_drill_names_the_log_of_a_process_that_ended(opened: System, folder: Folder, tmp_path: Path) -> None:
+def test_drill_names_the_log_of_a_process_that_ended(system: System, folder: Folder, tmp_path: Path) -> None:
     log = tmp_path / "demo.log"
     with pytest.raises(crash_drill.DrillFailed, match=f"^rag-outbox write ended with status 1; its log: {log}$"):
-        crash_drill.kill_in_the_middle(opened, [b"no document\n"] * crash_drill.MIN_DOCUMENTS, "tag", log)
+        crash_drill.kill_in_the_middle(system, [b"no document\n"] * crash_drill.MIN_DOCUMENTS, "tag", log)
     assert "rag-outbox: line 1: " in log.read_text()
     assert folder.sql("SELECT * FROM documents") == []
 

@@ -136,8 +136,8 @@ def test_run_beside_many_writers_loses_nothing(folder: Folder, tmp_path: Path) -
     assert folder.sql("SELECT count(*) FROM documents WHERE business_tag IN ('a', 'b')") == [(120,)]
     folder.assert_in_step()
     settings = Settings.model_construct(data_dir=folder.path)
-    with wiring.opened(settings) as opened, opened.milvus(own=True) as client:
-        assert reconcile.differences(opened, client) == []
+    with wiring.open_system(settings) as system, system.milvus(own=True) as client:
+        assert reconcile.differences(system, client) == []
 
 
 def test_a_search_survives_the_death_of_the_milvus_lite_that_it_asks(folder: Folder) -> None:
