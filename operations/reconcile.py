@@ -42,7 +42,7 @@ class Difference:
     key: str
 
 
-def differences(system: System, client: MilvusClient) -> list[Difference]:
+def find_differences(system: System, client: MilvusClient) -> list[Difference]:
     """Every difference, in no particular order."""
     client.load_collection(collection.ALIAS, timeout=_TIMEOUT_SECONDS)
     return [*_documents(system), *_milvus(system, client), *_objects(system)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import Engine, make_url, select
 from sqlalchemy.exc import ArgumentError
 
-from operations import database_retries
+from operations import transient_error_counts
 from operations.errors import OperationError
 from operations.milvus_lite import process as milvus_lite
 from operations.settings import PREFIX, Settings, SettingsError
@@ -44,7 +44,7 @@ class System:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
         self.engine = engine
-        self.retries = database_retries.count_retries(engine)
+        self.retries = transient_error_counts.count_transient_errors(engine)
 
     @cached_property
     def store(self) -> ObjectStore:

@@ -147,7 +147,7 @@ def show_crash_drill(system: System, folder: Path, log: Path, output: Output) ->
     _require(written == len(lines), f"{written} of {len(lines)} documents are written")
     _relay(system, output)
     with system.milvus(own=False) as client:
-        found = reconcile.differences(system, client)
+        found = reconcile.find_differences(system, client)
     _require(not found, f"{len(found)} differences between the stores, the first: {found[:3]}")
     with reading(system.engine) as connection:
         rows = connection.execute(select(func.count()).select_from(chunks)).scalar_one()

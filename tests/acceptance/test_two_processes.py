@@ -137,7 +137,7 @@ def test_run_beside_many_writers_loses_nothing(folder: Folder, tmp_path: Path) -
     folder.assert_in_step()
     settings = Settings.model_construct(data_dir=folder.path)
     with wiring.open_system(settings) as system, system.milvus(own=True) as client:
-        assert reconcile.differences(system, client) == []
+        assert reconcile.find_differences(system, client) == []
 
 
 def test_a_search_survives_the_death_of_the_milvus_lite_that_it_asks(folder: Folder) -> None:

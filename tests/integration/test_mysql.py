@@ -9,7 +9,7 @@ import pymysql
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from operations import database_retries, transactions
+from operations import transactions, transient_error_counts
 from producer import Writer
 from relays import outbox
 from schema.database.tables import LANES
@@ -30,7 +30,7 @@ def status_of(engine: Engine) -> dict[str, str]:
 def test_a_deadlock_is_run_again_and_counted(mysql: Engine) -> None:
     with mysql.begin() as connection:
         Writer(MODEL).upsert_many(connection, [document("a", "one"), document("b", "one")])
-    found = database_retries.count_retries(mysql)
+    found = transient_error_counts.count_transient_errors(mysql)
     both = threading.Barrier(2)
 
     def touch(first: str, second: str) -> None:
@@ -60,7 +60,7 @@ def test_a_deadlock_is_run_again_and_counted(mysql: Engine) -> None:
 def test_a_lock_wait_that_is_too_long_is_run_again_and_counted(mysql: Engine) -> None:
     with mysql.begin() as connection:
         Writer(MODEL).upsert(connection, document("a", "one"))
-    found = database_retries.count_retries(mysql)
+    found = transient_error_counts.count_transient_errors(mysql)
     holder = mysql.connect()
     lock = holder.begin()
     holder.execute(text("SELECT * FROM documents WHERE doc_id = 'a' FOR UPDATE"))

@@ -8,7 +8,7 @@ from sqlalchemy.engine import ExceptionContext
 from schema.database.connection import is_transient
 
 
-def count_retries(engine: Engine) -> Counter[str]:
+def count_transient_errors(engine: Engine) -> Counter[str]:
     """From now on: "1213" deadlocks, "1205" lock waits, "2006" and "2013" lost connections (MySQL), "busy" (SQLite)."""
     found: Counter[str] = Counter()
 
