@@ -1,1 +1,1 @@
-"""What people and supervisors run: the rag-outbox command, its settings, and the wiring of the packages."""
+"""The rag-outbox command, its settings, and the wiring of the other packages."""

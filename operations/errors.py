@@ -1,4 +1,4 @@
-"""What the person who ran a command is told when it fails."""
+"""Messages for the person whose command failed."""
 
 import sys
 import tempfile
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 class OperationError(Exception):
-    """The root of every error that a command raises on purpose; its message is meant for the person who ran it."""
+    """The root of all errors that a command raises on purpose. The message is for the person who ran it."""
 
 
-def message(error: Exception) -> str | None:
-    """What to tell about an error that can happen to a sound program; None for a bug."""
+def describe(error: Exception) -> str | None:
+    """One line about an error that correct code can meet, for instance a store that is down; None for a bug."""
     from filelock import Timeout
     from sqlalchemy.exc import DBAPIError
 
@@ -31,8 +31,8 @@ def message(error: Exception) -> str | None:
     return str(error) if isinstance(error, (*ours, OSError, Timeout)) else None
 
 
-def report(error: Exception) -> str:
-    """What to tell about a bug, in one line; the traceback goes to a file that the line names."""
+def report_bug(error: Exception) -> str:
+    """Write the traceback to a file. Returns one line that describes the bug and names the file."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     line = f"unexpected {type(error).__name__}{place}: {error}"
@@ -45,5 +45,5 @@ def report(error: Exception) -> str:
 
 
 def _is(error: Exception, module: str, name: str) -> bool:
-    """Whether it is an error of a module that is slow to import: only if it has been imported already."""
+    """`isinstance` for a class of a module that is slow to import; without an import, no such error exists."""
     return module in sys.modules and isinstance(error, getattr(sys.modules[module], name))

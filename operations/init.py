@@ -1,4 +1,4 @@
-"""`rag-outbox init`: tables, embedding model, collection and bucket; harmless when they exist."""
+"""`rag-outbox init`: create tables, collection, bucket and topics, and store the embedding model. May be repeated."""
 
 from contextlib import closing
 
@@ -14,10 +14,9 @@ from schema.kafka import topics
 
 
 def init(settings: Settings) -> list[str]:
-    """Returns what exists and differs, harmlessly, from what init would have made.
+    """Create what is missing. Returns a line per harmless difference between a topic and what init would create.
 
-    Raises WrongModel when the system was initialised with another embedding model, TopicDiffers on a topic that does
-    not fit.
+    Raises WrongModel if the system has another embedding model, TopicDiffers if a topic cannot be used.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with wiring.open_system(settings, initialised=False) as system:

@@ -1,6 +1,6 @@
-"""Differences between the metadata database, Milvus and the object store, found by comparing what each one holds.
+"""Find differences between the metadata database, Milvus and the object store.
 
-A difference is final only while nothing is pending: what is on its way shows as a difference too.
+A difference is real only while nothing is pending: an event that is not applied yet is a difference, too.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ Kind = Literal["missing", "left over", "doubled", "different", "unmarked", "inco
 
 @dataclass(frozen=True)
 class Difference:
-    """`store` lacks, keeps, or has another value of the thing named `key`."""
+    """`store` lacks the row or object `key`, has it though it should not, or has other content."""
 
     store: str
     kind: Kind
@@ -58,7 +58,7 @@ def _documents(system: System) -> Iterator[Difference]:
 
 
 def _milvus(system: System, client: MilvusClient) -> Iterator[Difference]:
-    """Rows against chunks: the whole key sets, since a count hides one that is lost and one that is left over."""
+    """Compare all rows with all chunks by key: equal counts could hide a lost row and a row left over."""
     wanted = _wanted_rows(system)
     seen: Counter[str] = Counter()
     for row in _milvus_rows(client):
@@ -105,7 +105,7 @@ def _milvus_rows(client: MilvusClient) -> Iterator[dict[str, Any]]:
 
 
 def _objects(system: System) -> Iterator[Difference]:
-    """Files against objects by digest, and the vector archives of documents that live."""
+    """Compare files with objects by digest; an archive must belong to a document that is not deleted."""
     with reading(system.engine) as connection:
         files: Sequence[Any] = connection.execute(select(document_files)).all()
         living = set(connection.execute(select(documents.c.doc_id).where(documents.c.deleted_at.is_(None))).scalars())

@@ -1,4 +1,4 @@
-"""`rag-outbox status`: what waits, for how long, and what failed."""
+"""`rag-outbox status`: waiting events, lag per sink, and failures, read from the metadata database alone."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,14 +17,14 @@ _FAILURES_SHOWN = 20
 
 @dataclass(frozen=True)
 class Status:
-    """Ages in seconds, by the database's clock; None when nothing waits."""
+    """Ages in seconds by the clock of the database; None when nothing waits."""
 
-    documents: dict[str, int]  # by state; "deleted" once every sink confirmed
+    documents: dict[str, int]  # per state; "deleted" once every sink has confirmed the deletion
     pending_events: int
     oldest_pending_age_seconds: float | None
     sinks: dict[str, dict[str, Any]]
     failed: list[dict[str, Any]]
-    dead_letters: int  # those whose document no newer version has brought to every sink since
+    dead_letters: int  # except those whose document has a newer version in every sink
 
 
 def status(system: System) -> Status:
@@ -49,7 +49,7 @@ def _documents(connection: Connection) -> dict[str, int]:
 
 
 def _sink(connection: Connection, sink: str, now: datetime) -> dict[str, Any]:
-    """Lag of one sink; a failed document is not lag, it waits for somebody."""
+    """The lag of one sink. A failed document is not lag: it waits for a person."""
     counted = select(sink_states.c.state, func.count(), func.min(sink_states.c.requested_at))
     rows = connection.execute(counted.where(sink_states.c.sink == sink).group_by(sink_states.c.state))
     by_state = {row[0]: (row[1], row[2]) for row in rows}
@@ -72,7 +72,7 @@ def _failed(connection: Connection) -> list[dict[str, Any]]:
 
 
 def _never_published(connection: Connection) -> list[dict[str, Any]]:
-    """What Kafka refused: the sinks never heard of it."""
+    """Events that Kafka rejected: no sink has seen them."""
     letters = select(outbox_dead_letters).where(outbox_dead_letters.c.stage == "relay", ~_superseded())
     return [
         {"doc_id": row.aggregate_id, "sink": row.stage, "version": row.aggregate_version, "reason": row.error}
@@ -81,7 +81,7 @@ def _never_published(connection: Connection) -> list[dict[str, Any]]:
 
 
 def _superseded() -> ColumnElement[bool]:
-    """Of a dead letter: every sink holds a newer version of its document."""
+    """Whether every sink holds a newer version of the dead letter's document."""
     applied = select(func.min(sink_states.c.applied_version)).where(
         sink_states.c.doc_id == outbox_dead_letters.c.aggregate_id
     )

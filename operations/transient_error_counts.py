@@ -1,4 +1,4 @@
-"""Counts what a busy or restarting database answered before a transaction was run again, by its error code."""
+"""Counts the transient errors of a database by error code: each of them makes a transaction run again."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from schema.database.connection import is_transient
 
 
 def count_transient_errors(engine: Engine) -> Counter[str]:
-    """From now on: "1213" deadlocks, "1205" lock waits, "2006" and "2013" lost connections (MySQL), "busy" (SQLite)."""
+    """Count from now on. Keys: "1213" deadlock, "1205" lock wait, "2006" and "2013" lost connection, "busy" SQLite."""
     found: Counter[str] = Counter()
 
     def note(context: ExceptionContext) -> None:

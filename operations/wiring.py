@@ -1,11 +1,12 @@
-"""The stores that the settings name, opened: the one place that knows which implementation stands behind which port.
+"""Opens the stores that the settings name: the one place that chooses an implementation for each port.
 
-What only some commands need is imported when they do: a client or numpy takes a good part of a process's start.
+Clients and numpy are imported only by the methods that need them: they take most of the start of a process.
 """
 
 import getpass
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import Engine, make_url, select
 from sqlalchemy.exc import ArgumentError
 
-from operations import transient_error_counts
 from operations.errors import OperationError
 from operations.milvus_lite import process as milvus_lite
 from operations.settings import PREFIX, Settings, SettingsError
+from operations.transient_error_counts import count_transient_errors
 from schema.database import revision
 from schema.database.connection import connect, reading
 from schema.database.tables import embedding_model
@@ -35,16 +36,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _BACKOFF = Backoff(0.5, 1.0)
-_CONNECT_SECONDS = 5.0  # to Milvus, at first and after every break
+_CONNECT_SECONDS = 5.0  # to Milvus, for the first and every later connection
 
 
 class System:
-    """The metadata database; the object store and Milvus are opened for those who need them."""
+    """The stores of one system. The constructor connects to none of them; each is opened at its first use."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, retries: Counter[str] | None = None) -> None:
         self.settings = settings
         self.engine = engine
-        self.retries = transient_error_counts.count_transient_errors(engine)
+        self.retries = Counter() if retries is None else retries  # transient errors of the database, by code
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -57,26 +58,26 @@ class System:
 
     @cached_property
     def embedder(self) -> "Embedder | None":
-        """What makes the system's vectors from text; None when that model is not one of ours."""
+        """Makes the vectors of the system from text; None if the system's model is not built in."""
         from producer.processing.embed.wordllama import WordLlamaEmbedder
 
         ours = WordLlamaEmbedder()
         return ours if ours.model == self.settings.embedding_model else None
 
     def require_embedder(self) -> "Embedder":
-        """Raises SettingsError when there is none."""
+        """The embedder. Raises SettingsError if there is none."""
         from producer.processing.embed.wordllama import WordLlamaEmbedder
 
         if self.embedder is None:
             raise SettingsError(
-                f"{PREFIX}EMBEDDING_MODEL: text can be embedded with {WordLlamaEmbedder.model!r} only, "
-                f"not with {self.settings.embedding_model!r}; write documents with their vectors instead"
+                f"{PREFIX}EMBEDDING_MODEL: only {WordLlamaEmbedder.model!r} can embed text here, "
+                f"not {self.settings.embedding_model!r}; write documents with their vectors instead"
             )
         return self.embedder
 
     @contextmanager
     def milvus(self, *, own: bool) -> "Iterator[MilvusClient]":
-        """A client of Milvus; of a Milvus Lite that lives as long as this context (`own`), or shared with others."""
+        """Connect to Milvus. With `own`, a Milvus Lite serves this context alone; otherwise other commands share it."""
         with ExitStack() as stack:
             uri = self.settings.milvus_uri
             if self.settings.milvus_lite is not None:
@@ -84,14 +85,14 @@ class System:
                 uri = stack.enter_context(serve(self.settings.milvus_lite))
             from pymilvus import MilvusClient
 
-            logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it also raises
+            logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it raises
             token = self.settings.milvus_token
             client = MilvusClient(uri, token=token.get_secret_value() if token else "", timeout=_CONNECT_SECONDS)
             stack.callback(client.close)
             yield client
 
     def with_milvus(self, work: "Callable[[MilvusClient], T]") -> T:
-        """What `work` returns; it starts over when Milvus fails, since a shared Milvus Lite may end at any moment."""
+        """Call `work` with a client, again if Milvus fails: a shared Milvus Lite may end. Returns its result."""
         from pymilvus.exceptions import MilvusException
 
         def once() -> T:
@@ -104,13 +105,13 @@ class System:
 
 @contextmanager
 def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
-    """The system of these settings. Raises SchemaOutdated or WrongModel unless `rag-outbox init` made it so."""
+    """Open the metadata database. Raises SchemaOutdated or WrongModel if `init` must run first (`initialised`)."""
     engine = _engine(settings)
     try:
         if initialised:
             revision.require_current(engine)
             _require_model(engine, settings)
-        yield System(settings, engine)
+        yield System(settings, engine, count_transient_errors(engine))
     finally:
         engine.dispose()
 
@@ -119,7 +120,7 @@ def _engine(settings: Settings) -> Engine:
     try:
         url = make_url(settings.database)
         engine = connect(settings.database)
-    except (ArgumentError, ImportError, ValueError):  # a port that is no number
+    except (ArgumentError, ImportError, ValueError):  # ValueError: the port is not a number
         raise SettingsError(f"{PREFIX}DATABASE_URL: not a usable SQLAlchemy URL") from None
     if url.get_backend_name() == "sqlite" and url.database:
         _require_folder(Path(url.database).parent, settings)
@@ -131,7 +132,7 @@ def _require_folder(folder: Path, settings: Settings) -> None:
         if settings.database_url is not None:
             raise SettingsError(f"{PREFIX}DATABASE_URL: there is no folder {folder}")
         raise revision.SchemaOutdated(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
-    if not os.access(folder, os.W_OK):  # SQLite writes beside its file even to read it
+    if not os.access(folder, os.W_OK):  # SQLite writes files next to its own even to read
         raise OperationError(f"the folder {folder} cannot be written to")
 
 
@@ -167,5 +168,5 @@ def _object_store(settings: Settings) -> ObjectStore:
 def _operator() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # the user of a container may have no name
         return "unknown"

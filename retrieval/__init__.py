@@ -1,1 +1,1 @@
-"""The read side: search, with the documents that the hits belong to."""
+"""The read side: search, with the document of each hit."""

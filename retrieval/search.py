@@ -1,4 +1,7 @@
-"""Search: the chunks nearest in meaning, with the documents that they belong to."""
+"""Search: the chunks nearest in meaning, each with its document.
+
+MySQL decides what exists: a chunk that only Milvus still holds is never a hit.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,18 +20,18 @@ from schema.object_store.port import ObjectStore
 T = TypeVar("T")
 
 _TIMEOUT_SECONDS = 30.0
-_SPARE = 20  # more hits than asked for: some may belong to chunks that have just left their document
+_SPARE = 20  # more hits than requested: some chunks may just have left their document
 _HIT_FIELDS = ["chunk_id", "doc_id", "content", "vector_level", "modal_type", "business_tag"]
 
 
 class Milvus(Protocol):
     def __call__(self, work: Callable[[MilvusClient], T], /) -> T:
-        """Run `work` with a connected client; run it again when Milvus fails and may answer later."""
+        """Call `work` with a connected client, again if Milvus fails temporarily. Returns its result."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """`score`: cosine similarity, 1 is the same direction. `file`: where the original is stored, if there is one."""
+    """A chunk that was found. `score` is the cosine similarity, at most 1; `file` says where the original is stored."""
 
     score: float
     doc_id: str
@@ -50,10 +53,9 @@ def search(
     business_tag: str | None = None,
     modal_type: str | None = None,
 ) -> list[Hit]:
-    """The chunks nearest to `vector`, which has the system's dimension, best first.
+    """At most `limit` chunks nearest to `vector`, best first. `vector` has the dimension of the system.
 
-    Chunks that MySQL no longer has are left out. `business_tag` and `modal_type` filter by the labels that Milvus
-    holds. Raises MilvusException.
+    `business_tag` and `modal_type` filter by the labels in Milvus. Raises MilvusException.
     """
     labels = {"business_tag": business_tag, "modal_type": modal_type}
     expression = " and ".join(
@@ -80,7 +82,7 @@ def search(
 
 
 def _owners(engine: Engine, chunk_ids: list[str]) -> dict[str, Any]:
-    """The document's columns of each chunk that MySQL has."""
+    """Chunk id → columns of its document, for the chunks that MySQL has."""
     columns = (documents.c.title, documents.c.oss_key, documents.c.source_url)
     joined = select(chunks.c.chunk_id, *columns).join(documents).where(chunks.c.chunk_id.in_(chunk_ids))
     with reading(engine) as connection:

@@ -1,4 +1,4 @@
-"""Every limit of the contract, in one place: the tables, the collection and the writer's checks share them."""
+"""Every limit of the contract, shared by the tables, the collection and the checks of the writer."""
 
 DOC_ID_BYTES = 64
 CHUNK_ID_BYTES = 64
@@ -17,11 +17,11 @@ CONTENT_TYPE_CHARACTERS = 128
 OPERATOR_CHARACTERS = 64
 
 CONTENT_BYTES = 65_535  # Milvus: the longest VARCHAR
-PREVIEW_CHARACTERS = 500  # of a chunk's content kept in MySQL
+PREVIEW_CHARACTERS = 500  # of the content of a chunk, stored in MySQL
 CHUNKS_PER_DOCUMENT = 100_000
 VECTOR_DIMENSION = 32_768  # Milvus: the largest FLOAT_VECTOR
-SPARSE_ENTRIES = 4_096  # weights of a chunk
+SPARSE_ENTRIES = 4_096  # weights per chunk
 SPARSE_ID = 2**32 - 2  # Milvus: the largest token id of a SPARSE_FLOAT_VECTOR
 
-EVENT_BYTES = 512 * 1024  # encoded; a larger document travels in numbered parts
+EVENT_BYTES = 512 * 1024  # encoded; a larger document is split into numbered parts
 INLINE_FILE_BYTES = 64 * 1024  # a larger file is staged in the object store

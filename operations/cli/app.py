@@ -1,7 +1,4 @@
-"""The `rag-outbox` command: arguments, help and exit status; the work is done elsewhere.
-
-Exit status: 0 done, 1 failed, 2 wrong usage or settings.
-"""
+"""The `rag-outbox` command: its subcommands, its help, and one line for every error."""
 
 import json
 import logging
@@ -18,15 +15,22 @@ from operations.settings import SettingsError
 app = typer.Typer(
     name="rag-outbox",
     help="Write documents once; Milvus and the object store follow.\n\n"
-    "Nothing configured, everything lies in one folder: SQLite, Milvus Lite and a directory of objects. "
-    "Start with `rag-outbox demo`, or with `rag-outbox init`.",
-    epilog="Settings come from RAG_OUTBOX_… variables or .env; see the README.",
+    "Without settings, all data is in one folder: SQLite, Milvus Lite and a directory of objects.\n\n"
+    "Three commands to start and one to search, or watch `rag-outbox demo`:\n\n"
+    "\b\n"
+    "    rag-outbox init\n"
+    "    rag-outbox ingest PATH…\n"
+    "    rag-outbox run --until-idle\n"
+    "    rag-outbox search TEXT\n\n"
+    "Exit status: 0 done, 1 failed, 2 wrong usage or settings.",
+    epilog="Settings come from RAG_OUTBOX_… variables or a .env file; docs/settings.md lists them. "
+    "docs/operations.md explains how to run each process.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_MESSAGE_CHARACTERS = 2_000  # an error may quote what somebody sent
+_MESSAGE_CHARACTERS = 2_000  # an error may quote a whole document
 
 
 def _print_version(wanted: bool) -> None:
@@ -38,27 +42,27 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a warning for every retry of a request
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns about every retry of a request
 
 
 for _module in (init, write, ingest, delete, search, status, run, relay, consume, demo):
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 
 
-def run() -> int:
+def run_command() -> int:
     """Run a command and return its exit status. Every error is one line on stderr."""
     try:
-        typer.main.get_command(app)(prog_name="rag-outbox")  # app() itself writes into errors; some are frozen
+        typer.main.get_command(app)(prog_name="rag-outbox")  # app() would set attributes on errors; some are frozen
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
     except SettingsError as error:
         return _fail(str(error), 2)
-    except Exception as error:  # noqa: BLE001  # nothing is above; report() keeps the traceback
-        return _fail(errors.message(error) or errors.report(error), 1)
+    except Exception as error:  # noqa: BLE001  # nothing is above; report_bug() keeps the traceback
+        return _fail(errors.describe(error) or errors.report_bug(error), 1)
     return 0
 
 

@@ -17,7 +17,8 @@ def command(
 ) -> None:
     """Apply events from Kafka to one store (services profile).
 
-    Start as many as you like for each store. SIGTERM and Ctrl-C finish the batch in flight.
+    Any number of these processes may run per store; they share the documents.
+    SIGTERM and Ctrl-C end the process after the current batch.
     """
     from operations import wiring
     from operations.profiles import services

@@ -15,7 +15,7 @@ def command(
     doc_ids: Annotated[list[str], typer.Argument(metavar="DOC_ID", help="Documents to delete from every store.")],
     as_json: Json = False,
 ) -> None:
-    """Delete documents from every store, all of them or, when one is unknown, none."""
+    """Delete documents from every store. If one of them is unknown, none is deleted."""
     from operations import transactions, wiring
 
     output = Output(json=as_json)
@@ -25,5 +25,5 @@ def command(
     deleted = sum(receipt.changed for receipt in receipts)
     output.result(
         {"deleted": deleted, "deleted_before": len(receipts) - deleted},
-        f"Deleted {deleted} documents; {len(receipts) - deleted} were deleted before.",
+        f"Deleted {deleted} documents; {len(receipts) - deleted} were already deleted.",
     )

@@ -16,14 +16,15 @@ EXAMPLE = "rag-outbox ingest handbook/ notes.md --business-tag hr --delete-missi
 def command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Text and Markdown files, or folders of them.")],
     business_tag: Tag = None,
-    domain: Annotated[str | None, typer.Option(help="Domain of all these files.")] = None,
-    language: Annotated[str | None, typer.Option(help="Language of all these files, for instance en.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Domain of all these documents.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language of all these documents, for instance en.")] = None,
     delete_missing: Annotated[
-        bool, typer.Option("--delete-missing", help="Delete documents whose file left the given folders.")
+        bool,
+        typer.Option("--delete-missing", help="Delete documents whose file is no longer in these folders."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn files into documents: extract, chunk, embed, write. Unchanged files are skipped by their hash."""
+    """Write files as documents: extract, chunk, embed, write. Files with an unchanged hash are skipped."""
     from operations import wiring
     from operations.ingest import files as ingesting
 

@@ -8,7 +8,7 @@ EXAMPLE = "RAG_OUTBOX_DATA_DIR=/var/lib/rag rag-outbox init"
 
 
 def command(as_json: Json = False) -> None:
-    """Create tables, collection and bucket, and note the embedding model; harmless when they exist."""
+    """Create the tables, collection, bucket and topics, and store the embedding model. May be repeated."""
     from operations.init import init as run_init
 
     given, output = settings.load(), Output(json=as_json)

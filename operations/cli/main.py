@@ -19,7 +19,7 @@ def main() -> None:
     try:
         from operations.cli import app
 
-        status = app.run()
+        status = app.run_command()
     except Interrupted:
         if "--json" in sys.argv:
             sys.stdout.write('{"error": "interrupted"}\n')

@@ -1,4 +1,4 @@
-"""What a command says: results on stdout, progress and notes on stderr, colours and bars only on a terminal."""
+"""The output of a command: results on stdout, progress and notes on stderr, colours and bars only on a terminal."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from rich.table import Table
 
 
 class Output:
-    """With `json`, stdout gets one JSON object and nothing else."""
+    """Where a command prints. With `json`, stdout gets one JSON object and nothing else."""
 
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
@@ -20,7 +20,7 @@ class Output:
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def result(self, facts: Mapping[str, Any], *lines: str | Table) -> None:
-        """The outcome: `facts` as JSON, or `lines` for a person."""
+        """Print the outcome on stdout: `facts` as JSON, or `lines` for a person."""
         if self.json:
             sys.stdout.write(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
             return
@@ -28,20 +28,24 @@ class Output:
             self._out.print(line, markup=False) if isinstance(line, str) else self._out.print(line)
 
     def note(self, line: str) -> None:
+        """Print a line on stderr."""
         self._err.print(line, markup=False)
 
     def heading(self, line: str) -> None:
+        """Print a bold line on stdout."""
         self._out.print(f"\n{line}", style="bold", markup=False)
 
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator["Bar"]:
-        """A bar on a terminal, nothing elsewhere. `total` may be unknown."""
+        """Show a bar on a terminal, nothing elsewhere. `total` is None when it is unknown."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._err, disable=not self._err.is_terminal, transient=True) as progress:
             yield Bar(progress, progress.add_task(label, total=total))
 
 
 class Bar:
+    """A progress bar; `advance` moves it."""
+
     def __init__(self, progress: Progress, task: Any) -> None:
         self._progress = progress
         self._task = task
@@ -51,7 +55,7 @@ class Bar:
 
 
 def table(*columns: str) -> Table:
-    """An empty table for a person to read; numbers are right-aligned where a column's name starts with '#'."""
+    """An empty table for a person; a column whose name starts with '#' is right-aligned."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left")

@@ -10,7 +10,8 @@ EXAMPLE = "RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 rag-outbox relay"
 def command(as_json: Json = False) -> None:
     """Publish events to Kafka, exactly once and in order per document (services profile).
 
-    Start as many as you like: they share the lanes. SIGTERM and Ctrl-C finish the batch in flight.
+    Any number of these processes may run; they share the lanes.
+    SIGTERM and Ctrl-C end the process after the current batch.
     """
     from operations import wiring
     from operations.profiles import services

@@ -12,18 +12,19 @@ EXAMPLE = "rag-outbox run --until-idle --give-up-seconds 60"
 
 
 def command(
-    until_idle: Annotated[bool, typer.Option("--until-idle", help="Stop when everything is applied.")] = False,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Stop when all events are applied.")] = False,
     give_up_seconds: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Stop with an error when a sink fails for so long. [30 with --until-idle, else never]"
+            min=0, help="Stop with an error after a sink has failed for this time. [30 with --until-idle, else never]"
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Relay events to Milvus and the object store, in one process (embedded profile).
+    """Apply events to Milvus and the object store, in one process (embedded profile).
 
-    SIGTERM and Ctrl-C finish the batch in flight. One process a data folder.
+    One such process may run per data folder.
+    SIGTERM and Ctrl-C end it after the current batch.
     """
     from operations import wiring
     from operations.profiles.embedded import run_until_signalled

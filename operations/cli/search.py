@@ -13,13 +13,15 @@ EXAMPLE = 'rag-outbox search "how do I mock a server in tests" --limit 3'
 
 
 def command(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for, in plain words.")],
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many chunks.")] = 5,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The question, in plain words.")],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The number of chunks to show.")] = 5,
     business_tag: Tag = None,
-    modal_type: Annotated[str | None, typer.Option("--modal-type", help="Only chunks of this kind.")] = None,
+    modal_type: Annotated[
+        str | None, typer.Option("--modal-type", help="Show only chunks of this type, for instance image.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find chunks by meaning."""
+    """Find the chunks whose meaning is nearest to a text."""
     from operations import wiring
     from retrieval.search import search
 

@@ -11,7 +11,7 @@ EXAMPLE = "rag-outbox status --json | jq .sinks.milvus"
 
 
 def command(as_json: Json = False) -> None:
-    """Show documents by state, what waits and for how long, and what failed."""
+    """Show documents per state, waiting events and their age, lag per sink, and failures."""
     from operations import wiring
     from operations.status import status as read_status
 

@@ -17,13 +17,15 @@ EXAMPLE = "rag-outbox write documents.jsonl && rag-outbox run --until-idle"
 
 def command(
     file: Annotated[
-        typer.FileBinaryRead, typer.Argument(metavar="FILE.jsonl", help="One document a line; - reads standard input.")
+        typer.FileBinaryRead,
+        typer.Argument(metavar="FILE.jsonl", help="One document per line; - reads stdin."),
     ],
     as_json: Json = False,
 ) -> None:
-    """Write documents from JSON lines, a batch a transaction.
+    """Write documents from JSON lines, one transaction per batch.
 
-    A line at fault stops it: every line before is written, none from it on. Chunks without a vector are embedded.
+    The first invalid line stops the command: only the lines before it are written.
+    Chunks without a vector are embedded.
     """
     from operations import wiring
     from operations.ingest.write import write as run_write

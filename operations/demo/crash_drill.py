@@ -1,7 +1,7 @@
-"""The demo's crash drill: `write` and `run` as processes, both killed with SIGKILL in the middle of their work.
+"""The demo's crash drill: kill the processes `write` and `run` with SIGKILL while both have work left.
 
-The middle is reached by construction on a machine of any speed. `write` reads from a pipe that stays open, so it never
-finishes. It gets its second share of documents only after `run` is dead, so `run` never applies all of them.
+Both have work left by construction, on a machine of any speed. `write` reads from a pipe that stays open, so it never
+finishes. It gets its second share of documents only after `run` is dead, so `run` cannot apply all documents.
 """
 
 import os
@@ -30,12 +30,12 @@ _POLL_SECONDS = 0.02
 
 
 class DrillFailed(OperationError):
-    """Raised when a process of the drill ends by itself or is stuck; the message names its log."""
+    """Raised when a process of the drill ends by itself or hangs; the message names its log."""
 
 
 @dataclass(frozen=True)
 class Killed:
-    """What the database held when both processes were dead."""
+    """The content of the database after both processes were killed."""
 
     written: int  # documents, committed
     applied: int  # documents that every store holds
@@ -43,10 +43,10 @@ class Killed:
 
 
 def kill_in_the_middle(system: System, lines: Sequence[bytes], business_tag: str, log: Path) -> Killed:
-    """Feed `lines` to `rag-outbox write`, and kill it and a `rag-outbox run` while both have work left.
+    """Send `lines` to `rag-outbox write`, and kill it and a `rag-outbox run` while both have work left.
 
-    `lines` are at least MIN_DOCUMENTS lines of JSON, a document each, all with `business_tag`. Both processes write
-    their errors to `log`. Returns with 0 < applied < written < len(lines). Raises DrillFailed.
+    `lines` are at least MIN_DOCUMENTS lines of JSON, one document per line, all with `business_tag`. Both processes
+    write their errors to `log`. Returns with 0 < applied < written < len(lines). Raises DrillFailed.
     """
     with _started(system, log, "run") as run, _started(system, log, "write", "-") as write:
 
@@ -58,10 +58,10 @@ def kill_in_the_middle(system: System, lines: Sequence[bytes], business_tag: str
                         command = "rag-outbox run" if process is run else "rag-outbox write"
                         raise DrillFailed(f"{command} ended with status {process.returncode}; its log: {log}")
                 if time.monotonic() > deadline:
-                    raise DrillFailed(f"{what} took over {_DEADLINE_SECONDS:.0f} seconds; the log: {log}")
+                    raise DrillFailed(f"{what} took more than {_DEADLINE_SECONDS:.0f} seconds; the log: {log}")
                 time.sleep(_POLL_SECONDS)
 
-        _feed(write, lines[: SHARE + 1])  # `write` commits a full batch when it has read one line more
+        _feed(write, lines[: SHARE + 1])  # `write` commits a full batch after it has read one more line
         wait_for(lambda seen: seen.applied > 0, "applying the first documents", run, write)
         _kill(run)
         _feed(write, lines[SHARE + 1 : 2 * SHARE + 1])
@@ -72,7 +72,7 @@ def kill_in_the_middle(system: System, lines: Sequence[bytes], business_tag: str
 
 @contextmanager
 def _started(system: System, log: Path, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
-    """A rag-outbox command on the demo's stores alone: no setting of the user's, no `.env` of the current folder."""
+    """Start a rag-outbox command on the stores of the demo; it sees no settings and no `.env` of the user."""
     data_dir = system.settings.data_dir
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with log.open("ab") as errors:
@@ -92,7 +92,7 @@ def _started(system: System, log: Path, *arguments: str) -> "Iterator[subprocess
 
 def _feed(process: "subprocess.Popen[bytes]", lines: Sequence[bytes]) -> None:
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it ended: whoever waits for its work sees that
+    with suppress(BrokenPipeError):  # it ended: wait_for reports that
         process.stdin.write(b"".join(lines))
         process.stdin.flush()
 

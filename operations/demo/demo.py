@@ -1,6 +1,7 @@
-"""`rag-outbox demo`: the whole pipeline on real documents, then a crash crash_drill.
+"""`rag-outbox demo`: the whole pipeline on real documents, then a crash drill.
 
-The documents are the long descriptions of the installed Python distributions, which every machine has.
+The documents are the descriptions of the installed Python distributions: every machine has them. The demo changes
+nothing outside its folder.
 """
 
 import importlib.metadata
@@ -53,7 +54,7 @@ class DemoFailed(OperationError):
 
 
 def demo(folder: Path, output: Output) -> None:
-    """Raises DemoFailed, and FileExistsError when `folder` holds something else than a demo."""
+    """Run the demo in `folder`. Raises DemoFailed, and FileExistsError if `folder` has other content than a demo."""
     folder = folder.resolve()
     _make(folder)
     log = folder / "demo.log"
@@ -67,7 +68,7 @@ def demo(folder: Path, output: Output) -> None:
 
 def _show_all(folder: Path, log: Path, output: Output) -> None:
     started = time.monotonic()
-    settings = Settings.model_construct(data_dir=folder / "data")  # the defaults, whatever the environment says
+    settings = Settings.model_construct(data_dir=folder / "data")  # the defaults: the environment is ignored
 
     output.heading("1  init: tables, embedding model, collection, bucket")
     init(settings)
@@ -75,10 +76,10 @@ def _show_all(folder: Path, log: Path, output: Output) -> None:
     with wiring.open_system(settings) as system:
         _pipeline(system, folder / "documents", output)
         _update_and_delete(system, folder / "documents", output)
-        output.heading("6  crash drill: write and run, both killed with SIGKILL in the middle, then started again")
+        output.heading("6  crash drill: kill write and run (SIGKILL) while both have work left, then start them again")
         show_crash_drill(system, folder / "documents", log, output)
     command = "rag-outbox" if shutil.which("rag-outbox") else sys.argv[0]
-    output.heading(f"Done in {time.monotonic() - started:.0f} s. What it made, and what to try next:")
+    output.heading(f"Done in {time.monotonic() - started:.0f} s. What is where, and what to try next:")
     output.result(
         {},
         f"   documents   {folder / 'documents'}",
@@ -94,13 +95,13 @@ def _show_all(folder: Path, log: Path, output: Output) -> None:
 
 
 def _pipeline(system: System, folder: Path, output: Output) -> None:
-    output.heading("2  ingest: extract, chunk, embed, and one transaction a batch")
+    output.heading("2  ingest: extract, chunk, embed, and write one transaction per batch")
     count = _write_descriptions(folder)
     ingested = _ingest(system, folder, output)
     _require(ingested.written == count, f"{ingested.written} of {count} documents written: {ingested.failed}")
     output.result({}, f"   {ingested.written} documents with {ingested.chunks} chunks")
 
-    output.heading("3  run: relay the events to Milvus and the object store")
+    output.heading("3  run: apply the events to Milvus and the object store")
     _relay(system, output)
 
     output.heading(f"4  search: {_QUESTION!r}")
@@ -115,26 +116,26 @@ def _update_and_delete(system: System, folder: Path, output: Output) -> None:
     output.heading(f"5  update and delete {path.name}")
     path.write_text(f"{path.read_text()}\n\n# Samarkand\n\n{_ADDED}\n")
     _ingest(system, folder, output)
-    vectors, total = _travelling(system, doc_id)
+    vectors, total = _chunks_in_event(system, doc_id)
     _relay(system, output)
     found = _search(system, _ADDED_QUESTION, limit=1)
-    _require(found[0].doc_id == doc_id, "the search does not find the paragraph that was added")
-    output.result({}, f"   a paragraph added: {vectors} of {total} chunks travelled")
+    _require(found[0].doc_id == doc_id, "the search does not find the new paragraph")
+    output.result({}, f"   one paragraph added: the event carried {vectors} of {total} chunks")
     _show(found, output)
 
     transactions.run(system.engine, lambda connection: system.writer().delete(connection, doc_id))
     _relay(system, output)
     left = [hit for hit in _search(system, _ADDED_QUESTION, limit=50) if hit.doc_id == doc_id]
     _require(not left, "a search still finds the deleted document")
-    output.result({}, "   the document deleted: the same search no longer finds it")
+    output.result({}, "   document deleted: the same search no longer finds it")
 
 
 def show_crash_drill(system: System, folder: Path, log: Path, output: Output) -> None:
-    """Kill a writer and a relay of the texts in `folder`, start again, and compare the stores. Raises DemoFailed."""
+    """Kill `write` and `run` at work on the texts in `folder`, restart both, compare the stores. Raises DemoFailed."""
     lines = _short_documents(folder)
     least = crash_drill.MIN_DOCUMENTS
-    _require(len(lines) >= least, f"the installed packages give {len(lines)} short texts, the drill needs {least}")
-    with output.progress("Waiting for the middle", None):
+    _require(len(lines) >= least, f"the installed packages give {len(lines)} short texts; the drill needs {least}")
+    with output.progress("Waiting until both have work left", None):
         killed = crash_drill.kill_in_the_middle(system, lines, _DRILL_TAG, log)
     output.result(
         {},
@@ -153,8 +154,8 @@ def show_crash_drill(system: System, folder: Path, log: Path, output: Output) ->
         rows = connection.execute(select(func.count()).select_from(chunks)).scalar_one()
     output.result(
         {},
-        f"   started again: {again.written} documents written, {again.unchanged} were there already",
-        f"   compared {rows} chunks in SQLite with Milvus row by row, and every object by its SHA-256: 0 differences,",
+        f"   started again: {again.written} documents written, {again.unchanged} already present",
+        f"   compared {rows} chunks in SQLite with all rows in Milvus, and every object by its SHA-256: 0 differences,",
         "   nothing lost, nothing doubled, nothing left over",
     )
 
@@ -179,8 +180,8 @@ def _relay(system: System, output: Output) -> None:
     output.result({}, f"   {relayed} events applied to both stores in {time.monotonic() - started:.1f} s")
 
 
-def _travelling(system: System, doc_id: str) -> tuple[int, int]:
-    """How many vectors wait in the outbox for this document, and how many chunks it has."""
+def _chunks_in_event(system: System, doc_id: str) -> tuple[int, int]:
+    """The number of chunks in the document's event in the outbox, and in the document."""
     with reading(system.engine) as connection:
         row = connection.execute(select(outbox).where(outbox.c.aggregate_id == doc_id)).one()
     event = decode(envelope_of(row))
@@ -190,7 +191,7 @@ def _travelling(system: System, doc_id: str) -> tuple[int, int]:
 
 
 def _write_descriptions(folder: Path) -> int:
-    """One Markdown file per distribution; returns how many."""
+    """Write one Markdown file per distribution; returns the number of files."""
     folder.mkdir()
     described = {
         distribution.name.lower(): text
@@ -203,7 +204,7 @@ def _write_descriptions(folder: Path) -> int:
 
 
 def _short_documents(folder: Path) -> list[bytes]:
-    """The same texts cut into pieces, each a document of one chunk, as JSON lines for `rag-outbox write`."""
+    """The same texts as JSON lines for `rag-outbox write`: one document per chunk."""
     lines: list[bytes] = []
     for path in sorted(folder.iterdir()):
         for piece in MarkdownHeadings().chunk(extract(path).text):
@@ -231,7 +232,7 @@ def _show(hits: list[Hit], output: Output) -> None:
 
 def _make(folder: Path) -> None:
     if folder.exists() and not (folder / _MARKER).exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} exists and is not a demo; choose another with --folder")
+        raise FileExistsError(f"{folder} exists and is not a demo; choose another folder with --folder")
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)

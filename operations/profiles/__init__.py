@@ -1,1 +1,1 @@
-"""The processes of each profile: embedded, and services."""
+"""The long-running processes of each profile: embedded and services."""

@@ -1,4 +1,7 @@
-"""`rag-outbox run`: relay and sinks in one process, for the embedded profile."""
+"""`rag-outbox run`: relay and sinks in one process, for the embedded profile.
+
+One such process per data folder: it holds the lock `run.lock`.
+"""
 
 import json
 import os
@@ -25,7 +28,7 @@ from schema.database.tables import outbox
 
 
 class AlreadyRunning(OperationError):
-    """Raised when another process relays this data folder; the message says which."""
+    """Raised when `rag-outbox run` already works on this data folder; the message names its process."""
 
 
 def run(
@@ -37,9 +40,9 @@ def run(
     report: Callable[[int], None],
     failing: Callable[[str, float], None],
 ) -> int:
-    """Relay until `stop` is set, or until the outbox is empty; returns how many events left it.
+    """Relay until `stop` is set, or with `until_idle` until the outbox is empty. Returns the number of events.
 
-    Raises AlreadyRunning; see DirectRelay for the rest.
+    Raises AlreadyRunning, and what DirectRelay.run raises.
     """
     relayed = 0
 
@@ -48,7 +51,7 @@ def run(
         relayed += events
         report(events)
 
-    with _only_one(system.settings.data_dir):
+    with _hold_lock(system.settings.data_dir):
         sinks = (MilvusAgain(system), MinioSink(system.store))
         relay = DirectRelay(
             system.engine, [Applier(system.engine, sink) for sink in sinks], report=count, failing=failing
@@ -65,8 +68,8 @@ def run(
 
 
 def run_until_signalled(system: System, output: Output, *, until_idle: bool, patience_seconds: float | None) -> int:
-    """`run` for a person or a supervisor: SIGTERM and SIGINT stop it after the batch in flight. Returns the events."""
-    if system.settings.kafka is not None:  # two kinds of relays would publish the same rows
+    """`run`, until SIGTERM or SIGINT ends it after the current batch. Returns the number of events."""
+    if system.settings.kafka is not None:  # both kinds of relay would publish the same rows
         raise SettingsError(f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is set; with Kafka, use: rag-outbox relay and consume")
     stop = stop_on_signals()
     with output.progress("Relaying events", pending_events(system)) as bar:
@@ -85,13 +88,14 @@ def run_until_signalled(system: System, output: Output, *, until_idle: bool, pat
 
 
 def pending_events(system: System) -> int:
+    """The number of rows in the outbox."""
     with reading(system.engine) as connection:
         return connection.execute(select(func.count()).select_from(outbox)).scalar_one()
 
 
 @contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
-    """Hold the folder's relay lock; the operating system frees it when this process dies."""
+def _hold_lock(data_dir: Path) -> Iterator[None]:
+    """Hold the lock of the data folder; the operating system releases it when this process dies."""
     holder = data_dir / "run.json"
     lock = FileLock(data_dir / "run.lock")
     try:

@@ -1,4 +1,4 @@
-"""`rag-outbox relay` and `rag-outbox consume`: one process each of the services profile."""
+"""`rag-outbox relay` and `rag-outbox consume SINK`: the processes of the services profile."""
 
 import logging
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def relay(system: System) -> int:
-    """Publish outbox rows to Kafka until SIGTERM or SIGINT; returns how many."""
+    """Publish outbox rows to Kafka until SIGTERM or SIGINT. Returns the number of rows."""
     from relays.kafka import KafkaRelay
 
     published = 0
@@ -26,14 +26,14 @@ def relay(system: System) -> int:
     kafka = _kafka(system)
     if system.engine.dialect.name == "sqlite":
         raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
-    _tell("relays")
+    _enable_info_logs("relays")
     stop = stop_on_signals()
     KafkaRelay(system.engine, system.settings.names, kafka, report=report).run(stop)
     return published
 
 
 def consume(system: System, sink_name: str) -> int:
-    """Apply events to one sink until SIGTERM or SIGINT; returns how many."""
+    """Apply events to one sink until SIGTERM or SIGINT. Returns the number of events."""
     from consumers.applier import Applier
     from consumers.kafka import Runtime
 
@@ -43,7 +43,7 @@ def consume(system: System, sink_name: str) -> int:
         nonlocal consumed
         consumed += len(applied)
 
-    _tell("consumers")
+    _enable_info_logs("consumers")
     stop = stop_on_signals()
     with ExitStack() as stack:
         sink = _sink(system, sink_name)
@@ -54,7 +54,7 @@ def consume(system: System, sink_name: str) -> int:
 
 
 def _sink(system: System, name: str) -> "Sink":
-    """Each imports its client alone: a second's work for Milvus."""
+    """Imports only the client that this sink needs: Milvus' takes a second."""
     if name == MILVUS:
         from operations.milvus_lite.restarting_sink import MilvusAgain
 
@@ -64,8 +64,8 @@ def _sink(system: System, name: str) -> "Sink":
     return MinioSink(system.store)
 
 
-def _tell(package: str) -> None:
-    """A process that runs for weeks says what it owns, a line at each change; see the README."""
+def _enable_info_logs(package: str) -> None:
+    """A long-running process logs one line whenever the lanes or partitions that it owns change."""
     logging.getLogger(package).setLevel(logging.INFO)
 
 

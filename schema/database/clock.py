@@ -1,4 +1,4 @@
-"""The database's clock in UTC, with microseconds where it has them, whatever the session's time zone."""
+"""The clock of the database, in UTC whatever the time zone of the session."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 
 class utc_now(FunctionElement[Any]):
-    """Now, by the database's clock. SQLite has milliseconds, MySQL microseconds."""
+    """The current time of the database, in UTC. MySQL has microseconds, SQLite milliseconds."""
 
     type = DateTime()
     inherit_cache = True

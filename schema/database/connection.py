@@ -1,4 +1,4 @@
-"""Connections to the metadata database, set up the way the contract needs them: MySQL and SQLite."""
+"""Connections to the metadata database, MySQL or SQLite, with the session settings that the contract needs."""
 
 import sqlite3
 import time
@@ -12,7 +12,7 @@ _MYSQL_TRANSIENT = {
     1053,  # the server is shutting down
     1205,  # lock wait timeout
     1213,  # deadlock
-    2003,  # nobody answers: the server is starting again
+    2003,  # cannot connect: the server is restarting
     2006,  # server has gone away
     2013,  # lost connection during query
 }
@@ -23,9 +23,9 @@ _SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
 def connect(url: str) -> Engine:
     """An engine for `url` ("mysql+pymysql://…" or "sqlite:///…").
 
-    MySQL: READ COMMITTED, UTC and utf8mb4. SQLite: a transaction takes the write lock when it begins, so two writers
-    wait for each other instead of failing in the middle; commits are durable (WAL, synchronous=FULL). Read through
-    `reading()` to stay clear of that lock.
+    MySQL: READ COMMITTED, UTC and utf8mb4. SQLite: a transaction takes the write lock when it begins, so that two
+    writers wait for each other instead of failing later; commits are durable (WAL, synchronous=FULL). Read through
+    `reading()`, which does not take that lock.
     """
     if make_url(url).get_backend_name() == "sqlite":
         engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_SECONDS})
@@ -42,9 +42,9 @@ def connect(url: str) -> Engine:
 
 
 def reading(engine: Engine) -> Connection:
-    """A connection whose statements see the newest committed rows and take no lock; close it after use."""
+    """A connection whose statements see the newest committed rows and take no lock. Close it after use."""
     connection = engine.connect()
-    if engine.dialect.name == "sqlite":  # MySQL: READ COMMITTED is enough, and costs no round trips
+    if engine.dialect.name == "sqlite":  # MySQL: READ COMMITTED is enough, and saves round trips
         return connection.execution_options(isolation_level="AUTOCOMMIT")
     return connection
 
@@ -61,7 +61,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by _begin_immediate alone
+    connection.isolation_level = None  # only _begin_immediate begins transactions
     cursor = connection.cursor()
     _switch_to_wal(cursor)
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
@@ -70,7 +70,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _switch_to_wal(cursor: Any) -> None:
-    """Ask until it is done: in a new file SQLite waits for no lock here, so processes that start together collide."""
+    """Retry while the file is locked: for this pragma SQLite itself does not wait, and processes may start together."""
     deadline = time.monotonic() + _SQLITE_BUSY_TIMEOUT_SECONDS
     while True:
         try:

@@ -1,7 +1,7 @@
-"""Brings the database's tables to those of this release, by the migrations that the package carries.
+"""Upgrades the database to the tables of this release, by the migrations in the package.
 
-Any number of processes may call `upgrade` at once: one migrates, the others wait for it. On SQLite it is one
-transaction; MySQL commits each statement by itself, so an interrupted run is taken up where it stopped.
+Any number of processes may call `upgrade` concurrently: one migrates, the others wait. On SQLite an upgrade is one
+transaction. MySQL commits every statement separately, so the next run continues where an interrupted one stopped.
 """
 
 from alembic import command
@@ -15,10 +15,10 @@ _LOCK_TIMEOUT_SECONDS = 300
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the database to this release's tables; does nothing where it has them.
+    """Upgrade the database to the tables of this release; does nothing if it has them.
 
-    Raises SchemaOutdated when a newer release made the tables, SchemaError when others of the same name exist or
-    another process has been migrating for too long. A SQLite engine must come from `connection.connect`.
+    Raises SchemaOutdated if a newer release created the tables. Raises SchemaError if foreign tables have our names,
+    or if another process migrates for too long. A SQLite engine must come from `connection.connect`.
     """
     if revision.current(engine) == revision.REVISIONS[-1]:
         return
@@ -39,9 +39,9 @@ def _config() -> Config:
 
 
 def _hold_mysql_lock(connection: Connection) -> None:
-    """Take the advisory lock of this database; it ends with the connection, which leaves the pool for that reason."""
+    """Take the advisory lock of this database. The connection leaves the pool: closing it releases the lock."""
     connection.detach()
-    name = "CONCAT('rag-outbox ', LEFT(SHA2(DATABASE(), 256), 32))"  # a lock's name is the whole server's
+    name = "CONCAT('rag-outbox ', LEFT(SHA2(DATABASE(), 256), 32))"  # the names of locks are global to the server
     taken = connection.scalar(text(f"SELECT GET_LOCK({name}, :seconds)"), {"seconds": _LOCK_TIMEOUT_SECONDS})
     connection.rollback()
     if taken != 1:
@@ -56,5 +56,6 @@ def _require_upgradable(connection: Connection) -> None:
     taken = sorted(present & set(metadata.tables))
     if taken and revision.VERSION_TABLE not in present:
         raise revision.SchemaError(
-            f"the database has tables that rag-outbox did not make: {', '.join(taken)}; rename them, or use another one"
+            f"the database has tables that rag-outbox did not create: {', '.join(taken)}; rename them or use "
+            "another database"
         )

@@ -1,4 +1,4 @@
-"""A row of the outbox as the envelope that a relay publishes."""
+"""Turns a row of the outbox into the envelope that a relay publishes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from schema.events.events import Envelope
 
 
 def envelope_of(row: Row[Any]) -> Envelope:
-    """The envelope in a row with all columns of `outbox`."""
+    """The envelope of a row that has all columns of `outbox`."""
     return Envelope(
         row.event_id,
         row.event_type,
@@ -16,5 +16,5 @@ def envelope_of(row: Row[Any]) -> Envelope:
         row.aggregate_version,
         row.content_type,
         row.payload,
-        row.headers if isinstance(row.headers, dict) else {},  # a writer in another language may put anything there
+        row.headers if isinstance(row.headers, dict) else {},  # a writer in another language may store any JSON
     )

@@ -1,4 +1,4 @@
-"""Statements over many ids, cut so that none of them grows without a bound (invariant 12)."""
+"""Statements over many ids, split so that each of them is bounded (invariant 12)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +11,6 @@ IDS_PER_STATEMENT = 1_000
 
 
 def execute_for_ids(connection: Connection, statement: Any, column: Any, ids: Iterable[str]) -> None:
-    """Run an UPDATE or DELETE for the rows whose `column` is one of `ids`, IDS_PER_STATEMENT at a time."""
+    """Run an UPDATE or DELETE for the rows whose `column` is in `ids`, with at most IDS_PER_STATEMENT per statement."""
     for some in bounded(ids, IDS_PER_STATEMENT):
         connection.execute(statement.where(column.in_(some)))

@@ -1,7 +1,7 @@
-"""The tables, for MySQL 8.0 and later and for SQLite; CHECK and UNIQUE keep bad rows out.
+"""The tables, for MySQL 8.0 and later and for SQLite; CHECK and UNIQUE reject invalid rows.
 
-Invariant 2: `documents.chunk_count` counts the chunks of `documents.version`, so a reader on a replica can tell a whole
-document from a partial one.
+Invariant 2: `documents.chunk_count` counts the chunks of `documents.version`, so that a reader on a replica can
+distinguish a complete document from a partial one.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from schema import limits
 from schema.database.clock import utc_now
 
-LANES = 16  # hash buckets of documents; one partition each of the topic `rag.relay-lanes`
+LANES = 16  # hash buckets of documents; the topic `rag.relay-lanes` has one partition per lane
 
 metadata = MetaData(
     naming_convention={
@@ -53,11 +53,11 @@ VECTOR_LEVELS = ("text", "table", "row", "col", "cell")
 DOCUMENT_STATES = ("pending", "processing", "completed", "failed", "deleting")
 SINK_STATES = ("pending", "applied", "failed")
 
-_OPTIONS: dict[str, Any] = {  # ids compare byte by byte, as Milvus and the object store compare them
+_OPTIONS: dict[str, Any] = {  # ids compare byte by byte, as in Milvus and the object store
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_0900_bin",
-    "sqlite_autoincrement": True,  # an id is never used twice
+    "sqlite_autoincrement": True,  # no id is reused
 }
 _Id = BigInteger().with_variant(Integer(), "sqlite")
 _Timestamp = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql")
@@ -67,7 +67,7 @@ _Payload = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql")
 class lane_of(FunctionElement[int]):
     """The lane of a document, computed by the database, so that a service in any language can insert a row.
 
-    SQLite has no CRC32 and one relay, so any spread will do there.
+    SQLite has no CRC32 and only one relay, so any distribution over the lanes is correct there.
     """
 
     inherit_cache = True
@@ -75,7 +75,7 @@ class lane_of(FunctionElement[int]):
 
 @compiles(lane_of, "mysql")
 def _lane_mysql(_element: lane_of, _compiler: SQLCompiler, **_: Any) -> str:
-    return f"mod(crc32(aggregate_id), {LANES})"  # no %: drivers would take it for a parameter
+    return f"mod(crc32(aggregate_id), {LANES})"  # not %, which drivers read as a parameter
 
 
 @compiles(lane_of, "sqlite")
@@ -109,7 +109,7 @@ documents = Table(
     Column("file_size", BigInteger),
     Column("page_count", Integer),
     Column("oss_key", String(limits.OBJECT_KEY_BYTES)),
-    Column("content_sha256", String(64)),  # of the file, as stored; what `ingest` compares
+    Column("content_sha256", String(64)),  # of the stored file; `ingest` compares it
     Column("status", _enum(*DOCUMENT_STATES, name="status"), nullable=False, server_default="pending", index=True),
     Column("chunk_count", Integer, nullable=False),
     Column("created_at", _Timestamp, nullable=False, server_default=utc_now(), index=True),
@@ -131,7 +131,7 @@ chunks = Table(
     Column("chunk_strategy", String(limits.CHUNK_STRATEGY_CHARACTERS)),
     Column("vector_level", _enum(*VECTOR_LEVELS, name="vector_level"), nullable=False, index=True),
     Column("modal_type", String(limits.MODAL_TYPE_BYTES), nullable=False),
-    Column("content", Text, nullable=False),  # a preview; the whole travels in the event
+    Column("content", Text, nullable=False),  # a preview; the event carries the whole content
     Column("content_hash", String(64), nullable=False, index=True),
     Column("char_count", Integer, nullable=False),
     Column("start_char", Integer),  # offset in the extracted text
@@ -145,8 +145,8 @@ chunks = Table(
         index=True,
     ),
     Column("milvus_synced", Boolean, nullable=False, server_default=false()),
-    Column("vector_version", BigInteger, nullable=False),  # the version whose event last carried the vector
-    Column("row_version", BigInteger, nullable=False),  # the version whose event last carried any field of the row
+    Column("vector_version", BigInteger, nullable=False),  # version of the last event with this vector
+    Column("row_version", BigInteger, nullable=False),  # version of the last event with any field of this row
     _created_at(),
     _created_at("updated_at"),
     UniqueConstraint("doc_id", "chunk_index"),
@@ -164,7 +164,7 @@ chunk_tombstones = Table(
     **_OPTIONS,
 )
 
-document_files = Table(  # the objects that a document keeps in the object store
+document_files = Table(  # one row per object of a document in the object store
     "document_files",
     metadata,
     Column("object_key", String(limits.OBJECT_KEY_BYTES), primary_key=True),
@@ -173,9 +173,9 @@ document_files = Table(  # the objects that a document keeps in the object store
     Column("sha256", String(64), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("content_type", String(limits.CONTENT_TYPE_CHARACTERS), nullable=False),
-    Column("staged_key", String(limits.OBJECT_KEY_BYTES)),  # where a large file waits for the minio consumer
-    Column("version", BigInteger, nullable=False),  # the version whose event last carried it
-    Column("removed_in_version", BigInteger),  # a tombstone until the minio sink confirmed
+    Column("staged_key", String(limits.OBJECT_KEY_BYTES)),  # of a large file, until it is copied
+    Column("version", BigInteger, nullable=False),  # version of the last event with this file
+    Column("removed_in_version", BigInteger),  # set: a tombstone until the minio sink confirms the removal
     CheckConstraint("size_bytes >= 0", name="size_natural"),
     **_OPTIONS,
 )
@@ -189,13 +189,15 @@ sink_states = Table(
     Column("applied_version", BigInteger, nullable=False, server_default=text("0")),
     Column("state", _enum(*SINK_STATES, name="state"), nullable=False, server_default="pending"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
-    Column("marks", BigInteger, nullable=False, server_default=text("0")),  # one that moves tells of a second consumer
+    Column(
+        "marks", BigInteger, nullable=False, server_default=text("0")
+    ),  # an unexpected value reveals a concurrent consumer
     Column("last_error", Text),
     _created_at("requested_at"),
     Column("applied_at", _Timestamp),
     CheckConstraint("applied_version BETWEEN 0 AND desired_version", name="applied_was_desired"),
     CheckConstraint("state <> 'applied' OR applied_version = desired_version", name="applied_is_desired"),
-    Index("ix_sink_states_sink_state_requested_at", "sink", "state", "requested_at"),  # lag: oldest unapplied
+    Index("ix_sink_states_sink_state_requested_at", "sink", "state", "requested_at"),  # lag: the oldest pending
     **_OPTIONS,
 )
 
@@ -214,7 +216,7 @@ outbox = Table(
     Column("payload", _Payload, nullable=False),
     Column("payload_bytes", Integer, Computed("length(payload)", persisted=True), nullable=False),
     _created_at(),
-    Index("ix_outbox_lane_id_payload_bytes", "lane", "id", "payload_bytes"),  # the claim reads no row to choose rows
+    Index("ix_outbox_lane_id_payload_bytes", "lane", "id", "payload_bytes"),  # the claim chooses rows by it
     CheckConstraint("aggregate_version >= 1", name="version_positive"),
     **_OPTIONS,
 )
@@ -223,7 +225,7 @@ outbox_dead_letters = Table(
     "outbox_dead_letters",
     metadata,
     Column("id", _Id, primary_key=True, autoincrement=True),
-    Column("stage", String(32), nullable=False),  # 'relay', or the sink that refused it
+    Column("stage", String(32), nullable=False),  # 'relay', or the sink that rejected it
     Column("outbox_id", BigInteger, nullable=False),
     Column("event_id", String(36), nullable=False),
     Column("aggregate_type", String(32), nullable=False),
@@ -276,7 +278,7 @@ processing_tasks = Table(
     **_OPTIONS,
 )
 
-embedding_model = Table(  # one row: every vector of the system comes from this model
+embedding_model = Table(  # one row: the model of all vectors in the system
     "embedding_model",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),

@@ -1,1 +1,1 @@
-"""What travels from the outbox to the sinks: events, identities and their encodings."""
+"""The events that go from the outbox to the sinks: their structure, identities and encodings."""

@@ -1,7 +1,7 @@
-"""The events: what travels from the outbox to the sinks, as CloudEvents with a JSON or MessagePack payload.
+"""The events that go from the outbox to the sinks: CloudEvents with a JSON or MessagePack payload.
 
-Invariant 7: an upsert carries every vector, row and file that not every sink is known to hold, and every tombstone not
-yet confirmed, so it never depends on an earlier event having been applied.
+Invariant 7: an upsert carries every vector, row, file and tombstone that some sink has not confirmed yet, so it never
+depends on an earlier event.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ class MalformedEvent(Exception):
 
 
 class ChunkRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A chunk as Milvus shall hold it. `vector`: little-endian float32, 4 bytes a dimension (base64 in JSON).
+    """A row for Milvus. `vector`: little-endian float32, 4 bytes per dimension (base64 in JSON).
 
-    `sparse`, where there are sparse weights: 8 bytes an entry, the token id as little-endian uint32 and its weight as
+    `sparse`, if there are sparse weights: 8 bytes per entry, the token id as little-endian uint32 and its weight as
     little-endian float32, sorted by id (base64 in JSON).
     """
 
@@ -37,7 +37,7 @@ class ChunkRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChunkLabels(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The labels of a chunk whose vector every sink already holds."""
+    """New labels of a chunk whose vector every sink already holds."""
 
     chunk_id: str
     vector_level: str = "text"
@@ -46,7 +46,7 @@ class ChunkLabels(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An object of the document: its bytes in `content`, or where they are staged."""
+    """An object of the document: its bytes in `content`, or their staging key in `staged_key`."""
 
     object_key: str
     content_type: str
@@ -57,7 +57,7 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DocumentUpserted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The state of a document at `version`, as far as a sink may lack it. Of `parts` parts, the last completes it.
+    """What a sink may lack of a document at `version`, in `parts` parts; the last part completes the version.
 
     A sink writes `chunks` and `relabelled` before it removes `tombstones`; tombstones come in the last parts.
     """
@@ -84,7 +84,7 @@ class DocumentUpserted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class DocumentDeleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The document is gone: every chunk id and object key that a sink may still hold."""
+    """The document is deleted: every chunk id and object key that a sink may still hold."""
 
     doc_id: str
     version: int
@@ -102,7 +102,7 @@ EVENT_TYPES: Final[Mapping[str, type[DocumentUpserted] | type[DocumentDeleted]]]
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """An event as it travels: what a relay and a consumer need to know without decoding the payload."""
+    """An encoded event, with the fields that a relay and a consumer need without decoding the payload."""
 
     event_id: str
     event_type: str
@@ -127,7 +127,7 @@ _DECODERS: Final[Mapping[tuple[str, str], _Decoder]] = {
 
 
 def encode(value: object, content_type: str) -> bytes:
-    """Bytes of an event, or of a part of one, in the given content type."""
+    """Encode an event, or a part of one, in the given content type."""
     return _ENCODERS[content_type].encode(value)
 
 
@@ -136,7 +136,7 @@ def event_type(event: Event) -> str:
 
 
 def decode(envelope: Envelope) -> Event:
-    """The event in an envelope; raises MalformedEvent on an unknown type, wrong fields or an identity that differs."""
+    """Decode the event. Raises MalformedEvent for an unknown type, wrong fields, or another document or version."""
     decoder = _DECODERS.get((envelope.content_type, envelope.event_type))
     if decoder is None:
         raise MalformedEvent(f"cannot read event type {envelope.event_type!r} as {envelope.content_type!r}")

@@ -1,4 +1,4 @@
-"""Identities that every language can compute again: the same text in the same document keeps its chunk id."""
+"""Identities that a service in any language can compute: the same text in the same document keeps its chunk id."""
 
 import hashlib
 from collections import Counter
@@ -20,7 +20,7 @@ def chunk_id(doc_id: str, content_hash: str, occurrence: int) -> str:
 
 
 def chunk_ids(doc_id: str, content_hashes: Iterable[str]) -> list[str]:
-    """One id a chunk, in order; equal contents are told apart by their occurrence number."""
+    """One id per chunk, in order; equal contents differ by their occurrence number."""
     seen: Counter[str] = Counter()
     ids = []
     for digest in content_hashes:
@@ -35,7 +35,7 @@ def event_id() -> str:
 
 
 def doc_id_error(doc_id: object) -> str | None:
-    """What is wrong with a document id, or None. It becomes part of object keys, so it must be safe as a file name."""
+    """Why a document id is invalid, or None. It becomes part of object keys, so it must be safe as a file name."""
     if not isinstance(doc_id, str):
         return "must be a string"
     if not doc_id:

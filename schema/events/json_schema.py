@@ -1,6 +1,6 @@
 """JSON Schemas of the events, for services in other languages: generated from the structs, never edited by hand.
 
-`python -m schema.events.json_schema` writes them anew; a test keeps them in step with `schema.events.events`.
+`python -m schema.events.json_schema` writes them; a test compares them with `schema.events.events`.
 """
 
 import inspect
@@ -16,7 +16,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def generate() -> dict[str, str]:
-    """File name → content, one file an event type."""
+    """File name → content, one file per event type."""
     return {f"{name}.json": _schema(struct) for name, struct in EVENT_TYPES.items()}
 
 

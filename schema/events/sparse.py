@@ -1,4 +1,4 @@
-"""Sparse weights as they travel: 8 bytes an entry, a token id (uint32) and its weight (float32), sorted by id.
+"""Encodes sparse weights: 8 bytes per entry, a token id (uint32) and its weight (float32), sorted by id.
 
 Both are little-endian, as vectors are.
 """
@@ -13,12 +13,12 @@ _ENTRY = np.dtype([("id", "<u4"), ("weight", "<f4")])
 
 
 def pack(weights: Mapping[int, float]) -> bytes:
-    """The bytes of weights that keep their limits: SPARSE_ENTRIES, SPARSE_ID, and above 0 as float32."""
+    """Encode weights. They must keep the limits SPARSE_ENTRIES and SPARSE_ID, and be above 0 as float32."""
     return np.fromiter(sorted(weights.items()), _ENTRY, len(weights)).tobytes()
 
 
 def unpack(packed: bytes) -> dict[int, float]:
-    """Token id → weight; raises ValueError when `packed` is not what `pack` makes."""
+    """Token id → weight. Raises ValueError if `pack` cannot have made these bytes."""
     if len(packed) % _ENTRY.itemsize:
         raise ValueError(f"{len(packed)} bytes of sparse weights are not whole entries of {_ENTRY.itemsize} bytes")
     entries = np.frombuffer(packed, _ENTRY)

@@ -69,7 +69,7 @@ def test_drill_kills_in_the_middle_at_any_speed(
         demo.show_crash_drill(system, texts, tmp_path / "demo.log", Output())
     said = capsys.readouterr().out
     assert "killed with 400 of 450 documents written and " in said
-    assert "50 documents written, 400 were there already" in said
+    assert "50 documents written, 400 already present" in said
     assert "0 differences" in said
     folder.assert_in_step()
 

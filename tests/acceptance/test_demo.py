@@ -41,8 +41,8 @@ def test_it_shows_the_pipeline_on_real_documents(outcome: Outcome) -> None:
     assert documents >= 30
     assert chunks >= 500
     assert f"{documents} events applied to both stores" in outcome.out
-    assert re.search(r"a paragraph added: 1 of \d+ chunks travelled", outcome.out)
-    assert "the document deleted: the same search no longer finds it" in outcome.out
+    assert re.search(r"one paragraph added: the event carried 1 of \d+ chunks", outcome.out)
+    assert "document deleted: the same search no longer finds it" in outcome.out
 
 
 def test_the_crash_drill_kills_in_the_middle_and_finds_no_difference(outcome: Outcome) -> None:
@@ -50,7 +50,7 @@ def test_the_crash_drill_kills_in_the_middle_and_finds_no_difference(outcome: Ou
     assert said is not None
     written, count, applied, _ = map(int, said.groups())
     assert 0 < applied <= written <= count
-    assert f"started again: {count - written} documents written, {written} were there already" in outcome.out
+    assert f"started again: {count - written} documents written, {written} already present" in outcome.out
     assert "0 differences" in outcome.out
 
 
@@ -76,5 +76,5 @@ def test_it_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None:
     outcome = Folder(tmp_path / "data").run("demo", "--folder", "mine")
 
     assert (outcome.status, outcome.out) == (1, "")
-    assert outcome.err == f"rag-outbox: {mine} exists and is not a demo; choose another with --folder\n"
+    assert outcome.err == f"rag-outbox: {mine} exists and is not a demo; choose another folder with --folder\n"
     assert (mine / "thesis.md").read_text() == "years of work"

@@ -159,7 +159,7 @@ def test_an_empty_database_is_outdated(engine: Engine) -> None:
 def test_tables_of_somebody_else_are_not_taken_over(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE documents (id INT PRIMARY KEY)"))
-    with pytest.raises(revision.SchemaError, match="tables that rag-outbox did not make: documents"):
+    with pytest.raises(revision.SchemaError, match="tables that rag-outbox did not create: documents"):
         migrate.upgrade(engine)
     assert tables(engine) == {"documents"}
 

@@ -238,7 +238,7 @@ def test_a_database_of_a_newer_release_is_left_alone(
         migrate.upgrade(engine)
     before = definitions(engine)
     for refused in (revision.require_current, migrate.upgrade):
-        with pytest.raises(revision.SchemaOutdated, match=r"revision next, .* a newer rag-outbox made them"):
+        with pytest.raises(revision.SchemaOutdated, match=r"revision next, .* a newer rag-outbox created them"):
             refused(engine)
     assert revision.current(engine) == "next"
     assert definitions(engine) == before
@@ -264,7 +264,7 @@ def test_tables_of_somebody_else_are_not_taken_over(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE documents (id INTEGER PRIMARY KEY)"))
         connection.execute(text("CREATE TABLE chunks (id INTEGER PRIMARY KEY)"))
-    with pytest.raises(revision.SchemaError, match="tables that rag-outbox did not make: chunks, documents"):
+    with pytest.raises(revision.SchemaError, match="tables that rag-outbox did not create: chunks, documents"):
         migrate.upgrade(engine)
     assert tables(engine) == {"documents", "chunks"}
 

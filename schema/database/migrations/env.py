@@ -1,4 +1,4 @@
-"""Run by Alembic for every command: migrates on the connection of `schema.database.migrate`, in its transaction."""
+"""Alembic runs this for every command: it migrates in the transaction that `schema.database.migrate` began."""
 
 from alembic import context
 

@@ -1,7 +1,7 @@
 """The first tables: documents and their chunks, files, tombstones and sink states, the outbox, logs and tasks.
 
-Frozen: it imports nothing of ours, so that it builds the same tables for ever. MySQL commits every statement of it on
-its own, so it creates only what an interrupted run left missing.
+Frozen: it imports nothing of ours, so that it always creates the same tables. MySQL commits every statement
+separately, so it creates only what is missing after an interrupted run.
 """
 
 from typing import Any
