@@ -1,5 +1,5 @@
-# A fresh clone needs nothing before `make demo` or `make test`: the virtual environment is made here.
-# Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
+# In a fresh clone, `make demo` and `make test` create the virtual environment that they need.
+# To use another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON  ?= python3
 VENV    ?= .venv
 WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
@@ -19,53 +19,53 @@ DEV     := $(VENV)/.dev-installed
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(RUNTIME) ## the whole pipeline on this machine
+demo: $(RUNTIME) ## show the whole pipeline on this machine, then kill and restart it
 	$(BIN)/rag-outbox demo
 
-test: $(DEV) ## all tests; ARGS="-k name -x" is passed to pytest
+test: $(DEV) ## run all tests; pytest options: ARGS="-k name -x"
 	-$(BIN)/python -m compose.native fetch
 	$(PYTEST) $(ARGS)
 
-servers: $(RUNTIME) ## MySQL, Kafka, Milvus and MinIO without Docker; ARGS="--replica --port mysql=3306"
+servers: $(RUNTIME) ## start MySQL, Kafka, Milvus and MinIO without Docker; ARGS="--replica --port mysql=3306"
 	$(BIN)/python -m compose.native up $(ARGS)
 
-servers-status: $(RUNTIME) ## which servers run, and where
+servers-status: $(RUNTIME) ## show which servers run, and where
 	$(BIN)/python -m compose.native status $(ARGS)
 
-servers-stop: $(RUNTIME) ## end them; data and logs stay in .servers
+servers-stop: $(RUNTIME) ## stop the servers; data and logs stay in .servers
 	$(BIN)/python -m compose.native stop $(ARGS)
 
-bench: $(RUNTIME) ## all benchmarks, kept in benchmarks/results; takes long; ARGS="--servers DIR"
+bench: $(RUNTIME) ## run all benchmarks and keep the results (over 30 minutes); ARGS="--servers DIR"
 	$(BIN)/python -m benchmarks --keep $(ARGS)
 
-bench-quick: $(RUNTIME) ## a short form of them, nothing kept
+bench-quick: $(RUNTIME) ## run short forms of all benchmarks; keep nothing
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
-lint: $(DEV) ## format check, lint, types, import contracts
+lint: $(DEV) ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-ci: lint ## what must pass before a merge: lint, then test
+ci: lint ## lint, then test: must pass before a merge
 	$(MAKE) test
 
 format: $(DEV) ## format the code and apply safe fixes
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-coverage: $(DEV) ## tests with branch coverage, subprocesses included
+coverage: $(DEV) ## run all tests with branch coverage, subprocesses included
 	$(PYTEST) --cov --cov-report=term $(ARGS)
 
-constraints: ## pin the newest versions anew (on Python 3.11, the oldest supported)
+constraints: ## pin the newest versions again (needs Python 3.11, the oldest supported)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "make constraints needs Python 3.11, so that the pins install on every later one: PYTHON=python3.11"; exit 1; }
 	@set -eu; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
 	$(PYTHON) -m venv "$$work/venv"; \
 	"$$work/venv/bin/python" -m pip --disable-pip-version-check --quiet install '.[dev]'; \
-	echo "# Written by \`make constraints\`. Every version that the tests run with." > "$$work/pins"; \
+	echo "# Written by \`make constraints\`. The versions of all packages that the tests run with." > "$$work/pins"; \
 	"$$work/venv/bin/python" -m pip --disable-pip-version-check freeze --exclude rag-outbox >> "$$work/pins"; \
-	if grep -n ' @ \|://' "$$work/pins"; then echo "a pin names a place, not a version" >&2; exit 1; fi; \
+	if grep -n ' @ \|://' "$$work/pins"; then echo "a pin has a location instead of a version" >&2; exit 1; fi; \
 	cp "$$work/pins" constraints.txt; \
 	grep -c == constraints.txt | sed 's/$$/ versions pinned in constraints.txt/'
 

@@ -5,34 +5,34 @@
 -- The tables are those of the database that the client is in. The users come without a password, locked; open each with
 --     ALTER USER 'rag-writer' IDENTIFIED BY '…' ACCOUNT UNLOCK;
 -- For users of another name replace their prefix: sed "s/'rag-/'mine-/g" compose/grants/grants.sql | mysql … my_database
--- Running it again does no harm, and is what a release with new tables asks for.
+-- Run it again after an upgrade that adds tables; repeating it is harmless.
 --
--- `rag-outbox init` itself needs all of the database, and so do people who repair: give them GRANT ALL ON rag_outbox.*.
+-- `rag-outbox init` needs all rights on the database, and so does a person who repairs it: GRANT ALL ON rag_outbox.*.
 
 CREATE USER IF NOT EXISTS 'rag-writer' ACCOUNT LOCK;
 CREATE USER IF NOT EXISTS 'rag-relay' ACCOUNT LOCK;
 CREATE USER IF NOT EXISTS 'rag-consumer' ACCOUNT LOCK;
 
--- Every process looks up the tables' revision and the embedding model.
+-- Every process reads the revision of the tables and the embedding model.
 GRANT SELECT ON rag_outbox_revision TO 'rag-writer', 'rag-relay', 'rag-consumer';
 GRANT SELECT ON embedding_model TO 'rag-writer', 'rag-relay', 'rag-consumer';
 
 -- The writer: `rag-outbox write`, `ingest` and `delete`, and every service that imports `producer` or writes SQL itself.
-GRANT SELECT, INSERT, UPDATE ON documents TO 'rag-writer'; -- deleted ones stay
+GRANT SELECT, INSERT, UPDATE ON documents TO 'rag-writer'; -- deleted documents stay as rows
 GRANT SELECT, INSERT, UPDATE, DELETE ON chunks TO 'rag-writer';
-GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-writer'; -- DELETE: the chunk is back
+GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-writer'; -- DELETE: the chunk exists again
 GRANT SELECT, INSERT, UPDATE, DELETE ON document_files TO 'rag-writer';
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-writer';
-GRANT INSERT ON operation_logs TO 'rag-writer'; -- it can add to the log, and neither read nor rewrite it
-GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync takes vectors from events that still wait
+GRANT INSERT ON operation_logs TO 'rag-writer'; -- it can append to the log, but neither read nor change it
+GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync reads vectors from pending events
 
 -- The relay: `rag-outbox relay`. It never sees a document.
 GRANT SELECT, DELETE ON outbox TO 'rag-relay';
 GRANT INSERT ON outbox_dead_letters TO 'rag-relay';
-GRANT SESSION_VARIABLES_ADMIN ON *.* TO 'rag-relay'; -- may be left out: the binlog then gets each payload a second time
+GRANT SESSION_VARIABLES_ADMIN ON *.* TO 'rag-relay'; -- optional: without it, the binlog contains each payload twice
 
--- The consumer: `rag-outbox consume`, for either sink. It never sees the outbox, and of documents and chunks it can
--- change nothing but their marks. INSERT: tombstones of what a consumer that was late brought back.
+-- The consumer: `rag-outbox consume`, for any sink. It never sees the outbox, and in documents and chunks it can change
+-- only the marks. INSERT: tombstones of rows and objects that a late consumer brought back.
 GRANT SELECT, UPDATE (status) ON documents TO 'rag-consumer';
 GRANT SELECT, UPDATE (milvus_synced) ON chunks TO 'rag-consumer';
 GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-consumer';

@@ -1,4 +1,7 @@
-"""The command: up, status, stop, fetch. Exit status: 0 done, 1 failed, 2 wrong usage, 4 impossible on this machine."""
+"""The command line: up, status, stop, fetch.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 4 impossible on this machine, 130 interrupted.
+"""
 
 import argparse
 import json
@@ -18,7 +21,7 @@ from compose.native.output import result, say
 from compose.native.server import Server
 from compose.native.state import State
 
-DONE, FAILED, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130  # 2, wrong usage, is argparse's
+DONE, FAILED, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130  # argparse ends with 2 on wrong usage
 DEFAULT = (MySQL.name, Kafka.name, Minio.name, Milvus.name)
 NAMES = (*DEFAULT, Replica.name)
 COLUMNS = ("name", "state", "pid", "port", "url", "version", "log")
@@ -32,15 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _status(data, as_json=options.json)
         if options.action == "fetch":
             return _report(supervise.fetch(list(_servers(State(data), options.names or DEFAULT).values())))
-        with lock.held(data / "lock", "servers", "another up or stop"):
+        with lock.hold(data / "lock", "servers", "another up or stop"):
             state = State(data)
             return _up(state, options) if options.action == "up" else _stop(state, options.names)
     except (ServerError, OSError) as error:
         say("servers", str(error))
         return FAILED
     except KeyboardInterrupt:
-        say("servers", "interrupted; what was started goes on: see status, stop")
-        os._exit(INTERRUPTED)  # without the threads that wait
+        say("servers", "interrupted; servers that were started still run: see status and stop")
+        os._exit(INTERRUPTED)  # not waiting for the threads
 
 
 def _up(state: State, options: argparse.Namespace) -> int:
@@ -48,7 +51,7 @@ def _up(state: State, options: argparse.Namespace) -> int:
     if options.replica and Replica.name not in names:
         names.append(Replica.name)
     if Replica.name in names and MySQL.name not in names:
-        names.insert(0, MySQL.name)  # what it follows
+        names.insert(0, MySQL.name)  # the replica follows it
     errors = supervise.up(list(_servers(state, names).values()), state, dict(options.port))
     path = options.env_file or state.env_file or state.folder / "servers.env"
     result(supervise.write_environment(list(_servers(state).values()), state, path.absolute()).rstrip())
@@ -59,7 +62,7 @@ def _up(state: State, options: argparse.Namespace) -> int:
 def _stop(state: State, names: Sequence[str]) -> int:
     errors = supervise.stop(list(_servers(state, names).values()), state)
     every = list(_servers(state).values())
-    if state.env_file is not None:  # it must not lead anybody to servers that are gone
+    if state.env_file is not None:  # it must not name servers that no longer run
         if any(state.running(server.name) for server in every):
             supervise.write_environment(every, state, state.env_file)
         else:
@@ -89,14 +92,14 @@ def _report(errors: Sequence[ServerError]) -> int:
     for error in errors:
         say("servers", str(error))
     if any(isinstance(error, Unavailable) for error in errors):
-        say("servers", "the other way is Docker: docker compose -f compose/compose.yaml up")
+        say("servers", "instead, use Docker: docker compose -f compose/compose.yaml up")
     if not errors:
         return DONE
     return UNAVAILABLE if all(isinstance(error, Unavailable) for error in errors) else FAILED
 
 
 def _servers(state: State, names: Sequence[str] = ()) -> dict[str, Server]:
-    """The named servers, or all of them."""
+    """The servers with these names, or all servers, by name."""
     cache = Cache.of_this_user()
     every: list[Server] = [kind(cache, state) for kind in (MySQL, Replica, Kafka, Minio, Milvus)]
     return {server.name: server for server in every if not names or server.name in names}
@@ -110,19 +113,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     every = argparse.ArgumentParser(add_help=False)
     every.add_argument(
-        "--data", type=Path, default=Path(".servers"), metavar="DIR", help="data, logs, state (.servers)"
+        "--data", type=Path, default=Path(".servers"), metavar="DIR", help="folder of data, logs and state [.servers]"
     )
     some = argparse.ArgumentParser(add_help=False)
-    some.add_argument("--only", dest="names", type=_names, default=(), metavar="NAME,…", help=f"of {', '.join(NAMES)}")
+    some.add_argument(
+        "--only", dest="names", type=_names, default=(), metavar="NAME,…", help=f"only these of {', '.join(NAMES)}"
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     up = actions.add_parser("up", parents=[every, some], help="fetch once, start what does not run, wait until ready")
-    up.add_argument("--replica", action="store_true", help="also a MySQL replica")
-    up.add_argument("--port", type=_port, action="append", default=[], metavar="NAME=PORT", help="default: a free one")
-    up.add_argument("--env-file", type=Path, metavar="FILE", help="where the variables go (DIR/servers.env)")
-    status = actions.add_parser("status", parents=[every], help="what runs, and where")
-    status.add_argument("--json", action="store_true", help="one JSON object")
-    actions.add_parser("stop", parents=[every, some], help="end what runs; data and logs stay")
-    actions.add_parser("fetch", parents=[every, some], help="only fill the cache")
+    up.add_argument("--replica", action="store_true", help="also start a MySQL replica")
+    up.add_argument(
+        "--port", type=_port, action="append", default=[], metavar="NAME=PORT", help="the port of a server [a free one]"
+    )
+    up.add_argument("--env-file", type=Path, metavar="FILE", help="file for the variables [DIR/servers.env]")
+    status = actions.add_parser("status", parents=[every], help="show which servers run, and where")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    actions.add_parser("stop", parents=[every, some], help="stop the servers; data and logs stay")
+    actions.add_parser("fetch", parents=[every, some], help="download the programs only")
     return parser
 
 
@@ -130,7 +137,7 @@ def _names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"unknown server {', '.join(unknown)}; known are {', '.join(NAMES)}")
+        raise argparse.ArgumentTypeError(f"unknown server {', '.join(unknown)}; the servers are {', '.join(NAMES)}")
     return names
 
 

@@ -1,4 +1,4 @@
-"""The fetched programs, shared by every set of servers. A folder under its final name is complete: a rename made it."""
+"""The fetched programs, shared by all data folders. A folder with its final name is complete: it got it by a rename."""
 
 import os
 import shutil
@@ -27,21 +27,21 @@ class Cache:
         return cls(Path(base).absolute() / "rag-outbox")
 
     def folder(self, key: str) -> Path:
-        """Where `key` stands once it was fetched."""
+        """The folder of `key`; it exists once `key` is fetched."""
         return self.root / key
 
-    def once(self, name: str, key: str, fill: Callable[[Path], None]) -> None:
-        """Let `fill` write the folder `key` of server `name`, unless it is there."""
+    def fill_once(self, name: str, key: str, fill: Callable[[Path], None]) -> None:
+        """Call `fill` to write the folder `key` of server `name`, unless it exists. Raises Unavailable."""
         target = self.folder(key)
         if target.exists():
             return
         try:
-            with lock.held(self.root / f"{key}.lock", name, "another fetch"):
+            with lock.hold(self.root / f"{key}.lock", name, "another fetch"):
                 if target.exists():
                     return
                 say(name, f"fetching once into {target}")
                 part = self.root / f"{key}.part"
-                shutil.rmtree(part, ignore_errors=True)  # of a fetch that died: we hold the lock
+                shutil.rmtree(part, ignore_errors=True)  # left by a killed fetch: we hold the lock
                 part.mkdir()
                 _fill(part, fill)
                 part.rename(target)
@@ -56,4 +56,4 @@ def _fill(part: Path, fill: Callable[[Path], None]) -> None:
     except Unavailable:
         raise
     except ServerError as error:
-        raise Unavailable(f"{error}\n    fetching needs the network, once") from None
+        raise Unavailable(f"{error}\n    the first fetch needs the network") from None

@@ -1,4 +1,4 @@
-"""Packages of another Debian suite, unpacked into a folder: neither root nor a change to the system is needed."""
+"""Unpacks packages of another Debian suite into a folder, without root and without a change to the system."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 class Source(NamedTuple):
-    """One archive of the machine's apt configuration."""
+    """One archive in the apt configuration of this machine."""
 
     uri: str
     suites: list[str]
@@ -23,7 +23,7 @@ class Source(NamedTuple):
 
 
 def unpack(name: str, suite: str, packages: list[str], folder: Path, log: Path) -> None:
-    """Unpack packages of a suite and what they depend on (but Perl, which no server needs) into `folder`/root."""
+    """Unpack packages of a suite into `folder`/root, with their dependencies except Perl, which no server needs."""
     tools.need(name, "apt-get", "dpkg", package="Debian's apt and dpkg, or use a Debian machine")
     source = _archive(name)
     apt = folder / "apt"
@@ -40,7 +40,7 @@ def unpack(name: str, suite: str, packages: list[str], folder: Path, log: Path) 
         "Dir::Cache": apt / "cache",
         "APT::Install-Recommends": "false",
         "APT::Sandbox::User": "root" if os.geteuid() == 0 else "",  # _apt may not enter a home folder
-        "Debug::NoLocking": "true",  # the system's lock is root's, and nothing of the system changes
+        "Debug::NoLocking": "true",  # only root may take the system's lock, and the system does not change
         "Acquire::Retries": "3",
     }
     command: list[str | Path] = [
@@ -59,14 +59,14 @@ def unpack(name: str, suite: str, packages: list[str], folder: Path, log: Path) 
 
 
 def _archive(name: str) -> Source:
-    """The Debian archive that this machine was set up with; its address stands in no file of ours."""
+    """The Debian archive in the apt configuration of this machine: our files name no archive."""
     release = _os_release()
     for source in sources(SOURCES):
         if "main" in source.components and release.get("VERSION_CODENAME", "sid") in source.suites:
             return source
     system = release.get("PRETTY_NAME", "this system")
     if release.get("ID") != "debian":
-        raise Unavailable(f"{name}: comes from Debian's archive, and this is {system}")
+        raise Unavailable(f"{name}: needs Debian's archive; this machine is {system}")
     raise Unavailable(f"{name}: {SOURCES} names no Debian archive for {system}")
 
 

@@ -1,9 +1,9 @@
-"""What can go wrong with a server."""
+"""The errors of the native servers."""
 
 
 class ServerError(Exception):
-    """Raised when a server cannot be started, made ready or stopped; the message tells where its log is."""
+    """Raised when a server cannot be started, made ready or stopped; the message names its log."""
 
 
 class Unavailable(ServerError):
-    """Raised when this machine cannot have a server: a tool, the network or the right architecture is missing."""
+    """Raised when this machine cannot run a server: a tool, the network or the right architecture is missing."""

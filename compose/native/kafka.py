@@ -1,4 +1,4 @@
-"""Kafka from Maven's jars: one node that is both broker and controller (KRaft)."""
+"""Kafka, from its jars in Maven: one node that is both broker and controller (KRaft)."""
 
 import base64
 import os
@@ -24,7 +24,7 @@ JAVA = 17  # the oldest that a broker of this version runs on
 ARTIFACTS = (
     f"org.apache.kafka:kafka_{versions.KAFKA_SCALA}",
     "org.apache.kafka:kafka-tools",
-    f"org.apache.logging.log4j:log4j-slf4j-impl:{versions.KAFKA_LOG4J}",  # without it the broker says nothing
+    f"org.apache.logging.log4j:log4j-slf4j-impl:{versions.KAFKA_LOG4J}",  # without it the broker logs nothing
 )
 
 PROPERTIES = """process.roles=broker,controller
@@ -81,7 +81,7 @@ class Kafka:
         properties.write_text(PROPERTIES.format(host=HOST, logs=self._home / "data", **record.ports))
         (self._home / "log4j2.properties").write_text(LOGGING)
         if not (self._home / "cluster-id").exists():
-            tools.remove(self._home / "data")  # of a format that did not end
+            tools.remove(self._home / "data")  # left by a format that was interrupted
             cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
             command = [*self._java("-Xmx256m"), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
             tools.run(self.name, [*command, f"--config={properties}"], self._home / "format.log")
@@ -99,7 +99,7 @@ class Kafka:
         except KafkaException as error:
             return str(error)
         ours = (self._home / "cluster-id").read_text()
-        return None if cluster == ours else f"the broker on port {port} is of another cluster"
+        return None if cluster == ours else f"the broker on port {port} belongs to another cluster"
 
     def stop(self, running: Process) -> bool:
         return process.stop(running, patience_seconds=20.0)
@@ -124,7 +124,7 @@ class Kafka:
 
 
 def program() -> str:
-    """A Java that is new enough; raises Unavailable."""
+    """The path of a Java that is new enough. Raises Unavailable."""
     home = os.environ.get("JAVA_HOME")
     program = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     hint = f"Java {JAVA} or later (on Debian: openjdk-{JAVA}-jre-headless)"

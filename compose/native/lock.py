@@ -1,4 +1,4 @@
-"""A lock between processes, let go by the kernel when its holder dies."""
+"""A lock between processes; the kernel releases it when its holder dies."""
 
 import fcntl
 import os
@@ -10,8 +10,8 @@ from compose.native.output import say
 
 
 @contextmanager
-def held(path: Path, name: str, waiting_for: str) -> Iterator[None]:
-    """Hold the lock file `path`; says what it waits for when somebody else has it."""
+def hold(path: Path, name: str, waiting_for: str) -> Iterator[None]:
+    """Hold the lock file `path`. If another process has it, say that `name` waits for `waiting_for`, and wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

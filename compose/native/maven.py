@@ -1,4 +1,4 @@
-"""Jars from Maven: an artifact with all that it needs at run time."""
+"""Fetches jars from Maven: artifacts with their dependencies at run time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ _DEPENDENCY = """    <dependency>
 
 
 def fetch(cache: Cache, name: str, key: str, version: str, artifacts: Sequence[str]) -> None:
-    """Have jars in the folder `jars` of the cache's folder `key`; raises ServerError.
+    """Fill the folder `key` of the cache: its folder `jars` gets the artifacts. Raises ServerError.
 
-    An artifact is `group:artifact`, with `:version` where it is not `version`.
+    An artifact is `group:artifact`, with `:version` if it is not `version`.
     """
 
     def fill(part: Path) -> None:
@@ -45,7 +45,7 @@ def fetch(cache: Cache, name: str, key: str, version: str, artifacts: Sequence[s
         tools.run(name, command, cache.root / f"{key}.log")
         tools.remove(part / "repository")
 
-    cache.once(name, key, fill)
+    cache.fill_once(name, key, fill)
 
 
 def _dependency(group: str, artifact: str, version: str) -> str:

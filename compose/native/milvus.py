@@ -1,4 +1,4 @@
-"""Milvus standalone from its wheel on the Python package index: programs packed as data, so that any Python will do."""
+"""Milvus standalone, from its wheel: it carries the programs as data, so any Python version can unpack them."""
 
 import http.client
 import importlib.util
@@ -20,18 +20,18 @@ KEY = f"milvus-{versions.MILVUS}"
 DATA = "milvus/data/"  # in the wheel
 FIELD = re.compile(r"\{\{\s*(?P<name>\w+)(\(\w+\))?(:\s*(?P<default>[^}]*?))?\s*\}\}")
 
-# Compiled into the program are two folders, which belong to whoever came first, and a lock in them that lets one Milvus
-# run on a machine. Of the same length, these are in the folder that it is started in.
+# Two absolute folders are compiled into the program; they belong to the first user who ran it, and a lock in them lets
+# only one Milvus run per machine. The replacement has the same length and is relative to the working folder.
 RUNTIME_FOLDERS = b"/run/milvus/tmp/milvus/v2/members"
 OWN_FOLDERS = b"run/milvus/tmp/milvus//v2/members"
 
-# Lines of the configuration, wherever they stand in it.
+# Settings that replace those of the configuration, in any section.
 SETTINGS = {
-    "ip": HOST,  # by which its parts find each other; the default changes with the network that the machine is in
-    "gracefulStopTimeout": "1",  # seconds that each part may take on SIGTERM; the default is half an hour
-    "enableIndex": "false",  # of segments that still grow; a search looks at all of their rows instead
-    "sealProportion": "0.5",  # of a segment's size, when its index is built; at a quarter, merged segments need it anew
-    "ttl": "10",  # seconds until a killed server's parts are given up, so that the next start can go on
+    "ip": HOST,  # its parts find each other by it; the default depends on the network of the machine
+    "gracefulStopTimeout": "1",  # seconds per part after SIGTERM; the default is half an hour
+    "enableIndex": "false",  # of growing segments: a search scans their rows instead
+    "sealProportion": "0.5",  # the fill of a segment at which it is indexed; at 0.25, merged segments are indexed again
+    "ttl": "10",  # seconds until the parts of a killed server expire, so that the next start continues
 }
 
 ETCD = """name: default
@@ -44,7 +44,7 @@ initial-cluster: default=http://{host}:{etcd_peer}
 
 
 class Milvus:
-    """One process with etcd, message queue and storage inside."""
+    """One process that contains etcd, the message queue and the storage."""
 
     name = "milvus"
     version = versions.MILVUS
@@ -72,7 +72,7 @@ class Milvus:
 
     def fetch(self) -> None:
         tools.need_machine(self.name, "x86_64")
-        self._cache.once(self.name, KEY, self._fill)
+        self._cache.fill_once(self.name, KEY, self._fill)
 
     def _fill(self, part: Path) -> None:
         if importlib.util.find_spec("pip") is None:
@@ -94,7 +94,7 @@ class Milvus:
 
     def start(self) -> Process:
         programs = self._cache.folder(KEY) / "bin"
-        configs = self._home / "configs"  # where Milvus looks for them, from the folder that it is started in
+        configs = self._home / "configs"  # Milvus reads them relative to its working folder
         for folder in (configs, self._home / "logs", self._home / "data"):
             folder.mkdir(parents=True, exist_ok=True)
         template = self._cache.folder(KEY) / "config.yaml.template"
@@ -110,7 +110,7 @@ class Milvus:
         return process.spawn(command, self._home, self.log, environment)
 
     def ready(self) -> str | None:
-        """Whether its proxy lists the collections; the HTTP API has the same port as gRPC."""
+        """Lists the collections through its proxy; the HTTP API has the same port as gRPC."""
         connection = http.client.HTTPConnection(HOST, self._ports["proxy"], timeout=5.0)
         try:
             connection.request("GET", "/v1/vector/collections")
@@ -135,7 +135,7 @@ class Milvus:
         return self._state.record(self.name).ports
 
     def _configuration(self, template: str) -> str:
-        """The wheel's own configuration with our ports and folders, all on the loopback interface."""
+        """The configuration in the wheel with our ports and folders, all on the loopback interface."""
         data = self._home / "data"
         values = {
             **{f"{name}_port": str(port) for name, port in self._ports.items()},
@@ -146,13 +146,13 @@ class Milvus:
             "system_log_path": str(self._home / "logs"),
         }
 
-        def filled(field: re.Match[str]) -> str:
+        def fill(field: re.Match[str]) -> str:
             value = values.get(field["name"], field["default"])
             if value is None:
-                raise ServerError(f"{self.name}: its configuration asks for {field['name']}, which nobody gave")
+                raise ServerError(f"{self.name}: its configuration needs {field['name']}, which has no value")
             return value
 
-        text = FIELD.sub(filled, template)
+        text = FIELD.sub(fill, template)
         for key, value in SETTINGS.items():
             text = re.sub(rf"^( +{key}:)[^\n]*", rf"\1 {value}", text, flags=re.MULTILINE)
         return text.replace("etcd:\n", f"etcd:\n  config:\n    path: {self._home}/configs/etcd.yaml\n", 1)

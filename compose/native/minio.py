@@ -1,4 +1,4 @@
-"""MinIO, built from source by Go: there is no package of it."""
+"""MinIO, built from source with Go: it has no package."""
 
 import http.client
 from pathlib import Path
@@ -29,11 +29,11 @@ class Minio:
 
     def fetch(self) -> None:
         tools.need_machine(self.name, "x86_64", "aarch64")
-        self._cache.once(self.name, KEY, self._fill)
+        self._cache.fill_once(self.name, KEY, self._fill)
 
     def _fill(self, part: Path) -> None:
         tools.need(self.name, "go", package="Go 1.24 or later")
-        work = self._cache.root / "go"  # kept when the build fails or is interrupted: the next one goes on from there
+        work = self._cache.root / "go"  # kept when a build fails or is interrupted: the next one continues
         environment = {
             "GOPATH": f"{work}/path",
             "GOMODCACHE": f"{work}/modules",
@@ -70,7 +70,7 @@ class Minio:
         return process.spawn(command, self._home, self.log, environment)
 
     def ready(self) -> str | None:
-        """Whether it can write: see MinIO's health check of a cluster."""
+        """Whether it can write, by the cluster health check of MinIO."""
         connection = http.client.HTTPConnection(HOST, self._port, timeout=3.0)
         try:
             connection.request("GET", "/minio/health/cluster")

@@ -1,4 +1,4 @@
-"""MySQL from Debian's archive, run by its own loader, so that the system's libraries do not matter; and its replica."""
+"""MySQL and its replica, from Debian's archive. Its own loader runs it, so it needs no library of the system."""
 
 import os
 import re
@@ -21,7 +21,7 @@ REPLICATION_USER = "replication"
 LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 KEY = f"mysql-{versions.MYSQL}"
 
-# A commit is on disk before it is acknowledged; GTIDs and full row metadata are for replicas and other binlog readers.
+# A commit is on disk before it is acknowledged. Replicas and other binlog readers need GTIDs and full row metadata.
 OPTIONS = (
     "--sync-binlog=1",
     "--innodb-flush-log-at-trx-commit=1",
@@ -29,9 +29,9 @@ OPTIONS = (
     "--binlog-row-metadata=FULL",
     "--gtid-mode=ON",
     "--enforce-gtid-consistency=ON",
-    "--innodb-buffer-pool-size=2G",  # taken as it is needed; a backlog that lies on disk costs twice as much to claim
-    "--innodb-redo-log-capacity=1G",  # with 100 MB, pages go to the disk while a backlog is drained
-    "--event-scheduler=OFF",  # nobody here has events, and a shutdown would wait 8 s for it when there is a replica
+    "--innodb-buffer-pool-size=2G",  # allocated as needed; claiming a backlog from disk costs twice as much
+    "--innodb-redo-log-capacity=1G",  # with 100 MB, draining a backlog flushes pages to disk
+    "--event-scheduler=OFF",  # unused; with a replica, a shutdown would wait 8 s for it
 )
 
 
@@ -60,7 +60,7 @@ class MySQL:
 
     def fetch(self) -> None:
         tools.need_machine("mysql", *LOADERS)
-        self._cache.once("mysql", KEY, self._fill)
+        self._cache.fill_once("mysql", KEY, self._fill)
 
     def _fill(self, part: Path) -> None:
         packages = ["mysql-server-core", "mysql-client-core"]
@@ -69,14 +69,14 @@ class MySQL:
         found = re.search(r"_(?:\d+%3a)?([\d.]+)", server.name)
         version = found[1] if found else server.name
         if not version.startswith(f"{versions.MYSQL}."):
-            say("mysql", f"the archive has {version} by now; this was tried out with {versions.MYSQL}")
+            say("mysql", f"the archive has {version}; this was tested with {versions.MYSQL}")
         (part / "VERSION").write_text(version)
         tools.remove(part / "apt")
 
     def start(self) -> Process:
         self._home.mkdir(parents=True, exist_ok=True)
         if not (self._home / "initialised").exists():
-            tools.remove(self._home / "data")  # of an initialisation that did not end
+            tools.remove(self._home / "data")  # left by an initialisation that was interrupted
             script = self._home / "init.sql"
             write_private(script, self._first_statements().encode())
             command = [*self._command(), "--initialize-insecure", f"--init-file={script}"]
@@ -87,7 +87,7 @@ class MySQL:
             *self._command(),
             f"--port={self._port}",
             f"--bind-address={HOST}",
-            "--socket=mysqld.sock",  # in the data folder: a path may be longer than a socket's may be
+            "--socket=mysqld.sock",  # relative to the data folder: an absolute path may be too long for a socket
             "--pid-file=mysqld.pid",
             f"--server-id={self.server_id}",
             *OPTIONS,
@@ -119,7 +119,7 @@ class MySQL:
         return self._state.record(self.name).ports["port"]
 
     def _first_statements(self) -> str:
-        """Run before the first start, outside of the binlog: primary and replica begin with the same."""
+        """Statements before the first start, outside of the binlog: primary and replica start equal."""
         password = self._state.password
         return (
             f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{password}';\n"
@@ -171,7 +171,7 @@ class Replica(MySQL):
     more_options = ("--super-read-only=ON", "--skip-replica-start=ON")
 
     def ready(self) -> str | None:
-        """Also (re)starts replication: the primary may have another port than in the last run."""
+        """Also starts replication, again if the primary has another port than in the last run."""
         try:
             replication = self._query("SHOW REPLICA STATUS")
             if not replication or replication[0]["Source_Port"] != self._source_port:

@@ -1,4 +1,4 @@
-"""Lines for a person on stderr, results on stdout."""
+"""Progress for a person on stderr, results on stdout."""
 
 import sys
 import threading
@@ -9,11 +9,12 @@ _lock = threading.Lock()
 
 
 def say(name: str, message: str) -> None:
-    """One line of progress: seconds since the start, the server, what happens."""
+    """Print one line of progress: seconds since the start, the server, and the message."""
     with _lock:
         sys.stderr.write(f"{time.monotonic() - _began:6.1f}s  {name:<14} {message}\n")
         sys.stderr.flush()
 
 
 def result(text: str) -> None:
+    """Print a result on stdout."""
     sys.stdout.write(text + "\n")

@@ -1,4 +1,4 @@
-"""Ports on the loopback interface."""
+"""Chooses free ports on the loopback interface."""
 
 import random
 import socket
@@ -6,12 +6,12 @@ import socket
 from compose.native.errors import ServerError
 
 HOST = "127.0.0.1"
-# Below the range from which the kernel takes the ports of outgoing connections, so that none of those gets ours.
+# Below the range of ports for outgoing connections, so that the kernel never gives one of ours to a connection.
 FIRST, LAST = 20_000, 32_700
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now; a port in TIME_WAIT is free, as the servers reuse addresses."""
+    """Whether a server can listen on the port now. A port in TIME_WAIT is free: the servers reuse addresses."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -23,7 +23,7 @@ def is_free(port: int) -> bool:
 
 
 def answers(port: int) -> bool:
-    """Whether something listens there."""
+    """Whether a process listens on the port."""
     try:
         with socket.create_connection((HOST, port), timeout=2.0):
             return True
@@ -32,10 +32,13 @@ def answers(port: int) -> bool:
 
 
 def choose(name: str, given: int | None, last: int | None, taken: set[int]) -> int:
-    """The given port, which must be free, or that of the last run if it is free, or any free one; added to `taken`."""
+    """The given port, else the port of the last run if it is free, else any free one. Adds it to `taken`.
+
+    Raises ServerError if the given port is in use.
+    """
     if given is not None:
         if given in taken or not is_free(given):
-            raise ServerError(f"{name}: port {given} is in use; give another or none")
+            raise ServerError(f"{name}: port {given} is in use; give another port or none")
         port = given
     elif last is not None and last not in taken and is_free(last):
         port = last

@@ -1,4 +1,4 @@
-"""Server processes that outlive us. A process is known by its pid and its start: a reused pid is never signalled."""
+"""Server processes that outlive this one. Pid and start time identify a process: a reused pid is never signalled."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ import msgspec
 
 from compose.native.errors import ServerError
 
-_children: dict[int, "subprocess.Popen[bytes]"] = {}  # to collect those that end before we do
+_children: dict[int, "subprocess.Popen[bytes]"] = {}  # kept to collect those that end before this process
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -25,10 +25,10 @@ class Process(msgspec.Struct, frozen=True):
 
 
 def spawn(command: Sequence[str | Path], home: Path, log: Path, environment: Mapping[str, str]) -> Process:
-    """Start a server in a session of its own, in folder `home`, its output appended to `log`.
+    """Start a server in its own session and in the folder `home`; its output is appended to `log`.
 
-    It gets `environment` and of ours only what finds programs and time zones, and what Java is told: a MINIO_… or
-    ETCD_… variable of the user's would change a server.
+    It gets `environment`, and only a few of our variables: a MINIO_… or ETCD_… variable of the user would change a
+    server.
     """
     _raise_file_limit()
     kept = {
@@ -47,14 +47,14 @@ def spawn(command: Sequence[str | Path], home: Path, log: Path, environment: Map
             start_new_session=True,
         )
     _children[child.pid] = child
-    stat = _stat(child.pid)  # there even if it has ended: nobody has collected it yet
+    stat = _stat(child.pid)  # exists even if the process has ended: it is not collected yet
     if stat is None:
         raise ServerError(f"process {child.pid} vanished")
     return Process(child.pid, stat[1], _boot())
 
 
 def alive(process: Process) -> bool:
-    """Whether this very process still runs."""
+    """Whether this process still runs; another process with its pid does not count."""
     if process.pid in _children:
         _children[process.pid].poll()
     stat = _stat(process.pid)
@@ -62,13 +62,13 @@ def alive(process: Process) -> bool:
 
 
 def stop(process: Process, patience_seconds: float) -> bool:
-    """End the process by SIGTERM, and by SIGKILL when it takes too long. Returns whether it ended by itself."""
+    """End the process by SIGTERM, and by SIGKILL if it takes too long. Returns whether SIGTERM was enough."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return True
     try:
-        if not alive(process):  # asked after the descriptor was bound, so that the pid cannot change hands
+        if not alive(process):  # checked after the descriptor is open: now the pid cannot be reused
             return True
         signal.pidfd_send_signal(descriptor, signal.SIGTERM)
         signal.pidfd_send_signal(descriptor, signal.SIGCONT)  # it may be stopped
@@ -80,7 +80,7 @@ def stop(process: Process, patience_seconds: float) -> bool:
             raise ServerError(f"process {process.pid} survives SIGKILL")
         return False
     except PermissionError:
-        raise ServerError(f"process {process.pid} belongs to another user; stop it as that one") from None
+        raise ServerError(f"process {process.pid} belongs to another user; stop it as that user") from None
     finally:
         os.close(descriptor)
         alive(process)  # collects it
@@ -93,7 +93,7 @@ def _ends(descriptor: int, seconds: float) -> bool:
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
-    """State and start of a process, see proc_pid_stat(5)."""
+    """State and start time of a process, see proc_pid_stat(5)."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

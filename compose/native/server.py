@@ -1,4 +1,4 @@
-"""What every server here can do."""
+"""The port that every native server implements."""
 
 from pathlib import Path
 from typing import Protocol
@@ -7,41 +7,41 @@ from compose.native.process import Process
 
 
 class Server(Protocol):
-    """One server program: `fetch` once, then `start`, `ready` and `stop` as often as wanted."""
+    """One server program: `fetch` once, then `start`, `ready` and `stop` any number of times."""
 
     @property
     def name(self) -> str:
-        """Of the server, its record and its folder."""
+        """The name of the server, its record and its folder."""
 
     @property
     def version(self) -> str: ...
 
     @property
     def port_names(self) -> tuple[str, ...]:
-        """What it listens on; the first is the one that clients use."""
+        """The names of its ports; clients use the first."""
 
     @property
     def start_seconds(self) -> float:
-        """Within which it must be ready."""
+        """The seconds within which it must be ready."""
 
     @property
     def log(self) -> Path:
-        """What it prints."""
+        """The file with its output."""
 
     def fetch(self) -> None:
-        """Fill the cache if it is not filled; raises Unavailable when this machine cannot."""
+        """Fill the cache unless it is filled. Raises Unavailable."""
 
     def start(self) -> Process:
-        """Start it on the ports of its record, with its data where an earlier run left them."""
+        """Start it on the ports of its record, on the data of its last run."""
 
     def ready(self) -> str | None:
-        """None once a real query succeeds, otherwise why not; returns within a few seconds."""
+        """None if a real query succeeds, otherwise the reason; returns within a few seconds."""
 
     def stop(self, process: Process) -> bool:
-        """End it; False when it had to be killed."""
+        """Stop it. Returns False if it had to be killed."""
 
     def url(self) -> str:
-        """Where it is, without credentials."""
+        """Its URL, without credentials."""
 
     def environment(self) -> dict[str, str]:
-        """The RAG_OUTBOX_… variables that lead to it, credentials included."""
+        """The RAG_OUTBOX_… variables for its clients, credentials included."""

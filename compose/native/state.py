@@ -1,4 +1,4 @@
-"""What runs, in DATA/servers.json: replaced as a whole, so that a reader never sees half of it."""
+"""The state of the servers, in DATA/servers.json. The file is replaced as a whole: a reader never sees half of it."""
 
 import os
 import secrets
@@ -15,7 +15,7 @@ _lock = threading.Lock()
 
 
 class Record(msgspec.Struct):
-    """A server's ports, kept for its next start, and its process since it was started."""
+    """The ports of a server, kept for its next start, and its process while it is started."""
 
     ports: dict[str, int] = {}
     process: Process | None = None
@@ -43,7 +43,7 @@ class State:
 
     @property
     def password(self) -> str:
-        """Of every server in this folder that asks for one."""
+        """The password of every server in this folder that needs one."""
         return self._content.password
 
     @property
@@ -69,7 +69,7 @@ class State:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file that only its owner may read, as a whole."""
+    """Replace a file as a whole; only its owner may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

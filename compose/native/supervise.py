@@ -1,4 +1,4 @@
-"""Bring servers up, tell how they are, end them. All of it may be repeated: what is as wanted is left alone."""
+"""Starts servers, shows their state, stops them. Each may be repeated: it changes only what is not as wanted."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,28 +18,28 @@ POLL_SECONDS = 0.1
 
 
 def fetch(servers: Sequence[Server]) -> list[ServerError]:
-    """Fill the cache for all of them; returns what went wrong."""
+    """Fill the cache for all servers, concurrently. Returns the errors."""
     return _at_once(_fetch, servers)
 
 
 def up(servers: Sequence[Server], state: State, given_ports: Mapping[str, int]) -> list[ServerError]:
-    """Fetch, start and wait for all of them; one's failure stops no other. Returns what went wrong."""
+    """Fetch and start all servers, and wait until they are ready. One failure stops no other. Returns the errors."""
     _reserve_ports(servers, state, given_ports)
     return _at_once(lambda server: _bring_up(server, state), servers)
 
 
 def stop(servers: Sequence[Server], state: State) -> list[ServerError]:
-    """End those that run; returns what went wrong."""
+    """Stop the servers that run. Returns the errors."""
     return _at_once(lambda server: _end(server, state), servers)
 
 
 def status(servers: Sequence[Server], state: State) -> list[dict[str, Any]]:
-    """A row for each server; `state` is running, not answering, dead (ended by somebody else) or stopped."""
+    """A row per server; `state` is running, not answering, dead (not ended by `stop`) or stopped."""
     return [_row(server, state) for server in servers]
 
 
 def write_environment(servers: Sequence[Server], state: State, path: Path) -> str:
-    """Write the variables of all running servers, for `set -a; . FILE` or Docker's --env-file; returns them."""
+    """Write the variables of all running servers, for `set -a; . FILE` or Docker's --env-file. Returns them."""
     lines = ""
     for server in servers:
         if state.running(server.name):
@@ -54,11 +54,11 @@ def _at_once(work: Callable[[Server], ServerError | None], servers: Sequence[Ser
     try:
         return [error for error in pool.map(work, servers) if error is not None]
     finally:
-        pool.shutdown(wait=False)  # an interrupt does not wait until servers are ready
+        pool.shutdown(wait=False)  # Ctrl-C does not wait until servers are ready
 
 
 def _reserve_ports(servers: Sequence[Server], state: State, given: Mapping[str, int]) -> None:
-    """Give every server that does not run its ports, before any starts: some need to know another's."""
+    """Give each server that does not run its ports, before any starts: some need the ports of others."""
     taken = {
         port for server in servers for port in state.record(server.name).ports.values() if state.running(server.name)
     }
@@ -67,7 +67,7 @@ def _reserve_ports(servers: Sequence[Server], state: State, given: Mapping[str, 
         if state.running(server.name):
             port = record.ports[server.port_names[0]]
             if given.get(server.name, port) != port:
-                raise ServerError(f"{server.name}: runs on port {port} already; stop it first")
+                raise ServerError(f"{server.name}: already runs on port {port}; stop it first")
             continue
         wanted = {server.port_names[0]: given.get(server.name)}
         record.ports = {
@@ -134,7 +134,7 @@ def _end(server: Server, state: State) -> ServerError | None:
             say(server.name, "does not run")
         else:
             began = time.monotonic()
-            how = "stopped" if server.stop(running) else "killed: it did not stop by itself"
+            how = "stopped" if server.stop(running) else "killed, as it did not stop,"
             say(server.name, f"{how} after {time.monotonic() - began:.1f} s")
     except ServerError as error:
         return error

@@ -1,4 +1,4 @@
-"""The programs that fetch for us: apt-get, dpkg, mvn, go, pip. What they print goes to a log in the cache."""
+"""Runs the programs that fetch servers: apt-get, dpkg, mvn, go, pip. Their output goes to a log in the cache."""
 
 import os
 import platform
@@ -16,14 +16,14 @@ LIMIT_SECONDS = 1800.0
 
 
 def need(name: str, *programs: str, package: str) -> None:
-    """Raise Unavailable unless all programs are installed; `package` says where they come from."""
+    """Raise Unavailable unless all programs are installed; `package` says what to install."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         raise Unavailable(f"{name}: {' and '.join(missing)} not found; install {package}")
 
 
 def need_machine(name: str, *machines: str) -> str:
-    """The architecture, when it is Linux on one of `machines` (as `uname -m` says it)."""
+    """The architecture of this Linux machine, one of `machines` (names as in `uname -m`). Raises Unavailable."""
     if platform.system() != "Linux" or platform.machine() not in machines:
         here = f"{platform.system()} on {platform.machine()}"
         raise Unavailable(f"{name}: runs on Linux on {' or '.join(machines)} only; this is {here}")
@@ -31,7 +31,7 @@ def need_machine(name: str, *machines: str) -> str:
 
 
 def run(name: str, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run a program to its end; raises ServerError with the end of its output when it fails."""
+    """Run a program to its end. Raises ServerError with the end of its output if it fails."""
     arguments = [str(argument) for argument in command]
     began = time.monotonic()
     with log.open("ab") as output:
@@ -50,8 +50,10 @@ def run(name: str, command: Sequence[str | Path], log: Path, environment: Mappin
                 except subprocess.TimeoutExpired:
                     spent = time.monotonic() - began
                     if spent > LIMIT_SECONDS:
-                        raise ServerError(f"{name}: {arguments[0]} took over {LIMIT_SECONDS:.0f} s: {log}") from None
-                    say(name, f"still at {Path(arguments[0]).name} after {spent:.0f} s")
+                        raise ServerError(
+                            f"{name}: {arguments[0]} took more than {LIMIT_SECONDS:.0f} s; its log: {log}"
+                        ) from None
+                    say(name, f"{Path(arguments[0]).name} still runs after {spent:.0f} s")
         finally:
             if child.poll() is None:
                 child.kill()

@@ -33,9 +33,9 @@ def texts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_system(folder: Folder) -> Iterator[System]:
-    with wiring.open_system(Settings.model_construct(data_dir=folder.path)) as system:
-        yield system
+def system(folder: Folder) -> Iterator[System]:
+    with wiring.open_system(Settings.model_construct(data_dir=folder.path)) as some:
+        yield some
 
 
 @contextmanager
