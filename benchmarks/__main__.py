@@ -1,4 +1,4 @@
-"""All benchmarks, one after another; what one prints goes through. Ends with 1 when one of them failed."""
+"""Run all benchmarks, one after another. Exit status: 0 all succeeded, 1 one or more failed."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
-"""Debezium with its outbox router, run by Kafka Connect: the peer that carries the same rows to the same topic.
+"""Debezium with its outbox router in Kafka Connect: the peer that publishes the same rows to the same topic.
 
-It reads MySQL's binlog and deletes no row, and publishes at least once: less work than the relay's.
+It reads the binlog, deletes no row, and publishes at least once: this is less work than the relay does.
 """
 
 import json
@@ -34,12 +34,12 @@ TUNED = {
     "producer.override.batch.size": "1000000",
     "producer.override.compression.type": "lz4",
 }
-PROMPT = {"poll.interval.ms": "5"}  # instead of 500: for latency
+PROMPT = {"poll.interval.ms": "5"}  # instead of 500, for low latency
 
 LOG = "connect.log"
-LOOPBACK = build_opener(ProxyHandler({}))  # whatever http_proxy says
-WARM_UP_ROWS = 10_000  # a JVM's first seconds are slow
-JVM = ("-Xms256M", "-Xmx2G", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20")  # as Kafka's own start script has it
+LOOPBACK = build_opener(ProxyHandler({}))  # ignores http_proxy
+WARM_UP_ROWS = 10_000  # the first seconds of a JVM are slow
+JVM = ("-Xms256M", "-Xmx2G", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20")  # as in the start script of Kafka
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Connector:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """It reads nothing meanwhile, and goes on from its offset; the worker stays warm."""
+        """Stop the connector during this context; then it continues from its offset. The worker stays warm."""
         self._put("stop")
         wait_until(lambda: self._states() == ["STOPPED"], "Debezium to stop")
         yield
@@ -63,7 +63,7 @@ class Connector:
         self._put("resume")
 
     def wait_for(self, messages: int) -> None:
-        """Until so many are in the topic; raises SystemExit when the connector has failed."""
+        """Wait until the topic has that number of messages. Raises SystemExit if the connector has failed."""
 
         def all_there() -> bool:
             before, self.held = self.held, topic.held(self.admin, self.topic)
@@ -77,13 +77,13 @@ class Connector:
         return self._states() == ["RUNNING", "RUNNING"]
 
     def _states(self) -> list[str]:
-        """Of the connector and of its task if it has one; raises SystemExit when one has failed."""
+        """The states of the connector and its task. Raises SystemExit if one has failed."""
         if self.worker.poll() is not None:
             raise SystemExit(f"Kafka Connect ended with {self.worker.returncode}\n{tools.tail(self.log)}")
         try:
             with LOOPBACK.open(f"{self.rest}/status", timeout=10) as answer:
                 status = json.load(answer)
-        except OSError:  # the worker still starts
+        except OSError:  # the worker is still starting
             return []
         for one in (status["connector"], *status["tasks"]):
             if one["state"] == "FAILED":
@@ -96,7 +96,7 @@ class Connector:
 
 @contextmanager
 def connector(some: System, settings: Mapping[str, str]) -> Iterator[Connector]:
-    """A running connector, warm: it has published rows of its own. The topic must be empty, and is again."""
+    """A running connector that has published warm-up rows. The topic must be empty; it is empty again afterwards."""
     try:
         maven.fetch(Cache.of_this_user(), NAME, KEY, VERSION, ["io.debezium:debezium-connector-mysql"])
     except ServerError as error:
@@ -118,7 +118,7 @@ def connector(some: System, settings: Mapping[str, str]) -> Iterator[Connector]:
 
 @contextmanager
 def _connect(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker of Kafka Connect, its files in `folder`."""
+    """A worker of Kafka Connect with its files in `folder`."""
     jars = Cache.of_this_user().folder(kafka.KEY) / "jars"
     main = ("org.apache.kafka.connect.cli.ConnectStandalone", "worker.properties", "debezium.properties")
     command = [kafka.program(), *JVM, "-classpath", f"{jars}/*", *main]
@@ -136,7 +136,7 @@ def _connect(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def _reads_binlog(connection: Connection, since: int) -> bool:
-    """Whether somebody who connected later than `since` does; rows from now on reach it."""
+    """Whether a connection newer than `since` reads the binlog: rows from now on reach it."""
     dump = "SELECT 1 FROM performance_schema.processlist WHERE command LIKE 'Binlog Dump%' AND id > :since"
     found = connection.execute(text(dump), {"since": since}).first()
     connection.rollback()
@@ -144,7 +144,7 @@ def _reads_binlog(connection: Connection, since: int) -> bool:
 
 
 def _worker(some: System, port: int) -> dict[str, str]:
-    """Connect's producer is left as it comes: acks=all, one request in flight, not idempotent."""
+    """The producer has the defaults of Connect: acks=all, one request in flight, not idempotent."""
     return {
         "bootstrap.servers": some.kafka,
         "listeners": f"http://{ports.HOST}:{port}",

@@ -1,7 +1,8 @@
-"""How long from the writer's commit until Milvus has the document and the mark says so.
+"""The time from the writer's commit until the document is in Milvus and marked.
 
-Documents of ten chunks, a transaction each, at a steady pace; relay and consumer run. `applied_at` is the database's
-time at the mark, after Milvus acknowledged; the commit's time is read here when it returned: the clock of one machine.
+Documents of ten chunks, one transaction per document, at a steady rate; a relay and a consumer run. `applied_at` is
+the time of the mark by the database, after Milvus acknowledged; the commit time is when the commit returned here: both
+from the clock of one machine.
 """
 
 import sys
@@ -23,7 +24,7 @@ WARM_SECONDS = 3.0
 
 def main() -> None:
     options = report.arguments(
-        __doc__, seconds=(30, 10, "of a run"), rate=(50, 50, "documents a second"), rounds=(3, 1, "rounds")
+        __doc__, seconds=(30, 10, "seconds per run"), rate=(50, 50, "documents per second"), rounds=(3, 1, "rounds")
     )
     found = servers(options.servers)
     p50, p99 = [], []
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def measured(some: System, seconds: float, rate: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Milliseconds of every document after the first seconds; every chunk stands in Milvus at the end."""
+    """The latency in milliseconds of every document after the first seconds. Milvus must have every chunk."""
     with some.running("relay"), some.running("consume", "milvus"):
         write(some, "first", 1, rate)
         wait_until(lambda: applied(some).keys() >= {"first-0"}, "the first document", timeout_seconds=60)
@@ -48,13 +49,13 @@ def measured(some: System, seconds: float, rate: int) -> "np.ndarray[tuple[int],
     with closing(MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"])) as client:
         [found] = client.query(ALIAS, output_fields=["count(*)"], consistency_level="Strong")
     if found["count(*)"] != len(marked) * CHUNKS:
-        raise SystemExit(f"{found['count(*)']} rows in Milvus, {len(marked) * CHUNKS} were written")
+        raise SystemExit(f"{found['count(*)']} rows in Milvus; {len(marked) * CHUNKS} were written")
     began = min(committed.values()) + WARM_SECONDS
     return 1_000 * np.array([marked[one] - at for one, at in committed.items() if at >= began])
 
 
 def write(some: System, prefix: str, documents: int, rate: int) -> dict[str, float]:
-    """The moment at which each document's commit had returned, at the given rate."""
+    """Write documents at the given rate. Returns the time at which the commit of each document returned."""
     writer, random = Writer(MODEL), np.random.default_rng(1)
     committed: dict[str, float] = {}
     began = time.monotonic()
@@ -69,7 +70,7 @@ def write(some: System, prefix: str, documents: int, rate: int) -> dict[str, flo
 
 
 def applied(some: System) -> dict[str, float]:
-    """When each document was marked."""
+    """The time at which each document was marked."""
     marks = "SELECT doc_id, UNIX_TIMESTAMP(applied_at) FROM sink_states WHERE sink = 'milvus' AND state = 'applied'"
     with some.engine.connect() as connection:
         return {row.doc_id: float(row[1]) for row in connection.execute(text(marks))}

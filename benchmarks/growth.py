@@ -1,8 +1,8 @@
-"""What a row costs to claim at small and large backlogs, while a long reader keeps MySQL from purging what is deleted.
+"""The cost of claiming a row at small and large backlogs, while a long reader keeps MySQL from purging deleted rows.
 
-A process for each backlog claims all lanes, as the relay does, and settles what it claimed; as many rows follow, so the
-backlog stays. The reader's snapshot is older than every deletion: each claim has to pass all rows deleted before it.
-The backlogs take turns.
+One process per backlog claims all lanes, as the relay does, settles the rows, and inserts as many new ones, so that
+the backlog keeps its length. The snapshot of the reader is older than every deletion: each claim passes all rows
+deleted before it. The backlogs take turns.
 """
 
 import resource
@@ -23,11 +23,11 @@ from relays import outbox as relay_outbox
 from schema.database.connection import connect
 from schema.database.tables import LANES, outbox
 
-ROWS_A_LANE = 500  # the relay's
+ROWS_PER_LANE = 500  # as in the relay
 BATCH_BYTES = 32 * 1024 * 1024
 DOCUMENTS = 5_000
 SEED_ROWS = 10_000
-COPIED_ROWS = 50_000  # a transaction
+COPIED_ROWS = 50_000  # per transaction
 COPIED = (
     outbox.c.aggregate_id,
     outbox.c.aggregate_version,
@@ -40,7 +40,7 @@ _claimed: set[int] = set()
 
 
 def main() -> None:
-    options = report.arguments(__doc__, largest=(1_000_000, 100_000, "backlog"), rounds=(30, 10, "claims of each"))
+    options = report.arguments(__doc__, largest=(1_000_000, 100_000, "backlog"), rounds=(30, 10, "claims per backlog"))
     found = servers(options.servers)
     backlogs = {f"backlog {rows:,}": rows for rows in (10_000, 100_000, 1_000_000) if rows <= options.largest}
     costs: dict[str, list[float]] = {label: [] for label in backlogs}
@@ -49,12 +49,14 @@ def main() -> None:
         for _ in range(options.rounds):
             for label, own in claimers.items():
                 costs[label].append(own.submit(claim).result())
-            sys.stderr.write(", ".join(f"{label}: {rounds[-1]:.1f} µs a row" for label, rounds in costs.items()) + "\n")
+            sys.stderr.write(
+                ", ".join(f"{label}: {rounds[-1]:.1f} µs per row" for label, rounds in costs.items()) + "\n"
+            )
         peaks = {label: round(own.submit(peak_mib).result()) for label, own in claimers.items()}
     tenth = max(1, options.rounds // 10)
     report.report(
         "growth",
-        "µs a row claimed",
+        "µs per claimed row",
         costs,
         keep=options.keep,
         against=dict.fromkeys(costs, next(iter(costs))),
@@ -66,7 +68,7 @@ def main() -> None:
 
 @contextmanager
 def claimer(found: dict[str, str], backlog: int) -> Iterator[ProcessPoolExecutor]:
-    """A process of its own, on a system of its own with so many rows waiting and a reader that looks on."""
+    """A process on its own system, with `backlog` rows in the outbox and a reader with an open snapshot."""
     count = text("SELECT COUNT(*) FROM outbox")
     with system(found) as some:
         fill(some, backlog)
@@ -79,11 +81,11 @@ def claimer(found: dict[str, str], backlog: int) -> Iterator[ProcessPoolExecutor
                 raise SystemExit("the reader lost its snapshot")
         with some.engine.connect() as connection:
             if connection.execute(count).scalar_one() != backlog:
-                raise SystemExit("the backlog did not stay")
+                raise SystemExit("the backlog changed its length")
 
 
 def fill(some: System, backlog: int) -> None:
-    """A few rows, copied in the server."""
+    """Insert a few rows, then copy them inside the server."""
     topic.append(some.engine, SEED_ROWS, EVENT_BYTES, DOCUMENTS)
     rows = SEED_ROWS
     while rows < backlog:
@@ -95,14 +97,14 @@ def fill(some: System, backlog: int) -> None:
 
 
 def prepare(url: str) -> None:
-    global _engine  # noqa: PLW0603  # of the claiming process
+    global _engine  # noqa: PLW0603  # used by the claiming process alone
     _engine = connect(url)
 
 
 def claim() -> float:
-    """Microseconds a row of one claim; what it claimed is settled, and follows again as new rows in the same lanes."""
+    """Claim, settle, and insert new rows in the same lanes. Returns the microseconds per row of the claim."""
     began = time.perf_counter()
-    rows = relay_outbox.claim_lanes(_engine, range(LANES), [], ROWS_A_LANE, BATCH_BYTES)
+    rows = relay_outbox.claim_lanes(_engine, range(LANES), [], ROWS_PER_LANE, BATCH_BYTES)
     seconds = time.perf_counter() - began
     ids = [row.id for row in rows]
     if len(rows) < LANES or ids != sorted(ids) or not _claimed.isdisjoint(ids):

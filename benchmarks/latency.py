@@ -1,6 +1,6 @@
-"""How long from commit until a `read_committed` reader has the event, with a live writer; beside Debezium, prompt.
+"""The time from commit until a `read_committed` reader has the event, compared with Debezium with short polls.
 
-A transaction of ten events every ten milliseconds. The reader is a process of its own; both read this machine's clock.
+The writer commits ten events every ten milliseconds. The reader is another process; both use the clock of this machine.
 """
 
 import json
@@ -19,8 +19,8 @@ from benchmarks import debezium, report, topic
 from benchmarks.relay import EVENT_BYTES
 from benchmarks.system import ROOT, System, servers, system
 
-EVENTS_A_COMMIT = 10
-START_SECONDS = 60.0  # until publisher and reader are there
+EVENTS_PER_COMMIT = 10
+START_SECONDS = 60.0  # for publisher and reader to start
 WARM_SECONDS = 3.0
 Publisher = Callable[[System], AbstractContextManager[object]]
 PUBLISHERS: dict[str, Publisher] = {
@@ -31,7 +31,7 @@ PUBLISHERS: dict[str, Publisher] = {
 
 def main() -> None:
     options = report.arguments(
-        __doc__, seconds=(60, 15, "of a run"), rate=(1_000, 1_000, "events a second"), rounds=(3, 1, "rounds")
+        __doc__, seconds=(60, 15, "seconds per run"), rate=(1_000, 1_000, "events per second"), rounds=(3, 1, "rounds")
     )
     found = servers(options.servers)
     series: dict[str, list[float]] = {f"{label} p{of}": [] for of in (50, 99) for label in PUBLISHERS}
@@ -52,15 +52,15 @@ def main() -> None:
 def measured(
     some: System, publisher: Publisher, seconds: float, rate: int
 ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Milliseconds of every event after the first seconds."""
+    """The latency in milliseconds of every event after the first seconds."""
     events = int((seconds + WARM_SECONDS) * rate)
     command = [sys.executable, "-m", "benchmarks.latency", "read", some.kafka, some.names.documents_topic]
     with publisher(some):
         reader = subprocess.Popen(
-            [*command, str(EVENTS_A_COMMIT + events)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+            [*command, str(EVENTS_PER_COMMIT + events)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         try:
-            first = write(some, EVENTS_A_COMMIT, rate)
+            first = write(some, EVENTS_PER_COMMIT, rate)
             assert reader.stdout is not None
             if not select([reader.stdout], [], [], START_SECONDS)[0]:
                 raise SystemExit(f"nothing was read in {START_SECONDS:g} seconds")
@@ -77,14 +77,14 @@ def measured(
 
 
 def write(some: System, events: int, rate: int) -> dict[str, float]:
-    """The moment at which each event's commit had returned, at the given rate."""
+    """Write events at the given rate. Returns the time at which the commit of each event returned."""
     committed: dict[str, float] = {}
-    pace = EVENTS_A_COMMIT / rate
+    pace = EVENTS_PER_COMMIT / rate
     began = time.monotonic()
     with some.engine.connect() as connection:
-        for turn in range(events // EVENTS_A_COMMIT):
+        for turn in range(events // EVENTS_PER_COMMIT):
             time.sleep(max(0.0, began + turn * pace - time.monotonic()))
-            ids = [str(uuid.uuid4()) for _ in range(EVENTS_A_COMMIT)]
+            ids = [str(uuid.uuid4()) for _ in range(EVENTS_PER_COMMIT)]
             topic.insert(connection, [(one, one, 1) for one in ids], EVENT_BYTES)
             connection.commit()
             committed |= dict.fromkeys(ids, time.time())
@@ -92,7 +92,7 @@ def write(some: System, events: int, rate: int) -> dict[str, float]:
 
 
 def read(kafka: str, name: str, events: int) -> None:
-    """Print a line when the first event came, and at the end when each did."""
+    """Print a line when the first event arrives, and at the end the arrival time of each event as JSON."""
     consumer = Consumer(
         {
             "bootstrap.servers": kafka,

@@ -1,6 +1,6 @@
 """SVG pictures of the newest results in benchmarks/results, for the README: `python -m benchmarks.pictures`.
 
-Needs matplotlib. The background is transparent and the ink a grey that reads on white and on black.
+Needs matplotlib. The background is transparent; the grey ink is readable on white and on black.
 """
 
 import json
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def bars(result: Result) -> Figure:
-    """A bar a series, with the lowest and highest round."""
+    """One bar per series, with the lowest and highest round."""
     labels = list(result["medians"])
     figure = Figure(figsize=(7, 0.9 + 0.45 * len(labels)), layout="constrained")
     axes = figure.add_subplot(title=f"{result['benchmark']}, {result['unit']}")
@@ -74,8 +74,9 @@ def bars(result: Result) -> Figure:
 
 
 def growth(result: Result) -> Figure:
+    """The cost of a claim by the length of the backlog."""
     figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.add_subplot(title="Claim, with a long reader open", xlabel="backlog, rows", ylabel="µs a row")
+    axes = figure.add_subplot(title="Claim, with a long reader open", xlabel="backlog, rows", ylabel="µs per row")
     curve(axes, {_number(label.removeprefix("backlog ")): rounds for label, rounds in result["rounds"].items()})
     axes.set_xscale("log")
     return figure
@@ -84,7 +85,7 @@ def growth(result: Result) -> Figure:
 def scale(result: Result) -> Figure:
     """Rates above, CPU below; relays on the left, consumers on the right."""
     figure = Figure(figsize=(7, 5), layout="constrained")
-    panels = ((what, unit) for unit in ("events/s", "CPU µs an event") for what in ("relay", "consumer"))
+    panels = ((what, unit) for unit in ("events/s", "CPU µs per event") for what in ("relay", "consumer"))
     for place, (what, unit) in enumerate(panels, start=1):
         axes = figure.add_subplot(2, 2, place, xlabel=f"{what}s", ylabel=unit)
         curve(
@@ -100,7 +101,7 @@ def scale(result: Result) -> Figure:
 
 
 def curve(axes: Axes, points: Mapping[int, list[float]]) -> None:
-    """Medians, from zero; a dot a round."""
+    """Medians as a line, one dot per round; the axis starts at zero."""
     ordered = sorted(points)
     axes.plot(ordered, [sorted(points[at])[len(points[at]) // 2] for at in ordered], color=OURS, marker="o")
     for at in ordered:

@@ -1,4 +1,4 @@
-"""What a benchmark prints: a table, and as its last line one JSON object, which `--keep` adds to `results/`."""
+"""Prints the result of a benchmark: a table, then one line of JSON, which `--keep` appends to `results/`."""
 
 import argparse
 import json
@@ -17,11 +17,11 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def arguments(doc: str | None, **numbers: tuple[int, int, str]) -> argparse.Namespace:
-    """The command line; a number is (whole run, --quick, help)."""
+    """Parse the command line. Each of `numbers` is (default, default with --quick, help)."""
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--servers", type=Path, default=Path(".servers"), help="data folder of the native servers")
-    parser.add_argument("--quick", action="store_true", help="a short form")
-    parser.add_argument("--keep", action="store_true", help="add the result to benchmarks/results")
+    parser.add_argument("--quick", action="store_true", help="run a short form")
+    parser.add_argument("--keep", action="store_true", help="append the result to benchmarks/results")
     for name, (whole, _, help_text) in numbers.items():
         parser.add_argument(f"--{name}", type=int, help=f"{help_text} [{whole}]")
     options = parser.parse_args()
@@ -41,7 +41,7 @@ def report(
     goal: str = "",
     **facts: Any,
 ) -> None:
-    """Rounds of each series; the ratio is that of the medians, to the series named in `against`, else to the last."""
+    """Print the rounds of each series. A ratio compares medians: with the series in `against`, or with the last one."""
     medians = {label: statistics.median(rounds) for label, rounds in series.items()}
     anchors = dict.fromkeys(series, list(series)[-1]) if against is None else against
     ratios = {label: medians[label] / medians[anchor] for label, anchor in anchors.items()}
@@ -72,7 +72,7 @@ def report(
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures depend on, and nothing that names the machine."""
+    """What the figures depend on, without the name of the machine."""
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": _cpu(),
@@ -84,7 +84,7 @@ def machine() -> dict[str, str | int]:
 
 
 def _cpu() -> str:
-    """Linux names it here; elsewhere whatever Python knows."""
+    """The name in /proc/cpuinfo (Linux), or the one that Python knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""What more relays and more Milvus consumers bring, and what an event costs each in CPU.
+"""The rate of one, two and four relays or Milvus consumers, and their CPU time per event.
 
-Everyone has joined before there is anything to do; then all events appear at once: one transaction copies them from a
-table beside the outbox. One relay serves the consumers. All servers and processes share this machine's cores: once
-these are busy the rate stays, and the CPU seconds of the processes alone show what more machines would give.
+All processes join their group first; then one transaction copies all events into the outbox from another table. One
+relay serves the consumers. Servers and processes share the cores of this machine: when the cores are busy, the rate
+no longer grows, and only the CPU seconds of the processes show what more machines would give.
 """
 
 import os
@@ -32,7 +32,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Cpu:
-    """Seconds that each process and, as `busy`, this machine's cores were at work, over `clock` seconds."""
+    """CPU seconds of each process and, in `busy`, of all cores of this machine, within `clock` seconds."""
 
     processes: list[float] = field(default_factory=list)
     busy: float = 0.0
@@ -42,8 +42,8 @@ class Cpu:
 def main() -> None:
     options = report.arguments(
         __doc__,
-        events=(200_000, 40_000, "that the relays drain"),
-        documents=(3_000, 600, "that the consumers apply"),
+        events=(200_000, 40_000, "events that the relays drain"),
+        documents=(3_000, 600, "documents that the consumers apply"),
         rounds=(2, 1, "rounds"),
     )
     found = servers(options.servers)
@@ -57,7 +57,7 @@ def main() -> None:
                     rate, cpu = run(some, count, amount)
                 name = label(what, count)
                 series.setdefault(f"{name}, events/s", []).append(rate)
-                series.setdefault(f"{name}, CPU µs an event", []).append(1e6 * sum(cpu.processes) / amount)
+                series.setdefault(f"{name}, CPU µs per event", []).append(1e6 * sum(cpu.processes) / amount)
                 processes.setdefault(name, []).append([round(seconds, 2) for seconds in cpu.processes])
                 busy.setdefault(name, []).append(round(cpu.busy / cpu.clock, 2))
                 sys.stderr.write(
@@ -66,7 +66,7 @@ def main() -> None:
     against = {
         f"{label(what, count)}, {unit}": f"{label(what, PROCESSES[0])}, {unit}"
         for what in ("relay", "consumer")
-        for unit in ("events/s", "CPU µs an event")
+        for unit in ("events/s", "CPU µs per event")
         for count in PROCESSES
     }
     report.report(
@@ -75,7 +75,7 @@ def main() -> None:
         dict(sorted(series.items(), key=lambda one: list(against).index(one[0]))),
         keep=options.keep,
         against=against,
-        goal="CPU an event does not grow",
+        goal="CPU per event does not grow",
         cpu_seconds=processes,
         cores_busy=busy,
         events=options.events,
@@ -88,7 +88,7 @@ def label(what: str, count: int) -> str:
 
 
 def relays(some: System, count: int, events: int) -> tuple[float, Cpu]:
-    """Events a second between the broker's times of the first and the last, and the relays' CPU seconds."""
+    """Events per second between the broker's times of the first and the last event, and the CPU time of the relays."""
     topic.append(some.engine, events, EVENT_BYTES, DOCUMENTS)
     hide(some)
     with joined(some, count, some.names.relays_group, "relay") as processes, appearing(some, processes) as cpu:
@@ -98,7 +98,7 @@ def relays(some: System, count: int, events: int) -> tuple[float, Cpu]:
 
 
 def consumers(some: System, count: int, documents: int) -> tuple[float, Cpu]:
-    """Documents a second between the first event in the topic and the last mark, and the consumers' CPU seconds."""
+    """Documents per second between the first event in the topic and the last mark, and the consumers' CPU time."""
     write(some, documents)
     hide(some)
     with (
@@ -114,7 +114,7 @@ def consumers(some: System, count: int, documents: int) -> tuple[float, Cpu]:
 
 
 def hide(some: System) -> None:
-    """Move the events out of the relays' sight."""
+    """Move the events to another table, where no relay sees them."""
     with some.engine.begin() as connection:
         connection.execute(text("RENAME TABLE outbox TO waiting"))
         connection.execute(text("CREATE TABLE outbox LIKE waiting"))
@@ -122,7 +122,7 @@ def hide(some: System) -> None:
 
 @contextmanager
 def appearing(some: System, processes: list["subprocess.Popen[bytes]"]) -> Iterator[Cpu]:
-    """All events at once; from then on the processes' CPU counts."""
+    """Insert all events in one transaction. The CPU time is measured from its commit to the end of the context."""
     cpu = Cpu()
     with some.engine.connect() as connection:
         connection.execute(text(f"INSERT INTO outbox ({COLUMNS}) SELECT {COLUMNS} FROM waiting ORDER BY id"))
@@ -136,7 +136,7 @@ def appearing(some: System, processes: list["subprocess.Popen[bytes]"]) -> Itera
 
 @contextmanager
 def joined(some: System, count: int, group: str, *arguments: str) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """So many processes, each with a part of the partitions."""
+    """Start `count` processes of one group, and wait until each owns some of the partitions."""
     admin = AdminClient({"bootstrap.servers": some.kafka})
 
     def shared() -> bool:
@@ -147,7 +147,7 @@ def joined(some: System, count: int, group: str, *arguments: str) -> Iterator[li
     with ExitStack() as stack:
         processes = [stack.enter_context(some.running(*arguments)) for _ in range(count)]
         wait_until(shared, f"{count} members of {group}", timeout_seconds=120)
-        time.sleep(1.0)  # what they took over is settled
+        time.sleep(1.0)  # let them finish the takeover of their lanes
         yield processes
 
 
@@ -158,7 +158,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def busy_seconds() -> float:
-    """What the cores of this machine worked, all processes together; see proc_stat(5)."""
+    """CPU time of all processes on this machine; see proc_stat(5)."""
     user, nice, system_time, _idle, _iowait, *interrupts = Path("/proc/stat").read_text().splitlines()[0].split()[1:8]
     return sum(map(int, (user, nice, system_time, *interrupts))) / _TICKS
 

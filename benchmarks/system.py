@@ -1,4 +1,4 @@
-"""A system of its own on the native servers, for one benchmark; its processes are the real console scripts."""
+"""A new system on the native servers for one benchmark; its processes are the real console scripts."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ PREFIX = "RAG_OUTBOX_"
 
 
 def servers(data: Path) -> dict[str, str]:
-    """The variables of the servers in `data`, started if they do not run."""
+    """Start the servers in `data` unless they run. Returns their variables."""
     command = [sys.executable, "-m", "compose.native", "up", "--data", str(data)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -49,7 +49,7 @@ class System:
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """A process of `rag-outbox`, ended by SIGTERM."""
+        """Run a `rag-outbox` process; SIGTERM ends it. Raises SystemExit if it fails."""
         others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         process = subprocess.Popen(
             [str(COMMAND), *arguments], env=others | self.environment, cwd=ROOT, stdout=subprocess.DEVNULL
@@ -65,7 +65,7 @@ class System:
 
 @contextmanager
 def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
-    """Its own database, topics and Milvus database, removed at the end. Topics carry the broker's time."""
+    """Its own database, topics and Milvus database, removed at the end. Messages get the time of the broker."""
     name = f"bench_{uuid.uuid4().hex[:12]}"
     server = connect(found[f"{PREFIX}DATABASE_URL"])
     with server.begin() as connection:
@@ -101,7 +101,7 @@ def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
 
 
 def wait_until(done: Callable[[], bool], what: str, *, timeout_seconds: float = 600.0) -> None:
-    """Look twenty times a second."""
+    """Check 20 times per second. Raises SystemExit on timeout."""
     deadline = time.monotonic() + timeout_seconds
     while not done():
         if time.monotonic() > deadline:
@@ -110,7 +110,7 @@ def wait_until(done: Callable[[], bool], what: str, *, timeout_seconds: float = 
 
 
 def _stamp(admin: AdminClient, topic: str) -> None:
-    """Messages get the time at which the broker appends them: the same clock for whoever publishes."""
+    """Give messages the time at which the broker appends them: the same clock for every publisher."""
     entry = ConfigEntry("message.timestamp.type", "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     for future in admin.incremental_alter_configs([resource]).values():
@@ -119,7 +119,7 @@ def _stamp(admin: AdminClient, topic: str) -> None:
 
 def _drop(client: MilvusClient) -> None:
     for collection in client.list_collections():
-        for alias in client.describe_collection(collection)["aliases"]:  # Milvus 2.3 lists those of one database only
+        for alias in client.describe_collection(collection)["aliases"]:  # Milvus 2.3 lists those of only one database
             client.drop_alias(alias)
         client.drop_collection(collection)
     client.close()

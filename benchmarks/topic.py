@@ -12,10 +12,10 @@ from sqlalchemy import Connection, Engine
 
 from schema.events.events import MSGPACK, UPSERTED
 
-_ROWS_A_STATEMENT = 1_000
+_ROWS_PER_STATEMENT = 1_000
 _INSERT = (
     "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload) "
-    "VALUES (%s, %s, %s, %s, %s, %s)"  # nothing but parameters, or PyMySQL sends a statement for each row
+    "VALUES (%s, %s, %s, %s, %s, %s)"  # only parameters: otherwise PyMySQL sends one statement per row
 )
 
 
@@ -28,10 +28,10 @@ class Seen:
 
 
 def append(engine: Engine, events: int, size_bytes: int, documents: int) -> None:
-    """Outbox rows, one version of every document after another."""
+    """Insert outbox rows: version 1 of every document, then version 2, and so on."""
     done = 0
     while done < events:
-        some = range(done, min(events, done + _ROWS_A_STATEMENT))
+        some = range(done, min(events, done + _ROWS_PER_STATEMENT))
         rows = [(str(uuid.uuid4()), f"doc-{number % documents}", number // documents + 1) for number in some]
         with engine.begin() as connection:
             insert(connection, rows, size_bytes)
@@ -39,13 +39,13 @@ def append(engine: Engine, events: int, size_bytes: int, documents: int) -> None
 
 
 def insert(connection: Connection, rows: Iterable[tuple[str, str, int]], size_bytes: int) -> None:
-    """Rows of (event id, document id, version), each with a payload of so many bytes."""
+    """Insert rows of (event id, document id, version), each with a payload of `size_bytes`."""
     filled = [(*row, UPSERTED, MSGPACK, payload(size_bytes)) for row in rows]
     connection.exec_driver_sql(_INSERT, filled)
 
 
 def payload(size_bytes: int) -> bytes:
-    """Half random, half zero: it compresses about as text does."""
+    """Half random, half zero: it compresses about as well as text."""
     return os.urandom(size_bytes // 2) + bytes(size_bytes - size_bytes // 2)
 
 
@@ -76,7 +76,7 @@ def read(kafka: str, topic: str) -> Iterator[Seen]:
 
 
 def verified(kafka: str, topic: str, events: int, documents: int) -> list[Seen]:
-    """All that was appended stands in the topic once, every document's versions in order; else the run is void."""
+    """Read the topic. Raises SystemExit unless it has every event once, and the versions of each document in order."""
     seen = list(read(kafka, topic))
     newest: dict[str, int] = {}
     for one in seen:
@@ -84,12 +84,12 @@ def verified(kafka: str, topic: str, events: int, documents: int) -> list[Seen]:
             raise SystemExit(f"{one.doc_id}: version {one.version} after {newest.get(one.doc_id, 0)}")
         newest[one.doc_id] = one.version
     if len(seen) != events or len({one.event_id for one in seen}) != events or len(newest) != documents:
-        raise SystemExit(f"{len(seen)} events of {len(newest)} documents in the topic, {events} were appended")
+        raise SystemExit(f"{len(seen)} events of {len(newest)} documents in the topic; {events} were appended")
     return seen
 
 
 def held(admin: AdminClient, topic: str) -> int:
-    """How many messages stand in the topic, without reading them; the marks of transactions count too."""
+    """The number of messages in the topic, from its offsets; transaction markers count, too."""
     partitions = _partitions(admin, topic)
     last, first = (
         admin.list_offsets(dict.fromkeys(partitions, end)).values()
@@ -99,7 +99,7 @@ def held(admin: AdminClient, topic: str) -> int:
 
 
 def clear(admin: AdminClient, topic: str) -> None:
-    """Remove every message; offsets go on."""
+    """Remove every message; offsets continue."""
     for one in admin.delete_records(_partitions(admin, topic, OFFSET_END)).values():
         one.result()
 
