@@ -1,4 +1,4 @@
-"""The `rag-outbox` command: results, exit status, help, settings and errors, as a person or a script meets them."""
+"""The `rag-outbox` command: results, exit status, help, settings and errors, for a person and for a script."""
 
 import json
 from collections.abc import Mapping
@@ -33,8 +33,8 @@ def test_init_may_be_repeated(prepared: Folder, tmp_path: Path) -> None:
     assert folder.dump() == before
 
 
-def test_the_life_of_two_documents(folder: Folder, here: Here) -> None:
-    """write, status, run, search, delete, run: every key of every answer."""
+def test_two_documents_from_write_to_delete(folder: Folder, here: Here) -> None:
+    """write, status, run, search, delete, run: every key of every result."""
     cats = {"doc_id": "cats", "title": "Cats", "chunks": [{"content": "The cat sleeps on a warm mat all day."}]}
     taxes = {"doc_id": "taxes", "title": "Taxes", "chunks": [{"content": "Income tax is due in May."}]}
 
@@ -74,7 +74,7 @@ def test_the_life_of_two_documents(folder: Folder, here: Here) -> None:
     assert folder.succeed("delete", "cats") == {"deleted": 1, "deleted_before": 0}
     assert here(folder, "delete", "cats", "--json").facts == {"deleted": 0, "deleted_before": 1}
     found = here(folder, "search", "feline resting on a rug", "--json").facts["hits"]
-    assert [hit["doc_id"] for hit in found] == ["taxes"]  # at once, though Milvus still holds the other
+    assert [hit["doc_id"] for hit in found] == ["taxes"]  # immediately, though Milvus still has the deleted one
     assert folder.succeed("run", "--until-idle") == {"events": 1}
     folder.assert_in_step()
     applied = IDLE_SINK | {"applied": 2}
@@ -88,7 +88,7 @@ def test_the_life_of_two_documents(folder: Folder, here: Here) -> None:
     }
 
 
-def test_answers_for_a_person(folder: Folder, here: Here) -> None:
+def test_output_for_a_person(folder: Folder, here: Here) -> None:
     assert here(folder, "status").out.splitlines() == [
         "Documents: none",
         "Pending events: 0, the oldest -",
@@ -100,7 +100,7 @@ def test_answers_for_a_person(folder: Folder, here: Here) -> None:
     assert here(folder, "search", "anything").out == "Nothing found.\n"
 
 
-def test_delete_takes_all_or_none(folder: Folder, here: Here) -> None:
+def test_delete_removes_all_documents_or_none(folder: Folder, here: Here) -> None:
     here(folder, "write", "-", stdin=lines({"doc_id": "kept", "title": "Kept", "chunks": [{"content": "Words."}]}))
 
     outcome = here(folder, "delete", "kept", "unknown", "--json")
@@ -109,7 +109,7 @@ def test_delete_takes_all_or_none(folder: Folder, here: Here) -> None:
     assert folder.sql("SELECT doc_id, version FROM documents") == [("kept", 1)]
 
 
-def test_search_filters_by_tag_and_kind_and_no_quote_escapes(folder: Folder, here: Here) -> None:
+def test_search_filters_by_tag_and_type_with_any_quotes(folder: Folder, here: Here) -> None:
     odd = 'a "quoted" \\ tag\'s % {name} or business_tag != ""'
     chunks = [{"content": f"Gardening advice number {number}."} for number in range(3)]
     here(
@@ -127,7 +127,7 @@ def test_search_filters_by_tag_and_kind_and_no_quote_escapes(folder: Folder, her
     def found(*options: str) -> list[str]:
         return [hit["doc_id"] for hit in here(folder, "search", "gardening", "--json", *options).facts["hits"]]
 
-    with milvus_lite.own(folder.path / "vectors.db"):  # that all of them share
+    with milvus_lite.own(folder.path / "vectors.db"):  # all searches share it
         assert sorted(found("--limit", "50")) == ["image", "odd", "odd", "odd", "plain", "plain", "plain"]
         assert found("--business-tag", "hr") == ["plain"] * 3
         assert found("--business-tag", odd, "--limit", "2") == ["odd"] * 2
@@ -137,7 +137,7 @@ def test_search_filters_by_tag_and_kind_and_no_quote_escapes(folder: Folder, her
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_every_command_has_an_example(name: str, prepared: Folder, here: Here) -> None:
+def test_help_of_every_command_has_an_example(name: str, prepared: Folder, here: Here) -> None:
     outcome = here(prepared, name, "--help")
 
     assert outcome.status == 0
@@ -146,14 +146,14 @@ def test_the_help_of_every_command_has_an_example(name: str, prepared: Folder, h
     assert f"rag-outbox {name}" in outcome.out.partition("Example: ")[2]
 
 
-def test_the_help_names_every_command(prepared: Folder, here: Here) -> None:
+def test_help_names_every_command(prepared: Folder, here: Here) -> None:
     outcome = here(prepared, "-h")
 
     assert outcome.status == 0
     assert [name for name in COMMANDS if f"│ {name} " not in outcome.out] == []
 
 
-def test_version(prepared: Folder) -> None:
+def test_version_is_printed(prepared: Folder) -> None:
     outcome = prepared.run("--version")
 
     assert (outcome.status, outcome.out, outcome.err) == (0, f"{version('rag-outbox')}\n", "")
@@ -211,14 +211,14 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
         ("vector_dimension", "0", "RAG_OUTBOX_VECTOR_DIMENSION: Input should be greater than or equal to 1"),
     ],
 )
-def test_a_wrong_setting_ends_with_2(setting: str, value: str, reason: str, prepared: Folder, here: Here) -> None:
+def test_wrong_setting_ends_with_2(setting: str, value: str, reason: str, prepared: Folder, here: Here) -> None:
     outcome = here(prepared, "status", "--json", **{setting: value})
 
     assert (outcome.status, outcome.facts) == (2, {"error": reason})
     assert outcome.err == f"rag-outbox: {reason}\n"
 
 
-def test_an_unknown_setting_in_the_env_file_ends_with_2(folder: Folder) -> None:
+def test_unknown_setting_in_the_env_file_ends_with_2(folder: Folder) -> None:
     (folder.path.parent / ".env").write_text("OTHER=1\nRAG_OUTBOX_MILVUS_URL=http://127.0.0.1\n")
 
     outcome = folder.run("status")
@@ -232,7 +232,7 @@ def test_an_unknown_setting_in_the_env_file_ends_with_2(folder: Folder) -> None:
     [["write", "-"], ["ingest", "."], ["delete", "x"], ["search", "x"], ["status"], ["run", "--until-idle"]],
     ids=lambda arguments: arguments[0],
 )
-def test_before_init_every_command_says_what_to_do(arguments: list[str], tmp_path: Path, here: Here) -> None:
+def test_every_command_asks_for_init_first(arguments: list[str], tmp_path: Path, here: Here) -> None:
     folder = Folder(tmp_path / "data")
 
     outcome = here(folder, *arguments, "--json")
@@ -246,7 +246,7 @@ def test_before_init_every_command_says_what_to_do(arguments: list[str], tmp_pat
     ("setting", "value"), [("embedding_model", "bge-m3"), ("vector_dimension", "1024")], ids=["model", "dimension"]
 )
 @pytest.mark.parametrize("name", ["init", "status"])
-def test_another_model_is_refused(name: str, setting: str, value: str, folder: Folder, here: Here) -> None:
+def test_other_embedding_model_is_refused(name: str, setting: str, value: str, folder: Folder, here: Here) -> None:
     before = folder.dump()
 
     outcome = here(folder, name, **{setting: value})
@@ -265,7 +265,7 @@ def test_another_model_is_refused(name: str, setting: str, value: str, folder: F
     ],
     ids=["database", "milvus"],
 )
-def test_no_secret_is_ever_said(settings: dict[str, str], reason: str, folder: Folder) -> None:
+def test_errors_contain_no_secret(settings: dict[str, str], reason: str, folder: Folder) -> None:
     outcome = Folder(folder.path, **settings).run("search", "anything", "--json")
 
     assert outcome.status == 1

@@ -1,4 +1,4 @@
-"""`rag-outbox demo`: it ends well, proves what it says, and touches nothing but its own folder."""
+"""`rag-outbox demo` succeeds, its claims are true, and it changes only its own folder."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.acceptance
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The remains of a demo that was killed, and settings of the user's own system, which the demo must leave alone."""
+    """The folder of a demo that was killed."""
     folder = tmp_path_factory.mktemp("demo") / "shown"
     (folder / "documents").mkdir(parents=True)
     (folder / ".rag-outbox-demo").touch()
@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcome(folder: Path) -> Outcome:
+    """A demo next to the user's own system, whose settings it must ignore."""
     own = folder.parent / "own"
     own.mkdir()
     (folder.parent / ".env").write_text(f"RAG_OUTBOX_DATABASE_URL=sqlite:///{own}/metadata.db\n")
@@ -33,7 +34,7 @@ def outcome(folder: Path) -> Outcome:
 
 
 @pytest.mark.timeout(300)
-def test_it_shows_the_pipeline_on_real_documents(outcome: Outcome) -> None:
+def test_demo_shows_the_pipeline_on_real_documents(outcome: Outcome) -> None:
     assert (outcome.status, outcome.err) == (0, "")
     said = re.search(r"^   (\d+) documents with (\d+) chunks$", outcome.out, re.MULTILINE)
     assert said is not None
@@ -45,7 +46,7 @@ def test_it_shows_the_pipeline_on_real_documents(outcome: Outcome) -> None:
     assert "document deleted: the same search no longer finds it" in outcome.out
 
 
-def test_the_crash_drill_kills_in_the_middle_and_finds_no_difference(outcome: Outcome) -> None:
+def test_crash_drill_kills_at_work_and_finds_no_difference(outcome: Outcome) -> None:
     said = re.search(r"killed with (\d+) of (\d+) documents written and (\d+) applied \((\d+) events", outcome.out)
     assert said is not None
     written, count, applied, _ = map(int, said.groups())
@@ -54,21 +55,21 @@ def test_the_crash_drill_kills_in_the_middle_and_finds_no_difference(outcome: Ou
     assert "0 differences" in outcome.out
 
 
-def test_its_stores_are_in_step_and_no_other_was_touched(outcome: Outcome, folder: Path) -> None:
+def test_demo_stores_agree_and_other_stores_stay_untouched(outcome: Outcome, folder: Path) -> None:
     assert outcome.status == 0
     Folder(folder / "data").assert_in_step()
     assert list((folder.parent / "own").iterdir()) == []
     assert not (folder / "documents" / "old.md").exists()
 
 
-def test_it_says_what_to_try_next(outcome: Outcome, folder: Path, here: Here) -> None:
+def test_demo_says_what_to_try_next(outcome: Outcome, folder: Path, here: Here) -> None:
     assert f"export RAG_OUTBOX_DATA_DIR={folder / 'data'}" in outcome.out
 
     hits = here(Folder(folder / "data"), "search", "parse dates and time zones", "--json").facts["hits"]
     assert len(hits) == 5
 
 
-def test_it_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None:
+def test_demo_refuses_a_folder_with_other_content(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.md").write_text("years of work")

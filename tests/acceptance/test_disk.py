@@ -1,4 +1,4 @@
-"""A full disk and a read-only one: a clear error, nothing corrupt, and the same command completes when it has room."""
+"""A full or read-only disk gives a clear error and corrupts nothing; with free space, the same command succeeds."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def small_disk(prepared: Folder, tmp_path: Path) -> Iterator[Folder]:
     mounted = tmp_path / "disk"
     mounted.mkdir()
     if os.geteuid() != 0 or _mount("-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mounted)) != 0:
-        pytest.skip("only root may mount the small file system that this test fills")
+        pytest.skip("only root may mount the small file system of this test")
     try:
         yield Folder.copied(prepared, mounted / "data")
     finally:
@@ -44,13 +44,13 @@ def _fill(folder: Folder, leave_bytes: int) -> Path:
     return filler
 
 
-def _make_room(folder: Folder, filler: Path) -> None:
+def _free_space(folder: Folder, filler: Path) -> None:
     filler.unlink()
     assert _mount("-o", "remount,size=64m", str(folder.path.parent)) == 0
 
 
 def _documents(count: int) -> bytes:
-    """Of 20,000 random-looking bytes each, which no store makes smaller."""
+    """Documents of 20,000 random hex digits each, which no store can compress much."""
     texts = [f"Document {number}: {os.urandom(10_000).hex()}" for number in range(count)]
     lines = (
         {"doc_id": f"doc-{number}", "title": "T", "source_type": "text", "chunks": [{"content": text}]}
@@ -59,7 +59,7 @@ def _documents(count: int) -> bytes:
     return "\n".join(map(json.dumps, lines)).encode()
 
 
-def test_write_and_run_on_a_full_disk(small_disk: Folder) -> None:
+def test_write_and_run_fail_cleanly_on_a_full_disk(small_disk: Folder) -> None:
     documents = _documents(150)  # two batches
     filler = _fill(small_disk, leave_bytes=2_700_000)
 
@@ -68,10 +68,10 @@ def test_write_and_run_on_a_full_disk(small_disk: Folder) -> None:
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.err == "rag-outbox: metadata database: database or disk is full\n"
     assert small_disk.sql("PRAGMA integrity_check") == [("ok",)]
-    assert small_disk.sql("SELECT count(*) FROM documents") == [(100,)]  # the batch that was committed
+    assert small_disk.sql("SELECT count(*) FROM documents") == [(100,)]  # of the committed batch
     assert small_disk.sql("SELECT count(*) FROM outbox") == [(100,)]
 
-    _make_room(small_disk, filler)
+    _free_space(small_disk, filler)
     facts = small_disk.succeed("write", "-", stdin=documents)
     assert (facts["written"], facts["unchanged"]) == (50, 100)
     filler = _fill(small_disk, leave_bytes=700_000)
@@ -84,19 +84,19 @@ def test_write_and_run_on_a_full_disk(small_disk: Folder) -> None:
     assert small_disk.sql("PRAGMA integrity_check") == [("ok",)]
     assert small_disk.sql("SELECT count(*) FROM outbox") == [(150,)]
 
-    _make_room(small_disk, filler)
+    _free_space(small_disk, filler)
     assert small_disk.succeed("run", "--until-idle") == {"events": 150}
     small_disk.assert_in_step()
 
 
-def test_invariant_8_run_goes_on_when_there_is_room_again_and_loses_nothing(small_disk: Folder) -> None:
-    """Milvus Lite 3.2.2 by itself, once its log failed on a full disk, acknowledges rows that its next start lacks."""
+def test_invariant_8_run_continues_after_a_full_disk_without_loss(small_disk: Folder) -> None:
+    """Milvus Lite 3.2.2 alone acknowledges rows that a restart loses, after a write to its log failed."""
     small_disk.succeed("write", "-", stdin=_documents(40))
     filler = _fill(small_disk, leave_bytes=700_000)
 
     with small_disk.start("run") as run:
-        wait_for(lambda: re.search("Milvus: .*No space left on device", run.err), "run to tell of it")
-        _make_room(small_disk, filler)
+        wait_for(lambda: re.search("Milvus: .*No space left on device", run.err), "run to report it")
+        _free_space(small_disk, filler)
         wait_for(lambda: small_disk.sql("SELECT count(*) FROM outbox") == [(0,)], "every event to be applied")
         (milvus_lite,) = children(run.pid)
         os.kill(milvus_lite, signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_invariant_8_run_goes_on_when_there_is_room_again_and_loses_nothing(smal
 
 
 @pytest.mark.parametrize("arguments", [["write", "-"], ["run", "--until-idle"], ["init"], ["status"]])
-def test_on_a_read_only_disk(arguments: list[str], small_disk: Folder, here: Here) -> None:
+def test_commands_refuse_a_read_only_disk(arguments: list[str], small_disk: Folder, here: Here) -> None:
     assert _mount("-o", "remount,ro", str(small_disk.path.parent)) == 0
 
     outcome = here(small_disk, *arguments)

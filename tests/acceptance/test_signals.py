@@ -1,4 +1,4 @@
-"""`rag-outbox run` ends with status 0 after the batch in flight when a supervisor or Ctrl-C asks it to."""
+"""SIGTERM or Ctrl-C ends `rag-outbox run` with status 0 after the current batch."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_for
 pytestmark = pytest.mark.acceptance
 
 
-def test_run_finishes_its_batch_when_asked_to_stop(folder: Folder, here: Here) -> None:
+def test_run_finishes_its_batch_after_sigterm_or_ctrl_c(folder: Folder, here: Here) -> None:
     documents = [
         {"doc_id": f"doc-{number}", "title": "T", "source_type": "text", "chunks": [{"content": f"Words {number}."}]}
         for number in range(1_200)  # more than two batches
@@ -32,7 +32,7 @@ def test_run_finishes_its_batch_when_asked_to_stop(folder: Folder, here: Here) -
 
 
 def _relayed_until_stopped(folder: Folder, stop: Callable[[subprocess.Popen[str]], None]) -> int:
-    """How many events a run says that it relayed, when it was stopped at work."""
+    """Stop a run at work. Returns the number of events that it reports."""
     before = _waiting(folder)
     with subprocess.Popen(
         [*COMMAND, "run", "--json"],
@@ -42,7 +42,7 @@ def _relayed_until_stopped(folder: Folder, stop: Callable[[subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # as a terminal does
+        start_new_session=True,  # its own process group, as in a terminal
     ) as process:
         wait_for(lambda: _waiting(folder) < before, "a batch to be settled")
         stop(process)

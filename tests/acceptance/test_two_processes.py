@@ -1,4 +1,4 @@
-"""Commands at the same time on one data folder: they work, or say clearly who holds what; nothing is ever corrupt."""
+"""Concurrent commands on one data folder succeed, or name the process that holds it; they corrupt nothing."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def completed(folder: Folder) -> int:
 
 @contextmanager
 def running(folder: Folder) -> Iterator[Running]:
-    """`rag-outbox run`, ready; ended by SIGTERM with status 0 unless the test killed it."""
+    """`rag-outbox run`, ready. SIGTERM ends it with status 0, unless the test killed it."""
     with folder.start("run") as run:
         wait_for((folder.path / "vectors.endpoint.json").exists, "run to be ready")
         yield run
@@ -56,7 +56,7 @@ def at_once(*calls: tuple[Folder, tuple[str, ...], bytes]) -> list[Outcome]:
 
 @pytest.fixture(scope="module")
 def cats(prepared: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """A folder with a document that every store holds."""
+    """A folder with one document that every store holds."""
     folder = Folder.copied(prepared, tmp_path_factory.mktemp("cats") / "data")
     folder.succeed("write", "-", stdin=lines("cats", range(1)))
     folder.succeed("run", "--until-idle")
@@ -70,13 +70,13 @@ def folder(cats: Folder, tmp_path: Path) -> Folder:
 
 @pytest.fixture(scope="module")
 def busy(cats: Folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, int]]:
-    """Such a folder, and the id of the process that keeps it up to date."""
+    """A copy of `cats` with a `rag-outbox run` at work, and the id of that process."""
     folder = Folder.copied(cats, tmp_path_factory.mktemp("busy") / "data")
     with running(folder) as run:
         yield folder, run.pid
 
 
-def test_a_second_run_says_who_holds_the_folder(busy: tuple[Folder, int]) -> None:
+def test_second_run_names_the_process_that_holds_the_folder(busy: tuple[Folder, int]) -> None:
     folder, pid = busy
 
     outcome = folder.run("run", "--until-idle")
@@ -86,7 +86,7 @@ def test_a_second_run_says_who_holds_the_folder(busy: tuple[Folder, int]) -> Non
     assert re.fullmatch(said, outcome.err)
 
 
-def test_searches_and_init_work_beside_a_run(busy: tuple[Folder, int]) -> None:
+def test_searches_and_init_work_during_a_run(busy: tuple[Folder, int]) -> None:
     folder, _ = busy
 
     search = (folder, ("search", "cats", "--limit", "1", "--json"), b"")
@@ -97,14 +97,14 @@ def test_searches_and_init_work_beside_a_run(busy: tuple[Folder, int]) -> None:
     assert (init.status, init.err) == (0, "")
 
 
-def test_two_searches_at_once(folder: Folder) -> None:
+def test_two_concurrent_searches_succeed(folder: Folder) -> None:
     search = (folder, ("search", "cats", "--limit", "1", "--json"), b"")
     for outcome in at_once(search, search):
         assert (outcome.status, outcome.err) == (0, "")
         assert [hit["doc_id"] for hit in outcome.facts["hits"]] == ["cats-0"]
 
 
-def test_two_inits_at_once(tmp_path: Path) -> None:
+def test_two_concurrent_inits_succeed(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "data")
 
     outcomes = at_once(*[(folder, ("init", "--json"), b"")] * 2)
@@ -114,7 +114,7 @@ def test_two_inits_at_once(tmp_path: Path) -> None:
     folder.assert_in_step()
 
 
-def test_run_beside_many_writers_loses_nothing(folder: Folder, tmp_path: Path) -> None:
+def test_run_with_many_writers_loses_nothing(folder: Folder, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for number in range(60):
@@ -140,12 +140,12 @@ def test_run_beside_many_writers_loses_nothing(folder: Folder, tmp_path: Path) -
         assert reconcile.find_differences(system, client) == []
 
 
-def test_a_search_survives_the_death_of_the_milvus_lite_that_it_asks(folder: Folder) -> None:
+def test_search_survives_the_death_of_its_milvus_lite(folder: Folder) -> None:
     with running(folder) as run:
         (milvus_lite,) = children(run.pid)
         os.kill(milvus_lite, signal.SIGSTOP)
         with folder.start("search", "cats", "--json") as search:
-            wait_for(lambda: _connections(search.pid, folder), "the search to ask")
+            wait_for(lambda: _is_connected(search.pid, folder), "the search to connect")
             os.kill(milvus_lite, signal.SIGKILL)
             run.kill()
             searched = search.ended()
@@ -160,7 +160,7 @@ def test_run_waits_for_a_search_that_holds_milvus_lite(folder: Folder, here: Her
 
     with folder.start("search", "cats", "--json") as search:
         wait_for((folder.path / "vectors.endpoint.json").exists, "the search to start Milvus Lite")
-        os.kill(search.pid, signal.SIGSTOP)  # Milvus Lite ends with it, and not before
+        os.kill(search.pid, signal.SIGSTOP)  # Milvus Lite runs until the search ends
         with folder.start("run", "--until-idle", "--json") as run:
             wait_for(lambda: children(run.pid), "run to try")
             wait_for(lambda: not children(run.pid), "run to be refused")
@@ -173,7 +173,7 @@ def test_run_waits_for_a_search_that_holds_milvus_lite(folder: Folder, here: Her
     folder.assert_in_step()
 
 
-def test_run_starts_milvus_lite_again_when_it_dies(folder: Folder, here: Here) -> None:
+def test_run_restarts_a_dead_milvus_lite(folder: Folder, here: Here) -> None:
     here(folder, "write", "-", stdin=lines("before", range(50)))
 
     with running(folder) as run:
@@ -181,12 +181,12 @@ def test_run_starts_milvus_lite_again_when_it_dies(folder: Folder, here: Here) -
         (milvus_lite,) = children(run.pid)
         os.kill(milvus_lite, signal.SIGKILL)
         here(folder, "write", "-", stdin=lines("after", range(50)))
-        wait_for(lambda: completed(folder) == 101, "the others to be applied")
+        wait_for(lambda: completed(folder) == 101, "the other documents to be applied")
 
     folder.assert_in_step()
 
 
-def _connections(pid: int, folder: Folder) -> bool:
+def _is_connected(pid: int, folder: Folder) -> bool:
     """Whether a process has a TCP connection to the Milvus Lite that serves the folder."""
     uri = json.loads((folder.path / "vectors.endpoint.json").read_text())["uri"]
     remote = f":{int(uri.rpartition(':')[2]):04X} 01 "

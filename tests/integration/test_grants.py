@@ -1,4 +1,4 @@
-"""Least privilege in MySQL: each process works with its own user of `compose/grants/grants.sql`, and can do no more."""
+"""Least privilege in MySQL: each process has its own user of `compose/grants/grants.sql`, and no other right."""
 
 import uuid
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ DENIED = {ER.TABLEACCESS_DENIED_ERROR, ER.COLUMNACCESS_DENIED_ERROR, ER.SPECIFIC
 
 @dataclass(frozen=True)
 class Users:
-    """An engine for each process, as a user who has nothing but its grants."""
+    """One engine per process, with a user that has only its grants."""
 
     writer: Engine
     relay: Engine
@@ -45,11 +45,11 @@ class Users:
 
 @pytest.fixture
 def users(mysql: Engine) -> Iterator[Users]:
-    """The script's users, with a prefix of this test's own instead of `rag-`."""
+    """The users of the script, with a new prefix instead of `rag-`."""
     prefix, password = f"t{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
     accounts = ", ".join(f"'{prefix}-{process}'" for process in PROCESSES)
     try:
-        for _ in range(2):  # running it again does no harm
+        for _ in range(2):  # repeating it is harmless
             run_script(mysql, SCRIPT.read_text().replace("'rag-", f"'{prefix}-"))
         with mysql.begin() as connection:
             for process in PROCESSES:
@@ -65,7 +65,7 @@ def users(mysql: Engine) -> Iterator[Users]:
 
 
 def run_script(database: Engine, script: str) -> None:
-    """As `mysql database < script` does."""
+    """Run a script as `mysql database < script` does."""
     url = database.url
     with pymysql.connect(
         host=url.host,
@@ -86,7 +86,7 @@ def engine_of(database: Engine, user: str, password: str) -> Engine:
     return connect(url.render_as_string(hide_password=False))
 
 
-def test_every_process_does_its_work_with_its_own_user(
+def test_every_process_works_with_its_own_user(
     servers: Servers, mysql: Engine, users: Users, names: Names, store: DirectoryStore, milvus: MilvusClient
 ) -> None:
     milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
@@ -110,7 +110,7 @@ def test_every_process_does_its_work_with_its_own_user(
         written.delete("d12", "d13")
         wait_until_completed(mysql)
         written.upsert(document("d12", "one", "back"))
-        with mysql.begin() as connection:  # as a writer in another language leaves it
+        with mysql.begin() as connection:  # a writer in another language inserts none
             connection.execute(text("DELETE FROM sink_states WHERE doc_id = 'd14'"))
         written.upsert(document("d14", "one", file=b"first"))
         wait_until_completed(mysql)
@@ -118,10 +118,10 @@ def test_every_process_does_its_work_with_its_own_user(
     Pipeline(mysql, store, milvus, written.writer, milvus_sink, minio_sink).assert_in_step()
 
 
-def test_a_refused_event_is_noted_with_the_consumer_s_user(
+def test_consumer_user_may_mark_a_refused_event(
     servers: Servers, mysql: Engine, users: Users, names: Names, store: DirectoryStore, milvus: MilvusClient
 ) -> None:
-    """A dead letter, and the `failed` marks."""
+    """It inserts the dead letter and the `failed` marks."""
     milvus_sink = MilvusSink(milvus, DIMENSION)
     milvus_sink.ensure()
     with users.writer.begin() as connection:
@@ -136,7 +136,7 @@ def test_a_refused_event_is_noted_with_the_consumer_s_user(
         wait_for(lambda: state_of(mysql) == "failed", "the sink to refuse it")
 
 
-def test_the_relay_s_deletes_leave_only_keys_in_the_binlog(mysql: Engine, users: Users) -> None:
+def test_binlog_has_only_keys_of_rows_that_the_relay_deletes(mysql: Engine, users: Users) -> None:
     def row_image() -> str:
         with users.relay.connect() as connection:
             return str(connection.scalar(text("SELECT @@SESSION.binlog_row_image")))
@@ -148,7 +148,7 @@ def test_the_relay_s_deletes_leave_only_keys_in_the_binlog(mysql: Engine, users:
     with mysql.begin() as connection:
         connection.execute(text(f"REVOKE SESSION_VARIABLES_ADMIN ON *.* FROM '{users.relay.url.username}'"))
     users.relay.dispose()
-    assert row_image() == "FULL", "and the relay works all the same"
+    assert row_image() == "FULL", "and the relay works without it"
 
 
 def state_of(mysql: Engine) -> str:
@@ -157,7 +157,7 @@ def state_of(mysql: Engine) -> str:
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_every_process_can_tell_whether_the_system_is_its_own(users: Users, process: str) -> None:
+def test_every_process_may_read_revision_and_model(users: Users, process: str) -> None:
     engine: Engine = getattr(users, process)
     revision.require_current(engine)
     with reading(engine) as connection:
@@ -210,7 +210,7 @@ STATEMENTS = {
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_no_process_can_do_what_is_another_s(mysql: Engine, users: Users, process: str) -> None:
+def test_no_process_has_the_rights_of_another(mysql: Engine, users: Users, process: str) -> None:
     for statement in [*STATEMENTS[process], "CREATE TABLE more (id INT)", "CREATE USER somebody", "SHUTDOWN"]:
         with pytest.raises(DBAPIError) as raised, getattr(users, process).begin() as connection:
             connection.execute(text(statement))

@@ -1,4 +1,4 @@
-"""The migrations build the declared tables on MySQL too, and those refuse there what they refuse on SQLite.
+"""On MySQL, too, the migrations build the declared tables, and these refuse the same rows as on SQLite.
 
 Needs an empty MySQL server, 8.0 or later, whose user may create databases.
 """
@@ -20,7 +20,7 @@ from tests.unit.test_schema_tables import REFUSED, VALID, Refused, insert
 
 pytestmark = pytest.mark.integration
 
-FACTS = {  # information_schema: what it must tell alike of both databases
+FACTS = {  # columns of information_schema that must be equal in both databases
     "tables": "table_name, engine, row_format, table_collation, table_comment, create_options",
     "columns": "table_name, ordinal_position, column_name, column_default, is_nullable, column_type, collation_name, "
     "extra, generation_expression, column_comment",
@@ -35,7 +35,7 @@ FACTS = {  # information_schema: what it must tell alike of both databases
 
 @pytest.fixture
 def engine(servers: Servers) -> Iterator[Engine]:
-    """An empty database of its own."""
+    """A new, empty database."""
     with empty_database(make_url(servers.mysql_url)) as engine:
         yield engine
 
@@ -49,14 +49,14 @@ def declared(servers: Servers) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def migrated(servers: Servers) -> Iterator[Engine]:
-    """One migrated database for the tests that roll back what they write."""
+    """One migrated database for all tests that roll back their writes."""
     with empty_database(make_url(servers.mysql_url)) as engine:
         migrate.upgrade(engine)
         yield engine
 
 
 def definitions(engine: Engine) -> dict[str, list[str]]:
-    """Table → its SHOW CREATE TABLE, line by line; only the keys are sorted, as create_all makes them in any order."""
+    """Table → lines of SHOW CREATE TABLE. Only keys are sorted: create_all creates them in any order."""
     found = {}
     with reading(engine) as connection:
         for table in connection.scalars(text("SHOW TABLES")).all():
@@ -69,7 +69,7 @@ def definitions(engine: Engine) -> dict[str, list[str]]:
 
 
 def facts(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
-    """What information_schema tells of every table but Alembic's own."""
+    """Rows of information_schema about every table except Alembic's own."""
     found = {}
     with reading(engine) as connection:
         for view, columns in FACTS.items():
@@ -85,7 +85,7 @@ def facts(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
     return found
 
 
-def test_the_migrations_build_the_declared_tables(engine: Engine, declared: Engine) -> None:
+def test_migrations_build_the_declared_tables(engine: Engine, declared: Engine) -> None:
     migrate.upgrade(engine)
     with declared.begin() as connection:  # so that both databases have the same number of tables
         connection.execute(text(f"CREATE TABLE {revision.VERSION_TABLE} (version_num VARCHAR(32) PRIMARY KEY)"))
@@ -93,10 +93,10 @@ def test_the_migrations_build_the_declared_tables(engine: Engine, declared: Engi
     assert definitions(engine) == definitions(declared)
     assert facts(engine) == facts(declared)
     assert all(rows for rows in facts(engine).values())
-    assert differences(engine, server_defaults=False) == []  # MySQL spells them anew; `facts` compared them
+    assert differences(engine, server_defaults=False) == []  # MySQL changes their spelling; `facts` compared them
 
 
-def test_every_text_compares_byte_by_byte_and_every_time_has_microseconds(migrated: Engine) -> None:
+def test_texts_compare_by_bytes_and_times_have_microseconds(migrated: Engine) -> None:
     columns = "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name <> :ours"
     with reading(migrated) as connection:
         ours = {"ours": revision.VERSION_TABLE}
@@ -108,7 +108,7 @@ def test_every_text_compares_byte_by_byte_and_every_time_has_microseconds(migrat
     assert times == ["datetime(6)"]
 
 
-def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
+def test_second_upgrade_changes_nothing(engine: Engine) -> None:
     migrate.upgrade(engine)
     with engine.begin() as connection:
         insert(connection, "chunks")
@@ -119,26 +119,24 @@ def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
         assert connection.scalar(text("SELECT count(*) FROM chunks")) == 1
 
 
-def test_processes_that_upgrade_at_once_all_succeed_silently(engine: Engine) -> None:
+def test_concurrent_upgrades_all_succeed_silently(engine: Engine) -> None:
     upgrade_at_once(engine.url.render_as_string(hide_password=False), processes=3)
     revision.require_current(engine)
     assert tables(engine) == TABLES | {revision.VERSION_TABLE}
 
 
-def test_an_upgrade_interrupted_after_any_statement_is_taken_up_where_it_stopped(
-    engine: Engine, migrated: Engine
-) -> None:
-    """Each round does one thing more than the last one, then dies."""
+def test_upgrade_continues_after_an_interruption_at_any_statement(engine: Engine, migrated: Engine) -> None:
+    """Each round runs one statement more than the previous one, then fails."""
     done = 0
 
-    def die_after_the_first(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+    def fail_after_the_first(connection: Connection, cursor: object, statement: str, *_: object) -> None:
         nonlocal done
         if re.match(r"\s*(CREATE|INSERT)", statement):
             if done:
                 raise RuntimeError("the power went out")
             done += 1
 
-    event.listen(engine, "before_cursor_execute", die_after_the_first)
+    event.listen(engine, "before_cursor_execute", fail_after_the_first)
     rounds = 0
     while revision.current(engine) is None:
         done = 0
@@ -151,12 +149,12 @@ def test_an_upgrade_interrupted_after_any_statement_is_taken_up_where_it_stopped
     assert definitions(engine) == definitions(migrated)
 
 
-def test_an_empty_database_is_outdated(engine: Engine) -> None:
+def test_empty_database_is_outdated(engine: Engine) -> None:
     with pytest.raises(revision.SchemaOutdated, match="run rag-outbox init"):
         revision.require_current(engine)
 
 
-def test_tables_of_somebody_else_are_not_taken_over(engine: Engine) -> None:
+def test_foreign_tables_with_our_names_are_refused(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE documents (id INT PRIMARY KEY)"))
     with pytest.raises(revision.SchemaError, match="tables that rag-outbox did not create: documents"):
@@ -165,17 +163,17 @@ def test_tables_of_somebody_else_are_not_taken_over(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("table", VALID)
-def test_a_good_row_is_taken(migrated: Engine, table: str) -> None:
+def test_valid_row_is_accepted(migrated: Engine, table: str) -> None:
     with migrated.connect() as connection:
         insert(connection, table)
         assert connection.scalar(text(f"SELECT count(*) FROM {table}")) == 1
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.why)
-def test_a_bad_row_is_refused(migrated: Engine, case: Refused) -> None:
+def test_invalid_row_is_refused(migrated: Engine, case: Refused) -> None:
     with migrated.connect() as connection:
-        if case.beside is not None:
-            insert(connection, case.table, **case.beside)
+        if case.existing is not None:
+            insert(connection, case.table, **case.existing)
         with pytest.raises(DBAPIError) as refusal:
             insert(connection, case.table, **case.changes)
     assert case.mysql in str(refusal.value.orig)
@@ -185,7 +183,7 @@ def test_a_bad_row_is_refused(migrated: Engine, case: Refused) -> None:
     ("table", "column", "characters"),
     [("documents", "doc_id", 64), ("documents", "title", 512), ("outbox", "aggregate_id", 64)],
 )
-def test_an_over_long_text_is_refused_not_cut(migrated: Engine, table: str, column: str, characters: int) -> None:
+def test_too_long_text_is_refused_not_truncated(migrated: Engine, table: str, column: str, characters: int) -> None:
     with migrated.connect() as connection:
         insert(connection, table, **{column: "😀" * characters})
         assert connection.scalar(text(f"SELECT {column} FROM {table}")) == "😀" * characters
@@ -193,7 +191,7 @@ def test_an_over_long_text_is_refused_not_cut(migrated: Engine, table: str, colu
             insert(connection, table, **{column: "😀" * (characters + 1)})
 
 
-def test_ids_that_differ_by_case_accent_or_trailing_space_are_different_keys(migrated: Engine) -> None:
+def test_ids_that_differ_in_case_or_accent_are_different_keys(migrated: Engine) -> None:
     doc_ids = ["resume", "Resume", "résumé", "resume ", "😀", "😁"]
     with migrated.connect() as connection:
         for doc_id in doc_ids:
@@ -205,15 +203,15 @@ def test_ids_that_differ_by_case_accent_or_trailing_space_are_different_keys(mig
 @pytest.mark.parametrize(  # CRC-32 of the id's UTF-8, as gzip computes it, mod 16
     ("doc_id", "lane"), [("doc-1", 9), ("doc-2", 3), ("Doc-1", 13), ("手册-😀", 2)]
 )
-def test_the_outbox_computes_lane_and_size(migrated: Engine, doc_id: str, lane: int) -> None:
+def test_outbox_computes_lane_and_payload_size(migrated: Engine, doc_id: str, lane: int) -> None:
     with migrated.connect() as connection:
         insert(connection, "outbox", aggregate_id=doc_id, payload=b"\x00\xff\xc3")
         assert connection.execute(text("SELECT lane, payload_bytes FROM outbox")).one() == (lane, 3)
 
 
 @pytest.mark.parametrize("charset", ["utf8mb4", "latin1"])
-def test_a_service_in_any_language_writes_with_plain_sql(engine: Engine, charset: str) -> None:
-    """On a connection of its own making: default isolation, its own time zone and character set."""
+def test_service_in_any_language_writes_with_plain_sql(engine: Engine, charset: str) -> None:
+    """On its own connection: default isolation, its own time zone and character set."""
     migrate.upgrade(engine)
     url = engine.url
     connection = pymysql.connect(
@@ -257,14 +255,14 @@ def test_a_service_in_any_language_writes_with_plain_sql(engine: Engine, charset
             assert int(ours.execute(age).scalar_one()) < 60
 
 
-def test_a_connection_has_the_settings_of_the_contract(migrated: Engine) -> None:
+def test_connection_has_the_settings_of_the_contract(migrated: Engine) -> None:
     settings = "@@transaction_isolation, @@time_zone, @@character_set_client, @@character_set_results"
     with migrated.connect() as connection:
         found = connection.execute(text(f"SELECT {settings}")).one()
     assert found == ("READ-COMMITTED", "+00:00", "utf8mb4", "utf8mb4")
 
 
-def test_a_reading_connection_sees_newly_committed_rows(engine: Engine) -> None:
+def test_reading_connection_sees_newly_committed_rows(engine: Engine) -> None:
     migrate.upgrade(engine)
     with reading(engine) as reader:
         assert reader.scalar(text("SELECT count(*) FROM documents")) == 0
@@ -273,7 +271,7 @@ def test_a_reading_connection_sees_newly_committed_rows(engine: Engine) -> None:
         assert reader.scalar(text("SELECT count(*) FROM documents")) == 1
 
 
-def test_a_killed_connection_is_a_transient_error(migrated: Engine) -> None:
+def test_killed_connection_is_a_transient_error(migrated: Engine) -> None:
     with migrated.connect() as victim, reading(migrated) as killer:
         killer.execute(text(f"KILL {victim.scalar(text('SELECT CONNECTION_ID()'))}"))
         with pytest.raises(DBAPIError) as lost:

@@ -1,4 +1,4 @@
-"""The MySQL profile: retries after deadlocks and lock waits, time zones, 4-byte characters, the claim's index."""
+"""Behaviour of MySQL: retries after deadlocks and lock timeouts, time zones, 4-byte characters, the claim's index."""
 
 import random
 import threading
@@ -27,7 +27,7 @@ def status_of(engine: Engine) -> dict[str, str]:
     return dict(written.rows(engine, "SELECT doc_id, status FROM documents"))
 
 
-def test_a_deadlock_is_run_again_and_counted(mysql: Engine) -> None:
+def test_transaction_runs_again_after_a_deadlock_and_counts_it(mysql: Engine) -> None:
     with mysql.begin() as connection:
         Writer(MODEL).upsert_many(connection, [document("a", "one"), document("b", "one")])
     found = transient_error_counts.count_transient_errors(mysql)
@@ -57,7 +57,7 @@ def test_a_deadlock_is_run_again_and_counted(mysql: Engine) -> None:
     assert status_of(mysql) == {"a": "processing", "b": "processing"}
 
 
-def test_a_lock_wait_that_is_too_long_is_run_again_and_counted(mysql: Engine) -> None:
+def test_transaction_runs_again_after_a_lock_timeout_and_counts_it(mysql: Engine) -> None:
     with mysql.begin() as connection:
         Writer(MODEL).upsert(connection, document("a", "one"))
     found = transient_error_counts.count_transient_errors(mysql)
@@ -71,7 +71,7 @@ def test_a_lock_wait_that_is_too_long_is_run_again_and_counted(mysql: Engine) ->
 
     waiting = threading.Thread(target=lambda: transactions.run(mysql, work))
     waiting.start()
-    wait_for(lambda: found["1205"] >= 1, "a lock wait that ends")
+    wait_for(lambda: found["1205"] >= 1, "a lock timeout")
     lock.rollback()
     waiting.join()
     holder.close()
@@ -79,9 +79,9 @@ def test_a_lock_wait_that_is_too_long_is_run_again_and_counted(mysql: Engine) ->
     assert written.chunks(mysql, "a") == ["two"]
 
 
-def test_time_is_utc_wherever_the_server_thinks_it_is(mysql: Engine) -> None:
+def test_times_are_utc_in_any_session_time_zone(mysql: Engine) -> None:
     with mysql.begin() as connection:
-        connection.execute(text("SET time_zone = '+09:00'"))  # as a writer in another language may
+        connection.execute(text("SET time_zone = '+09:00'"))  # a writer in another language may do this
         Writer(MODEL).upsert(connection, document("a", "one"))
         connection.execute(text("SET time_zone = '+00:00'"))
     [(created_at, now)] = written.rows(mysql, "SELECT created_at, UTC_TIMESTAMP(6) FROM outbox")
@@ -89,7 +89,7 @@ def test_time_is_utc_wherever_the_server_thinks_it_is(mysql: Engine) -> None:
     assert abs((now.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()) < 60
 
 
-def test_characters_of_four_bytes_and_twins_that_differ_in_case_are_kept(mysql: Engine) -> None:
+def test_four_byte_characters_and_texts_that_differ_in_case_are_kept(mysql: Engine) -> None:
     contents = ("𝄞 😀 𐍈", "Größe", "größe", "straße", "strasse")
     with mysql.begin() as connection:
         Writer(MODEL).upsert(connection, document("𐍈-😀", *contents, title="😀 title", business_tag="タグ"))
@@ -99,7 +99,7 @@ def test_characters_of_four_bytes_and_twins_that_differ_in_case_are_kept(mysql: 
     assert row.envelope.doc_id == "𐍈-😀"
 
 
-def test_the_claim_reads_its_lanes_by_their_index(mysql: Engine) -> None:
+def test_claim_reads_its_lanes_by_the_index(mysql: Engine) -> None:
     with written.statements(mysql) as sent:
         outbox.claim_lanes(mysql, [3, 5], [], 10, 1_000_000)
     [statement] = [one for one in sent if "outbox" in one]
@@ -118,20 +118,18 @@ def test_the_claim_reads_its_lanes_by_their_index(mysql: Engine) -> None:
     assert all("filesort" not in (row["Extra"] or "") for row in plan)
 
 
-def test_no_statement_comes_near_max_allowed_packet_however_much_is_written(
-    mysql: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server's default is 64 MiB, that of older ones 4."""
+def test_statements_stay_far_below_max_allowed_packet(mysql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default is 64 MiB, on older servers 4 MiB."""
     sizes: list[int] = []
     driver: Any = pymysql.connections.Connection
     send = driver._execute_command
 
-    def watched(self: Any, command: int, sql: Any) -> Any:
+    def record_size(self: Any, command: int, sql: Any) -> Any:
         sizes.append(len(sql))
         return send(self, command, sql)
 
-    monkeypatch.setattr(driver, "_execute_command", watched)
-    words = [random.randbytes(30_000).hex() for _ in range(20)]  # 1.2 MB a document, of several parts
+    monkeypatch.setattr(driver, "_execute_command", record_size)
+    words = [random.randbytes(30_000).hex() for _ in range(20)]  # 1.2 MB per document, in several parts
     with mysql.begin() as connection:
         Writer(MODEL).upsert_many(connection, [document(f"d{n}", *words) for n in range(20)])
         Writer(MODEL).upsert_many(

@@ -1,4 +1,4 @@
-"""The servers without Docker: brought up, brought up again, stopped; what the others rely on."""
+"""The servers without Docker: start, restart, stop, and the settings that other tests rely on."""
 
 import json
 import os
@@ -26,14 +26,14 @@ UNAVAILABLE = 4
 
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose servers are stopped whatever happens."""
+    """A folder whose servers are stopped at the end."""
     folder = tmp_path / "servers"
     yield folder
     native("stop", "--data", folder)
 
 
-def test_servers_come_up_come_up_again_and_stop_without_a_trace(data: Path) -> None:
-    """Shown with one of them; tests/chaos/test_restarts.py stops and starts the others too."""
+def test_servers_start_restart_and_stop_without_a_trace(data: Path) -> None:
+    """Tested with MinIO; tests/chaos/test_restarts.py restarts the others."""
     fetched = native("fetch")
     if fetched.returncode == UNAVAILABLE:
         reason = f"{fetched.stderr}\nsee what is missing with: python -m compose.native fetch"
@@ -50,9 +50,9 @@ def test_servers_come_up_come_up_again_and_stop_without_a_trace(data: Path) -> N
     assert states(data)["minio"]["pid"] == first["pid"]
 
     os.kill(first["pid"], signal.SIGKILL)
-    wait_for(lambda: states(data)["minio"]["state"] == "dead", "its end to be told")
+    wait_for(lambda: states(data)["minio"]["state"] == "dead", "its end to be noticed")
     repaired = native("up", "--only", "minio", "--data", data)
-    assert (repaired.returncode, repaired.stdout) == (0, up.stdout), "it comes back where it was"
+    assert (repaired.returncode, repaired.stdout) == (0, up.stdout), "it has the same port again"
     running = states(data)["minio"]
     assert running["state"] == "running"
 
@@ -77,7 +77,7 @@ def test_mysql_is_durable_and_its_replica_follows(replica: Replica) -> None:
             connection.execute(text("INSERT INTO notes VALUES (2, '')"))
 
 
-def test_kafka_makes_no_topics_by_itself(servers: Servers) -> None:
+def test_kafka_creates_no_topics_by_itself(servers: Servers) -> None:
     consumer = Consumer({"bootstrap.servers": servers.kafka, "group.id": "nothing", "log_level": 0})
     consumer.subscribe(["no-such-topic"])
     try:
@@ -89,7 +89,7 @@ def test_kafka_makes_no_topics_by_itself(servers: Servers) -> None:
         consumer.close()
 
 
-def test_a_process_that_got_the_pid_of_a_server_is_left_alone(data: Path) -> None:
+def test_process_with_the_pid_of_a_server_is_not_stopped(data: Path) -> None:
     with subprocess.Popen(["sleep", "600"]) as stranger:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         record = {"ports": {"port": 20_000}, "process": {"pid": stranger.pid, "started": 1, "boot": boot}}
@@ -101,7 +101,7 @@ def test_a_process_that_got_the_pid_of_a_server_is_left_alone(data: Path) -> Non
         stranger.kill()
 
 
-def test_a_machine_without_the_tools_is_told_what_is_missing_and_the_other_way(data: Path) -> None:
+def test_error_names_missing_tools_and_docker(data: Path) -> None:
     nothing = {"PATH": "/nonexistent", "JAVA_HOME": "", "RAG_OUTBOX_SERVERS_CACHE": str(data / "cache")}
     result = native("up", "--only", "mysql,kafka,minio", "--data", data, **nothing)
     assert result.returncode == UNAVAILABLE, result.stderr
@@ -109,7 +109,7 @@ def test_a_machine_without_the_tools_is_told_what_is_missing_and_the_other_way(d
         assert missing in result.stderr
 
 
-def test_a_given_port_that_is_in_use_is_refused(data: Path) -> None:
+def test_given_port_in_use_is_refused(data: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = native("up", "--only", "minio", "--port", f"minio={port}", "--data", data)
@@ -117,7 +117,7 @@ def test_a_given_port_that_is_in_use_is_refused(data: Path) -> None:
     assert f"port {port} is in use" in result.stderr
 
 
-def test_debian_archives_are_read_from_both_formats_of_apt(tmp_path: Path) -> None:
+def test_debian_archives_are_read_from_both_apt_formats(tmp_path: Path) -> None:
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list.d" / "debian.sources").write_text(
         "# a comment: with a colon\nTypes: deb deb-src\nURIs: mirror://one\nSuites: trixie trixie-updates\n"

@@ -1,4 +1,4 @@
-"""Invariant 2 on a real replica: wherever it stopped, a reader tells a whole document from a partial one."""
+"""Invariant 2 on a real replica: wherever it stopped, a reader distinguishes complete documents from partial ones."""
 
 import pytest
 from sqlalchemy import Connection, Engine, text
@@ -10,13 +10,13 @@ from tests.support.pipeline import MODEL, document
 from tests.support.replica import Replica
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # seconds: a replica just started has to catch up
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # seconds: a new replica must catch up
 
-Seen = tuple[int, bool, list[str]]  # version, whole, the chunks in order
+Seen = tuple[int, bool, list[str]]  # version, whether complete, the chunks in order
 
 
 def seen(engine: Engine) -> Seen | None:
-    """What a reader of the document finds, by the query of docs/contract.md."""
+    """What a reader of the document sees with the query of docs/contract.md."""
     with reading(engine) as connection:
         version = whole(connection)
     return None if version is None else (*version, written.chunks(engine, "d"))
@@ -28,7 +28,7 @@ def whole(connection: Connection) -> tuple[int, bool] | None:
     return None if row is None else (row.version, bool(row.whole))
 
 
-def test_invariant_2_a_replica_shows_whole_documents_wherever_it_stopped(replica: Replica) -> None:
+def test_invariant_2_replica_shows_complete_documents_wherever_it_stopped(replica: Replica) -> None:
     writer = Writer(MODEL)
     for contents in (["one", "two", "three"], ["one", "zwei", "three", "four"], ["three"], [], ["three", "again"]):
         with replica.transaction() as connection:
@@ -53,8 +53,8 @@ def test_invariant_2_a_replica_shows_whole_documents_wherever_it_stopped(replica
     ]
 
 
-def test_invariant_2_a_replica_in_the_middle_of_a_transaction_shows_the_version_before(replica: Replica) -> None:
-    """A reader's lock on a chunk that the new version removes holds the replica up, the document's row behind it."""
+def test_invariant_2_replica_within_a_transaction_shows_the_previous_version(replica: Replica) -> None:
+    """A reader's lock on a chunk that the new version removes stops the replica after it changed the document's row."""
     writer = Writer(MODEL)
     for contents in (["one", "two", "three"], ["one"]):
         with replica.transaction() as connection:
@@ -63,7 +63,7 @@ def test_invariant_2_a_replica_in_the_middle_of_a_transaction_shows_the_version_
     dirty = replica.engine.execution_options(isolation_level="READ UNCOMMITTED")
 
     def half() -> tuple[int, bool] | None:
-        """What stands in the tables, committed or not."""
+        """The content of the tables, committed or not."""
         with dirty.connect() as connection:
             return whole(connection)
 
@@ -96,17 +96,17 @@ ROW_BY_ROW: list[tuple[str, Seen]] = [
     (chunk("two", 1, 1), (1, True, ["one", "two"])),
     (new_version(2, 1), (2, False, ["one", "two"])),
     ("DELETE FROM chunks WHERE content = 'two'", (2, True, ["one"])),
-    # the document's row last: as many chunks, of a version that the document has not reached
+    # the document's row last: the right number of chunks, but of a later version
     ("DELETE FROM chunks WHERE content = 'one'", (2, False, [])),
     (chunk("uno", 0, 3), (2, False, ["uno"])),
     (new_version(3, 1), (3, True, ["uno"])),
-    # the document's row first: as many chunks, of the version before; no count can tell, so a transaction it must be
+    # the document's row first: the right number of chunks of the previous version, which only a transaction prevents
     (new_version(4, 1), (4, True, ["uno"])),
     ("UPDATE chunks SET content = 'eins', row_version = 4", (4, True, ["eins"])),
 ]
 
 
-def test_a_writer_that_commits_row_by_row_arrives_in_parts(replica: Replica) -> None:
+def test_writer_that_commits_row_by_row_shows_partial_documents(replica: Replica) -> None:
     for statement, _ in ROW_BY_ROW:
         with replica.transaction() as connection:
             connection.exec_driver_sql(statement)

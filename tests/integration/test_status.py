@@ -1,4 +1,4 @@
-"""What `rag-outbox status` tells of dead letters."""
+"""How `rag-outbox status` shows dead letters."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.support.pipeline import Pipeline, document
 pytestmark = pytest.mark.integration
 
 
-def test_invariant_11_a_dead_letter_is_shown_until_every_sink_holds_a_newer_version(pipeline: Pipeline) -> None:
+def test_invariant_11_dead_letter_is_shown_until_sinks_hold_newer_version(pipeline: Pipeline) -> None:
     system = System(Settings(), pipeline.engine)
     pipeline.upsert(document("a", "one"), document("b", "one"))
     [row] = [row for row in outbox.claim_oldest(pipeline.engine, 10, 10_000) if row.envelope.doc_id == "a"]

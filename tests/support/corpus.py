@@ -1,6 +1,6 @@
-"""Documents for load: several versions of some, some deleted, some of those back; each vector follows from its text.
+"""Documents for load tests: some have several versions, some are deleted, some of these are written again.
 
-A vector's numbers are single digits, so that a thousand of them are quickly written and read as JSON.
+Each vector is computed from its text. Its numbers are single digits, so that JSON is written and read quickly.
 """
 
 import base64
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 DIMENSION = 1024
 CHUNKS = 9
-LARGE_CHUNKS = 150  # of one in a hundred, more than an event holds: 2,000 documents have 20,820
+LARGE_CHUNKS = 150  # of every hundredth document, more than one event holds: 2,000 documents have 20,820
 LARGE_FILE_BYTES = 100_000  # staged
 
 _DIGITS = np.frombuffer(b"0,1,2,3,4,5,6,7,8,9,", "<u2")
@@ -31,7 +31,7 @@ def vector(content: str) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Written:
-    """A document's state; every one that is written differs from the one before."""
+    """The state of a document; each written state differs from the previous one."""
 
     doc_id: str
     contents: tuple[str, ...]
@@ -39,7 +39,7 @@ class Written:
     file: bytes
 
     def line(self) -> bytes:
-        """As `rag-outbox write` takes it."""
+        """The input line for `rag-outbox write`."""
         fields = {
             "doc_id": self.doc_id,
             "title": f"Title of {self.doc_id}",
@@ -55,23 +55,23 @@ class Written:
 
 
 class Share:
-    """What one writer writes: a file, deletions, another file."""
+    """The work of one writer: a file, deletions, a second file."""
 
     def __init__(self, writer: str, documents: int) -> None:
         first = {doc_id: first_version(doc_id, n) for n, doc_id in enumerate(f"{writer}-{n}" for n in range(documents))}
         some = list(first)
         self.files: list[list[Written]] = [[], []]
         self.deleted = some[3::10]
-        for start in range(0, documents, 100):  # later versions of these before the first of those
+        for start in range(0, documents, 100):  # later versions of a hundred documents before the next hundred
             batch = some[start : start + 100]
             self.files[0] += [first[doc_id] for doc_id in batch]
             self.files[0] += [edited(first[doc_id]) for doc_id in batch[::5]]
-        self.files[1] += [edited(first[doc_id]) for doc_id in self.deleted[::2]]  # back again, with other words
+        self.files[1] += [edited(first[doc_id]) for doc_id in self.deleted[::2]]  # written again, with other words
         self.files[1] += [replace(first[doc_id], tag="other") for doc_id in some[1::10]]
 
     @property
     def versions(self) -> dict[str, int]:
-        """The last version of each document: a deletion is one too."""
+        """The last version of each document; a deletion counts as a version."""
         written = [one.doc_id for file in self.files for one in file] + self.deleted
         return {doc_id: written.count(doc_id) for doc_id in set(written)}
 
@@ -95,6 +95,6 @@ def first_version(doc_id: str, number: int) -> Written:
 
 
 def edited(before: Written) -> Written:
-    """One chunk changed, one gone, one new; another file."""
+    """One chunk changed, one removed, one added; another file."""
     contents = (f"Another start of {before.doc_id}.", *before.contents[2:], f"And an end of {before.doc_id}.")
     return replace(before, contents=contents, file=before.file + b"Edited.")

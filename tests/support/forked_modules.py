@@ -1,6 +1,6 @@
-"""What the process that forks for the tests' commands holds from its start: all modules that a command imports.
+"""Preloaded by the server that forks the tests' commands: imports all modules that a command imports.
 
-Frozen, they are no work for a fork's garbage collector, which would also copy the memory that they stand in.
+The garbage collector of a fork ignores frozen objects; otherwise it would copy their memory.
 """
 # ruff: noqa: F401
 

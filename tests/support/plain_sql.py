@@ -1,4 +1,4 @@
-"""The SQL of docs/contract.md, block by block, so that the tests run what a reader copies."""
+"""The SQL blocks of docs/contract.md: the tests run the SQL that a reader copies."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ _TEXT = (ROOT / "docs" / "contract.md").read_text()
 
 
 def sql(heading: str) -> str:
-    """The one ```sql block below a heading of the second level."""
+    """The only ```sql block below a heading of the second level."""
     _, _, section = _TEXT.partition(f"\n## {heading}\n")
     [block] = re.findall(r"^```sql\n(.*?)^```$", section.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
     return str(block)
@@ -28,7 +28,7 @@ WHOLE = sql("Reading from a replica")
 
 
 class Service:
-    """A service in another language: a connection that takes several statements at once, and the contract's SQL."""
+    """A service in another language: the SQL of the contract, several statements per call."""
 
     def __init__(self, connection: "pymysql.Connection[Any]") -> None:
         self._connection = connection
@@ -46,7 +46,7 @@ class Service:
                 cursor.execute(f"SET @{name} = %s", (value,))
 
     def upsert(self, *contents: str) -> None:
-        """A version with these chunks and no other file."""
+        """Write a version with these chunks and no file."""
         self.bind(chunks=json.dumps([{"content": content, "vector": encoded(content)} for content in contents]))
         self.run(UPSERT, EVENT)
 

@@ -1,6 +1,6 @@
-"""A MySQL replica that stops exactly where a test wants it.
+"""A MySQL replica that stops after the transaction that a test chooses.
 
-Each transaction of a test gets a GTID that the test chooses, so it does not matter what others write meanwhile.
+Each transaction of a test gets a GTID that the test chooses, so that concurrent writes of other tests do not matter.
 """
 
 import uuid
@@ -27,9 +27,9 @@ class Replica:
     @classmethod
     @contextmanager
     def stopped(cls, primary: Engine, url: str) -> Iterator["Replica"]:
-        """It has all that the primary has had so far, and applies nothing on its own until the context ends."""
+        """A replica that has caught up with the primary; within the context it applies only what the test lets it."""
         server = connect(url)
-        _control(server, "START REPLICA SQL_THREAD")  # a test that was killed may have left it stopped
+        _control(server, "START REPLICA SQL_THREAD")  # a killed test may have left it stopped
         with reading(primary) as connection:
             executed = connection.execute(text("SELECT @@GLOBAL.gtid_executed")).scalar_one()
         with reading(server) as connection:
@@ -60,15 +60,16 @@ class Replica:
                 connection.exec_driver_sql("SET gtid_next = 'AUTOMATIC'")
 
     def start_until(self, number: int) -> None:
-        """Let the replica apply up to this transaction, and no further."""
+        """Let the replica apply all transactions up to this one."""
         _control(self.engine, f"START REPLICA SQL_THREAD UNTIL SQL_AFTER_GTIDS = '{self._source}:1-{number}'")
 
     def apply_until(self, number: int) -> None:
-        """Returns when it has."""
+        """Let the replica apply all transactions up to this one, and wait for it."""
         self.start_until(number)
         wait_for(lambda: not self.applies(), f"the replica to stop after transaction {number}")
 
     def applies(self) -> bool:
+        """Whether the replica is applying transactions."""
         with reading(self.engine) as connection:
             status = connection.execute(text("SHOW REPLICA STATUS")).mappings().one()
         assert not status["Last_SQL_Error"], status["Last_SQL_Error"]

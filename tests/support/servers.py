@@ -1,7 +1,7 @@
-"""Real servers for the tests: those that RAG_OUTBOX_TEST_SERVERS names, or native ones that all workers share.
+"""Real servers for the tests: those in the file RAG_OUTBOX_TEST_SERVERS, or native ones that all workers share.
 
-`RAG_OUTBOX_TEST_SERVERS` is an environment file, as `make servers` writes it. Without it the first test that asks
-starts MySQL and Kafka, a replica, Milvus or MinIO in the test session's folder; the session stops them at its end.
+`make servers` writes such a file. Without it, the first test that needs MySQL and Kafka, a replica, Milvus or MinIO
+starts them in the folder of the test session; the end of the session stops them.
 """
 
 import json
@@ -35,7 +35,7 @@ from tests.support.pipeline import set_model
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "native-servers"
-REPLICATED = "native-servers-replicated"  # on their own: a replica would replay all that the other tests write
+REPLICATED = "native-servers-replicated"  # separate: a replica would replay the writes of all other tests
 VARIABLE = "RAG_OUTBOX_TEST_SERVERS"
 
 
@@ -51,7 +51,7 @@ class Servers:
 
 @contextmanager
 def database(mysql_url: str) -> Iterator[Engine]:
-    """A new database with all tables and an embedding model; without TLS, whose start takes 30 ms a connection."""
+    """A new database with all tables and an embedding model. Without TLS, which takes 30 ms per connection."""
     url = make_url(mysql_url).update_query_dict({"ssl_disabled": "true"})
     with empty_database(url) as engine:
         with engine.begin() as connection:
@@ -63,7 +63,7 @@ def database(mysql_url: str) -> Iterator[Engine]:
 
 @contextmanager
 def empty_database(server: URL) -> Iterator[Engine]:
-    """A new database; it goes with all that is in it."""
+    """A new, empty database, dropped at the end."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     _execute(server, f"CREATE DATABASE {name}")
     engine = connect(server.set(database=name).render_as_string(hide_password=False))
@@ -83,7 +83,7 @@ def _execute(server: URL, statement: str) -> None:
 
 @cache
 def _schema(server: URL) -> list[str]:
-    """What the migrations make, as statements that need a third of their time: every index stands in its table."""
+    """Statements with the result of the migrations, three times as fast: they create tables with their indexes."""
     statements = ["SET foreign_key_checks = 0"]
     with empty_database(server) as engine:
         migrate.upgrade(engine)
@@ -101,7 +101,7 @@ class MilvusServer:
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """The name of a new database; what is in it goes with it."""
+        """The name of a new database, dropped with its content at the end."""
         name = f"test_{uuid.uuid4().hex[:12]}"
         admin = self._connected()
         admin.create_database(name)
@@ -115,7 +115,7 @@ class MilvusServer:
 
     @contextmanager
     def clients(self, database: str) -> Iterator[Callable[[], MilvusClient]]:
-        """Makes clients, each with a connection of its own, that are closed at the end."""
+        """A function that makes clients, each with its own connection; all are closed at the end."""
         with ExitStack() as stack:
 
             def make() -> MilvusClient:
@@ -132,7 +132,7 @@ class MilvusServer:
         client.close()
 
     def _connected(self, **options: Any) -> MilvusClient:
-        """At the second try if need be: pymilvus pings an idle server, and Milvus Lite hangs up on who pings often."""
+        """Connect, at most three times: pymilvus pings an idle server, and Milvus Lite disconnects frequent pings."""
         failed = retry_if_exception_type(MilvusException)
         return Retrying(retry=failed, stop=stop_after_attempt(3), reraise=True)(MilvusClient, self.uri, **options)
 
@@ -148,7 +148,7 @@ class MinioServer:
 
     @contextmanager
     def bucket(self) -> Iterator[str]:
-        """A name for a bucket, not made yet; it goes with all that is in it."""
+        """A name for a bucket that does not exist yet; the bucket and its content are removed at the end."""
         name = f"test-{uuid.uuid4().hex[:12]}"
         yield name
         client = self.client()
@@ -183,7 +183,7 @@ def minio(shared: Path) -> MinioServer:
 
 
 def _variables(shared: Path, only: str, *names: str, folder: str = FOLDER) -> list[str]:
-    """Where servers are, started if they do not run; fails under CI when they cannot, and skips elsewhere."""
+    """The variables of servers, started if necessary. If that is impossible, fails the test under CI, else skips it."""
     given = os.environ.get(VARIABLE)
     found = parsed(Path(given).read_text()) if given is not None else {}
     if not all(name in found for name in names):
@@ -200,21 +200,21 @@ def parsed(environment: str) -> dict[str, str]:
 
 
 def native(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """`python -m compose.native` with these arguments, and with variables besides this process's own."""
+    """Run `python -m compose.native`, with `environment` in addition to the variables of this process."""
     command = [sys.executable, "-m", "compose.native", *map(str, arguments)]
-    sooner = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}  # a broker starts in half of the time
-    variables = sooner | os.environ | environment
+    faster = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}  # a broker starts in half the time
+    variables = faster | os.environ | environment
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
 
 def states(data: Path) -> dict[str, dict[str, Any]]:
-    """What `status` tells of each native server in a folder, by name."""
+    """The output of `status` for the native servers of a folder, by name."""
     rows = json.loads(native("status", "--json", "--data", data).stdout)["servers"]
     return {row["name"]: row for row in rows}
 
 
 def assert_stopped(data: Path, running: Iterable[Mapping[str, Any]]) -> None:
-    """Nothing is left of the servers that ran in this folder but their data and logs."""
+    """Assert that the servers of this folder have ended, and that only data and logs are left."""
     for row in running:
         assert gone(row["pid"]), row
         with socket.socket() as probe:
@@ -224,7 +224,7 @@ def assert_stopped(data: Path, running: Iterable[Mapping[str, Any]]) -> None:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, though it may be a zombie that its new parent has not collected yet."""
+    """Whether a process has ended; a zombie counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -232,7 +232,7 @@ def gone(pid: int) -> bool:
 
 
 def stop(shared: Path) -> None:
-    """End the native servers, if the session started any; their logs stay while the session's folder does."""
+    """Stop the native servers that the session started, and remove their data; their logs stay."""
     for folder in (shared / FOLDER, shared / REPLICATED):
         if folder.exists():
             native("stop", "--data", folder)

@@ -1,4 +1,4 @@
-"""The services profile as processes: `rag-outbox relay` and `rag-outbox consume`, started, stopped and killed."""
+"""Starts, stops and kills the processes of the services profile: `rag-outbox relay` and `rag-outbox consume`."""
 
 import json
 import signal
@@ -24,7 +24,7 @@ _END_SECONDS = 60
 
 
 class Process:
-    """One process; what it says on stderr goes to a file that the test shows when it fails."""
+    """One process. Its stderr goes to a file, which a failed test shows."""
 
     def __init__(self, folder: Folder, name: str, arguments: tuple[str, ...], settings: Mapping[str, str]) -> None:
         self.name = name
@@ -43,7 +43,7 @@ class Process:
 
     @property
     def does(self) -> str:
-        """`relay`, or the sink."""
+        """`relay`, or the name of the sink."""
         return self.arguments[-1]
 
     @property
@@ -56,7 +56,7 @@ class Process:
 
     @property
     def events(self) -> int:
-        """How many it says it published or applied, having ended well."""
+        """The number of events that it reports as published or applied; it must have ended with status 0."""
         assert self.status == 0, f"{self.name} ended with {self.status}"
         return int(json.loads(self._out.read_text())["published" if self.does == "relay" else "events"])
 
@@ -65,26 +65,26 @@ class Process:
         self._process.wait(_END_SECONDS)
 
     def terminate(self) -> float:
-        """SIGTERM; returns after how many seconds it had ended, well."""
+        """Send SIGTERM; it must end with status 0. Returns the seconds until its end."""
         began = time.monotonic()
         self._send(signal.SIGTERM)
         assert self._process.wait(_END_SECONDS) == 0, self.name
         return time.monotonic() - began
 
     def pause(self) -> None:
-        """SIGSTOP; returns when all its threads stand still."""
+        """Send SIGSTOP; returns when all its threads are stopped."""
         self._send(signal.SIGSTOP)
         tasks = Path(f"/proc/{self._process.pid}/task")
         wait_for(
             lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir()),
-            f"{self.name} to stand still",
+            f"{self.name} to stop",
         )
 
     def go_on(self) -> None:
         self._send(signal.SIGCONT)
 
     def end(self) -> None:
-        """Whatever it does."""
+        """Kill it if it still runs."""
         self._process.kill()
         self._process.wait(_END_SECONDS)
 
@@ -97,7 +97,7 @@ class Process:
 
 
 class Services:
-    """The processes of one system, and a look into what Kafka knows of them."""
+    """The processes of one system, and their state in Kafka."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -106,7 +106,7 @@ class Services:
         self._admin = self._connected()
 
     def start(self, *arguments: str, **settings: str) -> Process:
-        """A process of `rag-outbox relay` or `rag-outbox consume SINK`."""
+        """Start `rag-outbox relay` or `rag-outbox consume SINK`."""
         process = Process(self.folder, f"{arguments[-1]}-{len(self.processes) + 1}", arguments, settings)
         self.processes.append(process)
         return process
@@ -118,7 +118,7 @@ class Services:
         return self.start("consume", sink, **settings)
 
     def owned(self, process: Process) -> set[int]:
-        """The lanes, or partitions of the documents' topic, that Kafka has assigned to a process."""
+        """The lanes of a relay, or the partitions of a consumer, that Kafka has assigned to the process."""
         group = self.names.relays_group if process.does == "relay" else self.names.sink_group(process.does)
         members = self._members(group)
         return {
@@ -130,22 +130,22 @@ class Services:
 
     def _connected(self) -> AdminClient:
         servers = self.folder.settings["kafka_bootstrap_servers"]
-        return AdminClient({"bootstrap.servers": servers, "log_level": 0})  # servers may stop
+        return AdminClient({"bootstrap.servers": servers, "log_level": 0})  # tests stop servers
 
     def _members(self, group: str) -> list[MemberDescription]:
-        """Asked again while a broker that has just started, or is under load, does not know."""
+        """Asks again while the broker is starting or busy."""
         slow = retry_if_exception(lambda error: isinstance(error, KafkaException) and _may_answer_later(error))
         for attempt in Retrying(retry=slow, wait=wait_fixed(0.2), stop=stop_after_delay(_END_SECONDS), reraise=True):
             with attempt:
                 try:
                     found = self._admin.describe_consumer_groups([group], request_timeout=5.0)[group].result()
-                except KafkaException:  # a client that met a broker while it started may never hear of it again
+                except KafkaException:  # a client that connected to a starting broker may never recover
                     self._admin = self._connected()
                     raise
         return list(found.members)
 
     def in_transaction(self) -> bool:
-        """Whether events stand in the topic whose transaction is neither committed nor aborted."""
+        """Whether the topic has events of an open transaction."""
         name = self.names.documents_topic
         partitions = self._admin.list_topics(name).topics[name].partitions
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -157,7 +157,7 @@ class Services:
         return ends[0] != ends[1]
 
     def offsets_in_transaction(self) -> bool:
-        """Whether a transaction that is neither committed nor aborted holds offsets of lanes."""
+        """Whether an open transaction has offsets of lanes."""
         lanes = [TopicPartition(self.names.lanes_topic, lane) for lane in range(LANES)]
         asked = ConsumerGroupTopicPartitions(self.names.relays_group, lanes)
         [found] = self._admin.list_consumer_group_offsets([asked], require_stable=True, request_timeout=1).values()
@@ -169,7 +169,7 @@ class Services:
             return True
 
     def finish(self) -> Counter[str]:
-        """SIGTERM to all that run; returns how many events those that ended well published and applied."""
+        """Send SIGTERM to all running processes. Returns the events per relay and sink of those with status 0."""
         for process in self.processes:
             if process.status is None:
                 process.terminate()
@@ -182,7 +182,7 @@ class Services:
 
 @contextmanager
 def services(folder: Folder) -> Iterator[Services]:
-    """Processes that end with the context, at the latest; a failure shows what they said."""
+    """Processes that are killed at the end of the context; a failed test shows their logs."""
     some = Services(folder)
     try:
         yield some

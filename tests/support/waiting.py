@@ -6,11 +6,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 _PAUSE_SECONDS = (0.01, 0.5)
-_PAUSES_A_LOOK = 20  # what costs much to look at shall not take the machine from what is awaited
+_PAUSE_PER_LOOK = 20  # a slow look must not take the CPU from the work that it waits for
 
 
 def wait_for(look: Callable[[], T], what: str, *, timeout_seconds: float = 60.0) -> T:
-    """What `look` returns once that is true; an AssertionError that says `what` was awaited when the time is over."""
+    """Wait until `look` returns a true value, and return it. On timeout, an AssertionError names `what`."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         began = time.monotonic()
@@ -19,4 +19,4 @@ def wait_for(look: Callable[[], T], what: str, *, timeout_seconds: float = 60.0)
         ended = time.monotonic()
         assert ended < deadline, f"waited {timeout_seconds:g} seconds for {what}"
         shortest, longest = _PAUSE_SECONDS
-        time.sleep(min(max(shortest, _PAUSES_A_LOOK * (ended - began)), longest))
+        time.sleep(min(max(shortest, _PAUSE_PER_LOOK * (ended - began)), longest))

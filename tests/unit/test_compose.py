@@ -1,4 +1,4 @@
-"""The compose file agrees with the code: settings, commands, users and versions, which only Docker would find wrong."""
+"""The compose file agrees with the code in settings, commands, users and versions; no test runs it in Docker."""
 
 import re
 import tomllib
@@ -38,7 +38,7 @@ USERS = {
 
 
 def environment(service: str) -> dict[str, str]:
-    """As the container gets it when no variable is set."""
+    """The environment of the container when no variable is set."""
     given = SERVICES[service].get("environment", {})
     return {name: VARIABLE.sub(r"\g<default>", str(value)) for name, value in given.items()}
 
@@ -51,7 +51,7 @@ def settings_of(service: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_the_settings_of_each_process_are_known_and_valid(
+def test_settings_of_each_process_are_known_and_valid(
     service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert all(name.startswith(PREFIX) for name in environment(service))
@@ -62,21 +62,19 @@ def test_the_settings_of_each_process_are_known_and_valid(
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_each_process_has_its_own_user_on_the_stack_s_mysql(
-    service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_each_process_has_its_own_mysql_user(service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     url = make_url(settings_of(service, monkeypatch, tmp_path).database)
     assert (url.username, url.host, url.database) == (USERS[service], "mysql", native_mysql.DATABASE)
 
 
-def test_the_users_are_those_of_the_grants_and_the_database_s_owner() -> None:
+def test_users_are_the_granted_ones_and_the_owner() -> None:
     granted = set(re.findall(r"CREATE USER IF NOT EXISTS '([^']+)'", (COMPOSE / "grants" / "grants.sql").read_text()))
     opened = set(re.findall(r"set_password (rag-\w+)", SERVICES["grants"]["command"][0]))
     assert granted == opened
     assert set(USERS.values()) == granted | {environment("mysql")["MYSQL_USER"]}
 
 
-def test_a_password_is_the_same_on_both_sides() -> None:
+def test_passwords_match_on_both_sides() -> None:
     sides = {
         "rag-owner": environment("mysql")["MYSQL_PASSWORD"],
         **{
@@ -92,7 +90,7 @@ def test_a_password_is_the_same_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_the_command_of_each_process_is_one_of_ours(service: str) -> None:
+def test_each_process_runs_a_valid_command(service: str) -> None:
     command = typer.main.get_command(app)
     arguments = SERVICES[service]["command"]
     if arguments == ["--help"]:
@@ -104,7 +102,7 @@ def test_the_command_of_each_process_is_one_of_ours(service: str) -> None:
         found.make_context(name, rest, parent=context)  # raises on arguments that the command does not take
 
 
-def test_a_service_waits_for_what_can_be_waited_for() -> None:
+def test_services_wait_only_for_health_or_completion() -> None:
     for name, service in SERVICES.items():
         for target, wait in service.get("depends_on", {}).items():
             if wait["condition"] == "service_healthy":
@@ -115,7 +113,7 @@ def test_a_service_waits_for_what_can_be_waited_for() -> None:
             assert not SERVICES[target].get("profiles"), f"{name} waits for {target}"
 
 
-def test_images_are_of_one_exact_version() -> None:
+def test_images_have_exact_versions() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     images = {service["image"] for service in SERVICES.values()}
     assert all(re.fullmatch(r"[a-z/-]+:v?\d+\.\d+(\.\d+)?", image) for image in images), images
@@ -125,7 +123,7 @@ def test_images_are_of_one_exact_version() -> None:
     assert set(bases) == {"python:3.13.13-slim-trixie"}
 
 
-def test_kafka_is_set_as_the_native_one() -> None:
+def test_kafka_has_the_settings_of_the_native_one() -> None:
     places = {"controller.quorum.voters", "listeners", "advertised.listeners", "log.dirs"}
     native = dict(line.split("=", 1) for line in native_kafka.PROPERTIES.splitlines())
     here = {
@@ -141,20 +139,20 @@ def test_mysql_has_the_options_of_the_native_one() -> None:
     assert native <= set(SERVICES["mysql"]["command"])
 
 
-def test_ports_are_open_on_this_machine_only() -> None:
+def test_ports_are_published_on_this_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:${") for port in ports), ports
 
 
-def test_the_example_names_every_variable_with_its_default() -> None:
+def test_example_has_every_variable_with_its_default() -> None:
     lines = (COMPOSE / ".env.example").read_text().splitlines()
     example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     used = [(found["name"], found["default"]) for found in VARIABLE.finditer((COMPOSE / "compose.yaml").read_text())]
     assert set(used) == set(example.items())
 
 
-def test_the_image_gets_every_package_of_ours_and_the_builder_may_see_them() -> None:
+def test_image_contains_every_package() -> None:
     project: Mapping[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     copied = re.findall(r"^COPY (\w+) \1$", (COMPOSE / "Dockerfile").read_text(), re.MULTILINE)

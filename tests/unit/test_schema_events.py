@@ -1,4 +1,4 @@
-"""Events as another language writes them decode into the same structs; malformed ones are refused, never guessed."""
+"""Events from other languages decode into the same structs; malformed events are refused, never guessed."""
 
 import base64
 
@@ -137,12 +137,12 @@ def envelope(
     return Envelope("event-1", event_type, "doc-1", version, content_type, data)
 
 
-def test_an_upsert_written_elsewhere_decodes() -> None:
+def test_upsert_from_another_language_is_decoded() -> None:
     written = Envelope("event-1", "rag.document.upserted.v1", "手册-😀", 7, "application/json", UPSERTED_JSON.encode())
     assert events.decode(written) == UPSERTED
 
 
-def test_a_deletion_written_elsewhere_decodes() -> None:
+def test_deletion_from_another_language_is_decoded() -> None:
     assert events.decode(envelope(DELETED_JSON, events.DELETED)) == DELETED
     short = DocumentDeleted(doc_id="doc-1", version=3, part=1, parts=1, tombstones=[], removed_files=[])
     assert events.decode(envelope(DELETED_MSGPACK, events.DELETED, events.MSGPACK)) == short
@@ -150,20 +150,20 @@ def test_a_deletion_written_elsewhere_decodes() -> None:
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/msgpack"])
 @pytest.mark.parametrize("event", [UPSERTED, DELETED], ids=["upserted", "deleted"])
-def test_an_event_survives_the_journey(event: events.Event, content_type: str) -> None:
+def test_event_is_equal_after_encoding_and_decoding(event: events.Event, content_type: str) -> None:
     payload = events.encode(event, content_type)
-    travelling = Envelope("event-1", events.event_type(event), event.doc_id, event.version, content_type, payload)
-    assert events.decode(travelling) == event
+    encoded = Envelope("event-1", events.event_type(event), event.doc_id, event.version, content_type, payload)
+    assert events.decode(encoded) == event
 
 
-def test_each_encoding_is_what_it_says() -> None:
+def test_encodings_are_json_and_messagepack() -> None:
     assert events.encode(DocumentDeleted(doc_id="doc-1", version=3), events.MSGPACK) == DELETED_MSGPACK
     assert events.encode(DocumentDeleted(doc_id="doc-1", version=3), events.JSON) == b'{"doc_id":"doc-1","version":3}'
     assert b'"vector":"AACAPwAAIMA="' in events.encode(UPSERTED, events.JSON)
     assert b"\xa6vector\xc4\x08\x00\x00\x80\x3f\x00\x00\x20\xc0" in events.encode(UPSERTED, events.MSGPACK)  # bin 8
 
 
-def test_a_chunk_without_sparse_weights_travels_as_it_always_did() -> None:
+def test_chunk_without_sparse_weights_keeps_its_encoding() -> None:
     before = b'{"chunk_id":"c","content_hash":"h","content":"a","vector":"AACAPw=="}'
     row = ChunkRow(chunk_id="c", content_hash="h", content="a", vector=b"\x00\x00\x80\x3f")
     assert events.encode(row, events.JSON) == before
@@ -174,7 +174,7 @@ def test_a_chunk_without_sparse_weights_travels_as_it_always_did() -> None:
     assert events.encode(decoded.chunks[0], events.JSON) == before
 
 
-def test_the_smallest_upsert_is_taken() -> None:
+def test_smallest_upsert_is_decoded() -> None:
     assert events.decode(envelope(SMALL + "}")) == DocumentUpserted(
         doc_id="doc-1", version=3, embedding_model="m", dimension=1, title="t", source_type="pdf", chunk_count=0
     )
@@ -258,12 +258,12 @@ def test_every_truncation_is_refused(content_type: str) -> None:
         ("", events.JSON),
     ],
 )
-def test_an_unknown_type_is_refused(event_type: str, content_type: str) -> None:
+def test_unknown_event_or_content_type_is_refused(event_type: str, content_type: str) -> None:
     with pytest.raises(MalformedEvent, match="cannot read event type"):
         events.decode(envelope(SMALL + "}", event_type, content_type))
 
 
-def test_a_payload_of_another_document_or_version_is_refused() -> None:
+def test_payload_of_another_document_or_version_is_refused() -> None:
     with pytest.raises(MalformedEvent, match="the envelope names 'doc-1' version 4, the payload 'doc-1' version 3"):
         events.decode(envelope(SMALL + "}", version=4))
     other = SMALL.replace("doc-1", "doc-2")

@@ -1,4 +1,4 @@
-"""Identities: every id below was computed with sha256sum, so a service in another language gets the same one.
+"""Identities equal those that sha256sum computes, so a service in any language gets the same ones.
 
 hash=$(printf %s alpha | sha256sum | cut -c1-64)
 printf '%s\\0%s\\0%s' doc-1 "$hash" 0 | sha256sum | cut -c1-32
@@ -31,7 +31,7 @@ FIRST_GAMMA = "4ccf6b2654dbf237392de788a6621f88"
         ("", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
     ],
 )
-def test_the_content_hash_is_the_sha256_of_the_utf8_text(content: str, expected: str) -> None:
+def test_content_hash_is_sha256_of_the_utf8_text(content: str, expected: str) -> None:
     assert identity.content_hash(content) == expected
 
 
@@ -46,25 +46,25 @@ def test_the_content_hash_is_the_sha256_of_the_utf8_text(content: str, expected:
         ("手册-😀", ALPHA, 0, "09806c259968b0bafcdd5700bddd1340"),
     ],
 )
-def test_a_chunk_id_depends_on_document_text_and_occurrence(
+def test_chunk_id_depends_on_document_text_and_occurrence(
     doc_id: str, content_hash: str, occurrence: int, expected: str
 ) -> None:
     assert identity.chunk_id(doc_id, content_hash, occurrence) == expected
 
 
-def test_equal_texts_are_told_apart_by_their_occurrence() -> None:
+def test_equal_texts_get_different_ids_by_occurrence() -> None:
     ids = identity.chunk_ids("doc-1", [ALPHA, BETA, ALPHA, ALPHA])
     assert ids == [FIRST_ALPHA, FIRST_BETA, SECOND_ALPHA, THIRD_ALPHA]
 
 
-def test_a_text_keeps_its_id_when_other_chunks_come_go_and_move() -> None:
+def test_text_keeps_its_id_when_other_chunks_change() -> None:
     assert identity.chunk_ids("doc-1", [ALPHA, BETA]) == [FIRST_ALPHA, FIRST_BETA]
     assert identity.chunk_ids("doc-1", [BETA, GAMMA, ALPHA]) == [FIRST_BETA, FIRST_GAMMA, FIRST_ALPHA]
     assert identity.chunk_ids("doc-1", [BETA]) == [FIRST_BETA]
     assert identity.chunk_ids("doc-1", []) == []
 
 
-def test_event_ids_are_uuids_of_version_7_in_the_order_of_their_making() -> None:
+def test_event_ids_are_uuid7_in_order_of_creation() -> None:
     ids = [identity.event_id() for _ in range(100)]
     assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", id_) for id_ in ids)
     assert ids == sorted(set(ids))
@@ -84,7 +84,7 @@ def test_event_ids_are_uuids_of_version_7_in_the_order_of_their_making() -> None
         "😀" * 16,  # 64 bytes
     ],
 )
-def test_a_good_document_id_has_no_error(doc_id: str) -> None:
+def test_valid_document_id_has_no_error(doc_id: str) -> None:
     assert identity.doc_id_error(doc_id) is None
 
 
@@ -116,7 +116,7 @@ def test_a_good_document_id_has_no_error(doc_id: str) -> None:
         ("../other", "must not contain /"),
     ],
 )
-def test_a_bad_document_id_is_named(doc_id: object, words: str) -> None:
+def test_invalid_document_id_has_an_error(doc_id: object, words: str) -> None:
     error = identity.doc_id_error(doc_id)
     assert error is not None
     assert words in error

@@ -1,4 +1,4 @@
-"""The JSON Schemas in the repository are those of the structs."""
+"""The JSON Schemas in the repository match the structs."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,12 @@ pytestmark = pytest.mark.unit
 FOLDER = Path(__file__).parents[2] / "schema" / "events" / "json_schemas"
 
 
-def test_the_files_are_in_step_with_the_structs() -> None:
+def test_schema_files_match_the_structs() -> None:
     files = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
     assert files == json_schema.generate(), "run: python -m schema.events.json_schema"
 
 
-def test_the_generator_writes_the_files(tmp_path: Path) -> None:
+def test_generator_writes_the_schema_files(tmp_path: Path) -> None:
     json_schema.write(tmp_path)
     names = {"rag.document.upserted.v1.json", "rag.document.deleted.v1.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -25,7 +25,7 @@ def test_the_generator_writes_the_files(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes()
 
 
-def test_a_schema_says_what_an_event_needs_and_how_bytes_travel() -> None:
+def test_schema_names_required_fields_and_byte_encoding() -> None:
     upserted = json.loads((FOLDER / "rag.document.upserted.v1.json").read_text(encoding="utf-8"))
     assert upserted["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert upserted["$ref"] == "#/$defs/DocumentUpserted"

@@ -1,4 +1,4 @@
-"""The migrations build the declared tables, exactly; any number of processes may run them at once."""
+"""The migrations build exactly the declared tables; any number of processes may run them concurrently."""
 
 import ast
 import subprocess
@@ -61,7 +61,7 @@ def declared(tmp_path: Path) -> Iterator[Engine]:
 
 
 def definitions(engine: Engine) -> dict[tuple[str, str], str]:
-    """(type, name) → its SQL without line breaks, of everything that the database holds but Alembic's own table."""
+    """(type, name) → SQL without line breaks, of everything in the database except Alembic's own table."""
     with engine.begin() as connection:
         rows = connection.execute(
             text("SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> :ours"), {"ours": revision.VERSION_TABLE}
@@ -74,13 +74,13 @@ def tables(engine: Engine) -> set[str]:
 
 
 def differences(engine: Engine, server_defaults: bool = True) -> list[object]:
-    """What Alembic would change to make the database's tables the declared ones."""
+    """The changes that Alembic would make to get the declared tables."""
     options = {"version_table": revision.VERSION_TABLE, "compare_server_default": server_defaults}
     with engine.begin() as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
 
-def test_the_migrations_build_the_declared_tables(engine: Engine, declared: Engine) -> None:
+def test_migrations_build_the_declared_tables(engine: Engine, declared: Engine) -> None:
     migrate.upgrade(engine)
     assert tables(engine) == TABLES | {revision.VERSION_TABLE}
     assert definitions(engine) == definitions(declared)
@@ -95,7 +95,7 @@ def test_the_migrations_build_the_declared_tables(engine: Engine, declared: Engi
         "CREATE TABLE more (id INTEGER PRIMARY KEY)",
     ],
 )
-def test_a_difference_would_be_seen(engine: Engine, declared: Engine, change: str) -> None:
+def test_comparison_detects_a_difference(engine: Engine, declared: Engine, change: str) -> None:
     migrate.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text(change))
@@ -120,7 +120,7 @@ def test_migrations_import_nothing_of_ours() -> None:
             }
 
 
-def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
+def test_second_upgrade_changes_nothing(engine: Engine) -> None:
     def state() -> tuple[object, object]:
         with engine.begin() as connection:
             return connection.scalar(text("PRAGMA schema_version")), connection.scalar(
@@ -136,7 +136,7 @@ def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
     assert before[1] == "wordllama"
 
 
-def test_an_upgrade_of_a_current_database_waits_for_no_writer(engine: Engine, tmp_path: Path) -> None:
+def test_upgrade_of_a_current_database_waits_for_no_writer(engine: Engine, tmp_path: Path) -> None:
     migrate.upgrade(engine)
     other = connect(f"sqlite:///{tmp_path / 'migrated.db'}")
     with other.begin():  # holds the write lock
@@ -144,7 +144,7 @@ def test_an_upgrade_of_a_current_database_waits_for_no_writer(engine: Engine, tm
     other.dispose()
 
 
-def test_an_interrupted_upgrade_leaves_nothing_behind(engine: Engine, declared: Engine) -> None:
+def test_interrupted_upgrade_leaves_no_tables(engine: Engine, declared: Engine) -> None:
     def fail(connection: Connection, cursor: object, statement: str, *_: object) -> None:
         if "CREATE TABLE outbox " in statement:
             raise RuntimeError("the power went out")
@@ -159,14 +159,14 @@ def test_an_interrupted_upgrade_leaves_nothing_behind(engine: Engine, declared: 
     assert definitions(engine) == definitions(declared)
 
 
-def test_processes_that_upgrade_at_once_all_succeed_silently(engine: Engine, declared: Engine, tmp_path: Path) -> None:
+def test_concurrent_upgrades_all_succeed_silently(engine: Engine, declared: Engine, tmp_path: Path) -> None:
     upgrade_at_once(f"sqlite:///{tmp_path / 'migrated.db'}", processes=3)
     revision.require_current(engine)
     assert definitions(engine) == definitions(declared)
 
 
 def upgrade_at_once(url: str, processes: int) -> None:
-    """Upgrade in several processes, all let go together; each must succeed and print nothing."""
+    """Upgrade in several processes that start together; each must succeed and print nothing."""
     running = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", UPGRADE, url],
@@ -197,27 +197,27 @@ def upgrade_at_once(url: str, processes: int) -> None:
     assert results == [(0, "", "")] * processes
 
 
-def test_an_empty_database_is_outdated(engine: Engine) -> None:
+def test_empty_database_is_outdated(engine: Engine) -> None:
     assert revision.current(engine) is None
     with pytest.raises(revision.SchemaOutdated, match=r"no rag-outbox tables yet: run rag-outbox init$"):
         revision.require_current(engine)
     assert tables(engine) == set()
 
 
-def test_the_known_revisions_are_those_of_the_migrations() -> None:
+def test_known_revisions_match_the_migrations() -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     newest_first = ScriptDirectory.from_config(config).walk_revisions()
     assert [script.revision for script in newest_first] == [*reversed(revision.REVISIONS)]
 
 
-def test_an_upgraded_database_is_current(engine: Engine) -> None:
+def test_upgraded_database_is_current(engine: Engine) -> None:
     migrate.upgrade(engine)
     assert revision.current(engine) == "0001"
     revision.require_current(engine)
 
 
-def test_a_database_of_an_older_release_is_outdated_until_upgraded(
+def test_older_database_is_outdated_until_upgraded(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrate.upgrade(engine)
@@ -230,9 +230,7 @@ def test_a_database_of_an_older_release_is_outdated_until_upgraded(
     assert tables(engine) == TABLES | {"later", revision.VERSION_TABLE}
 
 
-def test_a_database_of_a_newer_release_is_left_alone(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_newer_database_is_not_changed(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as newer:
         add_migration(tmp_path, newer)
         migrate.upgrade(engine)
@@ -245,7 +243,7 @@ def test_a_database_of_a_newer_release_is_left_alone(
 
 
 def add_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a copy of our migrations stand in for them, with one more: revision "next" makes the table `later`."""
+    """Replace our migrations with a copy that has one more: revision "next" creates the table `later`."""
     folder = copytree(MIGRATIONS, tmp_path / "migrations", ignore=ignore_patterns("__pycache__"))
     (folder / "versions" / "next.py").write_text(
         "import sqlalchemy as sa\n"
@@ -260,7 +258,7 @@ def add_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revision, "REVISIONS", (*revision.REVISIONS, "next"))
 
 
-def test_tables_of_somebody_else_are_not_taken_over(engine: Engine) -> None:
+def test_foreign_tables_with_our_names_are_refused(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE documents (id INTEGER PRIMARY KEY)"))
         connection.execute(text("CREATE TABLE chunks (id INTEGER PRIMARY KEY)"))
@@ -269,7 +267,7 @@ def test_tables_of_somebody_else_are_not_taken_over(engine: Engine) -> None:
     assert tables(engine) == {"documents", "chunks"}
 
 
-def test_the_migrations_of_an_upstream_service_stay_apart(engine: Engine) -> None:
+def test_migrations_of_an_upstream_service_stay_separate(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
         connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))

@@ -1,4 +1,4 @@
-"""Sparse weights as bytes: what other languages write is read, and what nobody may write is refused."""
+"""Sparse weights as bytes: the documented encoding is read, and invalid bytes are refused."""
 
 import struct
 from typing import Any
@@ -25,7 +25,7 @@ def test_entries_are_little_endian_and_sorted_by_id() -> None:
 
 
 @given(st.dictionaries(st.integers(0, 2**32 - 2), st.floats(2.0**-126, 2.0**127, width=32), max_size=50))
-def test_weights_survive_the_journey(weights: dict[int, float]) -> None:
+def test_weights_are_equal_after_packing_and_unpacking(weights: dict[int, float]) -> None:
     assert sparse.unpack(sparse.pack(weights)) == weights
 
 
@@ -43,6 +43,6 @@ def test_weights_survive_the_journey(weights: dict[int, float]) -> None:
         (b"".join(struct.pack("<If", number, 1) for number in range(4_097)), "4097 sparse weights are more than 4096"),
     ],
 )
-def test_what_pack_would_not_make_is_refused(packed: bytes, words: str) -> None:
+def test_bytes_that_pack_cannot_make_are_refused(packed: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}$"):
         sparse.unpack(packed)

@@ -1,6 +1,6 @@
-"""Rows that must not exist are refused by the database itself, whoever writes them.
+"""The database itself refuses invalid rows, from any writer.
 
-Every case is plain SQL, and names what refuses it in SQLite and in MySQL: tests/integration runs them on MySQL.
+Every case is plain SQL, and names the error of SQLite and of MySQL: tests/integration runs the cases on MySQL.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 HASH = "8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8"
 
-VALID: dict[str, dict[str, Any]] = {  # a good row of each table, with no more than it must have
+VALID: dict[str, dict[str, Any]] = {  # a valid row per table, with the required columns only
     "documents": {"doc_id": "doc-1", "version": 1, "title": "A", "source_type": "pdf", "chunk_count": 1},
     "chunks": {
         "chunk_id": "chunk-1",
@@ -86,7 +86,7 @@ class Refused:
     changes: dict[str, Any]
     sqlite: str
     mysql: str
-    beside: dict[str, Any] | None = field(default=None)  # a row that is there already
+    existing: dict[str, Any] | None = field(default=None)  # a row that exists before
 
 
 def _check(why: str, table: str, constraint: str, **changes: Any) -> Refused:
@@ -168,7 +168,7 @@ REFUSED = [
 
 
 def insert(connection: Connection, table: str, **changes: Any) -> None:
-    """Insert the valid row of a table, changed; a chunk brings its document along."""
+    """Insert the valid row of a table with `changes`; for a chunk, also its document."""
     if table == "chunks" and not connection.scalar(text("SELECT count(*) FROM documents")):
         insert(connection, "documents")
     row = VALID[table] | changes
@@ -184,12 +184,12 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-def test_every_table_has_a_good_row_here() -> None:
+def test_every_table_has_a_valid_row_here() -> None:
     assert set(VALID) == set(metadata.tables)
 
 
 @pytest.mark.parametrize("table", VALID)
-def test_a_good_row_is_taken(engine: Engine, table: str) -> None:
+def test_valid_row_is_accepted(engine: Engine, table: str) -> None:
     with engine.begin() as connection:
         insert(connection, table)
     with engine.begin() as connection:
@@ -197,10 +197,10 @@ def test_a_good_row_is_taken(engine: Engine, table: str) -> None:
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.why)
-def test_a_bad_row_is_refused(engine: Engine, case: Refused) -> None:
+def test_invalid_row_is_refused(engine: Engine, case: Refused) -> None:
     with engine.begin() as connection:
-        if case.beside is not None:
-            insert(connection, case.table, **case.beside)
+        if case.existing is not None:
+            insert(connection, case.table, **case.existing)
         with pytest.raises(DBAPIError) as refusal:
             insert(connection, case.table, **case.changes)
     assert case.sqlite in str(refusal.value.orig)
@@ -218,7 +218,7 @@ def test_a_bad_row_is_refused(engine: Engine, case: Refused) -> None:
         "UPDATE embedding_model SET id = 2",
     ],
 )
-def test_a_good_row_cannot_be_made_bad(engine: Engine, change: str) -> None:
+def test_update_to_an_invalid_row_is_refused(engine: Engine, change: str) -> None:
     with engine.begin() as connection:
         for table in ("documents", "sink_states", "embedding_model"):
             insert(connection, table)
@@ -226,14 +226,14 @@ def test_a_good_row_cannot_be_made_bad(engine: Engine, change: str) -> None:
             connection.execute(text(change))
 
 
-def test_a_sink_may_be_applied_once_it_holds_the_desired_version(engine: Engine) -> None:
+def test_sink_state_is_applied_at_the_desired_version(engine: Engine) -> None:
     with engine.begin() as connection:
         insert(connection, "sink_states")
         connection.execute(text("UPDATE sink_states SET state = 'applied', applied_version = 2"))
         assert connection.execute(text("SELECT state, applied_version FROM sink_states")).one() == ("applied", 2)
 
 
-def test_what_a_row_leaves_out_gets_its_default(engine: Engine) -> None:
+def test_missing_columns_get_their_defaults(engine: Engine) -> None:
     with engine.begin() as connection:
         insert(connection, "chunks")
         insert(connection, "sink_states")
@@ -246,25 +246,25 @@ def test_what_a_row_leaves_out_gets_its_default(engine: Engine) -> None:
         assert tasks.one() == ("queued", 0, 0)
 
 
-def test_the_database_dates_a_row_in_utc(engine: Engine) -> None:
+def test_database_sets_times_in_utc(engine: Engine) -> None:
     with engine.begin() as connection:
         insert(connection, "documents")
     with engine.begin() as connection:
         created_at = connection.execute(select(documents.c.created_at)).scalar_one()
         written = connection.scalar(text("SELECT created_at FROM documents"))
     assert abs(created_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=1)
-    assert len(written) == len("2025-01-31 12:34:56.123000")  # as SQLAlchemy writes one, so that both sort together
+    assert len(written) == len("2025-01-31 12:34:56.123000")  # as SQLAlchemy writes times, so that both sort together
 
 
 @pytest.mark.parametrize(("doc_id", "lane"), [("a", 1), ("doc-1", 4), ("手册", 11)])  # U+0061, U+0064, U+624B mod 16
-def test_the_outbox_computes_lane_and_size(engine: Engine, doc_id: str, lane: int) -> None:
+def test_outbox_computes_lane_and_payload_size(engine: Engine, doc_id: str, lane: int) -> None:
     with engine.begin() as connection:
         insert(connection, "outbox", aggregate_id=doc_id, payload=b"\x00\xff\xc3")
         row = connection.execute(text("SELECT id, lane, payload_bytes, aggregate_type FROM outbox")).one()
     assert row == (1, lane, 3, "document")
 
 
-def test_an_outbox_id_is_never_used_twice(engine: Engine) -> None:
+def test_outbox_id_is_never_reused(engine: Engine) -> None:
     with engine.begin() as connection:
         insert(connection, "outbox")
         connection.execute(text("DELETE FROM outbox"))
@@ -272,14 +272,14 @@ def test_an_outbox_id_is_never_used_twice(engine: Engine) -> None:
         assert connection.scalar(text("SELECT id FROM outbox")) == 2
 
 
-def test_chunks_go_with_their_document(engine: Engine) -> None:
+def test_chunks_are_deleted_with_their_document(engine: Engine) -> None:
     with engine.begin() as connection:
         insert(connection, "chunks")
         connection.execute(text("DELETE FROM documents"))
         assert connection.scalar(text("SELECT count(*) FROM chunks")) == 0
 
 
-def test_ids_that_differ_by_case_accent_or_trailing_space_are_different_keys(engine: Engine) -> None:
+def test_ids_that_differ_in_case_or_accent_are_different_keys(engine: Engine) -> None:
     doc_ids = ["resume", "Resume", "résumé", "resume ", "😀", "😁"]
     with engine.begin() as connection:
         for doc_id in doc_ids:
