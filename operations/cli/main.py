@@ -14,18 +14,19 @@ class Interrupted(BaseException):
 
 def main() -> None:
     """Run the command that the arguments name, and end the process."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a background job of a script
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a background job of a script ignores it
         signal.signal(signal.SIGINT, _interrupt)
     try:
         from operations.cli import app
 
         status = app.run_command()
+        if signal.getsignal(signal.SIGINT) is _interrupt:  # its exception would be printed while the interpreter ends
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     except Interrupted:
         if "--json" in sys.argv:
             sys.stdout.write('{"error": "interrupted"}\n')
         sys.stderr.write("rag-outbox: interrupted\n")
         status = 130
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the interpreter would print an exception during its shutdown
     sys.exit(_flush(status))
 
 
@@ -35,7 +36,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _flush(status: int) -> int:
-    """Write what stdout still holds. Returns the exit status, which is 1 if the reader has closed the pipe."""
+    """Flush stdout. Returns the exit status, which becomes 1 if the reader has closed the pipe."""
     import os
 
     try:

@@ -155,7 +155,7 @@ def show_crash_drill(system: System, folder: Path, log: Path, output: Output) ->
     output.result(
         {},
         f"   started again: {again.written} documents written, {again.unchanged} already present",
-        f"   compared {rows} chunks in SQLite with all rows in Milvus, and every object by its SHA-256: 0 differences,",
+        f"   compared {rows} chunks in SQLite with the rows in Milvus, and every object by its SHA-256: 0 differences,",
         "   nothing lost, nothing doubled, nothing left over",
     )
 
