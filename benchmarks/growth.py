@@ -19,7 +19,7 @@ from sqlalchemy import Engine, func, insert, select, text
 from benchmarks import report, topic
 from benchmarks.relay import EVENT_BYTES
 from benchmarks.system import System, servers, system
-from relays import outbox as relay_outbox
+from relays.outbox import SqlOutbox
 from schema.database.connection import connect
 from schema.database.tables import LANES, outbox
 
@@ -104,7 +104,7 @@ def prepare(url: str) -> None:
 def claim() -> float:
     """Claim, settle, and insert new rows in the same lanes. Returns the microseconds per row of the claim."""
     began = time.perf_counter()
-    rows = relay_outbox.claim_lanes(_engine, range(LANES), [], ROWS_PER_LANE, BATCH_BYTES)
+    rows = SqlOutbox(_engine).claim_lanes(range(LANES), [], ROWS_PER_LANE, BATCH_BYTES)
     seconds = time.perf_counter() - began
     ids = [row.id for row in rows]
     if len(rows) < LANES or ids != sorted(ids) or not _claimed.isdisjoint(ids):
@@ -113,7 +113,7 @@ def claim() -> float:
     with _engine.begin() as connection:
         again = select(func.uuid(), *COPIED).where(outbox.c.id.in_(ids))
         connection.execute(insert(outbox).from_select([outbox.c.event_id, *COPIED], again))
-    relay_outbox.settle(_engine, ids)
+    SqlOutbox(_engine).settle(ids)
     return 1e6 * seconds / len(rows)
 
 

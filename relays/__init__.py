@@ -1,1 +1,1 @@
-"""Relays: they carry outbox rows to where consumers read them, and remove them once they have arrived."""
+"""Relays publish outbox rows, to Kafka or straight to the sinks, and settle them: remove those that are published."""

@@ -1,108 +1,132 @@
-"""The embedded relay: it hands outbox rows straight to the sinks, in one process, without a broker.
+"""The embedded relay: claim, apply, settle, report. It hands outbox rows straight to the sinks, in one process.
 
-Invariants 3 and 4: it reads from the oldest row on, in id order, each time; a row leaves the outbox only when every
-sink holds it or it became a dead letter. The outbox is the queue, so a crash at any step repeats work and loses none.
+Invariants 3 and 4: it reads in id order, each time from the oldest row; a row leaves the outbox only when every sink
+holds it or it became a dead letter. The outbox is the queue, so a crash at any step repeats work and loses none.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 
 from sqlalchemy import Engine
 
-from relays import outbox
-from relays.outbox_row import OutboxRow
+from relays.idle import IdlePause
+from relays.outbox import SqlOutbox
+from relays.ports import Outbox, OutboxRow
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
-from schema.retry import call_with_retry
+from schema.retry import Backoff, call_with_retry
 from schema.sinks import Applier
 
 _log = logging.getLogger(__name__)
 
 _BATCH_ROWS = 500
 _BATCH_BYTES = 16 * 1024 * 1024
-_IDLE_SECONDS = (0.005, 0.25)  # the pause doubles from the first to the second while there is nothing to do
+_BACKOFF = Backoff()
+
+Report = Callable[[int], None]
+ReportFailure = Callable[[str, float], None]
 
 
 class DirectRelay:
-    """One relay a database: two at once would apply everything twice (harmless, but wasteful).
+    """One relay per database: two at once would apply everything twice, which is harmless but wasteful.
 
     `report` is called with the number of settled events after each batch, and `failing` with the reason and the seconds
-    until the next attempt while a sink does not answer.
+    until the next attempt while a sink fails. The relay owns `executor`, which has a thread per applier.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        outbox: Outbox,
         appliers: Sequence[Applier],
         *,
-        report: Callable[[int], None] = lambda _: None,
-        failing: Callable[[str, float], None] = lambda _reason, _seconds: None,
+        executor: Executor,
+        backoff: Backoff = _BACKOFF,
+        report: Report = lambda _: None,
+        failing: ReportFailure = lambda _reason, _seconds: None,
     ) -> None:
-        self._engine = engine
+        self._outbox = outbox
         self._appliers = appliers
+        self._executor = executor
+        self._backoff = backoff
         self._report = report
         self._failing = failing
-        self._pool = ThreadPoolExecutor(len(appliers), thread_name_prefix="direct-relay")
         self._limit = DeadLetterLimit()
 
     def run(self, stop: threading.Event, *, until_idle: bool, patience_seconds: float | None = None) -> None:
         """Relay until `stop` is set or, with `until_idle`, until the outbox is empty.
 
-        A failing sink is retried for ever, or for `patience_seconds`; then its Retryable is raised.
+        A failing sink is retried for ever, or for `patience_seconds` per batch; then its Retryable is raised.
         """
-        pause = _IDLE_SECONDS[0]
+        pause = IdlePause()
         while not stop.is_set():
-            if self._patiently(stop, patience_seconds):
-                pause = _IDLE_SECONDS[0]
-            elif until_idle:
+            rows = self.claim()
+            if not rows:
+                if until_idle:
+                    return
+                stop.wait(pause.next_seconds())
+                continue
+            pause.reset()
+            dead = self.apply_with_retry(rows, stop, patience_seconds)
+            if dead is None:
                 return
-            else:
-                stop.wait(pause)
-                pause = min(2 * pause, _IDLE_SECONDS[1])
-
-    def relay_batch(self) -> int:
-        """One round of the loop; returns how many events left the outbox. Raises Retryable when a sink failed."""
-        rows = self.claim()
-        if rows:
-            self.settle(rows, self.apply(rows))
-            self._report(len(rows))
-        return len(rows)
+            self.settle(rows, dead)
+            self.report(rows, dead)
 
     def claim(self) -> list[OutboxRow]:
-        """The oldest rows, bounded in rows and bytes."""
-        return outbox.claim_oldest(self._engine, _BATCH_ROWS, _BATCH_BYTES)
+        """Return the oldest rows, bounded in rows and bytes."""
+        return self._outbox.claim_oldest(_BATCH_ROWS, _BATCH_BYTES)
 
-    def apply(self, rows: Sequence[OutboxRow]) -> list[DeadLetter]:
-        """Every sink at once; raises the first failure after all have ended."""
-        envelopes = [row.envelope for row in rows]
-        outcomes = [self._pool.submit(applier.apply, envelopes) for applier in self._appliers]
-        wait(outcomes)
-        return [letter for outcome in outcomes for letter in outcome.result()]
-
-    def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
-        """Remove the rows, and keep those that a sink refused among the dead letters, in one transaction."""
-        ids = {row.envelope.event_id: row.id for row in rows}
-        outbox.settle(self._engine, [row.id for row in rows], [(ids[one.envelope.event_id], one) for one in dead])
-        for letter in dead:
-            _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
-        self._limit.count(len(rows), len({letter.envelope.event_id for letter in dead}))
-
-    def close(self) -> None:
-        self._pool.shutdown()
-
-    def _patiently(self, stop: threading.Event, patience_seconds: float | None) -> int:
-        """One batch, tried again with backoff while a sink fails; ends early, with 0, when `stop` is set."""
-
+    def apply_with_retry(
+        self, rows: Sequence[OutboxRow], stop: threading.Event, patience_seconds: float | None
+    ) -> list[DeadLetter] | None:
+        """Apply rows, again while a sink fails; None when `stop` was set before every sink held them."""
         try:
             return call_with_retry(
-                self.relay_batch,
+                lambda: self.apply(rows),
                 retry_on=lambda error: isinstance(error, Retryable),
+                backoff=self._backoff,
                 stop=stop,
                 seconds=patience_seconds,
                 report=lambda error, seconds: self._failing(str(error), seconds),
             )
         except Retryable:
             if stop.is_set():
-                return 0
+                return None
             raise
+
+    def apply(self, rows: Sequence[OutboxRow]) -> list[DeadLetter]:
+        """Apply rows to all sinks concurrently; raises the first failure after all have ended."""
+        envelopes = [row.envelope for row in rows]
+        attempts = [self._executor.submit(applier.apply, envelopes) for applier in self._appliers]
+        wait(attempts)
+        return [letter for attempt in attempts for letter in attempt.result()]
+
+    def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
+        """Remove the rows, and store those that a sink refused as dead letters, in one transaction."""
+        ids = {row.envelope.event_id: row.id for row in rows}
+        letters = [(ids[letter.envelope.event_id], letter) for letter in dead]
+        self._outbox.settle([row.id for row in rows], letters)
+
+    def report(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
+        """Report settled rows and log dead letters. Raises TooManyDeadLetters."""
+        for letter in dead:
+            _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
+        self._limit.count(len(rows), len({letter.envelope.event_id for letter in dead}))
+        self._report(len(rows))
+
+    def close(self) -> None:
+        self._executor.shutdown()
+
+
+def direct_relay(
+    engine: Engine,
+    appliers: Sequence[Applier],
+    *,
+    backoff: Backoff = _BACKOFF,
+    report: Report = lambda _: None,
+    failing: ReportFailure = lambda _reason, _seconds: None,
+) -> DirectRelay:
+    """A relay from a database to sinks in this process."""
+    executor = ThreadPoolExecutor(len(appliers), thread_name_prefix="direct-relay")
+    return DirectRelay(SqlOutbox(engine), appliers, executor=executor, backoff=backoff, report=report, failing=failing)

@@ -1,177 +1,176 @@
-"""The relay to Kafka: claim, publish, settle, with the next claim and the last settling beside the publishing.
+"""The relay to Kafka: claim, publish, settle, report.
 
-Invariant 3: a document's events are in one lane, a lane has one owner, and its rows go out in id order. A crash at any
-step loses nothing and repeats nothing: what a committed transaction names, the lanes' next owner settles.
+The next claim and the previous settle run concurrently with publishing. Invariant 3: a document's events are in one
+lane, a lane has one owner, and its rows are published in id order. A crash at any step loses and repeats nothing: the
+next owner of a lane settles the rows that the last committed transaction names.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 from sqlalchemy import Engine
 
-from relays import offset_metadata, outbox
-from relays.lanes import Lanes
-from relays.outbox_row import OutboxRow
-from relays.publisher import Fenced, Outcome, Published, Publisher, Refused, Undone
+from relays import offset_metadata
+from relays.background import Background
+from relays.claim import Claimer
+from relays.idle import IdlePause
+from relays.lanes import KafkaLanes
+from relays.outbox import SqlOutbox
+from relays.ports import Fenced, LaneOffset, Lanes, Outbox, OutboxRow, Outcome, Published, Publisher, Refused, Undone
+from relays.publisher import KafkaPublisher
+from relays.settle import Settler
 from schema.failures import DeadLetter, Retryable
 from schema.kafka.names import Names
-from schema.retry import Backoff, call_with_retry
+from schema.retry import Backoff
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-_ROWS_A_LANE = 500
-_BATCH_BYTES = 32 * 1024 * 1024
-_BACKLOG_ROWS = 500  # from such a batch on, the next one is claimed beside the publishing; before, it would come late
-_IDLE_SECONDS = (0.005, 0.25)  # the pause doubles from the first to the second while there is nothing to do
 _BACKOFF = Backoff(0.1, 5.0)
-_SERVE_SECONDS = 0.05  # how often the group is served while a database call is under way
 STAGE = "relay"
 
 
 class KafkaRelay:
-    """One of any number. `report` is called with the rows of each committed transaction, in order."""
+    """One of any number of relays. It owns its executors, of one thread each, and closes them when it ends.
+
+    `report` is called with the rows of each committed transaction, in order.
+    """
 
     def __init__(
         self,
-        engine: Engine,
-        names: Names,
-        kafka: Mapping[str, Any],
+        outbox: Outbox,
+        lanes: Lanes,
+        publisher: Publisher,
         *,
+        claiming: Executor,
+        settling: Executor,
+        backoff: Backoff = _BACKOFF,
         report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
     ) -> None:
-        outbox.log_small_deletes(engine)
-        self._engine = engine
+        self._outbox = outbox
+        self._lanes = lanes
+        self._publisher = publisher
         self._report = report
-        self._lanes = Lanes(names, kafka)
-        self._publisher = Publisher(names, kafka)
-        self._claiming = ThreadPoolExecutor(1, thread_name_prefix="claim")
-        self._settling = ThreadPoolExecutor(1, thread_name_prefix="settle")
-        self._settled: Future[None] | None = None
-        self._published: Sequence[OutboxRow] = ()  # being settled
+        self._claiming = Background(claiming, lanes, backoff)
+        self._settling = Background(settling, lanes, backoff)
+        self._claimer = Claimer(outbox, lanes, self._claiming)
+        self._settler = Settler(outbox, self._settling)
         self._stop = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
-        """Relay until `stop` is set; then the batch in flight is settled and the group left."""
-        self._stop = stop
-        pause = _IDLE_SECONDS[0]
-        ahead: Future[list[OutboxRow]] | None = None
+        """Relay until `stop` is set; then settle the batch in flight and leave the group."""
+        self.join(stop)
+        pause = IdlePause()
         try:
             while not stop.is_set():
-                self._lanes.poll(0)
                 self.take_over()
-                claimed = self._serving(ahead or self.claim(self._published))
-                ahead = None
-                rows = [row for row in claimed if row.lane in self._lanes.owned]
+                rows = self.claim()
                 if not rows:
-                    self._lanes.poll(pause)
-                    pause = min(2 * pause, _IDLE_SECONDS[1])
+                    self._lanes.poll(pause.next_seconds())
                     continue
-                pause = _IDLE_SECONDS[0]
-                if len(rows) >= _BACKLOG_ROWS:
-                    ahead = self.claim([*self._published, *rows])
-                if not self.publish(rows) and ahead is not None:
-                    self._serving(ahead)  # read before these rows were out: a later version may not overtake them
-                    ahead = None
+                pause.reset()
+                outcome = self.publish(rows)
+                self.settle(rows, outcome)
+                self.report(rows, outcome)
         finally:
             self.close()
 
-    def claim(self, in_flight: Sequence[OutboxRow]) -> Future[list[OutboxRow]]:
-        """Start reading the oldest rows of the owned lanes that are not in flight."""
-        lanes = frozenset(self._lanes.owned)
+    def join(self, stop: threading.Event) -> None:
+        """Prepare the database connections and join the group."""
+        self._stop = stop
+        self._claiming.open(stop)
+        self._settling.open(stop)
+        self._outbox.open()
+        self._lanes.join()
 
-        def read() -> list[OutboxRow]:
-            return _fitting(outbox.claim_lanes(self._engine, lanes, in_flight, _ROWS_A_LANE, _BATCH_BYTES))
+    def take_over(self) -> None:
+        """Settle what earlier owners of the arriving lanes published; then own these lanes."""
+        self._lanes.poll(0)
+        if not self._lanes.arriving:
+            return
+        try:
+            committed = self._lanes.read_committed()
+        except Retryable as error:
+            _log.info("takeover_waits reason=%s", error)
+            return
+        named = [row for metadata in committed.values() for row in offset_metadata.decode(metadata)]
+        if named:
+            settled = self._settler.settle_named(named)
+            _log.info("lanes_recovered lanes=%s settled=%d", sorted(committed), settled)
+        self._lanes.take_over(committed)
 
-        return self._claiming.submit(self._again, read)
+    def claim(self) -> list[OutboxRow]:
+        """Return the next rows of the owned lanes."""
+        return self._claimer.claim(self._settler.in_flight)
 
-    def publish(self, rows: Sequence[OutboxRow]) -> bool:
-        """Publish rows in order and start to settle them; False when not all of them went out as one batch."""
-        rows = [row for row in rows if row.lane in self._lanes.owned]
-        membership = self._lanes.membership()
-        if membership is None or not rows:
-            return False
-        outcome: Outcome = self._publisher.publish(rows, self._lanes, membership, self.finish_settling)
+    def publish(self, rows: Sequence[OutboxRow]) -> Outcome:
+        """Publish rows of owned lanes in one transaction, and update the lanes."""
+        membership = self._lanes.membership()  # before anything is sent: a later one may own other lanes
+        if membership is None:
+            return Undone("this relay is not a member of the group", in_doubt=False)
+        offsets: list[LaneOffset] = []
+        outcome: Outcome | None = self._publisher.send(rows)
+        if outcome is None:
+            offsets = self._lanes.next_offsets(offset_metadata.encode_by_lane(rows))
+            self._settler.finish()  # an offset names the rows of one transaction only
+            outcome = self._publisher.commit(offsets, membership)
+        if isinstance(outcome, Published):
+            self._lanes.advance(offsets)
+        elif outcome.in_doubt:
+            self._lanes.doubt()
+            # A relay that stood still may get its own time-outs first, and hear from the group afterwards.
+            if isinstance(outcome, Undone) and self._lanes.has_lost({row.lane for row in rows}):
+                return Fenced(outcome.reason, in_doubt=True)
+        return outcome
+
+    def settle(self, rows: Sequence[OutboxRow], outcome: Outcome) -> None:
+        """Start to remove published rows. Split a refused batch, down to the dead letter; claim any other again."""
+        match outcome:
+            case Published():
+                self._settler.start(rows)
+            case Refused(reason) if len(rows) == 1:
+                self._settler.store_dead_letter(rows[0], DeadLetter(STAGE, rows[0].envelope, reason))
+            case Refused():
+                self._claimer.split(rows)
+            case Undone() | Fenced():
+                self._claimer.drop()
+
+    def report(self, rows: Sequence[OutboxRow], outcome: Outcome) -> None:
+        """Report published rows; log any other outcome."""
         match outcome:
             case Published():
                 self._report(rows)
-                self.settle(rows)
-                return True
+            case Refused(reason) if len(rows) == 1:
+                _log.error("dead_letter stage=%s doc_id=%s reason=%s", STAGE, rows[0].envelope.doc_id, reason)
             case Undone(reason):
                 _log.warning("batch_undone rows=%d reason=%s", len(rows), reason)
             case Fenced(reason):
                 _log.warning("batch_fenced rows=%d reason=%s", len(rows), reason)
-            case Refused(reason) if len(rows) == 1:
-                letter = DeadLetter(STAGE, rows[0].envelope, reason)
-                _log.error("dead_letter stage=%s doc_id=%s reason=%s", STAGE, letter.envelope.doc_id, reason)
-                self._again(lambda: outbox.settle(self._engine, [rows[0].id], [(rows[0].id, letter)]))
-            case Refused():
-                middle = len(rows) // 2
-                self.publish(rows[:middle])
-                self.publish(rows[middle:])
-        return False
-
-    def settle(self, rows: Sequence[OutboxRow]) -> None:
-        """Start to remove published rows."""
-        ids = [row.id for row in rows]
-        self._published = rows
-        self._settled = self._settling.submit(self._again, lambda: outbox.settle(self._engine, ids))
-
-    def finish_settling(self) -> None:
-        """Wait until the rows of the last transaction are gone: an offset names one transaction's rows only.
-
-        While they go, the next ones are sent already.
-        """
-        if self._settled is not None:
-            self._serving(self._settled)
-        self._settled, self._published = None, ()
-
-    def take_over(self) -> None:
-        """Settle what earlier owners of the arriving lanes published; those lanes can be claimed then."""
-        if not self._lanes.arriving:
-            return
-        try:
-            said = self._lanes.committed()
-        except Retryable as error:
-            _log.info("takeover_waits reason=%s", error)
-            return
-        named = [row for text in said.values() for row in offset_metadata.decode(text)]
-        if named:
-            settled = self._serving(self._settling.submit(self._again, lambda: self._settle_named(named)))
-            _log.info("lanes_recovered lanes=%s settled=%d", sorted(said), settled)
-        self._lanes.take_over(said)
 
     def close(self) -> None:
-        """Settle what is published and leave the group."""
+        """Wait for the settle under way and leave the group."""
         self._stop.set()
-        self._claiming.shutdown(cancel_futures=True)
-        self._settling.shutdown()
+        self._claiming.close()
+        self._settling.close()
         self._publisher.close()
         self._lanes.close()
 
-    def _settle_named(self, named: Sequence[offset_metadata.Named]) -> int:
-        ids = offset_metadata.matching(named, outbox.event_ids(self._engine, [outbox_id for outbox_id, _ in named]))
-        outbox.settle(self._engine, ids)
-        return len(ids)
 
-    def _serving(self, future: "Future[T]") -> T:
-        """The future's result, with the group served meanwhile."""
-        while not wait([future], _SERVE_SECONDS).done:
-            self._lanes.poll(0)
-        return future.result()
-
-    def _again(self, work: Callable[[], T]) -> T:
-        """What `work` returns, tried again while the database is away; its error once the relay stops."""
-        return call_with_retry(work, backoff=_BACKOFF, stop=self._stop)
-
-
-def _fitting(rows: Sequence[OutboxRow]) -> list[OutboxRow]:
-    """As many rows of each lane as its offset can name."""
-    lanes: dict[int, list[offset_metadata.Named]] = {}
-    for row in rows:
-        lanes.setdefault(row.lane, []).append((row.id, offset_metadata.checksum(row.envelope.event_id)))
-    last = {lane: named[offset_metadata.room(named) - 1][0] for lane, named in lanes.items()}
-    return [row for row in rows if row.id <= last[row.lane]]
+def kafka_relay(
+    engine: Engine,
+    names: Names,
+    kafka: Mapping[str, Any],
+    *,
+    report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
+) -> KafkaRelay:
+    """A relay from a MySQL database to Kafka; `kafka` are librdkafka properties."""
+    return KafkaRelay(
+        SqlOutbox(engine),
+        KafkaLanes(names, kafka),
+        KafkaPublisher(names, kafka),
+        claiming=ThreadPoolExecutor(1, thread_name_prefix="claim"),
+        settling=ThreadPoolExecutor(1, thread_name_prefix="settle"),
+        report=report,
+    )

@@ -1,39 +1,85 @@
 """The lanes that a relay owns: partitions of an empty topic, assigned by Kafka's own consumer group protocol.
 
-Invariant 5: every transaction carries the membership under which its lanes were owned, so the broker refuses one of a
-relay that lost them.
+Invariant 5: every transaction carries the membership under which its lanes were owned, so Kafka fences a relay that
+lost them.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from relays.ports import LaneOffset
 from schema.failures import Retryable
 from schema.kafka.clients import Membership, join_group
 from schema.kafka.names import Names
 
 _log = logging.getLogger(__name__)
 
-_ASK_SECONDS = 1.0  # for committed offsets, where a time-out says that a transaction on them is open; for lost lanes
+_ANSWER_SECONDS = 1.0  # for committed offsets, which time out while a transaction on them is open; for lost lanes
 
 
-class Lanes:
-    """Membership in the group of relays. Call `poll` at least every few minutes, from one thread."""
+class LaneStates:
+    """Which lanes are owned, which arrive, and their committed offsets, whatever assigns the lanes.
+
+    A lane's offset must have been read since the lane arrived; an older one may miss what others published.
+    """
+
+    def __init__(self) -> None:
+        self.owned: set[int] = set()
+        self.arriving: set[int] = set()
+        self.arrivals = 0
+        self._read: set[int] = set()  # lanes whose committed offset was read since they arrived
+        self._offsets: dict[int, int] = {}
+
+    def take_over(self, lanes: Collection[int]) -> None:
+        settled = set(lanes) & self.arriving & self._read
+        self.arriving -= settled
+        self.owned |= settled
+
+    def doubt(self) -> None:
+        self._arrive(self.owned)
+        self.owned.clear()
+
+    def next_offsets(self, metadata: Mapping[int, str]) -> list[LaneOffset]:
+        return [LaneOffset(lane, self._offsets[lane] + 1, text) for lane, text in metadata.items()]
+
+    def advance(self, offsets: Collection[LaneOffset]) -> None:
+        self._offsets |= {one.lane: one.offset for one in offsets}
+
+    def _arrive(self, lanes: Iterable[int]) -> None:
+        arrived = set(lanes)
+        self.arriving |= arrived
+        self._read -= arrived
+        self.arrivals += 1
+
+    def _leave(self, lanes: Iterable[int]) -> None:
+        self.owned.difference_update(lanes)
+        self.arriving.difference_update(lanes)
+
+    def _keep_offset(self, lane: int, offset: int) -> None:
+        self._offsets[lane] = offset
+        self._read.add(lane)
+
+
+class KafkaLanes(LaneStates):
+    """Lanes as a member of the relays' consumer group."""
 
     def __init__(self, names: Names, kafka: Mapping[str, Any]) -> None:
+        super().__init__()
         self._topic = names.lanes_topic
         self._group = names.relays_group
         self._kafka = kafka
-        self.owned: set[int] = set()  # taken over: rows that an earlier owner published are settled
-        self.arriving: set[int] = set()  # assigned, and not yet taken over
-        self._offsets: dict[int, int] = {}
+        self._member: Membership  # both are made by `join`
+        self._consumer: Consumer
+
+    def join(self) -> None:
         self._member = Membership()
-        self._consumer = self._joined()
+        self._consumer = self._join_group()
 
     def poll(self, seconds: float) -> None:
-        """Serve the group for at most so long. Raises Retryable when the broker cannot be reached."""
         message = self._consumer.poll(seconds)
         if message is not None and (error := message.error()) is not None and error.fatal():
             raise KafkaException(error)
@@ -42,60 +88,36 @@ class Lanes:
             self._consumer.close()
             self.owned.clear()
             self.arriving.clear()
-            self._consumer = self._joined()
+            self._consumer = self._join_group()
 
-    def membership(self) -> Any | None:
-        """What a transaction must carry; None while there is no valid one."""
-        metadata = self._consumer.consumer_group_metadata()
-        # A member that was thrown out has an empty id, and the broker would not fence it; asked after, so that it
-        # cannot have happened in between.
+    def membership(self) -> object | None:
+        metadata: object = self._consumer.consumer_group_metadata()
+        # The broker does not fence the metadata of a member that was expelled, which has no id. The id is asked for
+        # last, so that the member cannot have been expelled before the metadata was read.
         return metadata if self._consumer.memberid() else None
 
-    def committed(self) -> dict[int, str]:
-        """Of each arriving lane, what its last committed offset says. Raises Retryable while one is being committed."""
-        asked = [TopicPartition(self._topic, lane) for lane in sorted(self.arriving)]
+    def read_committed(self) -> dict[int, str]:
+        arriving = [TopicPartition(self._topic, lane) for lane in sorted(self.arriving)]
         try:
-            answers = self._consumer.committed(asked, timeout=_ASK_SECONDS)
+            answers = self._consumer.committed(arriving, timeout=_ANSWER_SECONDS)
         except KafkaException as error:
             raise Retryable(f"committed offsets of the lanes: {error}") from error
-        said = {}
+        metadata = {}
         for answer in answers:
             if answer.error is not None:
                 raise Retryable(f"committed offset of lane {answer.partition}: {answer.error}")
-            self._offsets[answer.partition] = max(answer.offset, 0)
-            said[answer.partition] = answer.metadata or ""
-        return said
+            self._keep_offset(answer.partition, max(answer.offset, 0))
+            metadata[answer.partition] = answer.metadata or ""
+        return metadata
 
-    def take_over(self, lanes: Iterable[int]) -> None:
-        """These lanes' published rows are settled; their new rows may be claimed."""
-        taken = set(lanes) & self.arriving
-        self.arriving -= taken
-        self.owned |= taken
-
-    def taken(self, lanes: set[int]) -> bool:
-        """Whether the group has given any of these lanes to others; after a stand-still that takes a moment to hear."""
-        self.poll(_ASK_SECONDS)
+    def has_lost(self, lanes: AbstractSet[int]) -> bool:
+        self.poll(_ANSWER_SECONDS)
         return not lanes <= self.owned | self.arriving
 
-    def doubt(self) -> None:
-        """It is not known whether the last transaction committed: ask, as after a takeover."""
-        self.arriving |= self.owned
-        self.owned.clear()
-
-    def next_offsets(self, metadata: Mapping[int, str]) -> list[TopicPartition]:
-        """The offsets to commit with a transaction: each lane's counter, moved on, and what it says."""
-        return [TopicPartition(self._topic, lane, self._offsets[lane] + 1, text) for lane, text in metadata.items()]
-
-    def advance(self, lanes: Iterable[int]) -> None:
-        """The offsets of these lanes are committed."""
-        for lane in lanes:
-            self._offsets[lane] += 1
-
     def close(self) -> None:
-        """Leave the group: the others take the lanes over at once."""
         self._consumer.close()
 
-    def _joined(self) -> Consumer:
+    def _join_group(self) -> Consumer:
         return join_group(
             self._kafka,
             {"auto.offset.reset": "error"},
@@ -110,16 +132,15 @@ class Lanes:
         consumer.incremental_assign(partitions)
         if partitions:
             consumer.pause(partitions)
-        self.arriving |= {partition.partition for partition in partitions}
+        self._arrive(partition.partition for partition in partitions)
         _log.info("lanes_assigned lanes=%s", sorted(self.arriving))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {partition.partition for partition in partitions}
-        self.owned -= gone
-        self.arriving -= gone
+        self._leave(gone)
         try:
             consumer.incremental_unassign(partitions)
-        except KafkaException as error:  # lost: nothing is assigned any more
+        except KafkaException as error:  # the lanes are lost: nothing is assigned
             if error.args[0].code() != KafkaError._STATE:
                 raise
         _log.info("lanes_revoked lanes=%s", sorted(gone))

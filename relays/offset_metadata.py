@@ -1,15 +1,17 @@
-"""What a committed lane offset says beside its number: which outbox rows its transaction published.
+"""The metadata of a committed lane offset: it names the outbox rows that the transaction published.
 
-A row is named by its id and a checksum of its event id: a database that was restored from a backup uses ids again.
+A row is named by its id and a checksum of its event id, because a database restored from a backup uses ids again.
 """
 
 import base64
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from relays.ports import OutboxRow
 from schema import varint
 
-_METADATA_BYTES = 4_096 - 1  # Kafka's `offset.metadata.max.bytes`; the client sends a zero byte at the end
+_METADATA_BYTES = 4_096 - 1  # Kafka's `offset.metadata.max.bytes`; the client appends a zero byte
 _PACKED_BYTES = _METADATA_BYTES // 4 * 3  # before base64
 _CHECKSUM_BYTES = 4
 
@@ -21,31 +23,42 @@ def checksum(event_id: str) -> int:
 
 
 def encode(rows: Sequence[Named]) -> str:
-    """Base64 of each row's id, as the difference to the one before in a variable-length number, and its checksum.
+    """Base64 of, per row, its id as a varint difference to the previous id, and its checksum.
 
-    The rows are in the order of their ids, as many as `room` says.
+    The rows are in id order, at most as many as `room` returns.
     """
     packed = bytearray()
-    before = 0
+    previous = 0
     for outbox_id, check in rows:
-        packed += varint.encode(outbox_id - before) + check.to_bytes(_CHECKSUM_BYTES, "little")
-        before = outbox_id
+        packed += varint.encode(outbox_id - previous) + check.to_bytes(_CHECKSUM_BYTES, "little")
+        previous = outbox_id
     return base64.b64encode(bytes(packed)).decode()
 
 
+def encode_by_lane(rows: Iterable[OutboxRow]) -> dict[int, str]:
+    """The metadata of each lane's offset."""
+    return {lane: encode(named) for lane, named in _name_by_lane(rows).items()}
+
+
+def limit_rows(rows: Sequence[OutboxRow]) -> list[OutboxRow]:
+    """The first rows of each lane, as many as its offset can name."""
+    last = {lane: named[room(named) - 1][0] for lane, named in _name_by_lane(rows).items()}
+    return [row for row in rows if row.id <= last[row.lane]]
+
+
 def room(rows: Sequence[Named]) -> int:
-    """How many of these rows, from the first on, one offset can name: about 500 when ids are dense."""
-    size = before = 0
+    """How many of the first rows one offset can name: about 500 when ids are dense."""
+    size = previous = 0
     for count, (outbox_id, _) in enumerate(rows):
-        size += len(varint.encode(outbox_id - before)) + _CHECKSUM_BYTES
+        size += len(varint.encode(outbox_id - previous)) + _CHECKSUM_BYTES
         if size > _PACKED_BYTES:
             return count
-        before = outbox_id
+        previous = outbox_id
     return len(rows)
 
 
 def decode(metadata: str) -> list[Named]:
-    """The rows, by id. Raises ValueError on what `encode` does not write."""
+    """Return the rows in id order. Raises ValueError for text that `encode` cannot have written."""
     packed = base64.b64decode(metadata, validate=True)
     rows = []
     at = outbox_id = 0
@@ -59,7 +72,14 @@ def decode(metadata: str) -> list[Named]:
     return rows
 
 
-def matching(rows: Iterable[Named], found: Iterable[tuple[int, str]]) -> list[int]:
-    """The ids among `rows` whose row in the outbox, as (id, event id), is still the one that was published."""
-    published = dict(rows)
-    return [outbox_id for outbox_id, event_id in found if published.get(outbox_id) == checksum(event_id)]
+def matching_ids(published: Iterable[Named], found: Iterable[tuple[int, str]]) -> list[int]:
+    """The ids of the rows found, given as (id, event id), that are the rows that were published."""
+    checksums = dict(published)
+    return [outbox_id for outbox_id, event_id in found if checksums.get(outbox_id) == checksum(event_id)]
+
+
+def _name_by_lane(rows: Iterable[OutboxRow]) -> dict[int, list[Named]]:
+    lanes: dict[int, list[Named]] = defaultdict(list)
+    for row in rows:
+        lanes[row.lane].append((row.id, checksum(row.envelope.event_id)))
+    return lanes

@@ -1,11 +1,15 @@
 """The statements of a relay: claim rows, settle them. One function is one transaction.
 
 Invariant 4: rows are read from the oldest on, each time; there is no cursor that a late commit could fall behind.
+
+On MySQL a claim travels as one value per group of rows, and an id list as ranges; see
+docs/decisions/0009-a-claim-travels-as-one-value.md. Packed, a row is a JSON array of all columns but the payload, a
+line feed, which no JSON that MySQL writes contains, and the payload.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
 from itertools import groupby
 from typing import Any
@@ -15,118 +19,180 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
+    cast,
     delete,
     event,
+    func,
     insert,
+    literal_column,
     null,
     select,
     tuple_,
 )
+from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects.mysql import BINARY
 
-from relays import outbox_row
-from relays.outbox_row import WHOLE, OutboxRow
+from relays.ports import OutboxRow
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.outbox_rows import envelope_of
 from schema.database.tables import outbox, outbox_dead_letters
+from schema.events.events import Envelope
 from schema.failures import DeadLetter
 
 _log = logging.getLogger(__name__)
 
-_RUN_ROWS = 16
-_GROUP_ROWS = 1_000  # in one value
+_RUN_ROWS = 16  # so many consecutive ids make a range
+_GROUP_ROWS = 1_000  # per value
 _GROUP_BYTES = 1024 * 1024
-_OLDEST = "(SELECT id, payload_bytes FROM outbox WHERE lane = {lane:d}{but} ORDER BY id LIMIT {rows:d})"
-_AS_JSON = f"SELECT {WHOLE} CONCAT('[', GROUP_CONCAT('[', id, ',', payload_bytes, ']'), ']') FROM ({{lanes}}) AS oldest"
-
-_SIZES = list[tuple[int, int]]
+_WHOLE = "/*+ SET_VAR(group_concat_max_len = 1073741824) */"  # GROUP_CONCAT would cut off after 1 KiB
+_OLDEST = "(SELECT id, payload_bytes FROM outbox WHERE lane = {lane:d}{skip} ORDER BY id LIMIT {rows:d})"
+_SIZES_AS_JSON = (
+    f"SELECT {_WHOLE} CONCAT('[', GROUP_CONCAT('[', id, ',', payload_bytes, ']'), ']') FROM ({{lanes}}) AS oldest"
+)
+_PACKED_ROW = func.concat(
+    cast(
+        func.json_array(
+            outbox.c.payload_bytes,
+            outbox.c.id,
+            outbox.c.lane,
+            func.date_format(outbox.c.created_at, "%Y-%m-%dT%H:%i:%S.%f+00:00"),
+            outbox.c.event_id,
+            outbox.c.event_type,
+            outbox.c.aggregate_id,
+            outbox.c.aggregate_version,
+            outbox.c.content_type,
+            outbox.c.headers,
+        ),
+        BINARY,
+    ),
+    "\n",
+    outbox.c.payload,
+)
+_PACKED_ROWS = (
+    select(func.group_concat(_PACKED_ROW.op("SEPARATOR")(literal_column("''"))))
+    .prefix_with(_WHOLE)
+    .compile(dialect=mysql.dialect(paramstyle="format"), compile_kwargs={"literal_binds": True})
+)
 _SMALL_DELETES = "SET SESSION binlog_row_image = 'MINIMAL'"
-_MAY_NOT = 1227  # MySQL: a privilege is missing
-Run = tuple[int, int]  # first and last of consecutive ids
+_PRIVILEGE_MISSING = 1227  # of MySQL
 
 
-def log_small_deletes(engine: Engine) -> None:
-    """Have MySQL write the keys of settled rows to its binlog, and not their payloads a second time."""
-    event.listen(engine, "connect", _log_small_deletes)
-    engine.dispose()  # whoever is connected already would go on as before
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """The columns of `_PACKED_ROW` before the payload."""
+
+    size_bytes: int
+    id: int
+    lane: int
+    created_at: str
+    event_id: str
+    event_type: str
+    doc_id: str
+    version: int
+    content_type: str
+    headers: Any  # a writer in another language may write any JSON
 
 
-def claim_oldest(engine: Engine, rows: int, size_bytes: int) -> list[OutboxRow]:
-    """The oldest rows of all lanes in id order, bounded in rows and bytes."""
-    with reading(engine) as connection:
-        sizes = connection.execute(select(outbox.c.id, outbox.c.payload_bytes).order_by(outbox.c.id).limit(rows)).all()
-        batch = next(bounded(sizes, rows, size_bytes, lambda row: int(row.payload_bytes)), [])
-        return _read(connection, [row.id for row in batch])
+_HEAD_DECODER = msgspec.json.Decoder(_Head)
+_SIZES_DECODER = msgspec.json.Decoder(list[tuple[int, int]])  # id, bytes of the payload
 
 
-def claim_lanes(
-    engine: Engine, lanes: Collection[int], in_flight: Collection[OutboxRow], rows_a_lane: int, size_bytes: int
-) -> list[OutboxRow]:
-    """The oldest rows of each lane that are not in flight, in id order; bounded in rows a lane, and in bytes. MySQL."""
-    if not lanes:
-        return []
-    runs, single = _runs(row.id for row in in_flight)
-    skipped = set(single)
-    among_them = max(Counter(row.lane for row in in_flight if row.id in skipped).values(), default=0)
-    but = "".join(f" AND id NOT BETWEEN {first:d} AND {last:d}" for first, last in runs)
-    oldest = (_OLDEST.format(lane=lane, but=but, rows=rows_a_lane + among_them) for lane in sorted(lanes))
-    with reading(engine) as connection:
-        # One value, in any order; see relays/outbox_row.py.
-        found = connection.exec_driver_sql(_AS_JSON.format(lanes=" UNION ALL ".join(oldest))).scalar()
-        sizes = [one for one in msgspec.json.decode(found or "[]", type=_SIZES) if one[0] not in skipped]
-        batch = next(bounded(sorted(sizes), len(sizes) or 1, size_bytes, lambda one: one[1]), [])
-        if not batch:
+class SqlOutbox:
+    """The outbox in MySQL or, for `claim_oldest` and `settle`, in SQLite."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def open(self) -> None:
+        """Have MySQL write only the keys of settled rows to its binlog, and not their payloads a second time."""
+        event.listen(self._engine, "connect", _log_small_deletes)
+        self._engine.dispose()  # connections that exist would go on logging whole rows
+
+    def claim_oldest(self, rows: int, size_bytes: int) -> list[OutboxRow]:
+        with reading(self._engine) as connection:
+            columns = (outbox.c.id, outbox.c.payload_bytes)
+            sizes = connection.execute(select(*columns).order_by(outbox.c.id).limit(rows)).all()
+            batch = next(bounded(sizes, rows, size_bytes, lambda row: int(row.payload_bytes)), [])
+            return _read(connection, [row.id for row in batch])
+
+    def claim_lanes(
+        self, lanes: Collection[int], in_flight: Collection[OutboxRow], rows_per_lane: int, size_bytes: int
+    ) -> list[OutboxRow]:
+        if not lanes:
             return []
-        groups = bounded(batch, _GROUP_ROWS, _GROUP_BYTES, lambda one: one[1])
-        statement = outbox_row.selected(_among([outbox_id for outbox_id, _ in group]) for group in groups)
-        values = connection.exec_driver_sql(statement).scalars()
-        rows = [row for value in values if value is not None for row in outbox_row.unpack(value)]
-        return sorted(rows, key=lambda row: row.id)
+        with reading(self._engine) as connection:
+            sizes = _read_sizes(connection, lanes, in_flight, rows_per_lane)
+            batch = next(bounded(sizes, len(sizes) or 1, size_bytes, lambda one: one[1]), [])
+            return _read_packed(connection, batch)
+
+    def read_event_ids(self, ids: Collection[int]) -> list[tuple[int, str]]:
+        with reading(self._engine) as connection:
+            found = connection.execute(select(outbox.c.id, outbox.c.event_id).where(outbox.c.id.in_(ids)))
+            return [(row.id, row.event_id) for row in found]
+
+    def settle(self, ids: Sequence[int], dead: Sequence[tuple[int, DeadLetter]] = ()) -> None:
+        letters = {(letter.stage, letter.envelope.event_id): (outbox_id, letter) for outbox_id, letter in dead}
+        with self._engine.begin() as connection:
+            if letters:  # an event may become a dead letter twice: the newest is kept
+                known = tuple_(outbox_dead_letters.c.stage, outbox_dead_letters.c.event_id)
+                connection.execute(delete(outbox_dead_letters).where(known.in_(list(letters))))
+                connection.execute(insert(outbox_dead_letters), [_dead_row(*letter) for letter in letters.values()])
+            if ids:
+                connection.exec_driver_sql(f"DELETE FROM outbox WHERE {_ids_condition(ids)}")
 
 
-def event_ids(engine: Engine, ids: Collection[int]) -> list[tuple[int, str]]:
-    """(id, event id) of those rows that are still there."""
-    with reading(engine) as connection:
-        found = connection.execute(select(outbox.c.id, outbox.c.event_id).where(outbox.c.id.in_(ids)))
-        return [(row.id, row.event_id) for row in found]
+def unpack(packed: bytes) -> Iterator[OutboxRow]:
+    """The rows of a packed value. Raises ValueError when MySQL cut it off."""
+    at = 0
+    while at < len(packed):
+        end = packed.index(b"\n", at)
+        head = _HEAD_DECODER.decode(packed[at:end])
+        begin, at = end + 1, end + 1 + head.size_bytes
+        if at > len(packed):
+            raise ValueError(f"outbox row {head.id} is cut off: max_allowed_packet is too small for it")
+        headers = {name: str(value) for name, value in head.headers.items()} if isinstance(head.headers, dict) else {}
+        envelope = Envelope(
+            head.event_id, head.event_type, head.doc_id, head.version, head.content_type, packed[begin:at], headers
+        )
+        yield OutboxRow(head.id, head.lane, head.created_at, envelope)
 
 
-def settle(engine: Engine, ids: Sequence[int], dead: Sequence[tuple[int, DeadLetter]] = ()) -> None:
-    """Remove rows, and keep those given up, as (id, dead letter), in one transaction. Idempotent."""
-    letters = {(letter.stage, letter.envelope.event_id): (outbox_id, letter) for outbox_id, letter in dead}
-    with engine.begin() as connection:
-        if letters:  # an event may come twice: the newest is kept
-            known = tuple_(outbox_dead_letters.c.stage, outbox_dead_letters.c.event_id)
-            connection.execute(delete(outbox_dead_letters).where(known.in_(list(letters))))
-            connection.execute(insert(outbox_dead_letters), [_dead_row(*letter) for letter in letters.values()])
-        if ids:
-            connection.exec_driver_sql(f"DELETE FROM outbox WHERE {_among(ids)}")
+def _read_sizes(
+    connection: Connection, lanes: Collection[int], in_flight: Collection[OutboxRow], rows_per_lane: int
+) -> list[tuple[int, int]]:
+    """(id, bytes of the payload) of the oldest rows of each lane, in id order."""
+    runs, single = _find_runs(row.id for row in in_flight)
+    skipped = set(single)  # read and left out below: many conditions cost MySQL more than many rows
+    most_skipped = max(Counter(row.lane for row in in_flight if row.id in skipped).values(), default=0)
+    skip = "".join(f" AND id NOT BETWEEN {first:d} AND {last:d}" for first, last in runs)
+    oldest = (_OLDEST.format(lane=lane, skip=skip, rows=rows_per_lane + most_skipped) for lane in sorted(lanes))
+    found = connection.exec_driver_sql(_SIZES_AS_JSON.format(lanes=" UNION ALL ".join(oldest))).scalar()
+    return sorted(one for one in _SIZES_DECODER.decode(found or "[]") if one[0] not in skipped)
 
 
-def _log_small_deletes(connection: Any, _record: Any) -> None:
-    import pymysql  # loaded by now, and not needed on SQLite
+def _read_packed(connection: Connection, sizes: Sequence[tuple[int, int]]) -> list[OutboxRow]:
+    if not sizes:
+        return []
+    groups = bounded(sizes, _GROUP_ROWS, _GROUP_BYTES, lambda one: one[1])
+    conditions = (_ids_condition([outbox_id for outbox_id, _ in group]) for group in groups)
+    statement = " UNION ALL ".join(f"({_PACKED_ROWS} WHERE {condition})" for condition in conditions)
+    values = connection.exec_driver_sql(statement).scalars()
+    rows = [row for value in values if value is not None for row in unpack(value)]
+    return sorted(rows, key=lambda row: row.id)
 
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(_SMALL_DELETES)
-    except pymysql.err.OperationalError as error:
-        if error.args[0] != _MAY_NOT:
-            raise
-        _log.info("deletes_logged_whole missing_privilege=SESSION_VARIABLES_ADMIN")
 
-
-def _among(ids: Sequence[int]) -> str:
-    """The rows with these ids, as SQL; MySQL finds ranges faster than many keys."""
-    runs, single = _runs(ids)
+def _ids_condition(ids: Iterable[int]) -> str:
+    """A condition for the rows with these ids; MySQL finds ranges faster than many keys."""
+    runs, single = _find_runs(ids)
     conditions = [f"id BETWEEN {first:d} AND {last:d}" for first, last in runs]
     if single:
         conditions.append(f"id IN ({', '.join(f'{outbox_id:d}' for outbox_id in single)})")
     return " OR ".join(conditions)
 
 
-def _runs(ids: Iterable[int]) -> tuple[list[Run], list[int]]:
-    """The long runs of consecutive ids, and the ids that are in none."""
-    runs: list[Run] = []
+def _find_runs(ids: Iterable[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    """The first and last of each long run of consecutive ids, and the ids that are in none."""
+    runs: list[tuple[int, int]] = []
     single: list[int] = []
     for _, numbered in groupby(enumerate(sorted(ids)), lambda one: one[1] - one[0]):
         run = [outbox_id for _, outbox_id in numbered]
@@ -164,3 +230,15 @@ def _dead_row(outbox_id: int, letter: DeadLetter) -> Mapping[str, Any]:
         "error": letter.reason,
         "attempts": 1,
     }
+
+
+def _log_small_deletes(connection: Any, _record: Any) -> None:
+    import pymysql  # the engine has loaded it; SQLite does not need it
+
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(_SMALL_DELETES)
+    except pymysql.err.OperationalError as error:
+        if error.args[0] != _PRIVILEGE_MISSING:
+            raise
+        _log.info("deletes_logged_whole missing_privilege=SESSION_VARIABLES_ADMIN")

@@ -9,7 +9,7 @@ T = TypeVar("T")
 def bounded(
     items: Iterable[T], rows: int, size_bytes: int = 0, size_of: Callable[[T], int] = lambda _: 0
 ) -> Iterator[list[T]]:
-    """Lists of at most `rows` items and `size_bytes` bytes; an item larger than that stands alone."""
+    """Lists of at most `rows` items and `size_bytes` bytes; a larger item gets a list of its own."""
     batch: list[T] = []
     filled = 0
     for item in items:

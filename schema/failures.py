@@ -1,4 +1,4 @@
-"""How a failure is told apart: to be retried, or to become a dead letter with its reason.
+"""A failure is either retried, or its event becomes a dead letter with the reason.
 
 Invariant 11: nothing is swallowed.
 """
@@ -19,7 +19,7 @@ class Permanent(Exception):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """An event that a stage (the relay, or a sink) gave up, and why."""
+    """An event that a stage (the relay, or a sink) refused, and why."""
 
     stage: str
     envelope: Envelope
@@ -27,7 +27,7 @@ class DeadLetter:
 
 
 class TooManyDeadLetters(Exception):
-    """Raised when so many events are refused that the fault lies elsewhere; the rest stays where it is."""
+    """Raised when so many events are refused that the fault is not in them; the process stops, and the rest is kept."""
 
 
 class DeadLetterLimit:
@@ -40,7 +40,7 @@ class DeadLetterLimit:
         self._recent: deque[bool] = deque(maxlen=self.AMONG)
 
     def count(self, events: int, dead: int) -> None:
-        """Raises TooManyDeadLetters when these make more than AT_MOST among the last AMONG events."""
+        """Raises TooManyDeadLetters when more than AT_MOST of the last AMONG events are dead."""
         self._recent.extend([False] * (events - dead) + [True] * dead)
         if (found := sum(self._recent)) > self.AT_MOST:
             raise TooManyDeadLetters(f"{found} of the last {self.AMONG} events became dead letters; stopped")

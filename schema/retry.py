@@ -1,6 +1,6 @@
 """The one retry policy of every loop: which errors are worth another attempt, and how long to wait before it.
 
-The waits have full jitter, so that processes that failed together do not come back together.
+The waits have full jitter, so that processes that failed together do not retry together.
 """
 
 import random
@@ -21,14 +21,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Backoff:
-    """Waits of up to `first_seconds`, doubled with each attempt, up to `most_seconds`."""
+    """Waits of up to `first_seconds`, doubled with each attempt, up to `most_seconds`.
+
+    `uniform(low, high)` is the random source.
+    """
 
     first_seconds: float = 0.1
     most_seconds: float = 10.0
+    uniform: Callable[[float, float], float] = random.uniform
 
-    def seconds(self, attempt: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
-        """The wait after failed attempt `attempt`, counted from 1; `uniform(low, high)` is the random source."""
-        return uniform(0.0, min(self.most_seconds, self.first_seconds * 2.0 ** min(attempt - 1, 32)))
+    def seconds(self, attempt: int) -> float:
+        """The wait after failed attempt `attempt`, counted from 1."""
+        return self.uniform(0.0, min(self.most_seconds, self.first_seconds * 2.0 ** min(attempt - 1, 32)))
 
 
 def is_transient(error: BaseException) -> bool:
@@ -46,12 +50,13 @@ def call_with_retry(
     stop: threading.Event | None = None,
     report: Callable[[BaseException, float], None] = lambda _error, _seconds: None,
 ) -> T:
-    """What `work` returns. Raises its last error after `attempts`, after `seconds`, or once `stop` is set.
+    """Return what `work` returns. Raises its last error after `attempts`, after `seconds`, or once `stop` is set.
 
-    `report` is called with each error that is followed by another attempt, and the seconds until then.
+    `report` is called before each further attempt, with the error and the seconds until that attempt. `stop` also does
+    the waiting, so that a simulation can pass its own clock.
     """
 
-    def tell(state: RetryCallState) -> None:
+    def report_attempt(state: RetryCallState) -> None:
         error = None if state.outcome is None else state.outcome.exception()
         if error is not None and state.next_action is not None:
             report(error, state.next_action.sleep)
@@ -72,6 +77,6 @@ def call_with_retry(
         wait=lambda state: backoff.seconds(state.attempt_number),
         stop=lambda state: (stop is not None and stop.is_set()) or until(state),
         sleep=pause,
-        before_sleep=tell,
+        before_sleep=report_attempt,
         reraise=True,
     )(work)

@@ -1,4 +1,4 @@
-"""Numbers of a variable length, 7 bits a byte, the lowest first: as protocol buffers write them."""
+"""Variable-length integers as in Protocol Buffers: 7 bits per byte, lowest bits first."""
 
 
 def encode(number: int) -> bytes:
@@ -11,7 +11,7 @@ def encode(number: int) -> bytes:
 
 
 def decode(packed: bytes, at: int) -> tuple[int, int]:
-    """The number that starts at `at`, and where it ends. Raises ValueError when it is cut off."""
+    """Return the number that starts at `at`, and the position after it. Raises ValueError when it is cut off."""
     number = shift = 0
     while True:
         if at >= len(packed):

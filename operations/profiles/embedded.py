@@ -22,7 +22,7 @@ from operations.milvus_lite.restarting_sink import MilvusAgain
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
 from operations.wiring import System
-from relays.direct import DirectRelay
+from relays.direct import direct_relay
 from schema.database.connection import reading
 from schema.database.tables import outbox
 
@@ -53,9 +53,8 @@ def run(
 
     with _hold_lock(system.settings.data_dir):
         sinks = (MilvusAgain(system), MinioSink(system.store))
-        relay = DirectRelay(
-            system.engine, [Applier(system.engine, sink) for sink in sinks], report=count, failing=failing
-        )
+        appliers = [Applier(system.engine, sink) for sink in sinks]
+        relay = direct_relay(system.engine, appliers, report=count, failing=failing)
         try:
             for sink in sinks:
                 sink.ensure()

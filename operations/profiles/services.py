@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def relay(system: System) -> int:
     """Publish outbox rows to Kafka until SIGTERM or SIGINT. Returns the number of rows."""
-    from relays.kafka import KafkaRelay
+    from relays.kafka import kafka_relay
 
     published = 0
 
@@ -28,7 +28,7 @@ def relay(system: System) -> int:
         raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
     _enable_info_logs("relays")
     stop = stop_on_signals()
-    KafkaRelay(system.engine, system.settings.names, kafka, report=report).run(stop)
+    kafka_relay(system.engine, system.settings.names, kafka, report=report).run(stop)
     return published
 
 

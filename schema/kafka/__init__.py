@@ -1,1 +1,1 @@
-"""Kafka: names of topics and groups, settings of clients, creation of topics."""
+"""Kafka: names of topics and groups, client settings, creation of topics."""

@@ -1,6 +1,6 @@
-"""What every client of Kafka is told, and which of an operator's librdkafka properties concern which kind of client.
+"""Settings of every Kafka client, and which of an operator's librdkafka properties each kind of client gets.
 
-librdkafka warns of a property that its kind of client does not read.
+librdkafka warns about a property that the kind of client does not use.
 """
 
 import time
@@ -10,11 +10,11 @@ from typing import Any
 from confluent_kafka import Consumer, TopicPartition
 
 _EVERY_CLIENT = {
-    "reconnect.backoff.max.ms": 1_000,  # a broker that was away is found again so soon
+    "reconnect.backoff.max.ms": 1_000,  # so a broker is found again within a second
     "socket.nagle.disable": True,
 }
-_SESSION_MILLISECONDS = 10_000  # how long the lanes or partitions of a process that died wait for others
-_GIVE_UP_SECONDS = 30.0  # without a member id: longer than a group takes to change
+_SESSION_MILLISECONDS = 10_000  # a dead process keeps its lanes or partitions for so long
+_GIVE_UP_SECONDS = 30.0  # without a member id: longer than a rebalance takes
 _CONSUMER_ONLY = {
     "session.timeout.ms",
     "heartbeat.interval.ms",
@@ -52,15 +52,15 @@ OnPartitions = Callable[[Consumer, list[TopicPartition]], None]
 class Membership:
     """Watches whether a consumer is a member of its group.
 
-    A client that a broker told of no brokers while it started never finds one again: librdkafka 2.10 and later, its
-    issue 5301. So one that has not been a member for a while has to be made anew, whatever the reason.
+    A client that started before the broker was ready may never find a broker (librdkafka 2.10 and later, issue 5301).
+    So a client that is not a member for 30 seconds is recreated, whatever the reason.
     """
 
     def __init__(self) -> None:
         self._seen = time.monotonic()
 
     def given_up(self, consumer: Consumer) -> bool:
-        """Whether to make the consumer anew; ask often."""
+        """Whether to recreate the consumer; call it often."""
         now = time.monotonic()
         if consumer.memberid():
             self._seen = now
@@ -80,14 +80,14 @@ def join_group(
     on_revoke: OnPartitions,
     on_lost: OnPartitions,
 ) -> Consumer:
-    """A consumer that is joining `group` on `topic`: cooperative-sticky, read_committed, offsets committed by hand.
+    """Create a consumer and join `group` on `topic`: cooperative-sticky, read_committed, manual offset commits.
 
-    An operator's `properties` win over the session's defaults; `settings` win over both.
+    An operator's `properties` override the defaults of the session; `settings` override both.
     """
     consumer = Consumer(
         {
             "session.timeout.ms": _SESSION_MILLISECONDS,
-            "heartbeat.interval.ms": 1_000,  # how soon a member hears that another one came or left
+            "heartbeat.interval.ms": 1_000,  # how soon a member learns that another one joined or left
             **for_consumer(properties),
             "group.id": group,
             "partition.assignment.strategy": "cooperative-sticky",

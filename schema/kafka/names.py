@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Names:
-    """Letters, digits, `-` and `_`; the default gives the names of the documentation."""
+    """`namespace`: letters, digits, `-` and `_`. The documentation uses the names of the default."""
 
     namespace: str = "rag"
 
@@ -15,7 +15,7 @@ class Names:
 
     @property
     def lanes_topic(self) -> str:
-        """A partition a lane, and no messages: its assignment is the ownership of lanes."""
+        """One partition per lane, and no messages: the owner of a partition owns the lane."""
         return f"{self.namespace}.relay-lanes"
 
     @property

@@ -1,4 +1,4 @@
-"""The topics in Kafka: created with the settings that the pipeline needs, and compared when they exist."""
+"""Create the topics with the settings that the pipeline needs; compare those that exist already."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,18 +16,18 @@ from schema.sinks import SINKS
 
 _CALL_SECONDS = 30.0
 _BACKOFF = Backoff(0.2, 0.4)
-_DOCUMENT_PARTITIONS = 12  # at most so many consumers of one sink work at once
+_DOCUMENT_PARTITIONS = 12  # the most consumers per sink that have work
 _DAY = 24 * 3600 * 1000  # milliseconds
-_MESSAGE_BYTES = 2 * limits.EVENT_BYTES  # an event, its headers and room for a writer in another language
+_MESSAGE_BYTES = 2 * limits.EVENT_BYTES  # an event, its headers, and a reserve for writers in other languages
 
 
 class TopicDiffers(Exception):
-    """Raised when an existing topic does not fit; the message names it, the setting and both values."""
+    """Raised by `init` when an existing topic cannot be used; the message names topic, setting and both values."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """`partitions`: exactly so many, or at least one when `fixed` is False. `settings`: what must hold of its own."""
+    """`partitions` is required exactly if `fixed`, else only used at creation. `settings` are topic configurations."""
 
     name: str
     partitions: int
@@ -35,7 +35,7 @@ class Topic:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def wanted(names: Names) -> list[Topic]:
+def expected_topics(names: Names) -> list[Topic]:
     message = {"max.message.bytes": str(_MESSAGE_BYTES)}
     events = {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY), "compression.type": "producer", **message}
     return [
@@ -49,10 +49,10 @@ def wanted(names: Names) -> list[Topic]:
 
 
 def ensure(kafka: Mapping[str, Any], names: Names) -> list[str]:
-    """Create what is missing; returns what differs and does no harm. Raises TopicDiffers on what would."""
+    """Create missing topics; return harmless differences of existing ones. Raises TopicDiffers on a harmful one."""
     admin = AdminClient(dict(kafka))
     brokers = len(admin.list_topics(timeout=_CALL_SECONDS).brokers)
-    topics = wanted(names)
+    topics = expected_topics(names)
     created = admin.create_topics(
         [
             NewTopic(
@@ -74,7 +74,7 @@ def ensure(kafka: Mapping[str, Any], names: Names) -> list[str]:
                 raise
             existing.append(topic)
     differences: list[str] = []
-    for topic in existing:  # the brokers may not know yet a topic that somebody has just created
+    for topic in existing:  # a broker may not know a topic yet that another process has just created
         compare = partial(_compare, admin, topic)
         differences += call_with_retry(compare, retry_on=_unknown_topic, backoff=_BACKOFF, seconds=_CALL_SECONDS)
     return differences

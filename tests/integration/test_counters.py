@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Engine, text
 
 from consumers.applier import Applier
 from producer import Document, Writer
-from relays.kafka import KafkaRelay
-from relays.outbox_row import OutboxRow
+from relays.kafka import kafka_relay
+from relays.ports import OutboxRow
 from schema.database.connection import connect
 from schema.kafka.names import Names
 from tests.contracts.milvus_collection import requests
@@ -46,7 +46,7 @@ def test_a_backlog_is_published_with_few_statements_and_transactions(
             stop.set()
 
     with written.statements(engine) as sent:
-        KafkaRelay(engine, names, kafka.properties(servers), report=report).run(stop)
+        kafka_relay(engine, names, kafka.properties(servers), report=report).run(stop)
     engine.dispose()
 
     assert kafka.pending(mysql) == 0

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from producer import Writer
-from relays import outbox
+from relays.outbox import SqlOutbox
 from schema.database import revision
 from schema.database.connection import connect, reading
 from schema.database.tables import embedding_model
@@ -142,7 +142,7 @@ def test_binlog_has_only_keys_of_rows_that_the_relay_deletes(mysql: Engine, user
             return str(connection.scalar(text("SELECT @@SESSION.binlog_row_image")))
 
     assert row_image() == "FULL"
-    outbox.log_small_deletes(users.relay)
+    SqlOutbox(users.relay).open()
     assert row_image() == "MINIMAL"
 
     with mysql.begin() as connection:

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 
 from consumers.sink import Change
-from relays.direct import DirectRelay
+from relays.direct import DirectRelay, direct_relay
 from schema.events.events import UPSERTED, ChunkRow, DocumentDeleted, DocumentUpserted, Envelope
 from schema.failures import DeadLetter, TooManyDeadLetters
 from tests.contracts.milvus_collection import ids_of, requests
@@ -59,7 +59,7 @@ def test_invariant_12_bounded_batches_of_the_relay(pipeline: Pipeline, sizes: li
     append(pipeline, [b"x" * size for size in sizes])
     recorder = Recorder()
     settled: list[int] = []
-    relay = DirectRelay(pipeline.engine, [recorder], report=settled.append)
+    relay = direct_relay(pipeline.engine, [recorder], report=settled.append)
     relay.run(threading.Event(), until_idle=True)
     relay.close()
     assert [len(batch) for batch in recorder.batches] == settled == batches
@@ -137,7 +137,7 @@ def test_invariant_12_bounded_events_of_a_large_document(pipeline: Pipeline) -> 
 def test_invariant_11_nothing_swallowed_by_a_flood_of_dead_letters(pipeline: Pipeline) -> None:
     pipeline.upsert(*(document(f"good-{number}", "one") for number in range(10)))
     append(pipeline, [b"{"] * 700)
-    relay = DirectRelay(pipeline.engine, pipeline.appliers())
+    relay = direct_relay(pipeline.engine, pipeline.appliers())
     with pytest.raises(TooManyDeadLetters, match=r"^490 of the last 1000 events became dead letters; stopped$"):
         relay.run(threading.Event(), until_idle=True)
     relay.close()

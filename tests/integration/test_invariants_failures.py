@@ -16,10 +16,11 @@ from sqlalchemy.exc import OperationalError
 
 from consumers.milvus import upsert as milvus_upsert
 from relays import direct
-from relays.direct import DirectRelay
+from relays.direct import direct_relay
 from schema import limits
 from schema.events.events import DocumentUpserted, decode, encode
 from schema.failures import Retryable
+from schema.retry import Backoff
 from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import Pipeline, document
 
@@ -195,8 +196,10 @@ def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline)
             raise MilvusException(code=8, message="rate limit exceeded")
         return real(*args, **kwargs)
 
-    relay = DirectRelay(pipeline.engine, pipeline.appliers(), failing=lambda *what: told.append(what))
-    with patch.object(milvus_upsert, "upsert", upsert), patch.object(direct, "_BACKOFF_SECONDS", (0.01, 0.05)):
+    relay = direct_relay(
+        pipeline.engine, pipeline.appliers(), backoff=Backoff(0.01, 0.05), failing=lambda *what: told.append(what)
+    )
+    with patch.object(milvus_upsert, "upsert", upsert):
         relay.run(threading.Event(), until_idle=True)
     relay.close()
     assert [reason for reason, _ in told] == ["Milvus: rate limit exceeded"] * 4
@@ -207,13 +210,13 @@ def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline)
 
 def test_invariant_11_nothing_swallowed_when_patience_ends(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"))
-    relay = DirectRelay(pipeline.engine, pipeline.appliers())
+    relay = direct_relay(pipeline.engine, pipeline.appliers(), backoff=Backoff(0.01, 0.02))
     down = patch.object(pipeline.store, "put", side_effect=OSError(28, "No space left on device"))
-    with down, patch.object(direct, "_BACKOFF_SECONDS", (0.01, 0.02)), pytest.raises(Retryable, match="No space left"):
+    with down, pytest.raises(Retryable, match="No space left"):
         relay.run(threading.Event(), until_idle=True, patience_seconds=0.1)
     relay.close()
     stop, began = threading.Event(), time.monotonic()
-    relay = DirectRelay(pipeline.engine, pipeline.appliers(), failing=lambda *_: stop.set())
+    relay = direct_relay(pipeline.engine, pipeline.appliers(), failing=lambda *_: stop.set())
     with down:  # told to stop while it waits, it ends at once and without an error
         relay.run(stop, until_idle=True)
     assert time.monotonic() - began < 5
@@ -227,11 +230,13 @@ def test_invariant_11_nothing_swallowed_when_patience_ends(pipeline: Pipeline) -
 def test_invariant_11_nothing_swallowed_when_one_sink_refuses_and_the_other_is_down(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"x"), document("b", "one", file=b"x"))
     tamper(pipeline, "a", with_first_chunk(vector=NAN))
-    relay = DirectRelay(pipeline.engine, pipeline.appliers())
+    settled: list[int] = []
+    relay = direct_relay(pipeline.engine, pipeline.appliers(), report=settled.append)
     with patch.object(pipeline.store, "put", side_effect=TimeoutError("slow")), pytest.raises(Retryable, match="slow"):
-        relay.relay_batch()
+        relay.run(threading.Event(), until_idle=True, patience_seconds=0)
     assert len(pipeline.pending()) == 2
-    assert relay.relay_batch() == 2
+    relay.run(threading.Event(), until_idle=True)
+    assert settled == [2]
     relay.close()
     assert [(row.stage, row.aggregate_id) for row in pipeline.sql(DEAD)] == [(MILVUS, "a")]
     attempts = "SELECT attempts FROM sink_states WHERE doc_id = 'a' AND sink = 'milvus'"

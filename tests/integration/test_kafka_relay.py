@@ -9,11 +9,11 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Engine, text
 
-import relays.kafka
 from producer import Writer
-from relays import outbox
-from relays.kafka import KafkaRelay
-from relays.outbox_row import OutboxRow
+from relays import claim
+from relays.outbox import SqlOutbox
+from relays.ports import OutboxRow
+from relays.settle import Settler
 from schema.database.connection import connect
 from schema.database.tables import LANES
 from schema.events.events import Envelope, decode
@@ -52,9 +52,7 @@ def test_invariant_3_ordered_and_5_exactly_once_with_two_relays_and_four_writers
     kafka.assert_exactly_once_and_in_order(seen, {f"d{w}-{n}": 10 for w in range(4) for n in range(10)})
 
 
-def test_an_event_travels_as_a_cloud_event_with_the_document_as_its_key(
-    servers: Servers, mysql: Engine, names: Names
-) -> None:
+def test_message_is_a_cloud_event_keyed_by_document(servers: Servers, mysql: Engine, names: Names) -> None:
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     with mysql.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", "one"), headers={"traceparent": parent})
@@ -80,9 +78,7 @@ def test_an_event_travels_as_a_cloud_event_with_the_document_as_its_key(
     assert [chunk.content for chunk in event.chunks] == ["one"]  # type: ignore[union-attr]
 
 
-def test_invariant_4_lossless_a_late_commit_behind_a_higher_id_is_published(
-    servers: Servers, mysql: Engine, names: Names
-) -> None:
+def test_invariant_4_lossless_when_a_lower_id_commits_late(servers: Servers, mysql: Engine, names: Names) -> None:
     late, rolled_back = mysql.connect(), mysql.connect()
     late_transaction, lost_transaction = late.begin(), rolled_back.begin()
     Writer(MODEL).upsert(late, document("late", "one"))
@@ -99,15 +95,15 @@ def test_invariant_4_lossless_a_late_commit_behind_a_higher_id_is_published(
     assert sorted(one.doc_id for one in kafka.topic(servers, names.documents_topic)) == ["early", "late"]
 
 
-def test_invariant_5_a_crash_between_commit_and_settle_publishes_nothing_twice(
+def test_invariant_5_crash_between_commit_and_settle_publishes_nothing_twice(
     servers: Servers, mysql: Engine, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(100):
         write(mysql, f"d{number}", "one")
     published = threading.Event()
     with monkeypatch.context() as patch:
-        patch.setattr(KafkaRelay, "settle", lambda *_: published.set())
-        patch.setattr(outbox, "claim_lanes", once(outbox.claim_lanes))
+        patch.setattr(Settler, "start", lambda *_: published.set())
+        patch.setattr(SqlOutbox, "claim_lanes", claim_once(SqlOutbox.claim_lanes))
         with kafka.relaying(mysql, servers, names):
             assert published.wait(60)
     assert kafka.pending(mysql) == 100
@@ -123,22 +119,22 @@ def test_invariant_5_a_crash_between_commit_and_settle_publishes_nothing_twice(
 Claim = Callable[..., list[OutboxRow]]
 
 
-def once(claim: Claim) -> Claim:
-    """The first claim that finds rows, and nothing after it: the process would be dead by then."""
+def claim_once(real: Claim) -> Claim:
+    """Only the first claim that finds rows returns any: the process would be dead after it."""
     found: list[OutboxRow] = []
 
     def wrapper(*arguments: Any) -> list[OutboxRow]:
-        rows = [] if found else claim(*arguments)
+        rows = [] if found else real(*arguments)
         found.extend(rows)
         return rows
 
     return wrapper
 
 
-def test_offsets_that_name_as_many_rows_as_they_can_are_taken(
+def test_kafka_accepts_the_largest_offset_metadata(
     servers: Servers, mysql: Engine, names: Names, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(relays.kafka, "_ROWS_A_LANE", 1_000)
+    monkeypatch.setattr(claim, "_ROWS_PER_LANE", 1_000)
     columns = "event_id, aggregate_id, aggregate_version, event_type, content_type, payload"
     rows = [(f"event-{version}", "d", version, "type", "content/type", b"") for version in range(1, 1_001)]
     with mysql.begin() as connection:
@@ -151,9 +147,7 @@ def test_offsets_that_name_as_many_rows_as_they_can_are_taken(
     assert "batch_undone" not in caplog.text
 
 
-def test_invariant_11_an_event_that_kafka_refuses_becomes_a_dead_letter_and_the_others_go_out(
-    servers: Servers, mysql: Engine, names: Names
-) -> None:
+def test_invariant_11_refused_event_becomes_a_dead_letter(servers: Servers, mysql: Engine, names: Names) -> None:
     for number in range(20):
         write(mysql, f"d{number}", "one")
     with mysql.begin() as connection:
@@ -185,24 +179,24 @@ def test_lanes_are_shared_and_taken_over(servers: Servers, mysql: Engine, names:
     assert len(kafka.topic(servers, names.documents_topic)) == 50
 
 
-def test_init_says_which_topic_differs(servers: Servers, names: Names) -> None:
+def test_init_names_the_topic_that_differs(servers: Servers, names: Names) -> None:
     properties = {"bootstrap.servers": servers.kafka}
     assert topics.ensure(properties, names) == []
 
     other = Names(f"{names.namespace}-x")
     admin = AdminClient({"bootstrap.servers": servers.kafka})
-    made = [
+    new = [
         NewTopic(other.documents_topic, num_partitions=3, replication_factor=1, config={"retention.ms": "1000"}),
         NewTopic(other.lanes_topic, num_partitions=3, replication_factor=1),
     ]
-    for future in admin.create_topics(made).values():
+    for future in admin.create_topics(new).values():
         future.result()
 
     with pytest.raises(topics.TopicDiffers, match=rf"topic {other.lanes_topic} has 3 partitions, and must have 16"):
         topics.ensure(properties, other)
 
 
-def test_a_lost_connection_to_the_database_is_made_again(servers: Servers, mysql: Engine, names: Names) -> None:
+def test_relay_reconnects_to_the_database(servers: Servers, mysql: Engine, names: Names) -> None:
     administrator = connect(servers.mysql_url)
     with kafka.relaying(mysql, servers, names):
         write(mysql, "a", "one")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 from operations import transactions, transient_error_counts
 from producer import Writer
-from relays import outbox
+from relays.outbox import SqlOutbox
 from schema.database.tables import LANES
 from tests.support import written
 from tests.support.pipeline import MODEL, document
@@ -95,13 +95,13 @@ def test_four_byte_characters_and_texts_that_differ_in_case_are_kept(mysql: Engi
         Writer(MODEL).upsert(connection, document("𐍈-😀", *contents, title="😀 title", business_tag="タグ"))
     assert written.chunks(mysql, "𐍈-😀") == list(contents)
     assert written.rows(mysql, "SELECT title, business_tag FROM documents") == [("😀 title", "タグ")]
-    [row] = outbox.claim_lanes(mysql, range(LANES), [], 10, 1_000_000)
+    [row] = SqlOutbox(mysql).claim_lanes(range(LANES), [], 10, 1_000_000)
     assert row.envelope.doc_id == "𐍈-😀"
 
 
 def test_claim_reads_its_lanes_by_the_index(mysql: Engine) -> None:
     with written.statements(mysql) as sent:
-        outbox.claim_lanes(mysql, [3, 5], [], 10, 1_000_000)
+        SqlOutbox(mysql).claim_lanes([3, 5], [], 10, 1_000_000)
     [statement] = [one for one in sent if "outbox" in one]
     with mysql.begin() as connection:
         Writer(MODEL).upsert_many(connection, [document(f"d{number}", "one") for number in range(500)])
@@ -135,8 +135,8 @@ def test_statements_stay_far_below_max_allowed_packet(mysql: Engine, monkeypatch
         Writer(MODEL).upsert_many(
             connection, [document(f"many-{n}", *(f"{n} {at}" for at in range(2_000))) for n in range(10)]
         )
-    rows = outbox.claim_lanes(mysql, range(LANES), [], 500, 100 * MIB)
-    outbox.settle(mysql, [row.id for row in rows])
+    rows = SqlOutbox(mysql).claim_lanes(range(LANES), [], 500, 100 * MIB)
+    SqlOutbox(mysql).settle([row.id for row in rows])
     assert sum(sizes) > 24 * MIB
     assert max(sizes) < 4 * MIB
 

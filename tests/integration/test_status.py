@@ -5,7 +5,7 @@ import pytest
 from operations.settings import Settings
 from operations.status import status
 from operations.wiring import System
-from relays import outbox
+from relays.outbox import SqlOutbox
 from schema.failures import DeadLetter
 from tests.support.pipeline import Pipeline, document
 
@@ -15,8 +15,9 @@ pytestmark = pytest.mark.integration
 def test_invariant_11_dead_letter_is_shown_until_sinks_hold_newer_version(pipeline: Pipeline) -> None:
     system = System(Settings(), pipeline.engine)
     pipeline.upsert(document("a", "one"), document("b", "one"))
-    [row] = [row for row in outbox.claim_oldest(pipeline.engine, 10, 10_000) if row.envelope.doc_id == "a"]
-    outbox.settle(pipeline.engine, [row.id], [(row.id, DeadLetter("relay", row.envelope, "too large"))])
+    outbox = SqlOutbox(pipeline.engine)
+    [row] = [row for row in outbox.claim_oldest(10, 10_000) if row.envelope.doc_id == "a"]
+    outbox.settle([row.id], [(row.id, DeadLetter("relay", row.envelope, "too large"))])
     pipeline.run()
 
     now = status(system)

@@ -1,4 +1,4 @@
-"""Relays and consumers in threads, and what a reader of the topic sees."""
+"""Relays and consumers in threads, and the messages that a reader of the topic sees."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +15,13 @@ from sqlalchemy import Engine, text
 from consumers.applier import Applier
 from consumers.kafka import Runtime
 from consumers.sink import Sink
-from relays.kafka import KafkaRelay
+from relays.kafka import KafkaRelay, kafka_relay
 from schema.kafka import topics
 from schema.kafka.names import Names
 from tests.support.servers import Servers
 from tests.support.waiting import wait_for
 
-SESSION_MILLISECONDS = 6_000  # the shortest that a broker takes as it comes
+SESSION_MILLISECONDS = 6_000  # the shortest that a broker accepts by default
 
 
 def properties(servers: Servers) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def create_topics(servers: Servers, names: Names) -> None:
 
 @contextmanager
 def running(run: Callable[[threading.Event], None]) -> Iterator[None]:
-    """`run` in a thread until the context ends; its error, if any, is raised then, or noted on the context's own."""
+    """Run in a thread until the context ends; then raise its error, or add it as a note to the context's own error."""
     stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         outcome = pool.submit(run, stop)
@@ -51,15 +51,15 @@ def running(run: Callable[[threading.Event], None]) -> Iterator[None]:
 
 @contextmanager
 def relaying(engine: Engine, servers: Servers, names: Names) -> Iterator[KafkaRelay]:
-    """A relay at work."""
-    relay = KafkaRelay(engine, names, properties(servers))
+    """A running relay."""
+    relay = kafka_relay(engine, names, properties(servers))
     with running(relay.run):
         yield relay
 
 
 @contextmanager
 def consuming(engine: Engine, sink: Sink, servers: Servers, names: Names) -> Iterator[None]:
-    """A consumer at work."""
+    """A running consumer."""
     with running(Runtime(Applier(engine, sink), names, properties(servers)).run):
         yield
 
@@ -83,7 +83,7 @@ class Seen:
 
 
 def topic(servers: Servers, name: str) -> list[Seen]:
-    """Every message that a `read_committed` reader sees up to the end, in the order of each partition."""
+    """All messages that a `read_committed` reader sees, in the order of each partition."""
     consumer = Consumer(
         {
             "bootstrap.servers": servers.kafka,
@@ -116,7 +116,7 @@ class _Part(msgspec.Struct):
 
 
 def assert_exactly_once_and_in_order(seen: list[Seen], written: Mapping[str, int]) -> None:
-    """Every version from 1 to the last of each document, once, in order, each of its parts as well."""
+    """Assert that all versions of each document, from 1 to the last, were seen once, in order, with all parts."""
     found: dict[str, list[tuple[int, int]]] = {}
     parts: dict[tuple[str, int], int] = {}
     for one in seen:

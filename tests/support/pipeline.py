@@ -15,7 +15,7 @@ from consumers.applier import Applier
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from producer import Chunk, Document, DocumentFile, Writer
-from relays.direct import DirectRelay
+from relays.direct import direct_relay
 from schema.database.connection import reading
 from schema.database.outbox_rows import envelope_of
 from schema.database.tables import outbox
@@ -66,7 +66,7 @@ class Pipeline:
 
     def run(self) -> None:
         """Relay everything that waits to both sinks."""
-        relay = DirectRelay(self.engine, self.appliers())
+        relay = direct_relay(self.engine, self.appliers())
         try:
             relay.run(threading.Event(), until_idle=True, patience_seconds=5)
         finally:

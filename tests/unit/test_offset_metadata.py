@@ -1,4 +1,4 @@
-"""What a lane's committed offset says; the expected text is written by hand."""
+"""The metadata of a lane's committed offset; the expected text is written by hand."""
 
 import pytest
 from hypothesis import given
@@ -11,35 +11,35 @@ pytestmark = pytest.mark.unit
 ROWS = st.lists(st.tuples(st.integers(1, 2**60), st.integers(0, 2**32 - 1)), unique_by=lambda row: row[0]).map(sorted)
 
 
-def test_ids_are_differences_and_checksums_follow_them() -> None:
+def test_encoded_row_is_id_difference_then_checksum() -> None:
     # 300 = 0xAC 0x02 as a variable-length number, then 4 bytes; then a difference of 1, and 4 bytes
     assert offset_metadata.encode([(300, 0x04030201), (301, 0xFF)]) == "rAIBAgMEAf8AAAA="
 
 
-def test_the_checksum_is_the_crc32_of_the_event_id() -> None:
+def test_checksum_is_crc32_of_the_event_id() -> None:
     assert offset_metadata.checksum("123456789") == 0xCBF43926
 
 
 @given(ROWS)
-def test_what_is_encoded_decodes_to_the_same_rows(rows: list[tuple[int, int]]) -> None:
+def test_encoded_rows_decode_to_the_same_rows(rows: list[tuple[int, int]]) -> None:
     rows = rows[: offset_metadata.room(rows)]
     text = offset_metadata.encode(rows)
     assert len(text) < 4_096
     assert offset_metadata.decode(text) == rows
 
 
-def test_an_offset_has_room_for_hundreds_of_dense_rows_and_for_fewer_sparse_ones() -> None:
+def test_offset_names_more_dense_rows_than_sparse_ones() -> None:
     assert offset_metadata.room([(10**9 + 16 * i, i) for i in range(1_000)]) == 613
     assert offset_metadata.room([(10**9 * (i + 1), i) for i in range(1_000)]) == 341
     assert offset_metadata.room([(1, 1)]) == 1
 
 
 @pytest.mark.parametrize("text", ["rAIB", "rAIBAgM=", "gA==", "not base64!"])
-def test_what_is_cut_off_or_foreign_is_an_error(text: str) -> None:
+def test_truncated_or_foreign_metadata_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"cut off|[Bb]ase64|padding"):
         offset_metadata.decode(text)
 
 
-def test_a_row_whose_id_was_used_again_is_not_the_one_that_was_published() -> None:
+def test_row_with_a_reused_id_does_not_match() -> None:
     published = [(7, offset_metadata.checksum("a")), (8, offset_metadata.checksum("b"))]
-    assert offset_metadata.matching(published, [(7, "a"), (8, "another"), (9, "c")]) == [7]
+    assert offset_metadata.matching_ids(published, [(7, "a"), (8, "another"), (9, "c")]) == [7]

@@ -1,10 +1,10 @@
-"""Outbox rows in one value, written by hand as MySQL makes it."""
+"""Outbox rows packed in one value, written by hand as MySQL builds it."""
 
 import json
 
 import pytest
 
-from relays.outbox_row import unpack
+from relays.outbox import unpack
 
 pytestmark = pytest.mark.unit
 
@@ -20,7 +20,7 @@ ANY = packed(
 )
 
 
-def test_any_byte_may_stand_in_texts_headers_and_payload() -> None:
+def test_texts_headers_and_payload_may_hold_any_byte() -> None:
     [row, again] = unpack(ANY + ANY)
     assert row == again
     assert (row.id, row.lane, row.created_at) == (17, 3, "2026-11-21T01:02:03.000004+00:00")
@@ -32,12 +32,12 @@ def test_any_byte_may_stand_in_texts_headers_and_payload() -> None:
 
 
 @pytest.mark.parametrize("headers", [None, [1], 7])
-def test_headers_that_are_no_object_are_none(headers: object) -> None:
+def test_headers_that_are_not_an_object_are_dropped(headers: object) -> None:
     [row] = unpack(packed(b"", 1, 0, "2026-11-21T00:00:00.000000+00:00", "a", "b", "c", 1, "d", headers))
     assert row.envelope.headers == {}
     assert row.envelope.payload == b""
 
 
-def test_what_mysql_cut_off_is_an_error() -> None:
+def test_truncated_value_is_an_error() -> None:
     with pytest.raises(ValueError, match="outbox row 17 is cut off"):
         list(unpack(ANY + ANY[:-1]))

@@ -1,0 +1,66 @@
+"""Claim rows of the owned lanes, the next batch concurrently with the publishing of the last one.
+
+Invariant 3: rows leave in id order. Rows read before the last batch was published are used only if it was published
+whole, and if no lane arrived since.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+
+from relays import offset_metadata
+from relays.background import Background
+from relays.ports import Lanes, Outbox, OutboxRow
+
+_ROWS_PER_LANE = 500
+_BATCH_BYTES = 32 * 1024 * 1024
+_BACKLOG_ROWS = 500  # a batch of so many rows: claim the next one ahead; with fewer, a later claim finds more rows
+
+
+class Claimer:
+    """Hands out one batch after another; each is published, split or dropped before the next."""
+
+    def __init__(self, outbox: Outbox, lanes: Lanes, background: Background) -> None:
+        self._outbox = outbox
+        self._lanes = lanes
+        self._background = background
+        self._ahead: Future[list[OutboxRow]] | None = None
+        self._halves: list[list[OutboxRow]] = []  # of refused batches; the last is the next
+        self._arrivals = 0  # when the last batch was handed out
+
+    def claim(self, settling: Sequence[OutboxRow]) -> list[OutboxRow]:
+        """Return the next rows of owned lanes in id order; `settling` are published, and may still be in the outbox."""
+        if self._arrivals != self._lanes.arrivals:
+            self.drop()
+        if self._halves:
+            rows = self._halves.pop()
+        else:
+            reading = self._ahead or self._read(settling)
+            self._ahead = None
+            rows = self._background.wait(reading)
+        owned = [row for row in rows if row.lane in self._lanes.owned]
+        self._arrivals = self._lanes.arrivals
+        if len(owned) >= _BACKLOG_ROWS and not self._halves:
+            self._ahead = self._read([*settling, *owned])
+        return owned
+
+    def split(self, rows: Sequence[OutboxRow]) -> None:
+        """Hand out the refused rows again, in halves."""
+        self._drop_ahead()
+        middle = len(rows) // 2
+        self._halves += [list(rows[middle:]), list(rows[:middle])]
+
+    def drop(self) -> None:
+        """Forget all rows that were read and not handed out: a later version must not overtake an earlier one."""
+        self._halves.clear()
+        self._drop_ahead()
+
+    def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            reading, self._ahead = self._ahead, None
+            self._background.wait(reading)
+
+    def _read(self, in_flight: Sequence[OutboxRow]) -> "Future[list[OutboxRow]]":
+        lanes = frozenset(self._lanes.owned)
+        claim = partial(self._outbox.claim_lanes, lanes, in_flight, _ROWS_PER_LANE, _BATCH_BYTES)
+        return self._background.start(lambda: offset_metadata.limit_rows(claim()))
