@@ -50,10 +50,10 @@ class LaneStates:
         self._offsets |= {one.lane: one.offset for one in offsets}
 
     def _arrive(self, lanes: Iterable[int]) -> None:
-        arrived = set(lanes)
-        self.arriving |= arrived
-        self._read -= arrived
-        self.arrivals += 1
+        if arrived := set(lanes):  # a rebalance may assign nothing
+            self.arriving |= arrived
+            self._read -= arrived
+            self.arrivals += 1
 
     def _leave(self, lanes: Iterable[int]) -> None:
         self.owned.difference_update(lanes)

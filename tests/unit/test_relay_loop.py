@@ -1,0 +1,296 @@
+"""The loop of the relay to Kafka, on an outbox and a Kafka in memory, in one thread."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from relays import claim
+from relays.kafka import KafkaRelay
+from relays.ports import OutboxRow, Published, Refused
+from schema.failures import DeadLetter, Retryable
+from schema.retry import Backoff
+from tests.support.inline_executor import InlineExecutor
+from tests.support.memory_kafka import Fault, MemoryBroker
+from tests.support.memory_outbox import MemoryOutbox
+
+pytestmark = pytest.mark.unit
+
+MOST_ROUNDS = 1_000
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+class StopWhen(threading.Event):
+    """Set as soon as a condition holds; waiting takes no time."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+        self._condition = condition
+        self._rounds = 0
+
+    def is_set(self) -> bool:
+        self._rounds += 1
+        assert self._rounds < MOST_ROUNDS
+        return super().is_set() or self._condition()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return self.is_set()
+
+
+@dataclass
+class System:
+    """Relays over one outbox and one broker."""
+
+    outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    batches: list[int] = field(default_factory=list)  # rows per committed transaction
+
+    def relay(self, outbox: MemoryOutbox | None = None) -> KafkaRelay:
+        return KafkaRelay(
+            outbox or self.outbox,
+            self.broker.lanes(),
+            self.broker.publisher(),
+            claiming=InlineExecutor(),
+            settling=InlineExecutor(),
+            backoff=Backoff(uniform=lambda _low, high: high),
+            report=lambda rows: self.batches.append(len(rows)),
+        )
+
+    def relay_until_empty(self, relay: KafkaRelay | None = None) -> None:
+        (relay or self.relay()).run(StopWhen(lambda: not self.outbox.rows))
+
+    def append(self, documents: int, versions: int = 1) -> list[tuple[str, int]]:
+        written = [(f"d{number}", version) for version in range(1, versions + 1) for number in range(documents)]
+        for doc_id, version in written:
+            self.outbox.append(doc_id, version)
+        return written
+
+    def assert_published_once_and_in_order(self, written: Sequence[tuple[str, int]]) -> None:
+        seen = [(envelope.doc_id, envelope.version) for envelope in self.broker.read()]
+        assert sorted(seen) == sorted(written)
+        for doc_id in {doc_id for doc_id, _ in written}:
+            versions = [version for one, version in seen if one == doc_id]
+            assert versions == sorted(versions), doc_id
+
+
+@pytest.fixture
+def system() -> System:
+    return System()
+
+
+def test_claimed_rows_are_published_settled_and_reported(system: System) -> None:
+    written = system.append(20, versions=3)
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order(written)
+    assert system.batches == [60]
+    assert system.outbox.rows == {}
+
+
+def test_backlog_is_claimed_ahead_without_repeats(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "_BACKLOG_ROWS", 16)
+    monkeypatch.setattr(claim, "_ROWS_PER_LANE", 10)
+    written = system.append(30, versions=20)
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order(written)
+    assert len(system.batches) > 3
+
+
+def test_crash_between_commit_and_settle_repeats_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = system.append(20)
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    relay = system.relay()
+    with monkeypatch.context() as patch:
+        patch.setattr(relay, "settle", crash)
+        with pytest.raises(Crash):
+            system.relay_until_empty(relay)
+    assert len(system.outbox.rows) == 20
+    written += [("d0", 2)]
+    system.outbox.append("d0", 2)
+
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order(written)
+
+
+def test_row_with_a_reused_id_is_published_after_a_takeover(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = system.outbox.append("d", 1)
+    relay = system.relay()
+    monkeypatch.setattr(relay, "settle", lambda *_: relay._stop.set())
+    relay.run(threading.Event())
+
+    restored = MemoryOutbox()
+    assert restored.append("d", 2).id == row.id
+    system.outbox = restored
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order([("d", 1), ("d", 2)])
+
+
+def test_fenced_batch_is_dropped_and_claimed_again(system: System, caplog: pytest.LogCaptureFixture) -> None:
+    written = system.append(20)
+    system.broker.before_commit.append(lambda: system.broker.expire("member-1"))
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order(written)
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["batch_fenced"]
+    assert len(system.broker.transactions) == 2
+
+
+def test_twin_that_took_over_publishes_and_the_first_relay_nothing(system: System) -> None:
+    written = system.append(20)
+
+    def stand_still() -> None:
+        system.broker.expire("member-1")
+        system.relay_until_empty()
+
+    system.broker.before_commit.append(stand_still)
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order(written)
+    assert [transaction.state for transaction in system.broker.transactions] == ["aborted", "committed"]
+
+
+def test_twin_that_joins_gets_half_of_the_lanes(system: System) -> None:
+    written = system.append(50)
+    twin = system.broker.lanes()
+    system.broker.before_commit.append(twin.join)
+    relay = system.relay()
+    relay.run(StopWhen(lambda: len(system.outbox.rows) < 50))
+    assert {row.lane for row in system.outbox.rows.values()} & relay._lanes.owned == set()
+    assert system.outbox.rows
+
+    twin.close()
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order(written)
+
+
+def test_refused_events_are_bisected_into_dead_letters(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "_BACKLOG_ROWS", 5)
+    written = system.append(10, versions=4)
+    refused = [("d3", 2), ("d7", 1)]
+    system.broker.refuses = lambda row: (row.envelope.doc_id, row.envelope.version) in refused
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order([one for one in written if one not in refused])
+    assert {(dead.envelope.doc_id, dead.envelope.version) for dead in system.outbox.dead.values()} == set(refused)
+    assert {(dead.stage, dead.reason) for dead in system.outbox.dead.values()} == {
+        ("relay", "event d3-2 is refused"),
+        ("relay", "event d7-1 is refused"),
+    }
+
+
+def test_halves_of_a_refused_batch_are_dropped_when_fenced(system: System) -> None:
+    written = system.append(8)
+    system.broker.refuses = lambda row: row.envelope.doc_id == "d5"
+    system.broker.before_commit += [lambda: None, lambda: system.broker.expire("member-1")]
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order([one for one in written if one != ("d5", 1)])
+
+
+@pytest.mark.parametrize(("fault", "transactions"), [(Fault.COMMITTED, 1), (Fault.ABORTED, 2)])
+def test_unknown_outcome_rereads_the_committed_offsets(system: System, fault: Fault, transactions: int) -> None:
+    written = system.append(20)
+    system.broker.faults.append(fault)
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order(written)
+    assert len(system.broker.transactions) == transactions
+
+
+@pytest.mark.parametrize("state", ["committed", "aborted"])
+def test_open_transaction_delays_the_takeover_until_it_ends(system: System, state: str) -> None:
+    written = system.append(20)
+    system.broker.faults.append(Fault.OPEN)
+    rounds = 0
+
+    def end_at_round_10() -> bool:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 10:
+            assert len(system.broker.transactions) == 1
+            system.broker.end(system.broker.transactions[0], state)
+        return not system.outbox.rows
+
+    system.relay().run(StopWhen(end_at_round_10))
+    system.assert_published_once_and_in_order(written)
+
+
+def test_silent_broker_loses_nothing(system: System) -> None:
+    written = system.append(20)
+    rounds = 0
+
+    def answer_again() -> bool:
+        nonlocal rounds
+        rounds += 1
+        system.broker.silent = rounds < 10
+        return not system.outbox.rows
+
+    system.relay().run(StopWhen(answer_again))
+    system.assert_published_once_and_in_order(written)
+
+
+def test_database_calls_are_retried_with_backoff(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = system.append(20)
+    failures = iter(range(3))
+
+    def settle(ids: Sequence[int], dead: Sequence[tuple[int, DeadLetter]] = ()) -> None:
+        if next(failures, None) is not None:
+            raise Retryable("the database is away")
+        MemoryOutbox.settle(system.outbox, ids, dead)
+
+    monkeypatch.setattr(system.outbox, "settle", settle)
+    stop = StopWhen(lambda: not system.outbox.rows)
+    system.relay().run(stop)
+    system.assert_published_once_and_in_order(written)
+    assert stop.waits == [0.1, 0.2, 0.4]
+
+
+def test_settle_of_one_batch_ends_before_the_next_commits(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    relay = system.relay()
+    for part, name in ((relay._publisher, "send"), (relay._publisher, "commit"), (relay._settler, "finish")):
+        note_calls(monkeypatch, part, name, steps)
+    relay.join(threading.Event())
+    relay.take_over()
+    for version in (1, 2):
+        row = system.outbox.append("d", version)
+        relay.settle([row], relay.publish([row]))
+    assert steps == ["send", "finish", "commit"] * 2
+    relay.close()
+
+
+def note_calls(monkeypatch: pytest.MonkeyPatch, part: object, name: str, steps: list[str]) -> None:
+    real = getattr(part, name)
+
+    def note(*arguments: object) -> object:
+        steps.append(name)
+        return real(*arguments)
+
+    monkeypatch.setattr(part, name, note)
+
+
+def test_membership_is_read_before_rows_are_sent(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    relay = system.relay()
+    note_calls(monkeypatch, relay._lanes, "membership", steps)
+    note_calls(monkeypatch, relay._publisher, "send", steps)
+    system.append(1)
+    system.relay_until_empty(relay)
+    assert steps == ["membership", "send"]
+
+
+def test_outcome_is_returned_and_lanes_advance(system: System) -> None:
+    relay = system.relay()
+    relay.join(threading.Event())
+    relay.take_over()
+    row: OutboxRow = system.outbox.append("d", 1)
+    assert relay.claim() == [row]
+    assert relay.publish([row]) == Published()
+    assert relay._lanes.next_offsets({row.lane: ""})[0].offset == 2
+    system.broker.refuses = lambda _: True
+    assert relay.publish([row]) == Refused("event d-1 is refused", in_doubt=False)
+    assert relay._lanes.owned
+    relay.close()
