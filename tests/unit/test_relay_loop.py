@@ -84,6 +84,13 @@ def system() -> System:
     return System()
 
 
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of at most 160 rows, each claimed ahead."""
+    monkeypatch.setattr(claim, "_BACKLOG_ROWS", 16)
+    monkeypatch.setattr(claim, "_ROWS_PER_LANE", 10)
+
+
 def test_claimed_rows_are_published_settled_and_reported(system: System) -> None:
     written = system.append(20, versions=3)
     system.relay_until_empty()
@@ -92,9 +99,7 @@ def test_claimed_rows_are_published_settled_and_reported(system: System) -> None
     assert system.outbox.rows == {}
 
 
-def test_backlog_is_claimed_ahead_without_repeats(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "_BACKLOG_ROWS", 16)
-    monkeypatch.setattr(claim, "_ROWS_PER_LANE", 10)
+def test_backlog_is_claimed_ahead_without_repeats(system: System, small_batches: None) -> None:
     written = system.append(30, versions=20)
     system.relay_until_empty()
     system.assert_published_once_and_in_order(written)
@@ -169,6 +174,52 @@ def test_twin_that_joins_gets_half_of_the_lanes(system: System) -> None:
     system.assert_published_once_and_in_order(written)
 
 
+def test_rows_claimed_ahead_of_lost_lanes_are_not_sent(
+    system: System, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = system.append(30, versions=20)
+    relay, twin = system.relay(), system.broker.lanes()
+    real = relay._publisher.send
+
+    def send(rows: Sequence[OutboxRow]) -> object:
+        assert {row.lane for row in rows} <= relay._lanes.owned
+        return real(rows)
+
+    def join_after_the_first_batch() -> bool:
+        if system.batches and not twin.member_id:
+            twin.join()
+        return len(system.batches) >= 3
+
+    monkeypatch.setattr(relay._publisher, "send", send)
+    relay.run(StopWhen(join_after_the_first_batch))
+    twin.close()
+    system.relay_until_empty()
+    system.assert_published_once_and_in_order(written)
+
+
+def test_rows_claimed_ahead_are_dropped_when_a_lane_came_back(system: System, small_batches: None) -> None:
+    written = system.append(30, versions=20)
+    relay = system.relay()
+
+    def lose_lanes_and_get_them_back() -> bool:
+        if len(system.batches) == 1:
+            twin = system.relay()
+            twin.join(threading.Event())
+            relay._lanes.poll(0)
+            twin.take_over()
+            rows = twin.claim()
+            assert rows
+            outcome = twin.publish(rows)
+            twin.settle(rows, outcome)
+            twin.report(rows, outcome)
+            twin.close()
+            relay._lanes.poll(0)
+        return not system.outbox.rows
+
+    relay.run(StopWhen(lose_lanes_and_get_them_back))
+    system.assert_published_once_and_in_order(written)
+
+
 def test_refused_events_are_bisected_into_dead_letters(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "_BACKLOG_ROWS", 5)
     written = system.append(10, versions=4)
@@ -218,17 +269,17 @@ def test_open_transaction_delays_the_takeover_until_it_ends(system: System, stat
     system.assert_published_once_and_in_order(written)
 
 
-def test_silent_broker_loses_nothing(system: System) -> None:
-    written = system.append(20)
+def test_silent_broker_neither_loses_nor_reorders_events(system: System, small_batches: None) -> None:
+    written = system.append(30, versions=20)
     rounds = 0
 
-    def answer_again() -> bool:
+    def fall_silent() -> bool:
         nonlocal rounds
         rounds += 1
-        system.broker.silent = rounds < 10
+        system.broker.silent = rounds in {2, 3}  # the first batch is published, the second undone, the third claimed
         return not system.outbox.rows
 
-    system.relay().run(StopWhen(answer_again))
+    system.relay().run(StopWhen(fall_silent))
     system.assert_published_once_and_in_order(written)
 
 
