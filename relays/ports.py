@@ -124,7 +124,7 @@ class Lanes(Protocol):
         """
 
     def doubt(self) -> None:
-        """The outcome of the last transaction is unknown: all owned lanes arrive again."""
+        """The outcome of the last transaction is unknown: all owned lanes arrive again, to re-read their offsets."""
 
     def has_lost(self, lanes: AbstractSet[int]) -> bool:
         """Serve the group for a moment; return whether it took any of these lanes away."""

@@ -1,4 +1,4 @@
-"""Relays as processes: one that stands still or dies inside a transaction, another that takes over."""
+"""Relays as processes: one pauses or dies inside a transaction, and the other takes its lanes over."""
 
 import random
 import sys
@@ -25,12 +25,12 @@ from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
-PROMISED_SECONDS = 20  # in the README: a session, and a transaction that is left open
+PROMISED_SECONDS = 20  # in the README: the session plus the time limit of an open transaction
 SLOW_MACHINE_SECONDS = 15
-TEXT_BYTES = 20_000  # of a document: so a batch takes a while
-DOCUMENTS_A_WRITE = 20
-PAUSE_SECONDS = 0.05  # between two
-SLOW = {  # a relay that takes its time to send events, and may leave its transaction open for longer than a test
+TEXT_BYTES = 20_000  # per document, so that a batch takes a while
+DOCUMENTS_PER_WRITE = 20
+PAUSE_SECONDS = 0.05  # between two writes
+SLOW = {  # a relay that sends slowly, and whose open transaction outlives the test
     "kafka_queue_buffering_max_kbytes": "100",
     "kafka_transaction_timeout_ms": "120000",
 }
@@ -38,7 +38,7 @@ SLOW = {  # a relay that takes its time to send events, and may leave its transa
 
 @pytest.fixture
 def folder(servers: Servers, mysql: Engine, names: Names, tmp_path: Path) -> Folder:
-    """The settings of the relays; their logs are kept here."""
+    """The settings and logs of the relays."""
     return Folder(
         tmp_path,
         database_url=mysql.url.render_as_string(hide_password=False),
@@ -50,17 +50,17 @@ def folder(servers: Servers, mysql: Engine, names: Names, tmp_path: Path) -> Fol
 
 
 class Load:
-    """Documents of some lanes, written again and again until there is enough."""
+    """Writes new versions of documents in some lanes."""
 
     def __init__(self, engine: Engine) -> None:
-        self.written: dict[str, int] = {}  # the newest version, by document
+        self.written: dict[str, int] = {}  # the newest version per document
         self._engine = engine
         self._writer = Writer(MODEL)
 
     def write(self, lanes: set[int]) -> None:
-        """A new version of some documents in these lanes."""
+        """Write a new version of some documents in these lanes."""
         doc_ids = [f"doc-{number}" for number in range(200) if crc32(b"doc-%d" % number) % LANES in lanes]
-        chosen = random.sample(doc_ids, min(len(doc_ids), DOCUMENTS_A_WRITE))
+        chosen = random.sample(doc_ids, min(len(doc_ids), DOCUMENTS_PER_WRITE))
         with self._engine.begin() as connection:
             documents = [document(doc_id, random.randbytes(TEXT_BYTES // 2).hex()) for doc_id in chosen]
             self._writer.upsert_many(connection, documents)
@@ -69,32 +69,32 @@ class Load:
 
     @contextmanager
     def in_lanes(self, lanes: set[int]) -> Iterator[None]:
-        """Writes them as long as the context lasts."""
-        enough = threading.Event()
+        """Write until the context ends."""
+        stop = threading.Event()
 
-        def write_on() -> None:
-            while not enough.wait(PAUSE_SECONDS):
+        def write_until_stopped() -> None:
+            while not stop.wait(PAUSE_SECONDS):
                 self.write(lanes)
 
         with ThreadPoolExecutor(1) as pool:
-            outcome = pool.submit(write_on)
+            outcome = pool.submit(write_until_stopped)
             try:
                 yield
             finally:
-                enough.set()
+                stop.set()
         outcome.result()
 
 
 def pause_in_a_transaction(some: Services, relay: Process, load: Load, *, offsets: bool) -> None:
-    """Stop the relay while a transaction of its own is open that holds, or does not hold yet, the lanes' offsets.
+    """Pause the relay while its transaction is open, after or before it sent the lanes' offsets.
 
-    Only the relay's own lanes get events, so an open transaction is its own.
+    Only the relay's own lanes get events, so no other relay has an open transaction.
     """
 
     def caught() -> bool:
         wait_for(some.in_transaction, "an open transaction")
         relay.pause()
-        # Asked often enough for one to end that the broker is committing already.
+        # Asked many times: a transaction that the broker is already committing ends soon.
         if all(some.in_transaction() for _ in range(20)) and some.offsets_in_transaction() == offsets:
             return True
         relay.go_on()
@@ -105,14 +105,14 @@ def pause_in_a_transaction(some: Services, relay: Process, load: Load, *, offset
 
 
 def two_relays(some: Services, **settings: str) -> tuple[Process, Process]:
-    """Each owns half of the lanes."""
+    """Start two relays; each owns half of the lanes."""
     relays = some.relay(**settings), some.relay(**settings)
     wait_for(lambda: [len(some.owned(relay)) for relay in relays] == [LANES // 2] * 2, "lanes to be shared")
     return relays
 
 
 @pytest.mark.parametrize("offsets", [False, True], ids=["before its offsets", "after its offsets"])
-def test_invariant_5_a_relay_that_stood_still_in_a_transaction_publishes_nothing_more_and_comes_back(
+def test_invariant_5_paused_relay_is_fenced_and_rejoins(
     offsets: bool, folder: Folder, servers: Servers, mysql: Engine, names: Names
 ) -> None:
     load = Load(mysql)
@@ -123,10 +123,10 @@ def test_invariant_5_a_relay_that_stood_still_in_a_transaction_publishes_nothing
 
         kafka.wait_until_empty(mysql)
         assert len(some.owned(other)) == LANES
-        if offsets:  # the other waited for its end; the markers of what it published since may still be on their way
+        if offsets:  # the other waited for this transaction; only its own last one may still be ending
             wait_for(lambda: not some.in_transaction(), "no transaction to be open")
         else:
-            assert some.in_transaction(), "the broker ends it only when its time is over"
+            assert some.in_transaction(), "the broker ends it only after its time limit"
 
         paused.go_on()
         wait_for(lambda: "batch_fenced" in paused.log, "the batch to be refused")
@@ -140,7 +140,7 @@ def test_invariant_5_a_relay_that_stood_still_in_a_transaction_publishes_nothing
     assert published["relay"] == len(seen)
 
 
-def test_a_relay_killed_in_a_transaction_holds_its_lanes_up_no_longer_than_promised(
+def test_killed_relay_delays_its_lanes_no_longer_than_promised(
     folder: Folder, servers: Servers, mysql: Engine, names: Names
 ) -> None:
     load = Load(mysql)
@@ -152,7 +152,7 @@ def test_a_relay_killed_in_a_transaction_holds_its_lanes_up_no_longer_than_promi
         killed.kill()
         began = time.monotonic()
         kafka.wait_until_empty(mysql, timeout_seconds=PROMISED_SECONDS + SLOW_MACHINE_SECONDS)
-        wait_for(lambda: not some.in_transaction(), "what is published to be visible")
+        wait_for(lambda: not some.in_transaction(), "published events to be visible")
         seconds = time.monotonic() - began
         some.finish()
 
@@ -165,7 +165,7 @@ def test_a_relay_killed_in_a_transaction_holds_its_lanes_up_no_longer_than_promi
 def test_invariant_4_lossless_with_relays_as_processes(
     folder: Folder, servers: Servers, mysql: Engine, names: Names
 ) -> None:
-    """A transaction that commits after one with a higher outbox id is published, one that is rolled back is not."""
+    """A transaction that commits after a higher outbox id is published; one that is rolled back is not."""
     late, lost = mysql.connect(), mysql.connect()
     late_transaction, lost_transaction = late.begin(), lost.begin()
     Writer(MODEL).upsert(late, document("late", "one"))
@@ -184,13 +184,13 @@ def test_invariant_4_lossless_with_relays_as_processes(
     kafka.assert_exactly_once_and_in_order(kafka.topic(servers, names.documents_topic), {"early": 1, "late": 1})
 
 
-def test_a_database_restored_from_an_older_backup_loses_nothing_though_ids_are_used_again(
+def test_restored_database_loses_no_events_though_ids_are_reused(
     folder: Folder, servers: Servers, mysql: Engine, names: Names
 ) -> None:
-    """The relay dies between publishing and settling, so Kafka's last offset names ids of other rows."""
+    """The relay dies between commit and settle, so the committed offset names ids that other rows get later."""
     Load(mysql).write({0})
     with services(folder) as some, mysql.begin() as restoring:
-        locked = text("SELECT id FROM outbox FOR UPDATE")  # so the relay cannot settle them
+        locked = text("SELECT id FROM outbox FOR UPDATE")  # keeps the relay from settling them
         ids = restoring.execute(locked).scalars().all()
         relay = some.relay()
 

@@ -1,0 +1,95 @@
+"""The loop of the embedded relay, on an outbox in memory, in one thread."""
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from relays.direct import DirectRelay
+from schema.events.events import Envelope
+from schema.failures import DeadLetter, Retryable
+from schema.retry import Backoff
+from tests.support.inline_executor import InlineExecutor
+from tests.support.memory_outbox import MemoryOutbox
+
+pytestmark = pytest.mark.unit
+
+
+class Sink:
+    """Fails `failures` times, and refuses the documents in `refused`."""
+
+    name = "sink"
+
+    def __init__(self, failures: int = 0, refused: Sequence[str] = ()) -> None:
+        self.applied: list[str] = []
+        self._failures = failures
+        self._refused = refused
+
+    def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]:
+        if self._failures:
+            self._failures -= 1
+            raise Retryable("the sink is away")
+        self.applied += [one.doc_id for one in envelopes if one.doc_id not in self._refused]
+        return [DeadLetter(self.name, one, "refused") for one in envelopes if one.doc_id in self._refused]
+
+
+class Waits(threading.Event):
+    """Waiting takes no time."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set()
+
+
+def run(outbox: MemoryOutbox, sink: Sink, stop: threading.Event, patience_seconds: float | None = None) -> list[object]:
+    """Relay until the outbox is empty; returns what the relay reported."""
+    reported: list[object] = []
+    relay = DirectRelay(
+        outbox,
+        [sink],
+        executor=InlineExecutor(),
+        backoff=Backoff(uniform=lambda _low, high: high),
+        report=reported.append,
+        failing=lambda reason, seconds: reported.append((reason, seconds)),
+    )
+    try:
+        relay.run(stop, until_idle=True, patience_seconds=patience_seconds)
+    finally:
+        relay.close()
+    return reported
+
+
+@pytest.fixture
+def outbox() -> MemoryOutbox:
+    outbox = MemoryOutbox()
+    for doc_id in ("a", "b", "c"):
+        outbox.append(doc_id)
+    return outbox
+
+
+def test_rows_are_applied_settled_and_reported(outbox: MemoryOutbox) -> None:
+    sink = Sink(refused=["b"])
+    assert run(outbox, sink, Waits()) == [3]
+    assert sink.applied == ["a", "c"]
+    assert outbox.rows == {}
+    assert [letter.envelope.doc_id for letter in outbox.dead.values()] == ["b"]
+
+
+def test_failing_sink_is_retried_with_backoff(outbox: MemoryOutbox) -> None:
+    away = "the sink is away"
+    assert run(outbox, Sink(failures=3), Waits()) == [(away, 0.1), (away, 0.2), (away, 0.4), 3]
+
+
+def test_failing_sink_keeps_the_rows_when_patience_ends(outbox: MemoryOutbox) -> None:
+    with pytest.raises(Retryable):
+        run(outbox, Sink(failures=1), Waits(), patience_seconds=0)
+    assert len(outbox.rows) == 3
+
+
+def test_stop_while_a_sink_fails_keeps_the_rows(outbox: MemoryOutbox) -> None:
+    class StopAtFirstWait(Waits):
+        def wait(self, timeout: float | None = None) -> bool:
+            self.set()
+            return True
+
+    assert run(outbox, Sink(failures=9), StopAtFirstWait()) == [("the sink is away", 0.1)]
+    assert len(outbox.rows) == 3
