@@ -92,8 +92,8 @@ class KafkaLanes(LaneStates):
 
     def membership(self) -> object | None:
         metadata: object = self._consumer.consumer_group_metadata()
-        # The broker does not fence the metadata of a member that was expelled, which has no id. The id is asked for
-        # last, so that the member cannot have been expelled before the metadata was read.
+        # A member that was expelled has no id, and the broker would not fence its metadata. The id is asked for last,
+        # so that the member cannot have been expelled before its metadata was read.
         return metadata if self._consumer.memberid() else None
 
     def read_committed(self) -> dict[int, str]:
