@@ -30,9 +30,8 @@ class Work:
     ("attempt", "longest"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 5.0), (6, 5.0), (100_000, 5.0)]
 )
 def test_wait_lies_between_zero_and_a_doubling_bound(attempt: int, longest: float) -> None:
-    backoff = Backoff(first_seconds=0.5, most_seconds=5.0)
-    assert backoff.seconds(attempt, lambda low, _high: low) == 0.0
-    assert backoff.seconds(attempt, lambda _low, high: high) == longest
+    assert Backoff(0.5, 5.0, lambda low, _high: low).seconds(attempt) == 0.0
+    assert Backoff(0.5, 5.0, lambda _low, high: high).seconds(attempt) == longest
 
 
 def test_result_is_returned_after_transient_errors() -> None:
