@@ -38,7 +38,7 @@ from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, set_mod
 assert milvus_lite.adapter.grpc.server  # loaded here, not after the fork
 
 DIED = 137
-SMALL_BATCHES = [patch.object(direct, "_BATCH_ROWS", 3), patch.object(milvus_sink, "_ROWS_A_REQUEST", 1)]
+SMALL_BATCHES = [patch.object(direct, "_BATCH_ROWS", 3), patch.object(milvus_sink, "_ROWS_PER_REQUEST", 1)]
 LARGE = b"large file " * 6_000  # 66,000 bytes: staged
 
 EXPECTED: dict[str, tuple[set[str], str, str, bytes]] = {  # words, tag, name of the file, its bytes

@@ -81,14 +81,14 @@ def indexes(client: MilvusClient) -> dict[str, dict[str, Any]]:
 @contextmanager
 def requests() -> Iterator[list[tuple[int, int]]]:
     """(rows, bytes on the wire) of every upsert that is sent to Milvus meanwhile."""
-    real, seen = milvus_upsert.packed, []
+    real, seen = milvus_upsert.pack, []
 
-    def prepare(rows: Any) -> Any:
-        request = real(rows)
+    def prepare(alias: str, rows: Any) -> Any:
+        request = real(alias, rows)
         seen.append((request.num_rows, request.ByteSize()))
         return request
 
-    with patch.object(milvus_upsert, "packed", prepare):
+    with patch.object(milvus_upsert, "pack", prepare):
         yield seen
 
 

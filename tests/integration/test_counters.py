@@ -8,7 +8,6 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from consumers.applier import Applier
 from producer import Document, Writer
 from relays.kafka import KafkaRelay
 from relays.outbox_row import OutboxRow
@@ -16,7 +15,7 @@ from schema.database.connection import connect
 from schema.kafka.names import Names
 from tests.contracts.milvus_collection import requests
 from tests.support import kafka, written
-from tests.support.pipeline import MODEL, Pipeline, chunk, document
+from tests.support.pipeline import MODEL, Pipeline, applier, chunk, document
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.integration
@@ -89,7 +88,7 @@ def test_a_batch_is_applied_and_marked_with_as_many_statements_whatever_its_size
         requests() as upserts,
         patch.object(pipeline.milvus, "delete") as delete,
     ):
-        assert Applier(pipeline.engine, pipeline.milvus_sink).apply(events) == []
+        assert applier(pipeline.engine, pipeline.milvus_sink).apply(events) == []
     assert len(sent) == STATEMENTS_A_BATCH
     assert [rows for rows, _ in upserts] == [2 * documents]
     delete.assert_not_called()

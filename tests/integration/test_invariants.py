@@ -14,18 +14,19 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from consumers.applier import Applier
+from consumers.marking import Marking
 from consumers.milvus import sink as milvus_module
 from consumers.milvus import upsert as milvus_upsert
 from consumers.milvus.sink import MilvusSink
 from schema import limits
 from schema.failures import Retryable
 from schema.sinks import MILVUS, MINIO
-from tests.support.pipeline import DIMENSION, Pipeline, document, vector
+from tests.support.pipeline import DIMENSION, Pipeline, applier, document, vector
 
 pytestmark = pytest.mark.integration
 
 
-def applier(pipeline: Pipeline, sink: str) -> Applier:
+def applier_of(pipeline: Pipeline, sink: str) -> Applier:
     return next(applier for applier in pipeline.appliers() if applier.name == sink)
 
 
@@ -69,15 +70,15 @@ def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) 
         return real(*args, **kwargs)
 
     with (
-        patch.object(milvus_module, "_ROWS_A_REQUEST", 1),
+        patch.object(milvus_module, "_ROWS_PER_REQUEST", 1),
         patch.object(milvus_upsert, "upsert", fails_at_the_third_row),
         pytest.raises(Retryable, match="the power went out"),
     ):
-        applier(pipeline, MILVUS).apply(pipeline.pending())
+        applier_of(pipeline, MILVUS).apply(pipeline.pending())
     assert len(pipeline.milvus_rows()) == 2  # yet nothing is marked: Milvus did not acknowledge the document
     assert synced(pipeline) == {"one": False, "two": False, "three": False}
     assert applied(pipeline, MILVUS) == (0, "pending")
-    assert applier(pipeline, MINIO).apply(pipeline.pending()) == []
+    assert applier_of(pipeline, MINIO).apply(pipeline.pending()) == []
     assert statuses(pipeline) == {"pending"}
     pipeline.run()
     pipeline.assert_in_step()
@@ -91,7 +92,7 @@ def test_invariant_8_honest_marks_when_milvus_cannot_be_reached(pipeline: Pipeli
     server_manager_instance.release_server(folder)  # nobody listens any more
     pipeline.upsert(document("a", "one"))
     with patch.object(milvus_module, "TIMEOUT_SECONDS", 0.2), pytest.raises(Retryable, match=r"^Milvus: "):
-        Applier(pipeline.engine, sink).apply(pipeline.pending())
+        applier(pipeline.engine, sink).apply(pipeline.pending())
     client.close()
     assert synced(pipeline) == {"one": False}
     assert applied(pipeline, MILVUS) == (0, "pending")
@@ -103,10 +104,10 @@ def test_invariant_8_honest_marks_completed_only_when_both_sinks_hold_it(pipelin
     pipeline.upsert(document("a", "one", file=b"x"))
     second = MINIO if first == MILVUS else MILVUS
     for version in (1, 2):
-        applier(pipeline, first).apply(pipeline.pending())
+        applier_of(pipeline, first).apply(pipeline.pending())
         assert statuses(pipeline) == {"pending"}
         assert (applied(pipeline, first), applied(pipeline, second)[1]) == ((version, "applied"), "pending")
-        applier(pipeline, second).apply(pipeline.pending())
+        applier_of(pipeline, second).apply(pipeline.pending())
         assert statuses(pipeline) == {"completed"}
         pipeline.upsert(document("a", "one", "two", file=b"x"))
 
@@ -114,13 +115,13 @@ def test_invariant_8_honest_marks_completed_only_when_both_sinks_hold_it(pipelin
 def test_invariant_8_honest_marks_of_two_sinks_at_once(pipeline: Pipeline) -> None:
     pipeline.upsert(*(document(f"doc-{number}", "one") for number in range(40)))
     events = pipeline.pending()
-    meet, mark = threading.Barrier(2, timeout=10), Applier._mark
+    meet, mark = threading.Barrier(2, timeout=10), Marking._mark
 
     def mark_together(*args: Any) -> Any:
         meet.wait()
         return mark(*args)
 
-    with patch.object(Applier, "_mark", mark_together), ThreadPoolExecutor(2) as pool:
+    with patch.object(Marking, "_mark", mark_together), ThreadPoolExecutor(2) as pool:
         for start in range(0, 40, 4):
             batch = events[start : start + 4]
             assert list(pool.map(lambda one, batch=batch: one.apply(batch), pipeline.appliers())) == [[], []]
@@ -134,10 +135,10 @@ def test_invariant_8_honest_marks_not_of_a_chunk_that_came_back_meanwhile(pipeli
 
     pipeline.upsert(document("a", "one"))
     with meanwhile(milvus_upsert, "upsert", rewrite):
-        applier(pipeline, MILVUS).apply(pipeline.pending())
+        applier_of(pipeline, MILVUS).apply(pipeline.pending())
     assert synced(pipeline) == {"one": False, "two": False}  # another event carries them
     assert applied(pipeline, MILVUS) == (1, "pending")
-    applier(pipeline, MINIO).apply(pipeline.pending())
+    applier_of(pipeline, MINIO).apply(pipeline.pending())
     assert statuses(pipeline) == {"pending"}
     pipeline.run()
     pipeline.assert_in_step()
@@ -150,7 +151,7 @@ def test_invariant_8_honest_marks_not_back_to_an_older_version(pipeline: Pipelin
 
     pipeline.upsert(document("a", "one"))
     with meanwhile(milvus_upsert, "upsert", overtake):
-        applier(pipeline, MILVUS).apply(pipeline.pending())
+        applier_of(pipeline, MILVUS).apply(pipeline.pending())
     assert applied(pipeline, MILVUS) == (2, "failed")  # it cannot know which of the two wrote last
     pipeline.upsert(document("a", "two"))
     pipeline.run()
@@ -166,7 +167,7 @@ def test_invariant_8_honest_marks_not_of_a_tombstone_that_came_again_meanwhile(p
     pipeline.run()
     pipeline.upsert(document("a", "two"))
     with meanwhile(pipeline.milvus, "delete", rewrite):
-        applier(pipeline, MILVUS).apply(pipeline.pending())
+        applier_of(pipeline, MILVUS).apply(pipeline.pending())
     assert [row.removed_in_version for row in pipeline.sql("SELECT * FROM chunk_tombstones")] == [4]
     pipeline.run()
     pipeline.assert_in_step()
@@ -181,7 +182,7 @@ def test_invariant_8_honest_marks_not_of_a_file_removed_again_meanwhile(pipeline
     pipeline.run()
     pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))
     with meanwhile(pipeline.store, "remove", rewrite):
-        applier(pipeline, MINIO).apply(pipeline.pending())
+        applier_of(pipeline, MINIO).apply(pipeline.pending())
     removed = pipeline.sql("SELECT * FROM document_files WHERE removed_in_version IS NOT NULL")
     assert [(row.object_key.split("/")[1], row.removed_in_version) for row in removed] == [("text", 4)]
     pipeline.run()
@@ -201,9 +202,9 @@ def test_invariant_9_no_ghosts_of_a_deleted_document(pipeline: Pipeline) -> None
 
     assert tombstones() == ("deleting", 2, 1)
     deletion = pipeline.pending()
-    assert applier(pipeline, MILVUS).apply(deletion) == []
+    assert applier_of(pipeline, MILVUS).apply(deletion) == []
     assert tombstones() == ("deleting", 0, 1)
-    assert applier(pipeline, MINIO).apply(deletion) == []
+    assert applier_of(pipeline, MINIO).apply(deletion) == []
     assert tombstones() == ("completed", 0, 0)
     for one in pipeline.appliers():
         for event in older:
@@ -268,12 +269,12 @@ def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_docu
         pipeline.upsert(document("a", *(f"new {number}" for number in range(5))))
     assert len(pipeline.pending()) == (1 if event_bytes == limits.EVENT_BYTES else 6)
     with (
-        patch.object(milvus_module, "_ROWS_A_REQUEST", 2),
+        patch.object(milvus_module, "_ROWS_PER_REQUEST", 2),
         patch.object(milvus_upsert, "upsert", watched(milvus_upsert, "upsert")),
         patch.object(pipeline.milvus, "delete", watched(pipeline.milvus, "delete")),
     ):
         for event in pipeline.pending():
-            applier(pipeline, MILVUS).apply([event])
+            applier_of(pipeline, MILVUS).apply([event])
     assert calls == sorted(calls, reverse=True)  # every upsert, then every delete
     assert set(calls) == {"upsert", "delete"}
     pipeline.run()

@@ -4,7 +4,8 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +21,7 @@ from relays.direct import DirectRelay
 from schema import limits
 from schema.events.events import DocumentUpserted, decode, encode
 from schema.failures import Retryable
+from schema.retry import Backoff
 from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import Pipeline, document
 
@@ -54,6 +56,14 @@ def with_file(**fields: Any) -> Callable[[DocumentUpserted], DocumentUpserted]:
         return msgspec.structs.replace(event, files=[msgspec.structs.replace(event.files[0], **fields)])
 
     return change
+
+
+@contextmanager
+def waits_of(short: Backoff) -> Iterator[None]:
+    """Every loop waits as `short` says between two attempts."""
+    seconds = Backoff.seconds
+    with patch.object(Backoff, "seconds", lambda _, attempt, *random: seconds(short, attempt, *random)):
+        yield
 
 
 def forget_dead_letters(pipeline: Pipeline) -> None:
@@ -196,7 +206,7 @@ def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline)
         return real(*args, **kwargs)
 
     relay = DirectRelay(pipeline.engine, pipeline.appliers(), failing=lambda *what: told.append(what))
-    with patch.object(milvus_upsert, "upsert", upsert), patch.object(direct, "_BACKOFF_SECONDS", (0.01, 0.05)):
+    with patch.object(milvus_upsert, "upsert", upsert), waits_of(Backoff(0.01, 0.05)):
         relay.run(threading.Event(), until_idle=True)
     relay.close()
     assert [reason for reason, _ in told] == ["Milvus: rate limit exceeded"] * 4
@@ -209,7 +219,7 @@ def test_invariant_11_nothing_swallowed_when_patience_ends(pipeline: Pipeline) -
     pipeline.upsert(document("a", "one"))
     relay = DirectRelay(pipeline.engine, pipeline.appliers())
     down = patch.object(pipeline.store, "put", side_effect=OSError(28, "No space left on device"))
-    with down, patch.object(direct, "_BACKOFF_SECONDS", (0.01, 0.02)), pytest.raises(Retryable, match="No space left"):
+    with down, waits_of(Backoff(0.01, 0.02)), pytest.raises(Retryable, match="No space left"):
         relay.run(threading.Event(), until_idle=True, patience_seconds=0.1)
     relay.close()
     stop, began = threading.Event(), time.monotonic()
@@ -243,7 +253,7 @@ def test_invariant_11_nothing_swallowed_of_the_database_s_own_failures(pipeline:
     milvus, _ = pipeline.appliers()
     for text, error in (("database is locked", Retryable), ("disk I/O error", OperationalError)):
         failure = OperationalError("SELECT", {}, sqlite3.OperationalError(text))
-        with patch("consumers.marks.lock", side_effect=failure), pytest.raises(error, match=text):
+        with patch("consumers.marks.lock_documents", side_effect=failure), pytest.raises(error, match=text):
             milvus.apply(pipeline.pending())
     pipeline.run()
     pipeline.assert_in_step()

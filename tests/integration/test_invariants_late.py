@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import pytest
-from sqlalchemy import Connection
 
-from consumers.applier import Applier
 from consumers.sink import Change, Sink
 from producer import DocumentFile
 from schema.failures import Retryable
 from schema.limits import INLINE_FILE_BYTES
-from tests.support.pipeline import Pipeline, document
+from tests.support.pipeline import Pipeline, applier, document
 
 pytestmark = pytest.mark.integration
 
@@ -27,18 +25,12 @@ class Halting:
     def __init__(self, sink: Sink, before: Step = nothing, after: Step = nothing) -> None:
         self.name = sink.name
         self._sink, self._before, self._after = sink, before, after
-        self.ensure, self.settle, self.close = sink.ensure, sink.settle, sink.close
+        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self._before()
         self._sink.apply(changes)
         self._after()
-
-    def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
-        self._sink.mark(connection, changes)
-
-    def harm(self, connection: Connection, change: Change) -> str | None:
-        return self._sink.harm(connection, change)
 
 
 def states(pipeline: Pipeline) -> dict[str, tuple[int, str, str]]:
@@ -55,7 +47,7 @@ def late(pipeline: Pipeline, sink: Sink, meanwhile: Step) -> None:
         pipeline.run()
         pipeline.assert_in_step()
 
-    Applier(pipeline.engine, Halting(sink, before=others)).apply(events)
+    applier(pipeline.engine, Halting(sink, before=others)).apply(events)
 
 
 def test_invariant_9_rows_that_a_late_consumer_brings_back_are_told_and_leave_with_the_next_write(
@@ -67,7 +59,7 @@ def test_invariant_9_rows_that_a_late_consumer_brings_back_are_told_and_leave_wi
     assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["one", "two"]
     version, state, reason = states(pipeline)["milvus"]
     assert (version, state) == (2, "failed")
-    assert reason.startswith("a consumer that had lost the document applied its version 1 late and changed 2 items")
+    assert reason.startswith("a consumer that had lost its partitions applied version 1 late and damaged 2 items")
     assert pipeline.sql("SELECT status FROM documents") == [("failed",)]
 
     pipeline.upsert(document("a", "one"))
@@ -136,8 +128,8 @@ def test_invariant_6_an_older_version_applied_in_the_middle_of_a_newer_one_makes
     older = pipeline.pending()
     pipeline.upsert(document("a", "two", "three", business_tag="new", file=b"second"))
     newer = pipeline.pending()[-1:]
-    stopped = Applier(pipeline.engine, Halting(real, after=lambda: Applier(pipeline.engine, real).apply(older)))
-    with pytest.raises(Retryable, match="another consumer applied document 'a' meanwhile"):
+    stopped = applier(pipeline.engine, Halting(real, after=lambda: applier(pipeline.engine, real).apply(older)))
+    with pytest.raises(Retryable, match="another consumer applied document 'a' concurrently"):
         stopped.apply(newer)
 
     pipeline.run()
@@ -154,9 +146,9 @@ def test_invariant_6_a_newer_file_survives_that_an_older_version_comes_again_alo
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        Applier(pipeline.engine, Halting(pipeline.minio_sink, after=die)).apply(pipeline.pending())
+        applier(pipeline.engine, Halting(pipeline.minio_sink, after=die)).apply(pipeline.pending())
     for event in pipeline.pending():
-        assert Applier(pipeline.engine, pipeline.minio_sink).apply([event]) == []
+        assert applier(pipeline.engine, pipeline.minio_sink).apply([event]) == []
 
     pipeline.run()
     pipeline.assert_in_step()

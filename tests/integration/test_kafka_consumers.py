@@ -48,8 +48,7 @@ class Counting:
     def __init__(self, sink: MilvusSink) -> None:
         self._sink = sink
         self.applied: Counter[tuple[str, int]] = Counter()
-        self.ensure, self.close = sink.ensure, sink.close
-        self.mark, self.harm, self.settle = sink.mark, sink.harm, sink.settle
+        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self.applied.update((change.doc_id, change.version) for change in changes)
@@ -121,8 +120,7 @@ class Failing:
         self._sink = sink
         self.closed = threading.Event()
         self.refusals = 0
-        self.ensure, self.close = sink.ensure, sink.close
-        self.mark, self.harm, self.settle = sink.mark, sink.harm, sink.settle
+        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         if self.closed.is_set():

@@ -17,9 +17,9 @@ from pymilvus.exceptions import MilvusException
 from sqlalchemy import Engine
 
 from consumers.milvus import sink as milvus_sink
-from consumers.milvus.errors import translated
+from consumers.milvus.errors import translate
 from consumers.milvus.sink import MilvusSink
-from operations.milvus_lite.restarting_sink import MilvusAgain
+from operations.milvus_lite.restarting_sink import RestartingMilvusSink
 from operations.settings import Settings
 from operations.wiring import System
 from schema.events.events import ChunkLabels
@@ -111,7 +111,7 @@ def test_the_server_s_own_refusal_of_a_long_value_is_permanent(client: MilvusCli
     row = {**rows(client)["one"], "modal_type": "m" * 17}
     with pytest.raises(MilvusException) as refused:
         client.upsert("rag_vectors", [row])
-    answer = translated(refused.value)
+    answer = translate(refused.value)
     assert isinstance(answer, Permanent)
     assert str(answer).startswith("Milvus: the length (17) of 0th string exceeds max length (16)")
 
@@ -124,7 +124,7 @@ def test_a_collection_of_another_dimension_that_took_the_alias_is_retryable(
     row = {**rows(client)["one"], "vector": np.ones(15, "<f4")}
     with pytest.raises(MilvusException) as refused:
         client.upsert("rag_vectors", [row])
-    answer = translated(refused.value)
+    answer = translate(refused.value)
     assert isinstance(answer, Retryable)
     assert "should divide the dim(8)" in str(answer)
 
@@ -136,7 +136,7 @@ def test_a_server_that_is_away_when_the_sink_is_opened_is_retryable(engine: Engi
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # but nobody listens: refused
         settings = Settings(milvus_uri=f"http://127.0.0.1:{unused.getsockname()[1]}", vector_dimension=8)
-        sink = MilvusAgain(System(settings, engine))
+        sink = RestartingMilvusSink(System(settings, engine))
         for _ in range(2):
             with pytest.raises(Retryable, match=r"^Milvus: Fail connecting to server"):
                 sink.apply(upserted(1, [chunk("one")]))

@@ -219,13 +219,13 @@ def test_a_staged_file_moves_to_its_key_with_its_metadata(
     change = upserted(staged())
     sink.apply([change])
     assert list(store.keys("")) == [RAW, STAGED], "another attempt may need it"
-    sink.settle(change.events)
+    sink.clean_up(change.events)
     assert list(store.keys("")) == [RAW]
     assert store.read(RAW) == b"hello"
     assert store.sha256(RAW) == HELLO_SHA256
     assert client.stat_object(bucket, RAW).content_type == "application/pdf"  # as the event says
     sink.apply([change])  # the batch comes again
-    sink.settle(change.events)
+    sink.clean_up(change.events)
     assert list(store.keys("")) == [RAW]
 
 
@@ -235,7 +235,7 @@ def test_a_large_staged_file_does_not_pass_through_the_process(store: S3Store, s
     try:
         change = upserted(staged("5" * 64))
         sink.apply([change])
-        sink.settle(change.events)
+        sink.clean_up(change.events)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

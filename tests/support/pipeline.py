@@ -12,8 +12,12 @@ from pymilvus import MilvusClient
 from sqlalchemy import Connection, Engine, select, text
 
 from consumers.applier import Applier
+from consumers.marks import SinkMarks
+from consumers.milvus.marks import MilvusMarks
 from consumers.milvus.sink import MilvusSink
+from consumers.minio.marks import MinioMarks
 from consumers.minio.sink import MinioSink
+from consumers.sink import Sink
 from producer import Chunk, Document, DocumentFile, Writer
 from relays.direct import DirectRelay
 from schema.database.connection import reading
@@ -21,9 +25,11 @@ from schema.database.outbox_rows import envelope_of
 from schema.database.tables import outbox
 from schema.events.events import Envelope
 from schema.object_store.directory import DirectoryStore
+from schema.sinks import MILVUS, MINIO
 
 MODEL = "test-model"
 DIMENSION = 8
+MARKS: dict[str, SinkMarks] = {MILVUS: MilvusMarks(), MINIO: MinioMarks()}
 
 
 def vector(content: str) -> list[float]:
@@ -44,6 +50,10 @@ def document(doc_id: str, *contents: str, **fields: Any) -> Document:
     return Document(doc_id=doc_id, chunks=[chunk(content) for content in contents], file=file, **values)
 
 
+def applier(engine: Engine, sink: Sink) -> Applier:
+    return Applier(engine, sink, MARKS[sink.name])
+
+
 @dataclass
 class Pipeline:
     engine: Engine
@@ -54,7 +64,7 @@ class Pipeline:
     minio_sink: MinioSink
 
     def appliers(self) -> list[Applier]:
-        return [Applier(self.engine, self.milvus_sink), Applier(self.engine, self.minio_sink)]
+        return [applier(self.engine, sink) for sink in (self.milvus_sink, self.minio_sink)]
 
     def upsert(self, *documents: Document) -> None:
         with self.engine.begin() as connection:
