@@ -48,9 +48,15 @@ class KafkaDeadLetters:
 
     def _produce(self, producer: Producer, message: Message, letter: DeadLetter) -> None:
         _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
-        why = [
-            ("dead_letter_stage", letter.stage),
-            ("dead_letter_reason", letter.reason),
-            ("dead_letter_origin", message.origin),
-        ]
-        producer.produce(self._topic, key=message.key, value=message.value, headers=[*message.headers, *why])
+        headers = headers_of(message, letter)
+        producer.produce(self._topic, key=message.key, value=message.value, headers=headers)
+
+
+def headers_of(message: Message, letter: DeadLetter) -> list[tuple[str, str | bytes | None]]:
+    """The message's headers, then why and where it was refused, and where it stood in its topic."""
+    return [
+        *message.headers,
+        ("dead_letter_stage", letter.stage),
+        ("dead_letter_reason", letter.reason),
+        ("dead_letter_origin", message.origin),
+    ]
