@@ -88,6 +88,6 @@ def test_every_store_may_stop_and_come_back(system: System, data: Path) -> None:
 
         some.finish()
 
-    system.stores.assert_in_step(living, dict.fromkeys(living, 1))
+    system.stores.assert_holds(living, dict.fromkeys(living, 1))
     published = kafka.topic(system.servers, some.names.documents_topic)
     kafka.assert_exactly_once_and_in_order(published, dict.fromkeys(living, 1))

@@ -99,7 +99,7 @@ def test_processes_that_leave_under_load_do_nothing_twice_and_lose_nothing(syste
         f"{sum(load.versions.values()) / (ended - began):.0f} versions a second, "
         f"in step {ended - written:.1f} seconds after the last write\n"
     )
-    system.stores.assert_in_step(load.living, load.versions)
+    system.stores.assert_holds(load.living, load.versions)
     published = kafka.topic(system.servers, some.names.documents_topic)
     kafka.assert_exactly_once_and_in_order(published, load.versions)
     assert done == dict.fromkeys(KINDS, len(published)), "nobody did anything twice"
@@ -137,7 +137,7 @@ def test_2000_documents_from_four_writers_reach_every_store_while_processes_are_
         sys.stdout.write(f"{kills} kills; in step {time.monotonic() - began:.1f} seconds after the last\n")
         some.finish()
 
-    system.stores.assert_in_step(load.living, load.versions)
+    system.stores.assert_holds(load.living, load.versions)
     kafka.assert_exactly_once_and_in_order(kafka.topic(system.servers, some.names.documents_topic), load.versions)
 
 
