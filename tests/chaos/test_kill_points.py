@@ -97,7 +97,7 @@ def templates(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_process_that_dies_leaves_nothing_lost_doubled_or_left_over(
+def test_killed_process_leaves_nothing_lost_doubled_or_left_over(
     runs: Runs, templates: dict[str, Path], tmp_path: Path, step: str, when: str
 ) -> None:
     data = shutil.copytree(templates["settled"], tmp_path / "data")
@@ -109,7 +109,7 @@ def test_a_process_that_dies_leaves_nothing_lost_doubled_or_left_over(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("step", "hit"), FIRST_STEPS)
-def test_a_process_that_dies_in_its_first_start_is_no_obstacle_to_the_next(
+def test_process_killed_during_first_start_can_start_again(
     runs: Runs, templates: dict[str, Path], tmp_path: Path, step: str, when: str, hit: int
 ) -> None:
     data = shutil.copytree(templates["fresh"], tmp_path / "data")
@@ -119,7 +119,7 @@ def test_a_process_that_dies_in_its_first_start_is_no_obstacle_to_the_next(
 
 
 @pytest.mark.parametrize("template", ["settled", "fresh"])
-def test_a_process_that_nobody_kills_comes_to_the_same_end(
+def test_process_without_kills_reaches_the_same_state(
     runs: Runs, templates: dict[str, Path], tmp_path: Path, template: str
 ) -> None:
     data = shutil.copytree(templates[template], tmp_path / "data")
@@ -127,7 +127,7 @@ def test_a_process_that_nobody_kills_comes_to_the_same_end(
     assert runs(data) == 0  # and finds nothing to do
 
 
-def test_the_program_dies_from_its_command_line_too(templates: dict[str, Path], tmp_path: Path) -> None:
+def test_command_line_kills_at_the_given_point(templates: dict[str, Path], tmp_path: Path) -> None:
     data = shutil.copytree(templates["settled"], tmp_path / "data")
     command = [sys.executable, "-m", "tests.chaos.dying_run", "--data", str(data)]
     point = ["--point", "relays.direct.DirectRelay.settle:after", "--hit", "2"]

@@ -64,7 +64,7 @@ def wait_until_in_step(system: System, some: Services) -> None:
     wait_for(in_step, "every document to be completed", timeout_seconds=PATIENCE_SECONDS)
 
 
-def test_every_store_may_stop_and_come_back(system: System, data: Path) -> None:
+def test_every_store_may_stop_and_start_again(system: System, data: Path) -> None:
     living: dict[str, Written] = {}
     with services(system.folder) as some:
         some.relay()

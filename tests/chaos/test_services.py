@@ -83,7 +83,7 @@ def wait_until_in_step(system: System) -> None:
     wait_for(lambda: system.stores.pending() == 0, "every document to be completed", timeout_seconds=180)
 
 
-def test_processes_that_leave_under_load_do_nothing_twice_and_lose_nothing(system: System) -> None:
+def test_processes_that_leave_under_load_repeat_and_lose_nothing(system: System) -> None:
     load = Load(system, 400)
     with services(system.folder) as some:
         start_all(some, kafka_session_timeout_ms=str(int(2_000 * AT_ONCE_SECONDS)))
@@ -121,7 +121,7 @@ def leave(system: System, some: Services, kind: str) -> None:
     )
 
 
-def test_2000_documents_from_four_writers_reach_every_store_while_processes_are_killed(system: System) -> None:
+def test_killed_processes_lose_none_of_2000_documents(system: System) -> None:
     sys.stdout.write(f"RAG_OUTBOX_TEST_SEED={SEED}\n")
     chance = random.Random(SEED)
     load = Load(system, 2_000)

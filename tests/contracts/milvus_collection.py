@@ -136,7 +136,7 @@ class MilvusCollectionContract:
 
     # The collection
 
-    def test_the_collection_is_made_behind_its_alias_and_once(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_collection_is_created_once_behind_its_alias(self, client: MilvusClient, sink: MilvusSink) -> None:
         self.assert_collection_is_whole(client)
         [made] = client.list_collections()
         sink.apply(upserted(chunks=[chunk("one")]))
@@ -144,7 +144,7 @@ class MilvusCollectionContract:
         assert client.list_collections() == [made]
         assert rows(client, "chunk_id").keys() == {"one"}
 
-    def test_a_kill_at_any_step_of_making_it_is_made_up_for(self, client: MilvusClient) -> None:
+    def test_creation_continues_after_a_kill_at_any_step(self, client: MilvusClient) -> None:
         for step in itertools.count():
             try:
                 MilvusSink(DyingClient(client, step), 8).ensure()
@@ -160,7 +160,7 @@ class MilvusCollectionContract:
                 client.drop_collection(name)
         assert step >= 9  # a probe with its index, the collection, four indexes, the alias, loading
 
-    def test_many_make_it_at_once(self, clients: Callable[[], MilvusClient]) -> None:
+    def test_concurrent_processes_create_one_collection(self, clients: Callable[[], MilvusClient]) -> None:
         made = [clients() for _ in range(6)]
         start = threading.Barrier(len(made))
 
@@ -173,7 +173,7 @@ class MilvusCollectionContract:
         self.assert_collection_is_whole(made[0])
         assert len(made[0].list_collections()) == 1
 
-    def test_a_collection_of_another_dimension_is_permanent(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_collection_of_another_dimension_is_permanent(self, client: MilvusClient, sink: MilvusSink) -> None:
         with pytest.raises(Permanent, match="the Milvus collection has 8 dimensions, the system 16"):
             MilvusSink(client, 16).ensure()
 
@@ -192,7 +192,7 @@ class MilvusCollectionContract:
 
     # Failures
 
-    def test_a_released_collection_is_loaded_again(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_released_collection_is_loaded_again(self, client: MilvusClient, sink: MilvusSink) -> None:
         sink.apply(upserted(1, [chunk("one")]))
         client.release_collection("rag_vectors")
         relabel = upserted(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new")
@@ -201,7 +201,7 @@ class MilvusCollectionContract:
         wait_for(lambda: healed(sink, relabel), "the sink to heal")
         assert rows(client, "business_tag")["one"]["business_tag"] == "new"
 
-    def test_a_collection_that_is_gone_is_retryable(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_missing_collection_is_retryable(self, client: MilvusClient, sink: MilvusSink) -> None:
         client.drop_alias("rag_vectors")
         with pytest.raises(Retryable, match=r"^Milvus: [^<]*collection"):
             sink.apply(upserted(1, [chunk("one")]))

@@ -52,7 +52,7 @@ class MilvusRowsContract:
     def sink(self, client: MilvusClient) -> MilvusSink:
         return MilvusSink(client, 8)
 
-    def test_rows_are_written_as_the_event_says(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_row_has_the_values_of_the_event(self, client: MilvusClient, sink: MilvusSink) -> None:
         one = chunk("one", "text", struct.pack("<8f", *range(1, 9)), modal_type="image", vector_level="row")
         sink.apply(upserted(7, [one], business_tag="hr", oss_key="raw-files/a.pdf"))
         row = rows(client)["one"]
@@ -71,7 +71,7 @@ class MilvusRowsContract:
             "content": "text",
         }
 
-    def test_applied_again_and_replaced_a_row_stands_once(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_repeated_and_replaced_rows_exist_once(self, client: MilvusClient, sink: MilvusSink) -> None:
         for _ in range(3):
             sink.apply(upserted(1, [chunk("one"), chunk("two")]))
         assert rows(client, "chunk_id").keys() == {"one", "two"}
@@ -80,9 +80,7 @@ class MilvusRowsContract:
         assert (found["one"]["content"], found["one"]["doc_version"], found["one"]["vector"]) == ("new", 2, [2.0] * 8)
         assert (found["two"]["content"], found["two"]["doc_version"]) == ("text", 1)
 
-    def test_tombstones_remove_rows_and_the_same_event_s_chunks_stay(
-        self, client: MilvusClient, sink: MilvusSink
-    ) -> None:
+    def test_tombstones_remove_rows_but_not_chunks_of_their_event(self, client: MilvusClient, sink: MilvusSink) -> None:
         sink.apply(upserted(1, [chunk("one"), chunk("two"), chunk("three")]))
         sink.apply(upserted(2, [chunk("two", "again")], tombstones=["one", "two", "never there"]))
         assert {key: row["content"] for key, row in rows(client, "content").items()} == {
@@ -94,7 +92,7 @@ class MilvusRowsContract:
             assert rows(client) == {}
         sink.apply(deleted(4, []))
 
-    def test_ids_with_quotes_are_ids_and_nothing_else(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_quotes_in_ids_do_not_change_the_filter(self, client: MilvusClient, sink: MilvusSink) -> None:
         ids = ["a'b", 'a"b', "a\\b", "a\\", "a\nb\r\t", "😀\"'\\", "'] or chunk_id != '", '"] or chunk_id != "', "%"]
         sink.apply(upserted(1, [chunk("bystander"), *map(chunk, ids)]))
         labels = [ChunkLabels(chunk_id=chunk_id, modal_type="image") for chunk_id in ids]
@@ -106,7 +104,7 @@ class MilvusRowsContract:
             assert chunk_id not in rows(client, "chunk_id")
         assert rows(client, "chunk_id").keys() == {"bystander"}
 
-    def test_the_longest_content_of_four_byte_characters_comes_back(
+    def test_longest_content_of_four_byte_characters_is_stored_whole(
         self, client: MilvusClient, sink: MilvusSink
     ) -> None:
         longest = "😀" * 16_383 + "文"  # 65,535 bytes
@@ -116,7 +114,7 @@ class MilvusRowsContract:
         [row] = rows(client).values()
         assert (row["content"], row["business_tag"]) == (longest, "new")
 
-    def test_a_relabelled_row_keeps_its_vector_and_content(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_relabelled_row_keeps_its_vector_and_content(self, client: MilvusClient, sink: MilvusSink) -> None:
         sink.apply(upserted(1, [chunk("one", vector=struct.pack("<8f", *range(8))), chunk("two")], business_tag="old"))
         sink.apply(upserted(2, relabelled=[ChunkLabels(chunk_id="one", modal_type="image")], business_tag="new"))
         found = rows(client)
@@ -124,12 +122,12 @@ class MilvusRowsContract:
         assert (one["vector"], one["content"], one["doc_version"]) == ([0, 1, 2, 3, 4, 5, 6, 7], "text", 2)
         assert (one["business_tag"], one["modal_type"], two["business_tag"]) == ("new", "image", "old")
 
-    def test_a_row_to_relabel_that_is_lost_is_named(self, sink: MilvusSink) -> None:
+    def test_missing_row_to_relabel_is_named(self, sink: MilvusSink) -> None:
         sink.apply(upserted(1, [chunk("one")]))
         with pytest.raises(Permanent, match=r"^Milvus lacks 1 marked chunks, one is lost: send their vectors$"):
             sink.apply(upserted(2, relabelled=[ChunkLabels(chunk_id="one"), ChunkLabels(chunk_id="lost")]))
 
-    def test_rows_to_relabel_are_read_in_bounded_answers(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_rows_to_relabel_are_read_in_bounded_requests(self, client: MilvusClient, sink: MilvusSink) -> None:
         contents = [f"{number:03d} {'x' * 65_000}" for number in range(100)]  # 6.5 MB
         sink.apply(upserted(1, [chunk(f"chunk-{number}", content) for number, content in enumerate(contents)]))
         answers: list[int] = []
@@ -150,7 +148,7 @@ class MilvusRowsContract:
         assert max(size for _, size in seen) <= MIB
         assert {row["business_tag"] for row in rows(client, "business_tag").values()} == {"new"}
 
-    def test_what_a_writer_in_another_language_may_send_is_permanent_and_named(
+    def test_invalid_values_of_a_foreign_writer_are_permanent_and_named(
         self, client: MilvusClient, sink: MilvusSink
     ) -> None:
         for change, words in REFUSED:

@@ -29,7 +29,7 @@ INSERT = text(
 )
 
 
-def test_a_backlog_is_published_with_few_statements_and_transactions(
+def test_backlog_is_published_with_few_statements_and_transactions(
     servers: Servers, mysql: Engine, names: Names
 ) -> None:
     events = [{"event_id": str(uuid.uuid4()), "doc_id": f"d{number}"} for number in range(EVENTS)]
@@ -54,7 +54,7 @@ def test_a_backlog_is_published_with_few_statements_and_transactions(
     assert len(batches) <= 4
 
 
-def test_chunks_that_are_new_or_gone_move_all_after_them_with_few_statements(mysql: Engine) -> None:
+def test_moving_chunks_takes_a_constant_number_of_statements(mysql: Engine) -> None:
     contents = [f"chunk {number}" for number in range(300)]
     edited = ["new", *contents[:150], *contents[160:]]
     with mysql.begin() as connection:
@@ -78,9 +78,7 @@ def updates(connection: Connection) -> int:
 
 
 @pytest.mark.parametrize("documents", [1, 100])
-def test_a_batch_is_applied_and_marked_with_as_many_statements_whatever_its_size(
-    pipeline: Pipeline, documents: int
-) -> None:
+def test_statements_per_batch_do_not_grow_with_its_size(pipeline: Pipeline, documents: int) -> None:
     pipeline.upsert(*(document(f"d{number}", "one", "two") for number in range(documents)))
     events = pipeline.pending()
     with (
@@ -94,7 +92,7 @@ def test_a_batch_is_applied_and_marked_with_as_many_statements_whatever_its_size
     delete.assert_not_called()
 
 
-def test_an_event_is_hardly_larger_than_the_vectors_and_texts_in_it(engine: Engine) -> None:
+def test_event_is_hardly_larger_than_its_vectors_and_texts(engine: Engine) -> None:
     contents = [f"Chunk {number} of ten. " * 30 for number in range(10)]
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", *contents))

@@ -60,7 +60,7 @@ def meanwhile(owner: Any, method: str, act: Callable[[], None]) -> Iterator[None
     assert calls
 
 
-def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> None:
+def test_invariant_8_no_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two", "three"))
     real, rows = milvus_upsert.upsert, iter((1, 2))
 
@@ -84,7 +84,7 @@ def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) 
     pipeline.assert_in_step()
 
 
-def test_invariant_8_honest_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_invariant_8_no_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, tmp_path: Path) -> None:
     folder = str(tmp_path / "other.db")
     client = MilvusClient(server_manager_instance.start_and_get_uri(folder))
     sink = MilvusSink(client, DIMENSION)
@@ -100,7 +100,7 @@ def test_invariant_8_honest_marks_when_milvus_cannot_be_reached(pipeline: Pipeli
 
 
 @pytest.mark.parametrize("first", [MILVUS, MINIO])
-def test_invariant_8_honest_marks_completed_only_when_both_sinks_hold_it(pipeline: Pipeline, first: str) -> None:
+def test_invariant_8_document_is_completed_only_when_both_sinks_hold_it(pipeline: Pipeline, first: str) -> None:
     pipeline.upsert(document("a", "one", file=b"x"))
     second = MINIO if first == MILVUS else MILVUS
     for version in (1, 2):
@@ -112,7 +112,7 @@ def test_invariant_8_honest_marks_completed_only_when_both_sinks_hold_it(pipelin
         pipeline.upsert(document("a", "one", "two", file=b"x"))
 
 
-def test_invariant_8_honest_marks_of_two_sinks_at_once(pipeline: Pipeline) -> None:
+def test_invariant_8_two_sinks_mark_concurrently(pipeline: Pipeline) -> None:
     pipeline.upsert(*(document(f"doc-{number}", "one") for number in range(40)))
     events = pipeline.pending()
     meet, mark = threading.Barrier(2, timeout=10), Marking._mark
@@ -128,7 +128,7 @@ def test_invariant_8_honest_marks_of_two_sinks_at_once(pipeline: Pipeline) -> No
     assert statuses(pipeline) == {"completed"}
 
 
-def test_invariant_8_honest_marks_not_of_a_chunk_that_came_back_meanwhile(pipeline: Pipeline) -> None:
+def test_invariant_8_chunk_that_was_removed_and_added_again_is_not_marked(pipeline: Pipeline) -> None:
     def rewrite() -> None:
         pipeline.upsert(document("a", "two"))
         pipeline.upsert(document("a", "one", "two"))
@@ -144,7 +144,7 @@ def test_invariant_8_honest_marks_not_of_a_chunk_that_came_back_meanwhile(pipeli
     pipeline.assert_in_step()
 
 
-def test_invariant_8_honest_marks_not_back_to_an_older_version(pipeline: Pipeline) -> None:
+def test_invariant_8_marks_never_return_to_an_older_version(pipeline: Pipeline) -> None:
     def overtake() -> None:
         pipeline.upsert(document("a", "two"))
         pipeline.run()
@@ -158,7 +158,7 @@ def test_invariant_8_honest_marks_not_back_to_an_older_version(pipeline: Pipelin
     pipeline.assert_in_step()
 
 
-def test_invariant_8_honest_marks_not_of_a_tombstone_that_came_again_meanwhile(pipeline: Pipeline) -> None:
+def test_invariant_8_newer_tombstone_is_not_confirmed_by_an_older_delete(pipeline: Pipeline) -> None:
     def rewrite() -> None:
         pipeline.upsert(document("a", "one", "two"))
         pipeline.upsert(document("a", "two"))
@@ -173,7 +173,7 @@ def test_invariant_8_honest_marks_not_of_a_tombstone_that_came_again_meanwhile(p
     pipeline.assert_in_step()
 
 
-def test_invariant_8_honest_marks_not_of_a_file_removed_again_meanwhile(pipeline: Pipeline) -> None:
+def test_invariant_8_newer_file_removal_is_not_confirmed_by_an_older_one(pipeline: Pipeline) -> None:
     def rewrite() -> None:
         pipeline.upsert(document("a", "one", file=b"x", source_type="text"))
         pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))
@@ -189,7 +189,7 @@ def test_invariant_8_honest_marks_not_of_a_file_removed_again_meanwhile(pipeline
     pipeline.assert_in_step()
 
 
-def test_invariant_9_no_ghosts_of_a_deleted_document(pipeline: Pipeline) -> None:
+def test_invariant_9_older_events_cannot_resurrect_a_deleted_document(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two", file=b"x"))
     pipeline.upsert(document("a", "two", "three", file=b"y"))
     older = pipeline.pending()
@@ -216,7 +216,7 @@ def test_invariant_9_no_ghosts_of_a_deleted_document(pipeline: Pipeline) -> None
     assert [(row.version, row.chunk_count, row.deleted_at is None) for row in kept] == [(3, 0, False)]
 
 
-def test_invariant_9_no_ghosts_and_a_document_can_be_written_again(pipeline: Pipeline) -> None:
+def test_invariant_9_deleted_document_can_be_written_again(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two", file=b"x"))
     pipeline.delete("a")
     older = pipeline.pending()
@@ -230,7 +230,7 @@ def test_invariant_9_no_ghosts_and_a_document_can_be_written_again(pipeline: Pip
     assert [content for key, content in pipeline.objects().items() if key.startswith("raw-files/")] == [b"y"]
 
 
-def test_invariant_9_no_ghosts_when_a_document_is_deleted_before_any_sink_saw_it(pipeline: Pipeline) -> None:
+def test_invariant_9_document_deleted_before_it_was_applied_leaves_nothing(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"x"), document("b", "one", file=b"x"))
     pipeline.delete("a")
     pipeline.run()
@@ -239,9 +239,7 @@ def test_invariant_9_no_ghosts_when_a_document_is_deleted_before_any_sink_saw_it
 
 
 @pytest.mark.parametrize("event_bytes", [limits.EVENT_BYTES, 700], ids=["one-event", "many-parts"])
-def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_document(
-    pipeline: Pipeline, event_bytes: int
-) -> None:
+def test_invariant_10_search_always_finds_a_document_during_its_update(pipeline: Pipeline, event_bytes: int) -> None:
     pipeline.upsert(document("a", *(f"old {number}" for number in range(5))))
     pipeline.run()
     calls: list[str] = []
@@ -281,7 +279,7 @@ def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_docu
     pipeline.assert_in_step()
 
 
-def test_invariant_10_write_before_delete_of_a_file_that_moves(pipeline: Pipeline) -> None:
+def test_invariant_10_moved_file_is_written_before_its_old_key_is_deleted(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"x", source_type="text"))
     pipeline.run()
     pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))

@@ -55,7 +55,9 @@ class Recorder:
         ([1, 17 * MIB, 1], [1, 1, 1]),  # one larger than that stands alone
     ],
 )
-def test_invariant_12_bounded_batches_of_the_relay(pipeline: Pipeline, sizes: list[int], batches: list[int]) -> None:
+def test_invariant_12_relay_batches_are_bounded_in_rows_and_bytes(
+    pipeline: Pipeline, sizes: list[int], batches: list[int]
+) -> None:
     append(pipeline, [b"x" * size for size in sizes])
     recorder = Recorder()
     settled: list[int] = []
@@ -89,7 +91,7 @@ def chunk_row(number: int, content: str) -> ChunkRow:
 VECTOR = b"\0\0\x80?" * 8  # eight times 1.0
 
 
-def test_invariant_12_bounded_requests_to_milvus_in_rows(pipeline: Pipeline) -> None:
+def test_invariant_12_milvus_requests_are_bounded_in_rows(pipeline: Pipeline) -> None:
     with requests() as seen, patch.object(pipeline.milvus, "delete", wraps=pipeline.milvus.delete) as delete:
         pipeline.milvus_sink.apply([upserted([chunk_row(number, "x") for number in range(2_500)])])
         assert [rows for rows, _ in seen] == [1_000, 1_000, 500]
@@ -102,7 +104,7 @@ def test_invariant_12_bounded_requests_to_milvus_in_rows(pipeline: Pipeline) -> 
 
 
 @pytest.mark.parametrize("letter", ["x", "😀"], ids=["ascii", "four-bytes"])
-def test_invariant_12_bounded_requests_to_milvus_in_bytes(pipeline: Pipeline, letter: str) -> None:
+def test_invariant_12_milvus_requests_are_bounded_in_bytes(pipeline: Pipeline, letter: str) -> None:
     content = letter * (65_532 // len(letter.encode()))  # the longest that Milvus takes
     with requests() as seen:
         pipeline.milvus_sink.apply([upserted([chunk_row(number, content) for number in range(300)])])
@@ -111,7 +113,7 @@ def test_invariant_12_bounded_requests_to_milvus_in_bytes(pipeline: Pipeline, le
     assert len(seen) >= 2
 
 
-def test_invariant_12_bounded_events_of_a_large_document(pipeline: Pipeline) -> None:
+def test_invariant_12_events_of_a_large_document_are_bounded(pipeline: Pipeline) -> None:
     """20 MiB of text: in events of 512 KiB at most, relayed in batches of 16 MiB at most."""
     contents = [f"{number} {'x' * 65_000}" for number in range(320)]
     pipeline.upsert(document("a", *contents))
@@ -134,7 +136,7 @@ def test_invariant_12_bounded_events_of_a_large_document(pipeline: Pipeline) -> 
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_by_a_flood_of_dead_letters(pipeline: Pipeline) -> None:
+def test_invariant_11_flood_of_dead_letters_stops_the_relay(pipeline: Pipeline) -> None:
     pipeline.upsert(*(document(f"good-{number}", "one") for number in range(10)))
     append(pipeline, [b"{"] * 700)
     relay = DirectRelay(pipeline.engine, pipeline.appliers())
@@ -146,7 +148,7 @@ def test_invariant_11_nothing_swallowed_by_a_flood_of_dead_letters(pipeline: Pip
     assert len(pipeline.milvus_rows()) == 10
 
 
-def test_invariant_11_nothing_swallowed_by_fewer_dead_letters_than_a_flood(pipeline: Pipeline) -> None:
+def test_invariant_11_hundred_dead_letters_do_not_stop_the_relay(pipeline: Pipeline) -> None:
     append(pipeline, [b"{"] * 100)
     pipeline.upsert(document("good", "one"))
     pipeline.run()

@@ -87,7 +87,7 @@ CASES = {  # what is wrong with the event → the sink that refuses it, and a pa
 
 
 @pytest.mark.parametrize("fault", CASES)
-def test_invariant_11_nothing_swallowed_of_one_bad_document_among_many(pipeline: Pipeline, fault: str) -> None:
+def test_invariant_11_one_bad_document_among_many_becomes_a_dead_letter(pipeline: Pipeline, fault: str) -> None:
     change, stage, reason = CASES[fault]
     pipeline.upsert(*(document(f"doc-{number:02d}", "one", "two", file=b"x") for number in range(32)))
     tamper(pipeline, "doc-13", change)
@@ -130,9 +130,7 @@ def test_invariant_11_nothing_swallowed_of_one_bad_document_among_many(pipeline:
         (b'{"doc_id": 1}', "Expected `str`"),
     ],
 )
-def test_invariant_11_nothing_swallowed_of_a_payload_that_cannot_be_read(
-    pipeline: Pipeline, payload: bytes, reason: str
-) -> None:
+def test_invariant_11_unreadable_payload_becomes_a_dead_letter(pipeline: Pipeline, payload: bytes, reason: str) -> None:
     pipeline.upsert(document("a", "one"), document("b", "one"))
     pipeline.execute("DELETE FROM outbox WHERE aggregate_id = 'a'")
     pipeline.execute(INSERT, event_id="e", doc_id="a", version=1, payload=payload)
@@ -144,7 +142,7 @@ def test_invariant_11_nothing_swallowed_of_a_payload_that_cannot_be_read(
     assert pipeline.sql("SELECT status FROM documents ORDER BY doc_id") == [("failed",), ("completed",)]
 
 
-def test_invariant_11_nothing_swallowed_of_events_beside_a_document_that_is_fine(pipeline: Pipeline) -> None:
+def test_invariant_11_bad_events_do_not_spoil_an_applied_document(pipeline: Pipeline) -> None:
     """Garbage for a version that is applied, or ahead of the document, becomes a dead letter and spoils nothing."""
     pipeline.upsert(document("a", "one"))
     event = decode(pipeline.pending()[0])
@@ -159,7 +157,7 @@ def test_invariant_11_nothing_swallowed_of_events_beside_a_document_that_is_fine
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_of_a_version_whose_first_part_was_refused(pipeline: Pipeline) -> None:
+def test_invariant_11_version_is_refused_whole_when_its_first_part_is(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "old", "older"))
     pipeline.run()
     with patch.object(limits, "EVENT_BYTES", 700):
@@ -179,7 +177,7 @@ def test_invariant_11_nothing_swallowed_of_a_version_whose_first_part_was_refuse
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_of_events_that_share_an_id(pipeline: Pipeline) -> None:
+def test_invariant_11_events_that_share_an_id_keep_the_last_dead_letter(pipeline: Pipeline) -> None:
     """A foreign writer's mistake, or an event that was replayed and refused again."""
     pipeline.upsert(document("a", "one"))
     for payload in (b"first", b"second", b"third"):
@@ -195,7 +193,7 @@ def test_invariant_11_nothing_swallowed_of_events_that_share_an_id(pipeline: Pip
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline) -> None:
+def test_invariant_11_events_wait_with_backoff_while_a_sink_is_down(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"), document("b", "two"))
     real, failures = milvus_upsert.upsert, iter(range(4))
     told: list[tuple[str, float]] = []
@@ -215,7 +213,7 @@ def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline)
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_when_patience_ends(pipeline: Pipeline) -> None:
+def test_invariant_11_events_stay_in_the_outbox_when_patience_ends(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"))
     relay = DirectRelay(pipeline.engine, pipeline.appliers())
     down = patch.object(pipeline.store, "put", side_effect=OSError(28, "No space left on device"))
@@ -234,7 +232,7 @@ def test_invariant_11_nothing_swallowed_when_patience_ends(pipeline: Pipeline) -
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_when_one_sink_refuses_and_the_other_is_down(pipeline: Pipeline) -> None:
+def test_invariant_11_one_sink_refuses_while_the_other_is_down(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"x"), document("b", "one", file=b"x"))
     tamper(pipeline, "a", with_first_chunk(vector=NAN))
     relay = DirectRelay(pipeline.engine, pipeline.appliers())
@@ -248,7 +246,7 @@ def test_invariant_11_nothing_swallowed_when_one_sink_refuses_and_the_other_is_d
     assert pipeline.sql(attempts) == [(2,)]
 
 
-def test_invariant_11_nothing_swallowed_of_the_database_s_own_failures(pipeline: Pipeline) -> None:
+def test_invariant_11_transient_database_errors_are_retryable_and_others_raised(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"))
     milvus, _ = pipeline.appliers()
     for text, error in (("database is locked", Retryable), ("disk I/O error", OperationalError)):

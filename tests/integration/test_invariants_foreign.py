@@ -78,7 +78,7 @@ def foreign_write(
         )
 
 
-def test_a_foreign_writer_s_documents_flow_through(pipeline: Pipeline) -> None:
+def test_documents_of_a_foreign_writer_reach_all_stores(pipeline: Pipeline) -> None:
     foreign_write(pipeline, 1, ["eins", "zwei"], [])
     pipeline.run()
     pipeline.assert_in_step()
@@ -98,7 +98,7 @@ def test_a_foreign_writer_s_documents_flow_through(pipeline: Pipeline) -> None:
     assert pipeline.milvus_rows() == {}
 
 
-def test_a_foreign_writer_s_document_is_not_completed_while_a_sink_lags(pipeline: Pipeline) -> None:
+def test_document_of_a_foreign_writer_is_not_completed_while_a_sink_lags(pipeline: Pipeline) -> None:
     foreign_write(pipeline, 1, ["eins"], [])
     pipeline.run()
     foreign_write(pipeline, 2, ["zwei"], ["eins"])
@@ -108,7 +108,7 @@ def test_a_foreign_writer_s_document_is_not_completed_while_a_sink_lags(pipeline
         assert pipeline.sql("SELECT status FROM documents") == [(status,)]
 
 
-def test_a_relabel_of_a_row_that_milvus_lost_is_a_dead_letter_and_a_resync_heals(pipeline: Pipeline) -> None:
+def test_relabelling_a_lost_row_is_a_dead_letter_and_resync_heals_it(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two"), document("b", "one"))
     pipeline.run()
     lost = next(key for key, row in pipeline.milvus_rows().items() if (row["doc_id"], row["content"]) == ("a", "two"))
@@ -128,7 +128,7 @@ def test_a_relabel_of_a_row_that_milvus_lost_is_a_dead_letter_and_a_resync_heals
     assert {row["business_tag"] for row in pipeline.milvus_rows().values()} == {"hr"}
 
 
-def test_a_failed_document_needs_its_vectors_again(pipeline: Pipeline) -> None:
+def test_failed_document_needs_its_vectors_again(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"))
     pipeline.execute("UPDATE outbox SET payload = x'00'")
     pipeline.run()
@@ -152,7 +152,7 @@ def raw_files(pipeline: Pipeline) -> dict[str, bytes]:
     }
 
 
-def test_a_large_file_moves_from_staging_to_its_key(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_large_file_moves_from_staging_to_its_key(pipeline: Pipeline, tmp_path: Path) -> None:
     source = tmp_path / "original.pdf"
     source.write_bytes(LARGE)
     file = DocumentFile.from_path(source, pipeline.store)
@@ -170,7 +170,7 @@ def test_a_large_file_moves_from_staging_to_its_key(pipeline: Pipeline, tmp_path
     pipeline.assert_in_step()
 
 
-def test_a_missing_staged_file_is_a_dead_letter_and_a_new_version_heals(pipeline: Pipeline) -> None:
+def test_missing_staged_file_is_a_dead_letter_and_a_new_version_heals_it(pipeline: Pipeline) -> None:
     file = staged(pipeline, LARGE)
     assert file.staged_key is not None
     pipeline.store.remove([file.staged_key])
@@ -186,7 +186,7 @@ def test_a_missing_staged_file_is_a_dead_letter_and_a_new_version_heals(pipeline
     pipeline.assert_in_step()
 
 
-def test_another_staged_file_does_not_pass_for_the_missing_one(pipeline: Pipeline) -> None:
+def test_older_file_does_not_replace_a_missing_staged_file(pipeline: Pipeline) -> None:
     """The key holds the bytes of the version before: those are not what was written."""
     pipeline.upsert(document("a", "one", file=staged(pipeline, LARGE)))
     pipeline.run()
@@ -200,7 +200,7 @@ def test_another_staged_file_does_not_pass_for_the_missing_one(pipeline: Pipelin
 
 
 @pytest.mark.parametrize("content", [b"small", LARGE], ids=["inline", "staged"])
-def test_a_file_of_another_kind_moves_and_its_old_key_goes(pipeline: Pipeline, content: bytes) -> None:
+def test_file_of_another_type_moves_and_its_old_key_is_removed(pipeline: Pipeline, content: bytes) -> None:
     def write(name: str, source_type: str) -> None:
         file = DocumentFile.from_bytes(content, name, pipeline.store)
         pipeline.upsert(document("a", "one", file=file, source_type=source_type))

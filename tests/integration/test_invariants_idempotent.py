@@ -232,7 +232,7 @@ def new_world(milvus: MilvusClient) -> Iterator[World]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # every example empties what it shares
 )
 @given(steps=st.lists(STEPS, min_size=2, max_size=12), whole=st.booleans(), dropped=st.booleans())
-def test_invariant_6_idempotent_whatever_the_order_of_events(
+def test_invariant_6_any_order_of_events_leads_to_the_newest_state(
     milvus: MilvusClient, steps: list[Step], whole: bool, dropped: bool
 ) -> None:
     event_bytes = limits.EVENT_BYTES if whole else 900  # a few chunks a part
@@ -250,7 +250,7 @@ def test_invariant_6_idempotent_whatever_the_order_of_events(
         world.assert_as_expected()
 
 
-def test_invariant_6_idempotent_when_parts_come_again_in_one_batch(pipeline: Pipeline) -> None:
+def test_invariant_6_repeated_parts_in_one_batch_change_nothing(pipeline: Pipeline) -> None:
     with patch.object(limits, "EVENT_BYTES", 700):
         pipeline.upsert(document("a", "one", "two", "three"))
     events = pipeline.pending()
@@ -272,7 +272,7 @@ HISTORY: tuple[
 
 
 @pytest.mark.parametrize("history", [HISTORY[:3], HISTORY[:4], HISTORY], ids=["changed", "deleted", "written-again"])
-def test_invariant_7_self_contained_with_any_older_version_skipped(
+def test_invariant_7_any_older_version_may_be_skipped(
     milvus: MilvusClient, history: tuple[Write | Delete, ...]
 ) -> None:
     """A document for every choice of sinks that get each version before the next one is written."""

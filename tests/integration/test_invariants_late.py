@@ -50,7 +50,7 @@ def late(pipeline: Pipeline, sink: Sink, meanwhile: Step) -> None:
     applier(pipeline.engine, Halting(sink, before=others)).apply(events)
 
 
-def test_invariant_9_rows_that_a_late_consumer_brings_back_are_told_and_leave_with_the_next_write(
+def test_invariant_9_rows_resurrected_by_a_late_consumer_leave_with_the_next_write(
     pipeline: Pipeline,
 ) -> None:
     pipeline.upsert(document("a", "one", "two"))
@@ -68,7 +68,7 @@ def test_invariant_9_rows_that_a_late_consumer_brings_back_are_told_and_leave_wi
     assert [row["content"] for row in pipeline.milvus_rows().values()] == ["one"]
 
 
-def test_invariant_9_a_deleted_document_that_a_late_consumer_brings_back_is_deleted_again(pipeline: Pipeline) -> None:
+def test_invariant_9_document_resurrected_by_a_late_consumer_can_be_deleted_again(pipeline: Pipeline) -> None:
     for sink in (pipeline.milvus_sink, pipeline.minio_sink):
         pipeline.upsert(document("a", "one", "two", file=b"bytes"))
         late(pipeline, sink, lambda: pipeline.delete("a"))
@@ -79,7 +79,7 @@ def test_invariant_9_a_deleted_document_that_a_late_consumer_brings_back_is_dele
         assert (pipeline.milvus_rows(), pipeline.objects()) == ({}, {})
 
 
-def test_invariant_8_a_chunk_that_a_late_consumer_removes_is_no_longer_synced(pipeline: Pipeline) -> None:
+def test_invariant_8_chunk_removed_by_a_late_consumer_is_no_longer_synced(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two"))
     pipeline.run()
     pipeline.upsert(document("a", "one"))
@@ -93,7 +93,7 @@ def test_invariant_8_a_chunk_that_a_late_consumer_removes_is_no_longer_synced(pi
     pipeline.assert_in_step()
 
 
-def test_invariant_8_labels_that_a_late_consumer_writes_over_are_no_longer_synced(pipeline: Pipeline) -> None:
+def test_invariant_8_labels_overwritten_by_a_late_consumer_are_no_longer_synced(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", business_tag="old"))
     late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", business_tag="new")))
     assert pipeline.sql("SELECT milvus_synced FROM chunks") == [(0,)]
@@ -102,7 +102,7 @@ def test_invariant_8_labels_that_a_late_consumer_writes_over_are_no_longer_synce
     pipeline.assert_in_step()
 
 
-def test_invariant_8_a_file_that_a_late_consumer_writes_over_is_told(pipeline: Pipeline) -> None:
+def test_invariant_8_file_overwritten_by_a_late_consumer_fails_the_document(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"first"))
     late(pipeline, pipeline.minio_sink, lambda: pipeline.upsert(document("a", "one", file=b"second")))
     assert states(pipeline)["minio"][1] == "failed"
@@ -112,7 +112,7 @@ def test_invariant_8_a_file_that_a_late_consumer_writes_over_is_told(pipeline: P
     pipeline.assert_in_step()
 
 
-def test_a_late_consumer_that_changes_nothing_is_no_failure(pipeline: Pipeline) -> None:
+def test_late_consumer_that_changes_nothing_causes_no_failure(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"bytes"), document("b", "one"))
     for sink in (pipeline.milvus_sink, pipeline.minio_sink):
         late(pipeline, sink, nothing)
@@ -120,9 +120,7 @@ def test_a_late_consumer_that_changes_nothing_is_no_failure(pipeline: Pipeline) 
 
 
 @pytest.mark.parametrize("sink", ["milvus", "minio"])
-def test_invariant_6_an_older_version_applied_in_the_middle_of_a_newer_one_makes_it_apply_again(
-    pipeline: Pipeline, sink: str
-) -> None:
+def test_invariant_6_newer_version_is_applied_again_after_a_concurrent_older_one(pipeline: Pipeline, sink: str) -> None:
     real = pipeline.milvus_sink if sink == "milvus" else pipeline.minio_sink
     pipeline.upsert(document("a", "one", "two", business_tag="old", file=b"first"))
     older = pipeline.pending()
@@ -136,7 +134,7 @@ def test_invariant_6_an_older_version_applied_in_the_middle_of_a_newer_one_makes
     pipeline.assert_in_step()
 
 
-def test_invariant_6_a_newer_file_survives_that_an_older_version_comes_again_alone(pipeline: Pipeline) -> None:
+def test_invariant_6_newer_file_survives_a_replay_of_the_older_version(pipeline: Pipeline) -> None:
     """Both versions came in one batch, the consumer died before its mark, and the next one's batches are smaller."""
     large = b"x" * (INLINE_FILE_BYTES + 1)
     for content in (b"first" + large, b"second" + large):

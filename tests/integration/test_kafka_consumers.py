@@ -55,7 +55,7 @@ class Counting:
         self._sink.apply(changes)
 
 
-def test_documents_reach_both_stores_once_while_consumers_come_and_go(
+def test_documents_reach_both_stores_once_while_consumers_join_and_leave(
     servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_consumer, "_PATIENCE_SECONDS", 0.0)  # every batch pauses its partitions
@@ -81,7 +81,7 @@ def test_documents_reach_both_stores_once_while_consumers_come_and_go(
     assert {one: count for one, count in milvus_sink.applied.items() if count > 1} == {}
 
 
-def test_clients_that_are_made_anew_at_work_lose_nothing(
+def test_replacing_kafka_clients_at_work_loses_nothing(
     servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = count(1)
@@ -129,7 +129,7 @@ class Failing:
         self._sink.apply(changes)
 
 
-def test_a_consumer_keeps_its_partitions_while_its_sink_is_down(
+def test_consumer_keeps_its_partitions_while_its_sink_is_down(
     servers: Servers, pipeline: Pipeline, names: Names
 ) -> None:
     sink = Failing(pipeline.milvus_sink)
@@ -148,9 +148,7 @@ def test_a_consumer_keeps_its_partitions_while_its_sink_is_down(
     pipeline.assert_in_step()
 
 
-def test_invariant_8_a_batch_that_was_not_marked_is_not_committed(
-    servers: Servers, pipeline: Pipeline, names: Names
-) -> None:
+def test_invariant_8_batch_without_marks_is_not_committed(servers: Servers, pipeline: Pipeline, names: Names) -> None:
     sink = Failing(pipeline.milvus_sink)
     sink.closed.set()
     pipeline.upsert(*(document(f"d{n}", "one") for n in range(20)))
@@ -164,7 +162,7 @@ def test_invariant_8_a_batch_that_was_not_marked_is_not_committed(
     pipeline.assert_in_step()
 
 
-def test_invariant_11_an_event_that_a_sink_refuses_goes_to_its_dead_letter_topic_as_it_came(
+def test_invariant_11_refused_event_is_stored_unchanged_in_the_dead_letter_topic(
     servers: Servers, pipeline: Pipeline, names: Names
 ) -> None:
     pipeline.upsert(*(document(f"d{n}", "one") for n in range(10)))

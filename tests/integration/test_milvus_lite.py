@@ -69,7 +69,7 @@ def search(client: MilvusClient, query: dict[int, float]) -> list[tuple[str, flo
     return [(hit["chunk_id"], hit["distance"]) for hit in hits]
 
 
-def test_a_search_by_sparse_weights_finds_the_chunks_that_share_tokens(client: MilvusClient, sink: MilvusSink) -> None:
+def test_sparse_search_finds_chunks_that_share_tokens(client: MilvusClient, sink: MilvusSink) -> None:
     one = chunk("one", sparse=weights((5, 0.5), (70, 2.0)))
     two = chunk("two", sparse=weights((0, 0.25), (70, 1.0), (2**32 - 2, 4.0)))
     sink.apply(upserted(1, [one, two, chunk("none")]))
@@ -82,9 +82,7 @@ def test_a_search_by_sparse_weights_finds_the_chunks_that_share_tokens(client: M
     assert {hit["chunk_id"] for hit in hits} == {"one", "two", "none"}
 
 
-def test_sparse_weights_are_replaced_with_the_chunk_and_stay_when_it_is_relabelled(
-    client: MilvusClient, sink: MilvusSink
-) -> None:
+def test_sparse_weights_change_with_the_chunk_and_survive_relabelling(client: MilvusClient, sink: MilvusSink) -> None:
     sink.apply(upserted(1, [chunk("one", sparse=weights((5, 0.5))), chunk("none")]))
     for version in (2, 3):
         labels = [ChunkLabels(chunk_id="one"), ChunkLabels(chunk_id="none")]
@@ -97,7 +95,7 @@ def test_sparse_weights_are_replaced_with_the_chunk_and_stay_when_it_is_relabell
     assert search(client, {6: 1.0}) == []
 
 
-def test_many_sparse_weights_count_in_a_request_s_bytes(client: MilvusClient, sink: MilvusSink) -> None:
+def test_sparse_weights_count_towards_the_bytes_of_a_request(client: MilvusClient, sink: MilvusSink) -> None:
     most = weights(*((number * 1_000_000, 0.5) for number in range(4_096)))
     with patch("consumers.milvus.sink._REQUEST_BYTES", MIB), requests() as seen:
         sink.apply(

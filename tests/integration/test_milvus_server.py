@@ -83,7 +83,7 @@ class TestCollection(MilvusCollectionContract):
 # Sparse weights, which Milvus 2.3 has not
 
 
-def test_without_sparse_weights_the_rest_of_a_chunk_is_written_and_it_is_said_once(
+def test_old_milvus_stores_chunks_without_sparse_weights_and_warns_once(
     client: MilvusClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = MilvusSink(client, 8)
@@ -106,7 +106,7 @@ def test_without_sparse_weights_the_rest_of_a_chunk_is_written_and_it_is_said_on
 # What the server answers, past the sink's own checks
 
 
-def test_the_server_s_own_refusal_of_a_long_value_is_permanent(client: MilvusClient, sink: MilvusSink) -> None:
+def test_too_long_value_refused_by_the_server_is_permanent(client: MilvusClient, sink: MilvusSink) -> None:
     sink.apply(upserted(1, [chunk("one")]))
     row = {**rows(client)["one"], "modal_type": "m" * 17}
     with pytest.raises(MilvusException) as refused:
@@ -116,9 +116,7 @@ def test_the_server_s_own_refusal_of_a_long_value_is_permanent(client: MilvusCli
     assert str(answer).startswith("Milvus: the length (17) of 0th string exceeds max length (16)")
 
 
-def test_a_collection_of_another_dimension_that_took_the_alias_is_retryable(
-    client: MilvusClient, sink: MilvusSink
-) -> None:
+def test_alias_moved_to_another_dimension_is_retryable(client: MilvusClient, sink: MilvusSink) -> None:
     """No event is at fault, so none may become a dead letter; when the sink is opened anew it says what is wrong."""
     sink.apply(upserted(1, [chunk("one")]))
     row = {**rows(client)["one"], "vector": np.ones(15, "<f4")}
@@ -132,7 +130,7 @@ def test_a_collection_of_another_dimension_that_took_the_alias_is_retryable(
 # A server that is down, slow, restarted
 
 
-def test_a_server_that_is_away_when_the_sink_is_opened_is_retryable(engine: Engine) -> None:
+def test_unreachable_server_at_start_is_retryable(engine: Engine) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # but nobody listens: refused
         settings = Settings(milvus_uri=f"http://127.0.0.1:{unused.getsockname()[1]}", vector_dimension=8)
@@ -175,7 +173,7 @@ def own(tmp_path: Path, milvus_server: MilvusServer) -> Iterator[OwnServer]:  # 
 
 
 @pytest.mark.timeout(300)
-def test_a_server_that_is_killed_is_waited_for_and_holds_all_that_it_acknowledged(own: OwnServer) -> None:
+def test_killed_server_comes_back_with_everything_that_it_acknowledged(own: OwnServer) -> None:
     uri = own.up()
     with closing(MilvusClient(uri, timeout=1.0)) as client:
         sink = MilvusSink(client, 8)
@@ -203,9 +201,7 @@ def _listening(port: int) -> socket.socket | None:
 
 
 @pytest.mark.timeout(300)
-def test_a_server_that_stops_answering_is_told_when_the_time_is_over(
-    own: OwnServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_server_is_reported_after_the_timeout(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = own.up()
     with closing(MilvusClient(uri, timeout=1.0)) as client:
         sink = MilvusSink(client, 8)

@@ -33,18 +33,18 @@ pytestmark = pytest.mark.unit
     ],
     ids=lambda value: f"{value.code}-{value.compatible_code}" if isinstance(value, MilvusException) else None,
 )
-def test_an_error_is_told_apart_by_its_code(error: MilvusException, kind: type[Exception]) -> None:
+def test_error_code_decides_between_retryable_and_permanent(error: MilvusException, kind: type[Exception]) -> None:
     answer = translate(error)
     assert type(answer) is kind
     assert str(answer) == f"Milvus: {error.message}"
 
 
-def test_an_error_of_the_connection_may_pass_and_has_words() -> None:
+def test_connection_error_is_retryable_and_has_a_message() -> None:
     assert type(translate(grpc.RpcError())) is Retryable
     assert str(translate(grpc.RpcError())) == "Milvus: RpcError"
 
 
-def test_only_a_collection_that_is_not_loaded_is_to_be_loaded() -> None:
+def test_only_codes_101_and_201_mean_not_loaded() -> None:
     assert is_not_loaded(MilvusException(101, "collection not loaded"))
     assert is_not_loaded(MilvusException(201, "partition not loaded"))
     assert not is_not_loaded(MilvusException(103, "collection not fully loaded"))

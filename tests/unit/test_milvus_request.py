@@ -42,12 +42,12 @@ def rows(*, with_sparse: bool) -> list[Row]:
 
 
 @pytest.mark.parametrize("with_sparse", [False, True], ids=["dense", "sparse"])
-def test_the_request_is_the_one_that_pymilvus_makes(with_sparse: bool) -> None:
+def test_request_equals_the_request_of_pymilvus(with_sparse: bool) -> None:
     given = rows(with_sparse=with_sparse)
     theirs = Prepare.row_upsert_param(collection.ALIAS, given, "", described(with_sparse=with_sparse))
     assert milvus_upsert.pack(collection.ALIAS, given).SerializeToString() == theirs.SerializeToString()
 
 
-def test_a_vector_that_was_read_from_milvus_may_be_a_list() -> None:
+def test_vectors_may_be_lists_of_floats() -> None:
     read = [{**row, "vector": row["vector"].tolist()} for row in rows(with_sparse=False)]
     assert milvus_upsert.pack("a", read) == milvus_upsert.pack("a", rows(with_sparse=False))
