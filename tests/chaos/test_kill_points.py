@@ -1,6 +1,6 @@
-"""Crash safety: the process dies at every step of relay and sinks; the next one brings all three stores in step.
+"""Crash safety: a process dies at every step of relay and sinks; the next process brings all three stores in step.
 
-The points stand only here: see dying_run.py, which wraps a function so that the process dies before or after a call.
+Kill points are named only here: dying_run.py wraps a function so that the process dies before or after a call.
 """
 
 import json
@@ -48,7 +48,7 @@ STEPS = [
     "os.fsync",
     "pathlib.Path.replace",
 ]
-FIRST_STEPS = [  # of the very first start
+FIRST_STEPS = [  # of the first start
     ("pymilvus.MilvusClient.create_collection", 1),
     ("pymilvus.MilvusClient.create_index", 1),
     ("pymilvus.MilvusClient.create_index", 2),
@@ -62,7 +62,7 @@ FIRST_STEPS = [  # of the very first start
 
 @dataclass
 class Runs:
-    """Starts processes on a data folder, and waits for their end."""
+    """Starts processes on a data folder and waits for their end."""
 
     server: subprocess.Popen[str]
 
@@ -87,7 +87,7 @@ def runs() -> Iterator[Runs]:
 
 @pytest.fixture(scope="module")
 def templates(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data folders to copy: in "settled" the sinks hold a state before the events that wait, in "fresh" nothing."""
+    """Data folders to copy: in "settled" the sinks hold a state before the pending events, in "fresh" nothing."""
     folders = {}
     for name in ("settled", "fresh"):
         folders[name] = tmp_path_factory.mktemp(name)
@@ -114,7 +114,7 @@ def test_process_killed_during_first_start_can_start_again(
 ) -> None:
     data = shutil.copytree(templates["fresh"], tmp_path / "data")
     assert runs(data, point=f"{step}:{when}", hit=hit) == DIED
-    if runs(data, point=f"{step}:{when}", hit=hit) == DIED:  # otherwise that step is done
+    if runs(data, point=f"{step}:{when}", hit=hit) == DIED:  # otherwise this step is already done
         assert runs(data) == 0
 
 
@@ -124,7 +124,7 @@ def test_process_without_kills_reaches_the_same_state(
 ) -> None:
     data = shutil.copytree(templates[template], tmp_path / "data")
     assert runs(data) == 0
-    assert runs(data) == 0  # and finds nothing to do
+    assert runs(data) == 0  # it has nothing to do
 
 
 def test_command_line_kills_at_the_given_point(templates: dict[str, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the Milvus sink owes its callers, on Milvus Lite and on a server alike."""
+"""The contract of the Milvus sink about its collection, on Milvus Lite and on a server."""
 
 import itertools
 import json
@@ -52,21 +52,21 @@ def deleted(version: int, tombstones: Iterable[str]) -> list[Change]:
     return [Change("a", version, (DocumentDeleted(doc_id="a", version=version, tombstones=list(tombstones)),))]
 
 
-def rows(client: MilvusClient, *fields: str) -> dict[str, dict[str, Any]]:
+def rows(client: MilvusClient, *fields: str, alias: str = "rag_vectors") -> dict[str, dict[str, Any]]:
     """Every row by chunk_id."""
     found = client.query(
-        "rag_vectors",
+        alias,
         filter='chunk_id != ""',
         output_fields=list(fields) or ["*"],
         limit=16_000,
         consistency_level="Strong",
     )
-    assert len({row["chunk_id"] for row in found}) == len(found), "a chunk stands twice"
+    assert len({row["chunk_id"] for row in found}) == len(found), "Milvus holds a chunk twice"
     return {row["chunk_id"]: row for row in found}
 
 
 def indexes(client: MilvusClient) -> dict[str, dict[str, Any]]:
-    """Field → its index; the parameters' values as words."""
+    """Field → its index, with the values of parameters as strings."""
     found = {}
     for name in client.list_indexes("rag_vectors"):
         index = client.describe_index("rag_vectors", name)
@@ -80,7 +80,7 @@ def indexes(client: MilvusClient) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def requests() -> Iterator[list[tuple[int, int]]]:
-    """(rows, bytes on the wire) of every upsert that is sent to Milvus meanwhile."""
+    """(rows, bytes on the wire) of every upsert that is sent inside this context."""
     real, seen = milvus_upsert.pack, []
 
     def prepare(alias: str, rows: Any) -> Any:
@@ -93,11 +93,11 @@ def requests() -> Iterator[list[tuple[int, int]]]:
 
 
 class Killed(BaseException):
-    """Where a process ends."""
+    """Raised where a real process would be killed."""
 
 
 class DyingClient:
-    """A client whose process is killed before its request number `at` that changes anything, counted from 0."""
+    """A client whose process is killed before its changing request number `at`, counted from 0."""
 
     CHANGES = ("create_collection", "create_index", "create_alias", "load_collection", "drop_collection")
 
@@ -110,7 +110,7 @@ class DyingClient:
             return found
 
         def request(*args: Any, **kwargs: Any) -> Any:
-            if self._left <= 0:  # and every later one
+            if self._left <= 0:  # and at every later request
                 raise Killed
             self._left -= 1
             return found(*args, **kwargs)
@@ -119,9 +119,9 @@ class DyingClient:
 
 
 class MilvusCollectionContract:
-    """Run it by deriving a class that has `indexes`, on three fixtures of its module.
+    """Derive a class with `indexes`, in a module with three fixtures.
 
-    `clients` makes clients of one empty database, `client` is one of them, `sink` has made the collection with it.
+    `clients` makes clients of one empty database, `client` is one of them, `sink` has created the collection with it.
     """
 
     indexes: ClassVar[dict[str, dict[str, str]]]
@@ -156,9 +156,9 @@ class MilvusCollectionContract:
             sink = MilvusSink(client, 8)
             sink.apply(upserted(chunks=[chunk("one")]))
             client.drop_alias("rag_vectors")
-            for name in client.list_collections():  # a probe may be left
+            for name in client.list_collections():  # the kill may leave a probe
                 client.drop_collection(name)
-        assert step >= 9  # a probe with its index, the collection, four indexes, the alias, loading
+        assert step >= 9  # probe, its index, collection, four indexes, alias, loading
 
     def test_concurrent_processes_create_one_collection(self, clients: Callable[[], MilvusClient]) -> None:
         made = [clients() for _ in range(6)]
@@ -166,7 +166,7 @@ class MilvusCollectionContract:
 
         def ensure(client: MilvusClient) -> None:
             start.wait(10)
-            wait_for(lambda: made_sure(MilvusSink(client, 8)), "the collection")
+            wait_for(lambda: ensure_now(MilvusSink(client, 8)), "the collection")
 
         with ThreadPoolExecutor(len(made)) as pool:
             list(pool.map(ensure, made))
@@ -176,6 +176,23 @@ class MilvusCollectionContract:
     def test_collection_of_another_dimension_is_permanent(self, client: MilvusClient, sink: MilvusSink) -> None:
         with pytest.raises(Permanent, match="the Milvus collection has 8 dimensions, the system 16"):
             MilvusSink(client, 16).ensure()
+
+    def test_two_collections_are_independent(self, client: MilvusClient, sink: MilvusSink) -> None:
+        other = MilvusSink(client, 4, "rebuilt_vectors")
+        other.ensure()
+        try:
+            sink.apply(upserted(1, [chunk("one"), chunk("both", "old")]))
+            other.apply(upserted(2, [chunk("two", vector=ONES[:16]), chunk("both", "new", ONES[:16])]))
+            other.apply(upserted(3, relabelled=[ChunkLabels(chunk_id="both")], business_tag="hr"))
+            other.apply(deleted(4, ["two", "one"]))
+            assert {key: row["content"] for key, row in rows(client, "content").items()} == {
+                "one": "text",
+                "both": "old",
+            }
+            found = rows(client, "content", "business_tag", alias="rebuilt_vectors")
+            assert {key: (row["content"], row["business_tag"]) for key, row in found.items()} == {"both": ("new", "hr")}
+        finally:
+            client.drop_alias("rebuilt_vectors")
 
     # Invariant 12
 
@@ -210,7 +227,7 @@ class MilvusCollectionContract:
         assert rows(client, "chunk_id").keys() == {"one"}
 
 
-def made_sure(sink: MilvusSink) -> bool:
+def ensure_now(sink: MilvusSink) -> bool:
     try:
         sink.ensure()
     except Retryable:

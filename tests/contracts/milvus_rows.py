@@ -1,4 +1,4 @@
-"""What the Milvus sink owes its callers about rows, on Milvus Lite and on a server alike."""
+"""The contract of the Milvus sink about rows, on Milvus Lite and on a server."""
 
 import struct
 from collections.abc import Callable
@@ -31,12 +31,12 @@ REFUSED = [
 
 
 class MilvusRowsContract:
-    """Run it by deriving a class, on a fixture `shared_clients` (class): makes clients of one empty database."""
+    """Derive a class in a module with a class-scoped fixture `shared_clients`, which makes clients of an empty database."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def made(cls, shared_clients: Callable[[], MilvusClient]) -> MilvusClient:
-        """The collection; making one takes seconds, so the tests share it."""
+        """A client after the collection was created, which takes seconds, so the tests share it."""
         client = shared_clients()
         MilvusSink(client, 8).ensure()
         return client

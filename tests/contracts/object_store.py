@@ -1,4 +1,4 @@
-"""What every object store owes its callers, whatever stands behind the port."""
+"""The contract of every object store."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ def copy(store: ObjectStore, source: str, target: str, content: bytes = b"hello"
 
 
 class ObjectStoreContract:
-    """Run it against a store by deriving a class that has a fixture `store`: an ensured, empty ObjectStore."""
+    """Derive a class with a fixture `store`: an ensured, empty ObjectStore."""
 
     def test_put_object_can_be_read(self, store: ObjectStore) -> None:
         put(store, "raw-files/text/2025/01/31/a.txt", b"hello")
@@ -104,7 +104,7 @@ class ObjectStoreContract:
 
     def test_keys_are_listed_in_order_and_by_prefix(self, store: ObjectStore) -> None:
         for key in ("b", "a/2", "a/10", "a/1/x", "ab", "a.b", "a"):
-            if key != "a":  # a folder cannot be a file as well
+            if key != "a":  # a key cannot be a folder and a file
                 put(store, key, b"")
         assert list(store.keys("")) == ["a.b", "a/1/x", "a/10", "a/2", "ab", "b"]
         assert list(store.keys("a")) == ["a.b", "a/1/x", "a/10", "a/2", "ab"]
@@ -149,7 +149,7 @@ class ObjectStoreContract:
         assert list(store.keys("")) == []
 
     def test_concurrent_puts_and_removes_in_one_folder_are_independent(self, store: ObjectStore) -> None:
-        """Each thread has its own keys; the folder becomes empty, and vanishes, many times."""
+        """Each thread has its own keys; the folder becomes empty and is removed many times."""
 
         def work(thread: int) -> list[bytes]:
             read = []
@@ -162,7 +162,7 @@ class ObjectStoreContract:
             return read
 
         interval = sys.getswitchinterval()
-        sys.setswitchinterval(0.00001)  # seconds: threads meet in every line
+        sys.setswitchinterval(0.00001)  # seconds: switches threads in almost every line
         try:
             with ThreadPoolExecutor(6) as pool:
                 results = list(pool.map(work, range(6)))

@@ -1,4 +1,4 @@
-"""What an event costs in statements, requests and bytes: counted, so that no machine's speed matters."""
+"""Statements, requests and bytes per event, counted, so that the speed of the machine does not matter."""
 
 import threading
 import uuid
@@ -21,8 +21,8 @@ from tests.support.servers import Servers
 pytestmark = pytest.mark.integration
 
 EVENTS = 16_000
-STATEMENTS_AN_EVENT = 0.002  # of a relay, at most
-STATEMENTS_A_BATCH = 10  # of a consumer; one is the BEGIN of SQLite
+STATEMENTS_PER_EVENT = 0.002  # of a relay, at most
+STATEMENTS_PER_BATCH = 10  # of a consumer; one is the BEGIN of SQLite
 INSERT = text(
     "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload) "
     "VALUES (:event_id, :doc_id, 1, 'rag.document.upserted.v1', 'application/msgpack', 'x')"
@@ -50,7 +50,7 @@ def test_backlog_is_published_with_few_statements_and_transactions(
 
     assert kafka.pending(mysql) == 0
     assert len(kafka.topic(servers, names.documents_topic)) == EVENTS
-    assert len(sent) <= STATEMENTS_AN_EVENT * EVENTS
+    assert len(sent) <= STATEMENTS_PER_EVENT * EVENTS
     assert len(batches) <= 4
 
 
@@ -64,7 +64,9 @@ def test_moving_chunks_takes_a_constant_number_of_statements(mysql: Engine) -> N
         sent = updates(connection) - before
         found = connection.execute(text("SELECT chunk_index, start_char FROM chunks ORDER BY chunk_index")).all()
     assert found == [(number, 10 * number) for number in range(len(edited))]
-    assert sent == 6, "all out of the way, those before the gap, those after it, what travels again; document, sinks"
+    assert sent == 6, (
+        "all chunks out of the way, those before the gap, those after it, those sent again; document; sink states"
+    )
 
 
 def numbered(contents: Sequence[str]) -> Document:
@@ -73,7 +75,7 @@ def numbered(contents: Sequence[str]) -> Document:
 
 
 def updates(connection: Connection) -> int:
-    """How many UPDATE statements this connection has sent, as MySQL counts them."""
+    """The number of UPDATE statements of this connection, counted by MySQL."""
     return int(connection.execute(text("SHOW SESSION STATUS LIKE 'Com_update'")).one()[1])
 
 
@@ -87,7 +89,7 @@ def test_statements_per_batch_do_not_grow_with_its_size(pipeline: Pipeline, docu
         patch.object(pipeline.milvus, "delete") as delete,
     ):
         assert applier(pipeline.engine, pipeline.milvus_sink).apply(events) == []
-    assert len(sent) == STATEMENTS_A_BATCH
+    assert len(sent) == STATEMENTS_PER_BATCH
     assert [rows for rows, _ in upserts] == [2 * documents]
     delete.assert_not_called()
 
@@ -98,4 +100,4 @@ def test_event_is_hardly_larger_than_its_vectors_and_texts(engine: Engine) -> No
         Writer(MODEL).upsert(connection, document("d", *contents))
         size = connection.execute(text("SELECT payload_bytes FROM outbox")).scalar_one()
     bare = sum(4 * 8 + len(content) for content in contents)
-    assert size <= bare + 10 * 200 + 300, "a chunk's ids, hash and labels; the document's"
+    assert size <= bare + 10 * 200 + 300, "ids, hash and labels per chunk, and fields of the document"

@@ -1,4 +1,4 @@
-"""Invariants 8, 9 and 10 on the real stores: honest marks, no ghosts, writing before deleting."""
+"""Invariants 8, 9 and 10 on real stores: honest marks, no ghosts, write before delete."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -44,8 +44,8 @@ def applied(pipeline: Pipeline, sink: str) -> tuple[int, str]:
 
 
 @contextmanager
-def meanwhile(owner: Any, method: str, act: Callable[[], None]) -> Iterator[None]:
-    """The first call of `method` has done its work, and `act` happens before it returns."""
+def after_first_call(owner: Any, method: str, act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` after the first call of `method` did its work and before that call returns."""
     real, calls = getattr(owner, method), []
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -75,7 +75,7 @@ def test_invariant_8_no_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> N
         pytest.raises(Retryable, match="the power went out"),
     ):
         applier_of(pipeline, MILVUS).apply(pipeline.pending())
-    assert len(pipeline.milvus_rows()) == 2  # yet nothing is marked: Milvus did not acknowledge the document
+    assert len(pipeline.milvus_rows()) == 2  # nothing is marked: Milvus did not acknowledge the whole document
     assert synced(pipeline) == {"one": False, "two": False, "three": False}
     assert applied(pipeline, MILVUS) == (0, "pending")
     assert applier_of(pipeline, MINIO).apply(pipeline.pending()) == []
@@ -89,7 +89,7 @@ def test_invariant_8_no_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, 
     client = MilvusClient(server_manager_instance.start_and_get_uri(folder))
     sink = MilvusSink(client, DIMENSION)
     sink.ensure()
-    server_manager_instance.release_server(folder)  # nobody listens any more
+    server_manager_instance.release_server(folder)  # no server listens now
     pipeline.upsert(document("a", "one"))
     with patch.object(milvus_module, "TIMEOUT_SECONDS", 0.2), pytest.raises(Retryable, match=r"^Milvus: "):
         applier(pipeline.engine, sink).apply(pipeline.pending())
@@ -134,9 +134,9 @@ def test_invariant_8_chunk_that_was_removed_and_added_again_is_not_marked(pipeli
         pipeline.upsert(document("a", "one", "two"))
 
     pipeline.upsert(document("a", "one"))
-    with meanwhile(milvus_upsert, "upsert", rewrite):
+    with after_first_call(milvus_upsert, "upsert", rewrite):
         applier_of(pipeline, MILVUS).apply(pipeline.pending())
-    assert synced(pipeline) == {"one": False, "two": False}  # another event carries them
+    assert synced(pipeline) == {"one": False, "two": False}  # another event sends them
     assert applied(pipeline, MILVUS) == (1, "pending")
     applier_of(pipeline, MINIO).apply(pipeline.pending())
     assert statuses(pipeline) == {"pending"}
@@ -150,9 +150,9 @@ def test_invariant_8_marks_never_return_to_an_older_version(pipeline: Pipeline) 
         pipeline.run()
 
     pipeline.upsert(document("a", "one"))
-    with meanwhile(milvus_upsert, "upsert", overtake):
+    with after_first_call(milvus_upsert, "upsert", overtake):
         applier_of(pipeline, MILVUS).apply(pipeline.pending())
-    assert applied(pipeline, MILVUS) == (2, "failed")  # it cannot know which of the two wrote last
+    assert applied(pipeline, MILVUS) == (2, "failed")  # the consumer cannot know which of the two wrote last
     pipeline.upsert(document("a", "two"))
     pipeline.run()
     pipeline.assert_in_step()
@@ -166,7 +166,7 @@ def test_invariant_8_newer_tombstone_is_not_confirmed_by_an_older_delete(pipelin
     pipeline.upsert(document("a", "one", "two"))
     pipeline.run()
     pipeline.upsert(document("a", "two"))
-    with meanwhile(pipeline.milvus, "delete", rewrite):
+    with after_first_call(pipeline.milvus, "delete", rewrite):
         applier_of(pipeline, MILVUS).apply(pipeline.pending())
     assert [row.removed_in_version for row in pipeline.sql("SELECT * FROM chunk_tombstones")] == [4]
     pipeline.run()
@@ -181,7 +181,7 @@ def test_invariant_8_newer_file_removal_is_not_confirmed_by_an_older_one(pipelin
     pipeline.upsert(document("a", "one", file=b"x", source_type="text"))
     pipeline.run()
     pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))
-    with meanwhile(pipeline.store, "remove", rewrite):
+    with after_first_call(pipeline.store, "remove", rewrite):
         applier_of(pipeline, MINIO).apply(pipeline.pending())
     removed = pipeline.sql("SELECT * FROM document_files WHERE removed_in_version IS NOT NULL")
     assert [(row.object_key.split("/")[1], row.removed_in_version) for row in removed] == [("text", 4)]
@@ -257,7 +257,7 @@ def test_invariant_10_search_always_finds_a_document_during_its_update(pipeline:
         return call
 
     def look() -> None:
-        """A reader, at this very moment."""
+        """Search as a reader would now."""
         found = pipeline.milvus.search("rag_vectors", [vector("old 0")], limit=20, output_fields=["doc_id", "content"])
         contents = {hit["entity"]["content"] for hit in found[0]}
         old = {f"old {number}" for number in range(5)}

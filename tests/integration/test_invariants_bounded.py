@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 
 
 def append(pipeline: Pipeline, payloads: Sequence[bytes]) -> None:
-    """Rows of the outbox, one a document `doc-0`, `doc-1`, …"""
+    """Add one outbox row per payload, of documents `doc-0`, `doc-1`, …"""
     rows = [
         (f"event-{number}", f"doc-{number}", 1, UPSERTED, "application/json", payload)
         for number, payload in enumerate(payloads)
@@ -34,7 +34,7 @@ def append(pipeline: Pipeline, payloads: Sequence[bytes]) -> None:
 
 
 class Recorder:
-    """An applier that takes everything and remembers the batches."""
+    """An applier that accepts every event and records the batches."""
 
     name = "recorder"
 
@@ -50,9 +50,9 @@ class Recorder:
     ("sizes", "batches"),
     [
         ([1] * 1_203, [500, 500, 203]),
-        ([512 * 1024] * 50, [32, 18]),  # 16 MiB are exactly 32 of the largest events
+        ([512 * 1024] * 50, [32, 18]),  # 16 MiB hold exactly 32 of the largest events
         ([512 * 1024] * 31 + [512 * 1024 + 1, 1], [31, 2]),
-        ([1, 17 * MIB, 1], [1, 1, 1]),  # one larger than that stands alone
+        ([1, 17 * MIB, 1], [1, 1, 1]),  # a larger event is a batch of its own
     ],
 )
 def test_invariant_12_relay_batches_are_bounded_in_rows_and_bytes(
@@ -105,7 +105,7 @@ def test_invariant_12_milvus_requests_are_bounded_in_rows(pipeline: Pipeline) ->
 
 @pytest.mark.parametrize("letter", ["x", "😀"], ids=["ascii", "four-bytes"])
 def test_invariant_12_milvus_requests_are_bounded_in_bytes(pipeline: Pipeline, letter: str) -> None:
-    content = letter * (65_532 // len(letter.encode()))  # the longest that Milvus takes
+    content = letter * (65_532 // len(letter.encode()))  # the longest content that Milvus takes
     with requests() as seen:
         pipeline.milvus_sink.apply([upserted([chunk_row(number, content) for number in range(300)])])
     assert sum(rows for rows, _ in seen) == 300
@@ -114,7 +114,7 @@ def test_invariant_12_milvus_requests_are_bounded_in_bytes(pipeline: Pipeline, l
 
 
 def test_invariant_12_events_of_a_large_document_are_bounded(pipeline: Pipeline) -> None:
-    """20 MiB of text: in events of 512 KiB at most, relayed in batches of 16 MiB at most."""
+    """20 MiB of text in events of at most 512 KiB, relayed in batches of at most 16 MiB."""
     contents = [f"{number} {'x' * 65_000}" for number in range(320)]
     pipeline.upsert(document("a", *contents))
     sizes = [len(envelope.payload) for envelope in pipeline.pending()]
@@ -130,7 +130,7 @@ def test_invariant_12_events_of_a_large_document_are_bounded(pipeline: Pipeline)
 
     with patch.object(DirectRelay, "claim", watched), requests() as seen:
         pipeline.run()
-    assert len(claimed) == 3  # two batches, and the look that finds nothing
+    assert len(claimed) == 3  # two batches, and one claim that finds nothing
     assert max(claimed) <= 16 * MIB
     assert max(size for _, size in seen) <= 16 * MIB
     pipeline.assert_in_step()

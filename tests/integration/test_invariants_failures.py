@@ -1,4 +1,4 @@
-"""Invariants 11 and 12 on the real stores: nothing is swallowed, and every batch is bounded."""
+"""Invariant 11 on real stores: every failure is retried, becomes a dead letter with its reason, or is raised."""
 
 import re
 import sqlite3
@@ -35,7 +35,7 @@ INSERT = (
 
 
 def tamper(pipeline: Pipeline, doc_id: str, change: Callable[[DocumentUpserted], DocumentUpserted]) -> None:
-    """Change the document's event in the outbox, as a faulty writer in another language would have written it."""
+    """Change the document's event in the outbox to what a faulty writer in another language might write."""
     envelope = next(event for event in pipeline.pending() if event.doc_id == doc_id)
     event = decode(envelope)
     assert isinstance(event, DocumentUpserted)
@@ -59,8 +59,8 @@ def with_file(**fields: Any) -> Callable[[DocumentUpserted], DocumentUpserted]:
 
 
 @contextmanager
-def waits_of(short: Backoff) -> Iterator[None]:
-    """Every loop waits as `short` says between two attempts."""
+def with_backoff(short: Backoff) -> Iterator[None]:
+    """Every loop uses the backoff `short` between two attempts."""
     seconds = Backoff.seconds
     with patch.object(Backoff, "seconds", lambda _, attempt, *random: seconds(short, attempt, *random)):
         yield
@@ -72,7 +72,7 @@ def forget_dead_letters(pipeline: Pipeline) -> None:
 
 NAN = np.full(8, np.nan, "<f4").tobytes()
 INFINITE = np.array([1, 1, 1, -np.inf, 1, 1, 1, 1], "<f4").tobytes()
-CASES = {  # what is wrong with the event → the sink that refuses it, and a part of its reason
+CASES = {  # fault of the event → a function that adds it, the sink that refuses it, a part of the reason
     "wrong dimension": (with_first_chunk(vector=b"\0" * 28), MILVUS, "28 bytes, 8 float32 numbers need 32"),
     "NaN": (with_first_chunk(vector=NAN), MILVUS, "the vector is not finite"),
     "infinity": (with_first_chunk(vector=INFINITE), MILVUS, "the vector is not finite"),
@@ -94,7 +94,7 @@ def test_invariant_11_one_bad_document_among_many_becomes_a_dead_letter(pipeline
     sink = pipeline.milvus_sink if stage == MILVUS else pipeline.minio_sink
     with patch.object(sink, "apply", wraps=sink.apply) as applies:
         pipeline.run()
-    assert applies.call_count == 11  # 32 documents halved five times, two calls each, and the first
+    assert applies.call_count == 11  # the first call, then five halvings with two calls each
 
     letter = pipeline.sql(DEAD)[0]
     assert pipeline.sql(DEAD) == [letter]
@@ -113,7 +113,7 @@ def test_invariant_11_one_bad_document_among_many_becomes_a_dead_letter(pipeline
     assert len(owners) == (62 if stage == MILVUS else 64)
     assert pipeline.pending() == []
 
-    pipeline.upsert(document("doc-13", "one", "two", file=b"x"))  # the same again, written well, heals it
+    pipeline.upsert(document("doc-13", "one", "two", file=b"x"))  # writing it again correctly heals it
     pipeline.run()
     forget_dead_letters(pipeline)
     pipeline.assert_in_step()
@@ -143,7 +143,7 @@ def test_invariant_11_unreadable_payload_becomes_a_dead_letter(pipeline: Pipelin
 
 
 def test_invariant_11_bad_events_do_not_spoil_an_applied_document(pipeline: Pipeline) -> None:
-    """Garbage for a version that is applied, or ahead of the document, becomes a dead letter and spoils nothing."""
+    """An unreadable event of an applied version, and an event ahead of its document, become dead letters."""
     pipeline.upsert(document("a", "one"))
     event = decode(pipeline.pending()[0])
     pipeline.run()
@@ -162,14 +162,17 @@ def test_invariant_11_version_is_refused_whole_when_its_first_part_is(pipeline: 
     pipeline.run()
     with patch.object(limits, "EVENT_BYTES", 700):
         pipeline.upsert(document("a", "one", "two", "three"))
-    assert len(pipeline.pending()) == 3  # the last carries both tombstones
+    assert len(pipeline.pending()) == 3  # the last part has both tombstones
     tamper(pipeline, "a", with_first_chunk(vector=NAN))
-    with patch.object(direct, "_BATCH_ROWS", 1):  # each part in a batch of its own
+    with patch.object(direct, "_BATCH_ROWS", 1):  # one part per batch
         pipeline.run()
     assert pipeline.sql("SELECT state, applied_version FROM sink_states WHERE sink = 'milvus'") == [("failed", 1)]
     assert pipeline.sql("SELECT status FROM documents") == [("failed",)]
     assert [(row.stage, row.error.split()[0]) for row in pipeline.sql(DEAD)] == [(MILVUS, "chunk")] * 3
-    assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["old", "older"]  # still to be found
+    assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == [
+        "old",
+        "older",
+    ]  # searches still find it
 
     pipeline.upsert(document("a", "one", "two", "three"))
     pipeline.run()
@@ -178,11 +181,11 @@ def test_invariant_11_version_is_refused_whole_when_its_first_part_is(pipeline: 
 
 
 def test_invariant_11_events_that_share_an_id_keep_the_last_dead_letter(pipeline: Pipeline) -> None:
-    """A foreign writer's mistake, or an event that was replayed and refused again."""
+    """A mistake of a foreign writer, or an event that was replayed and refused again."""
     pipeline.upsert(document("a", "one"))
     for payload in (b"first", b"second", b"third"):
         pipeline.execute(INSERT, event_id="same", doc_id="b", version=1, payload=payload)
-        pipeline.execute("UPDATE outbox SET headers = '[1]' WHERE event_id = 'same'")  # nor are these headers
+        pipeline.execute("UPDATE outbox SET headers = '[1]' WHERE event_id = 'same'")  # invalid headers too
         if payload != b"first":
             pipeline.run()
     assert pipeline.sql("SELECT stage, payload FROM outbox_dead_letters ORDER BY stage") == [
@@ -196,19 +199,19 @@ def test_invariant_11_events_that_share_an_id_keep_the_last_dead_letter(pipeline
 def test_invariant_11_events_wait_with_backoff_while_a_sink_is_down(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"), document("b", "two"))
     real, failures = milvus_upsert.upsert, iter(range(4))
-    told: list[tuple[str, float]] = []
+    reported: list[tuple[str, float]] = []
 
     def upsert(*args: Any, **kwargs: Any) -> Any:
         if next(failures, None) is not None:
             raise MilvusException(code=8, message="rate limit exceeded")
         return real(*args, **kwargs)
 
-    relay = DirectRelay(pipeline.engine, pipeline.appliers(), failing=lambda *what: told.append(what))
-    with patch.object(milvus_upsert, "upsert", upsert), waits_of(Backoff(0.01, 0.05)):
+    relay = DirectRelay(pipeline.engine, pipeline.appliers(), failing=lambda *what: reported.append(what))
+    with patch.object(milvus_upsert, "upsert", upsert), with_backoff(Backoff(0.01, 0.05)):
         relay.run(threading.Event(), until_idle=True)
     relay.close()
-    assert [reason for reason, _ in told] == ["Milvus: rate limit exceeded"] * 4
-    for (_, seconds), limit in zip(told, (0.01, 0.02, 0.04, 0.05), strict=True):
+    assert [reason for reason, _ in reported] == ["Milvus: rate limit exceeded"] * 4
+    for (_, seconds), limit in zip(reported, (0.01, 0.02, 0.04, 0.05), strict=True):
         assert 0 <= seconds <= limit  # full jitter
     pipeline.assert_in_step()
 
@@ -217,12 +220,12 @@ def test_invariant_11_events_stay_in_the_outbox_when_patience_ends(pipeline: Pip
     pipeline.upsert(document("a", "one"))
     relay = DirectRelay(pipeline.engine, pipeline.appliers())
     down = patch.object(pipeline.store, "put", side_effect=OSError(28, "No space left on device"))
-    with down, waits_of(Backoff(0.01, 0.02)), pytest.raises(Retryable, match="No space left"):
+    with down, with_backoff(Backoff(0.01, 0.02)), pytest.raises(Retryable, match="No space left"):
         relay.run(threading.Event(), until_idle=True, patience_seconds=0.1)
     relay.close()
     stop, began = threading.Event(), time.monotonic()
     relay = DirectRelay(pipeline.engine, pipeline.appliers(), failing=lambda *_: stop.set())
-    with down:  # told to stop while it waits, it ends at once and without an error
+    with down:  # a stop during the wait ends the relay at once, without an error
         relay.run(stop, until_idle=True)
     assert time.monotonic() - began < 5
     relay.close()

@@ -1,4 +1,4 @@
-"""A writer in another language, with nothing but SQL and JSON; rows that Milvus lost; files too large for an event."""
+"""A foreign writer that uses only SQL and JSON; rows that Milvus lost; files too large for an event."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ def sha256(content: bytes | str) -> str:
 def foreign_write(
     pipeline: Pipeline, version: int, words: Sequence[str], removed: Sequence[str], as_text: bool = False
 ) -> None:
-    """What a service in another language does in one transaction. It leaves `sink_states` to the consumers."""
+    """The transaction of a service in another language. It leaves `sink_states` to the consumers."""
     ids = {word: sha256(f"foreign\0{sha256(word)}\0000")[:32] for word in (*words, *removed)}
     event = {
         "doc_id": "foreign",
@@ -89,7 +89,7 @@ def test_documents_of_a_foreign_writer_reach_all_stores(pipeline: Pipeline) -> N
     pipeline.assert_in_step()
     assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["drei", "zwei"]
 
-    pipeline.upsert(document("foreign", "drei", "four", business_tag="hr"))  # and ours may go on with it
+    pipeline.upsert(document("foreign", "drei", "four", business_tag="hr"))  # our writer may update it
     pipeline.run()
     pipeline.assert_in_step()
     pipeline.delete("foreign")
@@ -144,7 +144,7 @@ def staged(pipeline: Pipeline, content: bytes, name: str = "original.pdf") -> Do
 
 
 def raw_files(pipeline: Pipeline) -> dict[str, bytes]:
-    """Without the date in the middle of their keys."""
+    """File name and source type → bytes, without the date in the key."""
     return {
         f"{key.split('/')[1]}/{key.rpartition('/')[2]}": content
         for key, content in pipeline.objects().items()
@@ -163,7 +163,7 @@ def test_large_file_moves_from_staging_to_its_key(pipeline: Pipeline, tmp_path: 
     assert raw_files(pipeline) == {"pdf/a.pdf": LARGE}
     pipeline.assert_in_step()
 
-    pipeline.execute("UPDATE sink_states SET applied_version = 0, state = 'pending'")  # as if the mark had been lost
+    pipeline.execute("UPDATE sink_states SET applied_version = 0, state = 'pending'")  # as if the marks were lost
     for one in pipeline.appliers():
         assert one.apply(events) == []
     assert raw_files(pipeline) == {"pdf/a.pdf": LARGE}
@@ -187,7 +187,7 @@ def test_missing_staged_file_is_a_dead_letter_and_a_new_version_heals_it(pipelin
 
 
 def test_older_file_does_not_replace_a_missing_staged_file(pipeline: Pipeline) -> None:
-    """The key holds the bytes of the version before: those are not what was written."""
+    """The key holds the bytes of the previous version, which are not the new file."""
     pipeline.upsert(document("a", "one", file=staged(pipeline, LARGE)))
     pipeline.run()
     file = staged(pipeline, LARGE + b"2")

@@ -1,4 +1,4 @@
-"""A consumer that lost its partitions applies beside their new owner: the sinks mix, and that is found out."""
+"""A consumer that lost its partitions applies concurrently with their new owner; the second to mark detects it."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.integration
 Step = Callable[[], object]
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     pass
 
 
 class Halting:
-    """The real sink; `before` and `after` happen while its consumer stands still before or after it writes."""
+    """The real sink; `before` and `after` run while its consumer stands still before or after it writes."""
 
-    def __init__(self, sink: Sink, before: Step = nothing, after: Step = nothing) -> None:
+    def __init__(self, sink: Sink, before: Step = do_nothing, after: Step = do_nothing) -> None:
         self.name = sink.name
         self._sink, self._before, self._after = sink, before, after
         self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
@@ -39,15 +39,15 @@ def states(pipeline: Pipeline) -> dict[str, tuple[int, str, str]]:
 
 
 def late(pipeline: Pipeline, sink: Sink, meanwhile: Step) -> None:
-    """A consumer takes what waits, and stands still before it writes, while `meanwhile` happens and all is relayed."""
+    """Apply the pending events late: before the sink writes, `meanwhile` runs and the relay applies everything."""
     events = pipeline.pending()
 
-    def others() -> None:
+    def apply_newer() -> None:
         meanwhile()
         pipeline.run()
         pipeline.assert_in_step()
 
-    applier(pipeline.engine, Halting(sink, before=others)).apply(events)
+    applier(pipeline.engine, Halting(sink, before=apply_newer)).apply(events)
 
 
 def test_invariant_9_rows_resurrected_by_a_late_consumer_leave_with_the_next_write(
@@ -115,7 +115,7 @@ def test_invariant_8_file_overwritten_by_a_late_consumer_fails_the_document(pipe
 def test_late_consumer_that_changes_nothing_causes_no_failure(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"bytes"), document("b", "one"))
     for sink in (pipeline.milvus_sink, pipeline.minio_sink):
-        late(pipeline, sink, nothing)
+        late(pipeline, sink, do_nothing)
         pipeline.assert_in_step()
 
 
@@ -135,7 +135,7 @@ def test_invariant_6_newer_version_is_applied_again_after_a_concurrent_older_one
 
 
 def test_invariant_6_newer_file_survives_a_replay_of_the_older_version(pipeline: Pipeline) -> None:
-    """Both versions came in one batch, the consumer died before its mark, and the next one's batches are smaller."""
+    """Both versions were in one batch, the consumer died before marking, and its successor uses smaller batches."""
     large = b"x" * (INLINE_FILE_BYTES + 1)
     for content in (b"first" + large, b"second" + large):
         pipeline.upsert(document("a", "one", file=DocumentFile.from_bytes(content, "original.md", pipeline.store)))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def engine(mysql: Engine) -> Engine:
-    """The pipeline as in the embedded profile, but on MySQL."""
+    """The fixture `pipeline` on MySQL."""
     return mysql
 
 
@@ -41,7 +41,7 @@ def wait_until_completed(engine: Engine) -> None:
 
 
 class Counting:
-    """The real sink, and how often each version of each document was applied."""
+    """The real sink; counts how often each version of each document was applied."""
 
     name = "milvus"
 
@@ -85,13 +85,13 @@ def test_replacing_kafka_clients_at_work_loses_nothing(
     servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = count(1)
-    made_anew: list[Consumer] = []
+    replaced: list[Consumer] = []
 
     def given_up(_membership: Membership, consumer: Consumer) -> bool:
-        """Three times, while a relay or a consumer is a member and at work."""
-        if next(asked) % 40 or len(made_anew) == 3 or not consumer.memberid():
+        """Three times, for a relay or a consumer that is a member."""
+        if next(asked) % 40 or len(replaced) == 3 or not consumer.memberid():
             return False
-        made_anew.append(consumer)
+        replaced.append(consumer)
         return True
 
     monkeypatch.setattr(Membership, "given_up", given_up)
@@ -101,7 +101,7 @@ def test_replacing_kafka_clients_at_work_loses_nothing(
         kafka.consuming(pipeline.engine, pipeline.milvus_sink, servers, names),
         kafka.consuming(pipeline.engine, pipeline.minio_sink, servers, names),
     ):
-        while len(made_anew) < 3 or min(versions.values()) < 3:
+        while len(replaced) < 3 or min(versions.values()) < 3:
             for doc_id in versions:
                 versions[doc_id] += 1
                 pipeline.upsert(document(doc_id, "one", f"version {versions[doc_id]}"))
@@ -112,20 +112,20 @@ def test_replacing_kafka_clients_at_work_loses_nothing(
 
 
 class Failing:
-    """The real sink behind a door that can be closed."""
+    """The real sink; fails while `down` is set."""
 
     name = "milvus"
 
     def __init__(self, sink: MilvusSink) -> None:
         self._sink = sink
-        self.closed = threading.Event()
+        self.down = threading.Event()
         self.refusals = 0
         self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
-        if self.closed.is_set():
+        if self.down.is_set():
             self.refusals += 1
-            raise Retryable("the door is closed")
+            raise Retryable("the sink is down")
         self._sink.apply(changes)
 
 
@@ -133,7 +133,7 @@ def test_consumer_keeps_its_partitions_while_its_sink_is_down(
     servers: Servers, pipeline: Pipeline, names: Names
 ) -> None:
     sink = Failing(pipeline.milvus_sink)
-    sink.closed.set()
+    sink.down.set()
     pipeline.upsert(*(document(f"d{n}", "one") for n in range(20)))
     with (
         kafka.relaying(pipeline.engine, servers, names),
@@ -143,14 +143,14 @@ def test_consumer_keeps_its_partitions_while_its_sink_is_down(
         wait_for(lambda: sink.refusals >= 3, "three attempts")
         assert pipeline.milvus_rows() == {}
         assert {row.milvus_synced for row in pipeline.sql("SELECT milvus_synced FROM chunks")} == {0}
-        sink.closed.clear()
+        sink.down.clear()
         wait_until_completed(pipeline.engine)
     pipeline.assert_in_step()
 
 
 def test_invariant_8_batch_without_marks_is_not_committed(servers: Servers, pipeline: Pipeline, names: Names) -> None:
     sink = Failing(pipeline.milvus_sink)
-    sink.closed.set()
+    sink.down.set()
     pipeline.upsert(*(document(f"d{n}", "one") for n in range(20)))
     with kafka.relaying(pipeline.engine, servers, names), kafka.consuming(pipeline.engine, sink, servers, names):
         wait_for(lambda: sink.refusals >= 1, "an attempt")

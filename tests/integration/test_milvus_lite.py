@@ -1,4 +1,4 @@
-"""The Milvus sink on Milvus Lite: the contract of every Milvus, and sparse weights, which the test server lacks."""
+"""The Milvus sink on Milvus Lite: the contracts of every Milvus, and sparse weights, which the test server lacks."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class TestCollection(MilvusCollectionContract):
     """On the fixtures `clients`, `client` and `sink`."""
 
     indexes: ClassVar = {
-        "vector": {"index_type": "HNSW", "metric_type": "COSINE"},  # it does not tell the parameters
+        "vector": {"index_type": "HNSW", "metric_type": "COSINE"},  # it does not report the parameters
         "sparse": {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "IP"},
         "doc_id": {"index_type": "INVERTED"},
         "modal_type": {"index_type": "INVERTED"},
@@ -64,7 +64,7 @@ def weights(*entries: tuple[int, float]) -> bytes:
 
 
 def search(client: MilvusClient, query: dict[int, float]) -> list[tuple[str, float]]:
-    """(chunk_id, score), the best first."""
+    """(chunk_id, score) pairs, the best first."""
     [hits] = client.search("rag_vectors", [query], anns_field="sparse", limit=10, consistency_level="Strong")
     return [(hit["chunk_id"], hit["distance"]) for hit in hits]
 

@@ -1,4 +1,4 @@
-"""The Milvus sink on a real Milvus 2.3: the contract of every Milvus, what only a server answers, and its end."""
+"""The Milvus sink on a real Milvus 2.3: the contracts of every Milvus, a server's own answers, and its failures."""
 
 import os
 import signal
@@ -29,8 +29,8 @@ from tests.contracts.milvus_collection import (
     MilvusCollectionContract,
     chunk,
     deleted,
+    ensure_now,
     healed,
-    made_sure,
     rows,
     upserted,
 )
@@ -80,7 +80,7 @@ class TestCollection(MilvusCollectionContract):
     }
 
 
-# Sparse weights, which Milvus 2.3 has not
+# Milvus 2.3 has no sparse weights
 
 
 def test_old_milvus_stores_chunks_without_sparse_weights_and_warns_once(
@@ -89,9 +89,9 @@ def test_old_milvus_stores_chunks_without_sparse_weights_and_warns_once(
     sink = MilvusSink(client, 8)
     for _ in range(2):
         sink.ensure()
-    said = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus.collection"]
-    assert said == ["this Milvus takes no sparse weights: they are left out of the collection rag_vectors_1"]
-    assert client.list_collections() == ["rag_vectors_1"], "what was asked with is gone"
+    warnings = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus.collection"]
+    assert warnings == ["this Milvus takes no sparse weights: they are left out of the collection rag_vectors_1"]
+    assert client.list_collections() == ["rag_vectors_1"], "the probe is dropped"
     sink.apply(upserted(1, [chunk("one", "content", sparse=b"\5\0\0\0\0\0\0\x3f")]))
     sink.apply(upserted(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new"))
     found = rows(client)["one"]
@@ -103,7 +103,7 @@ def test_old_milvus_stores_chunks_without_sparse_weights_and_warns_once(
     )
 
 
-# What the server answers, past the sink's own checks
+# Answers of the server behind the sink's own checks
 
 
 def test_too_long_value_refused_by_the_server_is_permanent(client: MilvusClient, sink: MilvusSink) -> None:
@@ -117,7 +117,7 @@ def test_too_long_value_refused_by_the_server_is_permanent(client: MilvusClient,
 
 
 def test_alias_moved_to_another_dimension_is_retryable(client: MilvusClient, sink: MilvusSink) -> None:
-    """No event is at fault, so none may become a dead letter; when the sink is opened anew it says what is wrong."""
+    """No event is at fault, so none may become a dead letter; the next `ensure` names the fault."""
     sink.apply(upserted(1, [chunk("one")]))
     row = {**rows(client)["one"], "vector": np.ones(15, "<f4")}
     with pytest.raises(MilvusException) as refused:
@@ -127,12 +127,12 @@ def test_alias_moved_to_another_dimension_is_retryable(client: MilvusClient, sin
     assert "should divide the dim(8)" in str(answer)
 
 
-# A server that is down, slow, restarted
+# A server that is down, slow or restarted
 
 
 def test_unreachable_server_at_start_is_retryable(engine: Engine) -> None:
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # but nobody listens: refused
+        unused.bind(("127.0.0.1", 0))  # no server listens: connections are refused
         settings = Settings(milvus_uri=f"http://127.0.0.1:{unused.getsockname()[1]}", vector_dimension=8)
         sink = RestartingMilvusSink(System(settings, engine))
         for _ in range(2):
@@ -142,31 +142,31 @@ def test_unreachable_server_at_start_is_retryable(engine: Engine) -> None:
 
 
 class OwnServer:
-    """A Milvus that a test may kill."""
+    """A Milvus server that a test may kill."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
         self._pid = 0
 
     def up(self) -> str:
-        """Its URI."""
+        """Start it; returns its URI."""
         done = native("up", "--only", "milvus", "--data", self._data)
         assert done.returncode == 0, done.stderr
         self._pid = states(self._data)["milvus"]["pid"]
         return done.stdout.strip().partition("=")[2]
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        with suppress(ProcessLookupError):  # it ends by itself when it stood still for longer than its session
+        with suppress(ProcessLookupError):  # it ends by itself after a stop longer than its session
             os.kill(self._pid, number)
         if number == signal.SIGKILL:
-            wait_for(lambda: gone(self._pid), "the server's end")
+            wait_for(lambda: gone(self._pid), "the server to end")
 
     def stop(self) -> None:
         native("stop", "--data", self._data)
 
 
 @pytest.fixture
-def own(tmp_path: Path, milvus_server: MilvusServer) -> Iterator[OwnServer]:  # where the shared one runs, this one can
+def own(tmp_path: Path, milvus_server: MilvusServer) -> Iterator[OwnServer]:  # skipped where the shared server is
     server = OwnServer(tmp_path / "own")
     yield server
     server.stop()
@@ -184,10 +184,10 @@ def test_killed_server_comes_back_with_everything_that_it_acknowledged(own: OwnS
         for changes in (upserted(2, [chunk("late")]), relabel, deleted(2, ["chunk-8"])):
             with pytest.raises(Retryable, match=r"^Milvus: [^<]"):
                 sink.apply(changes)
-        assert not made_sure(MilvusSink(client, 8))
+        assert not ensure_now(MilvusSink(client, 8))
         own.up()
         for changes in (relabel, deleted(3, ["chunk-8"]), upserted(4, [chunk("late")])):
-            wait_for(partial(healed, sink, changes), "the server to take it")  # it loads for seconds
+            wait_for(partial(healed, sink, changes), "the server to take it")  # loading takes seconds
         found = rows(client, "business_tag")
         assert found.keys() == {f"chunk-{number}" for number in range(500)} - {"chunk-8"} | {"late"}
         assert {key for key, row in found.items() if row["business_tag"] == "new"} == {"chunk-7"}
@@ -216,10 +216,10 @@ def test_silent_server_is_reported_after_the_timeout(own: OwnServer, monkeypatch
         wait_for(lambda: healed(sink, upserted(1, [chunk("one")])), "the server to go on")
         own.kill()
         port = int(uri.rpartition(":")[2])
-        mute = wait_for(lambda: _listening(port), "the port")
-        assert mute is not None
-        with mute:  # in its place somebody who accepts and never answers
+        silent = wait_for(lambda: _listening(port), "the port")
+        assert silent is not None
+        with silent:  # a server that accepts connections and never answers
             began = time.monotonic()
             with pytest.raises(Retryable, match=r"^Milvus: "):
                 sink.apply(upserted(2, [chunk("two", vector=ONES)]))
-            assert time.monotonic() - began < 5.0, "not the client's own ten seconds"
+            assert time.monotonic() - began < 5.0, "earlier than the client's own ten seconds"

@@ -1,4 +1,4 @@
-"""The object store and its sink on a real MinIO: the contract of every store, and what only a server can show."""
+"""The object store and its sink on a real MinIO: the contract of every store, and what only a server does."""
 
 import hashlib
 import io
@@ -62,7 +62,7 @@ class TestS3Store(ObjectStoreContract):
 
 
 class Letters:
-    """A stream of `size_bytes` that holds none of them: its SHA-256 is told at the end."""
+    """A stream of `size_bytes` that is generated while it is read; `digest` is its SHA-256 at the end."""
 
     def __init__(self, size_bytes: int) -> None:
         self.left = size_bytes
@@ -79,7 +79,7 @@ class Letters:
 
 
 def digest_of(client: Minio, bucket: str, key: str) -> str:
-    """Of the bytes that the server sends, not of what it was told."""
+    """The SHA-256 of the bytes that the server sends, not of its metadata."""
     response = client.get_object(bucket, key)
     try:
         digest = hashlib.sha256()
@@ -162,7 +162,7 @@ def test_large_file_is_streamed_in_parts_with_flat_memory(client: Minio, store: 
     assert peak_bytes < 64 * MIB
     stat = client.stat_object(bucket, "large")
     assert (stat.size, stat.content_type) == (100 * MIB, "video/mp4")
-    assert (stat.etag or "").endswith("-7"), "16 MiB a part"
+    assert (stat.etag or "").endswith("-7"), "16 MiB per part"
     assert digest_of(client, bucket, "large") == stream.digest.hexdigest()
 
 
@@ -206,7 +206,7 @@ def test_keys_of_several_pages_are_listed_and_removed(store: S3Store) -> None:
 
 def test_object_that_cannot_be_removed_is_an_error(store: S3Store) -> None:
     with pytest.raises(OSError, match="cannot remove object 'a//b': XMinioInvalidObjectName"):
-        store.remove(["a//b"])  # told in the answer's body, which minio reads only when it is asked
+        store.remove(["a//b"])  # the error is in the body of the answer, which minio reads lazily
 
 
 # The sink
@@ -224,7 +224,7 @@ def test_staged_file_moves_to_its_key_with_its_metadata(
     assert store.read(RAW) == b"hello"
     assert store.sha256(RAW) == HELLO_SHA256
     assert client.stat_object(bucket, RAW).content_type == "application/pdf"  # as the event says
-    sink.apply([change])  # the batch comes again
+    sink.apply([change])  # the batch is repeated
     sink.clean_up(change.events)
     assert list(store.keys("")) == [RAW]
 
@@ -294,7 +294,7 @@ def test_wrong_credentials_are_retryable_and_named(minio_server: MinioServer, bu
 def test_unreachable_server_is_reported_within_seconds() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"  # bound, but nobody listens: refused
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"  # no server listens: connections are refused
         sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"))
         began = time.monotonic()
         with pytest.raises(Retryable, match="object store"):

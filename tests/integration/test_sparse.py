@@ -1,4 +1,4 @@
-"""Sparse weights from the writer to Milvus Lite: they travel with the vector, are archived, and stay."""
+"""Sparse weights from the writer to Milvus Lite: sent with the vector, archived, and kept by updates."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SIX = b"\x06\x00\x00\x00\x00\x00\x00\x3f"
 
 
 def upsert(pipeline: Pipeline, *chunks: Chunk, **fields: Any) -> bool:
-    """Whether it changed anything."""
+    """Returns whether the write changed anything."""
     document = Document(doc_id="d", title="Title", source_type="text", chunks=chunks, **fields)
     with pipeline.engine.begin() as connection:
         return Writer(MODEL).upsert(connection, document).changed
@@ -53,7 +53,7 @@ def test_sparse_weights_are_sent_archived_and_found(pipeline: Pipeline) -> None:
 def test_updates_and_new_labels_keep_sparse_weights(pipeline: Pipeline) -> None:
     upsert(pipeline, chunk("one", sparse={5: 0.5}))
     pipeline.run()
-    upsert(pipeline, Chunk(content="one"), chunk("two", sparse={5: 2.0}))  # a vector left out, its weights with it
+    upsert(pipeline, Chunk(content="one"), chunk("two", sparse={5: 2.0}))  # without vector and weights
     pipeline.run()
     upsert(pipeline, Chunk(content="one", modal_type="image"), Chunk(content="two"), business_tag="new")
     pipeline.run()
@@ -98,7 +98,7 @@ def test_invariant_12_sparse_weights_count_towards_event_size(pipeline: Pipeline
     assert max(sizes) <= 512 * 1024
     pipeline.run()
     pipeline.assert_in_step()
-    assert len(found(pipeline, 4_095_000_000)) == 10  # the most that were asked for
+    assert len(found(pipeline, 4_095_000_000)) == 10  # the limit of the search
 
 
 def test_json_lines_may_contain_sparse_weights(tmp_path: Path, store: DirectoryStore) -> None:

@@ -1,4 +1,4 @@
-"""Which error of Milvus is the event's fault, which may pass, and in what words it is told."""
+"""Which errors of Milvus are retryable, which are permanent, and their messages."""
 
 import grpc
 import pytest

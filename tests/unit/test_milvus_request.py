@@ -1,4 +1,4 @@
-"""Our upsert request against the one that pymilvus makes of the same rows."""
+"""Our upsert request compared with the request that pymilvus makes of the same rows."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ from schema import collection
 
 pytestmark = pytest.mark.unit
 
-DIMENSION = 300  # its bytes need a length of two
+DIMENSION = 300  # large enough for a length of two bytes
 
 
 def described(*, with_sparse: bool) -> list[dict[str, object]]:
-    """The fields as Milvus describes them."""
+    """The fields in the form of Milvus' descriptions."""
     types = {"varchar": DataType.VARCHAR, "int64": DataType.INT64, "vector": DataType.FLOAT_VECTOR}
     types["sparse"] = DataType.SPARSE_FLOAT_VECTOR
     return [

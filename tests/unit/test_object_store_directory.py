@@ -1,4 +1,4 @@
-"""The directory keeps the contract of every object store, and leaves no half file, whatever happens."""
+"""The directory keeps the contract of every object store, and never leaves half a file."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ class TestDirectoryStore(ObjectStoreContract):
         store = DirectoryStore(tmp_path / "bucket")
         store.ensure()
         yield store
-        assert list((store.root / ".parts").glob("*")) == []  # whatever the test did
+        assert list((store.root / ".parts").glob("*")) == []  # after every test
 
     @pytest.mark.parametrize("key", ["a\\b", "a\0b", "a/", ".parts/a", "x" * 256, "é" * 128])
     def test_key_that_no_directory_can_hold_is_refused(self, store: DirectoryStore, key: str) -> None:
@@ -95,7 +95,7 @@ class TestDirectoryStore(ObjectStoreContract):
             put(store, "a", b"x" * (4 * MIB))
         assert files(store) == {"a"}
         assert store.read("a") == b"hello"
-        put(store, "a", b"y" * 1000)  # room again
+        put(store, "a", b"y" * 1000)  # the disk has room again
         assert store.read("a") == b"y" * 1000
 
     @pytest.fixture
@@ -110,7 +110,7 @@ class TestDirectoryStore(ObjectStoreContract):
 
     @pytest.mark.parametrize(
         ("function", "when", "left"),
-        [  # a put syncs its file, renames it, syncs its folder
+        [  # put: sync the file, rename it, sync its folder
             ("os.fsync", "before", b"old"),
             ("os.fsync", "after", b"old"),
             ("pathlib.Path.replace", "before", b"old"),
@@ -128,7 +128,7 @@ class TestDirectoryStore(ObjectStoreContract):
         )
         assert child.returncode == 137
         if (call, function) == ("copy", "os.fsync"):
-            left = b"new"  # a copy has nothing to sync but its folder
+            left = b"new"  # a copy syncs only its folder
         assert store.read("a") == left
         assert list(store.keys("")) == ["a", "staged"]
         put(store, "a", b"newer")
@@ -145,6 +145,8 @@ from pathlib import Path
 from unittest.mock import patch
 from pkgutil import resolve_name
 from schema.object_store.directory import DirectoryStore
+
+pytestmark = pytest.mark.unit
 
 root, call, function, when = sys.argv[1:]
 real = resolve_name(function)
