@@ -3,8 +3,8 @@
     python -m tests.chaos.dying_run --data DIR --point relays.direct.DirectRelay.settle:after --hit 2
 
 dies with status 137 after the second call of that function. Without --point it ends by comparing the stores.
-`--serve` reads such runs from stdin, one JSON object per line, and forks a process for each: all modules are loaded, but
-neither Milvus Lite nor gRPC is started before the fork, so that a new process takes milliseconds.
+`--serve` reads such runs from stdin, one JSON object per line, and forks a process for each. All modules are loaded
+before the fork, but neither Milvus Lite nor gRPC is started, so that a new process takes milliseconds.
 """
 
 import argparse

@@ -31,7 +31,7 @@ REFUSED = [
 
 
 class MilvusRowsContract:
-    """Derive a class in a module with a class-scoped fixture `shared_clients`, which makes clients of an empty database."""
+    """Derive a class in a module with a class-scoped fixture `shared_clients`: it makes clients of an empty database."""
 
     @pytest.fixture(scope="class")
     @classmethod
