@@ -31,7 +31,7 @@ REFUSED = [
 
 
 class MilvusRowsContract:
-    """Derive a class in a module with a class-scoped fixture `shared_clients`: it makes clients of an empty database."""
+    """Derive a class where a class-scoped fixture `shared_clients` makes clients of one empty database."""
 
     @pytest.fixture(scope="class")
     @classmethod

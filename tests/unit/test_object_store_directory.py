@@ -146,8 +146,6 @@ from unittest.mock import patch
 from pkgutil import resolve_name
 from schema.object_store.directory import DirectoryStore
 
-pytestmark = pytest.mark.unit
-
 root, call, function, when = sys.argv[1:]
 real = resolve_name(function)
 
