@@ -132,7 +132,7 @@ class KafkaConsumer:
         self._report([message.envelope for message in applied], dead)
 
     def _send_dead_letters(self, dead: Sequence[DeadLetter]) -> None:
-        """Leave out letters of partitions that were revoked meanwhile: their next owner sends them."""
+        """Leave out letters of partitions that were revoked during the attempt: their next owner sends them."""
         messages = {id(message.envelope): message for message in self._batch}
         owned = [(messages[id(letter.envelope)], letter) for letter in dead if id(letter.envelope) in messages]
         self._dead_letters.send(owned)

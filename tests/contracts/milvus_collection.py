@@ -41,14 +41,14 @@ def chunk(chunk_id: str, content: str = "text", vector: bytes = ONES, **fields: 
     return ChunkRow(chunk_id=chunk_id, content_hash="0" * 64, content=content, vector=vector, **fields)
 
 
-def upserted(version: int = 1, chunks: Sequence[ChunkRow] = (), **fields: Any) -> list[Change]:
+def upsert_change(version: int = 1, chunks: Sequence[ChunkRow] = (), **fields: Any) -> list[Change]:
     """One document's change."""
     values = {"embedding_model": "m", "dimension": 8, "title": "t", "source_type": "text", "chunk_count": 1, **fields}
     event = DocumentUpserted(doc_id="a", version=version, chunks=list(chunks), **values)
     return [Change("a", version, (event,))]
 
 
-def deleted(version: int, tombstones: Iterable[str]) -> list[Change]:
+def delete_change(version: int, tombstones: Iterable[str]) -> list[Change]:
     return [Change("a", version, (DocumentDeleted(doc_id="a", version=version, tombstones=list(tombstones)),))]
 
 
@@ -79,7 +79,7 @@ def indexes(client: MilvusClient) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def requests() -> Iterator[list[tuple[int, int]]]:
+def record_requests() -> Iterator[list[tuple[int, int]]]:
     """(rows, bytes on the wire) of every upsert that is sent inside this context."""
     real, seen = milvus_upsert.pack, []
 
@@ -139,7 +139,7 @@ class MilvusCollectionContract:
     def test_collection_is_created_once_behind_its_alias(self, client: MilvusClient, sink: MilvusSink) -> None:
         self.assert_collection_is_whole(client)
         [made] = client.list_collections()
-        sink.apply(upserted(chunks=[chunk("one")]))
+        sink.apply(upsert_change(chunks=[chunk("one")]))
         sink.ensure()
         assert client.list_collections() == [made]
         assert rows(client, "chunk_id").keys() == {"one"}
@@ -154,7 +154,7 @@ class MilvusCollectionContract:
                 break
             self.assert_collection_is_whole(client)
             sink = MilvusSink(client, 8)
-            sink.apply(upserted(chunks=[chunk("one")]))
+            sink.apply(upsert_change(chunks=[chunk("one")]))
             client.drop_alias("rag_vectors")
             for name in client.list_collections():  # the kill may leave a probe
                 client.drop_collection(name)
@@ -166,7 +166,7 @@ class MilvusCollectionContract:
 
         def ensure(client: MilvusClient) -> None:
             start.wait(10)
-            wait_for(lambda: ensure_now(MilvusSink(client, 8)), "the collection")
+            wait_for(lambda: try_ensure(MilvusSink(client, 8)), "the collection")
 
         with ThreadPoolExecutor(len(made)) as pool:
             list(pool.map(ensure, made))
@@ -181,10 +181,10 @@ class MilvusCollectionContract:
         other = MilvusSink(client, 4, "rebuilt_vectors")
         other.ensure()
         try:
-            sink.apply(upserted(1, [chunk("one"), chunk("both", "old")]))
-            other.apply(upserted(2, [chunk("two", vector=ONES[:16]), chunk("both", "new", ONES[:16])]))
-            other.apply(upserted(3, relabelled=[ChunkLabels(chunk_id="both")], business_tag="hr"))
-            other.apply(deleted(4, ["two", "one"]))
+            sink.apply(upsert_change(1, [chunk("one"), chunk("both", "old")]))
+            other.apply(upsert_change(2, [chunk("two", vector=ONES[:16]), chunk("both", "new", ONES[:16])]))
+            other.apply(upsert_change(3, relabelled=[ChunkLabels(chunk_id="both")], business_tag="hr"))
+            other.apply(delete_change(4, ["two", "one"]))
             assert {key: row["content"] for key, row in rows(client, "content").items()} == {
                 "one": "text",
                 "both": "old",
@@ -200,8 +200,8 @@ class MilvusCollectionContract:
         sink = MilvusSink(client, 1_024)
         sink.ensure()
         made = [chunk(f"chunk-{number}", "x" * 16_000, ONES * 128) for number in range(1_000)]
-        with requests() as seen:
-            sink.apply(upserted(1, made))
+        with record_requests() as seen:
+            sink.apply(upsert_change(1, made))
         assert sum(count for count, _ in seen) == 1_000
         assert len(seen) >= 2
         assert max(size for _, size in seen) <= 16 * MIB
@@ -210,24 +210,24 @@ class MilvusCollectionContract:
     # Failures
 
     def test_released_collection_is_loaded_again(self, client: MilvusClient, sink: MilvusSink) -> None:
-        sink.apply(upserted(1, [chunk("one")]))
+        sink.apply(upsert_change(1, [chunk("one")]))
         client.release_collection("rag_vectors")
-        relabel = upserted(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new")
+        relabel = upsert_change(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new")
         with pytest.raises(Retryable, match=r"^Milvus: .*(not loaded|released)"):
             sink.apply(relabel)
-        wait_for(lambda: healed(sink, relabel), "the sink to heal")
+        wait_for(lambda: try_apply(sink, relabel), "the sink to heal")
         assert rows(client, "business_tag")["one"]["business_tag"] == "new"
 
     def test_missing_collection_is_retryable(self, client: MilvusClient, sink: MilvusSink) -> None:
         client.drop_alias("rag_vectors")
         with pytest.raises(Retryable, match=r"^Milvus: [^<]*collection"):
-            sink.apply(upserted(1, [chunk("one")]))
+            sink.apply(upsert_change(1, [chunk("one")]))
         sink.ensure()
-        sink.apply(upserted(1, [chunk("one")]))
+        sink.apply(upsert_change(1, [chunk("one")]))
         assert rows(client, "chunk_id").keys() == {"one"}
 
 
-def ensure_now(sink: MilvusSink) -> bool:
+def try_ensure(sink: MilvusSink) -> bool:
     try:
         sink.ensure()
     except Retryable:
@@ -235,7 +235,7 @@ def ensure_now(sink: MilvusSink) -> bool:
     return True
 
 
-def healed(sink: MilvusSink, changes: list[Change]) -> bool:
+def try_apply(sink: MilvusSink, changes: list[Change]) -> bool:
     try:
         sink.apply(changes)
     except Retryable:

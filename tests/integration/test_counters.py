@@ -13,7 +13,7 @@ from relays.kafka import KafkaRelay
 from relays.outbox_row import OutboxRow
 from schema.database.connection import connect
 from schema.kafka.names import Names
-from tests.contracts.milvus_collection import requests
+from tests.contracts.milvus_collection import record_requests
 from tests.support import kafka, written
 from tests.support.pipeline import MODEL, Pipeline, applier, chunk, document
 from tests.support.servers import Servers
@@ -85,7 +85,7 @@ def test_statements_per_batch_do_not_grow_with_its_size(pipeline: Pipeline, docu
     events = pipeline.pending()
     with (
         written.statements(pipeline.engine) as sent,
-        requests() as upserts,
+        record_requests() as upserts,
         patch.object(pipeline.milvus, "delete") as delete,
     ):
         assert applier(pipeline.engine, pipeline.milvus_sink).apply(events) == []

@@ -30,15 +30,15 @@ def applier_of(pipeline: Pipeline, sink: str) -> Applier:
     return next(applier for applier in pipeline.appliers() if applier.name == sink)
 
 
-def statuses(pipeline: Pipeline) -> set[str]:
+def load_statuses(pipeline: Pipeline) -> set[str]:
     return {row.status for row in pipeline.sql("SELECT status FROM documents")}
 
 
-def synced(pipeline: Pipeline) -> dict[str, bool]:
+def load_synced(pipeline: Pipeline) -> dict[str, bool]:
     return {row.content: bool(row.milvus_synced) for row in pipeline.sql("SELECT content, milvus_synced FROM chunks")}
 
 
-def applied(pipeline: Pipeline, sink: str) -> tuple[int, str]:
+def load_state(pipeline: Pipeline, sink: str) -> tuple[int, str]:
     row = pipeline.sql("SELECT applied_version, state FROM sink_states WHERE sink = :sink", sink=sink)[0]
     return row.applied_version, row.state
 
@@ -76,10 +76,10 @@ def test_invariant_8_no_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> N
     ):
         applier_of(pipeline, MILVUS).apply(pipeline.pending())
     assert len(pipeline.milvus_rows()) == 2  # nothing is marked: Milvus did not acknowledge the whole document
-    assert synced(pipeline) == {"one": False, "two": False, "three": False}
-    assert applied(pipeline, MILVUS) == (0, "pending")
+    assert load_synced(pipeline) == {"one": False, "two": False, "three": False}
+    assert load_state(pipeline, MILVUS) == (0, "pending")
     assert applier_of(pipeline, MINIO).apply(pipeline.pending()) == []
-    assert statuses(pipeline) == {"pending"}
+    assert load_statuses(pipeline) == {"pending"}
     pipeline.run()
     pipeline.assert_in_step()
 
@@ -94,9 +94,9 @@ def test_invariant_8_no_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, 
     with patch.object(milvus_module, "TIMEOUT_SECONDS", 0.2), pytest.raises(Retryable, match=r"^Milvus: "):
         applier(pipeline.engine, sink).apply(pipeline.pending())
     client.close()
-    assert synced(pipeline) == {"one": False}
-    assert applied(pipeline, MILVUS) == (0, "pending")
-    assert statuses(pipeline) == {"pending"}
+    assert load_synced(pipeline) == {"one": False}
+    assert load_state(pipeline, MILVUS) == (0, "pending")
+    assert load_statuses(pipeline) == {"pending"}
 
 
 @pytest.mark.parametrize("first", [MILVUS, MINIO])
@@ -105,10 +105,10 @@ def test_invariant_8_document_is_completed_only_when_both_sinks_hold_it(pipeline
     second = MINIO if first == MILVUS else MILVUS
     for version in (1, 2):
         applier_of(pipeline, first).apply(pipeline.pending())
-        assert statuses(pipeline) == {"pending"}
-        assert (applied(pipeline, first), applied(pipeline, second)[1]) == ((version, "applied"), "pending")
+        assert load_statuses(pipeline) == {"pending"}
+        assert (load_state(pipeline, first), load_state(pipeline, second)[1]) == ((version, "applied"), "pending")
         applier_of(pipeline, second).apply(pipeline.pending())
-        assert statuses(pipeline) == {"completed"}
+        assert load_statuses(pipeline) == {"completed"}
         pipeline.upsert(document("a", "one", "two", file=b"x"))
 
 
@@ -125,7 +125,7 @@ def test_invariant_8_two_sinks_mark_concurrently(pipeline: Pipeline) -> None:
         for start in range(0, 40, 4):
             batch = events[start : start + 4]
             assert list(pool.map(lambda one, batch=batch: one.apply(batch), pipeline.appliers())) == [[], []]
-    assert statuses(pipeline) == {"completed"}
+    assert load_statuses(pipeline) == {"completed"}
 
 
 def test_invariant_8_chunk_that_was_removed_and_added_again_is_not_marked(pipeline: Pipeline) -> None:
@@ -136,10 +136,10 @@ def test_invariant_8_chunk_that_was_removed_and_added_again_is_not_marked(pipeli
     pipeline.upsert(document("a", "one"))
     with after_first_call(milvus_upsert, "upsert", rewrite):
         applier_of(pipeline, MILVUS).apply(pipeline.pending())
-    assert synced(pipeline) == {"one": False, "two": False}  # another event sends them
-    assert applied(pipeline, MILVUS) == (1, "pending")
+    assert load_synced(pipeline) == {"one": False, "two": False}  # another event sends them
+    assert load_state(pipeline, MILVUS) == (1, "pending")
     applier_of(pipeline, MINIO).apply(pipeline.pending())
-    assert statuses(pipeline) == {"pending"}
+    assert load_statuses(pipeline) == {"pending"}
     pipeline.run()
     pipeline.assert_in_step()
 
@@ -152,7 +152,7 @@ def test_invariant_8_marks_never_return_to_an_older_version(pipeline: Pipeline) 
     pipeline.upsert(document("a", "one"))
     with after_first_call(milvus_upsert, "upsert", overtake):
         applier_of(pipeline, MILVUS).apply(pipeline.pending())
-    assert applied(pipeline, MILVUS) == (2, "failed")  # the consumer cannot know which of the two wrote last
+    assert load_state(pipeline, MILVUS) == (2, "failed")  # the consumer cannot know which of the two wrote last
     pipeline.upsert(document("a", "two"))
     pipeline.run()
     pipeline.assert_in_step()
@@ -198,7 +198,7 @@ def test_invariant_9_older_events_cannot_resurrect_a_deleted_document(pipeline: 
 
     def tombstones() -> tuple[str, int, int]:
         count = "SELECT (SELECT count(*) FROM chunk_tombstones), (SELECT count(*) FROM document_files)"
-        return (statuses(pipeline).pop(), *pipeline.sql(count)[0])
+        return (load_statuses(pipeline).pop(), *pipeline.sql(count)[0])
 
     assert tombstones() == ("deleting", 2, 1)
     deletion = pipeline.pending()

@@ -11,7 +11,7 @@ from consumers.sink import Change
 from relays.direct import DirectRelay
 from schema.events.events import UPSERTED, ChunkRow, DocumentDeleted, DocumentUpserted, Envelope
 from schema.failures import DeadLetter, TooManyDeadLetters
-from tests.contracts.milvus_collection import ids_of, requests
+from tests.contracts.milvus_collection import ids_of, record_requests
 from tests.support.pipeline import Pipeline, document, vector
 
 pytestmark = pytest.mark.integration
@@ -70,7 +70,7 @@ def test_invariant_12_relay_batches_are_bounded_in_rows_and_bytes(
     assert pipeline.pending() == []
 
 
-def upserted(chunks: list[ChunkRow]) -> Change:
+def upsert_change(chunks: list[ChunkRow]) -> Change:
     event = DocumentUpserted(
         doc_id="a",
         version=1,
@@ -92,8 +92,8 @@ VECTOR = b"\0\0\x80?" * 8  # eight times 1.0
 
 
 def test_invariant_12_milvus_requests_are_bounded_in_rows(pipeline: Pipeline) -> None:
-    with requests() as seen, patch.object(pipeline.milvus, "delete", wraps=pipeline.milvus.delete) as delete:
-        pipeline.milvus_sink.apply([upserted([chunk_row(number, "x") for number in range(2_500)])])
+    with record_requests() as seen, patch.object(pipeline.milvus, "delete", wraps=pipeline.milvus.delete) as delete:
+        pipeline.milvus_sink.apply([upsert_change([chunk_row(number, "x") for number in range(2_500)])])
         assert [rows for rows, _ in seen] == [1_000, 1_000, 500]
         assert len(pipeline.milvus_rows()) == 2_500
         gone = DocumentDeleted(doc_id="a", version=2, tombstones=[f"chunk-{number}" for number in range(2_500)])
@@ -106,8 +106,8 @@ def test_invariant_12_milvus_requests_are_bounded_in_rows(pipeline: Pipeline) ->
 @pytest.mark.parametrize("letter", ["x", "😀"], ids=["ascii", "four-bytes"])
 def test_invariant_12_milvus_requests_are_bounded_in_bytes(pipeline: Pipeline, letter: str) -> None:
     content = letter * (65_532 // len(letter.encode()))  # the longest content that Milvus takes
-    with requests() as seen:
-        pipeline.milvus_sink.apply([upserted([chunk_row(number, content) for number in range(300)])])
+    with record_requests() as seen:
+        pipeline.milvus_sink.apply([upsert_change([chunk_row(number, content) for number in range(300)])])
     assert sum(rows for rows, _ in seen) == 300
     assert max(size for _, size in seen) <= 16 * MIB
     assert len(seen) >= 2
@@ -128,7 +128,7 @@ def test_invariant_12_events_of_a_large_document_are_bounded(pipeline: Pipeline)
         claimed.append(sum(len(row.envelope.payload) for row in batch))
         return batch
 
-    with patch.object(DirectRelay, "claim", watched), requests() as seen:
+    with patch.object(DirectRelay, "claim", watched), record_requests() as seen:
         pipeline.run()
     assert len(claimed) == 3  # two batches, and one claim that finds nothing
     assert max(claimed) <= 16 * MIB

@@ -38,12 +38,12 @@ def states(pipeline: Pipeline) -> dict[str, tuple[int, str, str]]:
     return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
 
-def late(pipeline: Pipeline, sink: Sink, meanwhile: Step) -> None:
-    """Apply the pending events late: before the sink writes, `meanwhile` runs and the relay applies everything."""
+def apply_late(pipeline: Pipeline, sink: Sink, write_newer: Step) -> None:
+    """Apply the pending events late: before the sink writes, `write_newer` runs and the relay applies everything."""
     events = pipeline.pending()
 
     def apply_newer() -> None:
-        meanwhile()
+        write_newer()
         pipeline.run()
         pipeline.assert_in_step()
 
@@ -54,7 +54,7 @@ def test_invariant_9_rows_resurrected_by_a_late_consumer_leave_with_the_next_wri
     pipeline: Pipeline,
 ) -> None:
     pipeline.upsert(document("a", "one", "two"))
-    late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one")))
+    apply_late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one")))
 
     assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["one", "two"]
     version, state, reason = states(pipeline)["milvus"]
@@ -71,7 +71,7 @@ def test_invariant_9_rows_resurrected_by_a_late_consumer_leave_with_the_next_wri
 def test_invariant_9_document_resurrected_by_a_late_consumer_can_be_deleted_again(pipeline: Pipeline) -> None:
     for sink in (pipeline.milvus_sink, pipeline.minio_sink):
         pipeline.upsert(document("a", "one", "two", file=b"bytes"))
-        late(pipeline, sink, lambda: pipeline.delete("a"))
+        apply_late(pipeline, sink, lambda: pipeline.delete("a"))
         assert states(pipeline)[sink.name][1] == "failed"
         pipeline.delete("a")
         pipeline.run()
@@ -83,7 +83,7 @@ def test_invariant_8_chunk_removed_by_a_late_consumer_is_no_longer_synced(pipeli
     pipeline.upsert(document("a", "one", "two"))
     pipeline.run()
     pipeline.upsert(document("a", "one"))
-    late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", "two")))
+    apply_late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", "two")))
 
     assert [row["content"] for row in pipeline.milvus_rows().values()] == ["one"]
     synced = dict(pipeline.sql("SELECT content, milvus_synced FROM chunks"))
@@ -95,7 +95,7 @@ def test_invariant_8_chunk_removed_by_a_late_consumer_is_no_longer_synced(pipeli
 
 def test_invariant_8_labels_overwritten_by_a_late_consumer_are_no_longer_synced(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", business_tag="old"))
-    late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", business_tag="new")))
+    apply_late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", business_tag="new")))
     assert pipeline.sql("SELECT milvus_synced FROM chunks") == [(0,)]
     pipeline.upsert(document("a", "one", business_tag="new"))
     pipeline.run()
@@ -104,7 +104,7 @@ def test_invariant_8_labels_overwritten_by_a_late_consumer_are_no_longer_synced(
 
 def test_invariant_8_file_overwritten_by_a_late_consumer_fails_the_document(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"first"))
-    late(pipeline, pipeline.minio_sink, lambda: pipeline.upsert(document("a", "one", file=b"second")))
+    apply_late(pipeline, pipeline.minio_sink, lambda: pipeline.upsert(document("a", "one", file=b"second")))
     assert states(pipeline)["minio"][1] == "failed"
     assert b"first" in pipeline.objects().values()
     pipeline.upsert(document("a", "one", file=b"second"))
@@ -115,7 +115,7 @@ def test_invariant_8_file_overwritten_by_a_late_consumer_fails_the_document(pipe
 def test_late_consumer_that_changes_nothing_causes_no_failure(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"bytes"), document("b", "one"))
     for sink in (pipeline.milvus_sink, pipeline.minio_sink):
-        late(pipeline, sink, do_nothing)
+        apply_late(pipeline, sink, do_nothing)
         pipeline.assert_in_step()
 
 

@@ -28,11 +28,11 @@ from tests.contracts.milvus_collection import (
     ONES,
     MilvusCollectionContract,
     chunk,
-    deleted,
-    ensure_now,
-    healed,
+    delete_change,
     rows,
-    upserted,
+    try_apply,
+    try_ensure,
+    upsert_change,
 )
 from tests.contracts.milvus_rows import MilvusRowsContract
 from tests.support.servers import MilvusServer, gone, native, states
@@ -92,8 +92,8 @@ def test_old_milvus_stores_chunks_without_sparse_weights_and_warns_once(
     warnings = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus.collection"]
     assert warnings == ["this Milvus takes no sparse weights: they are left out of the collection rag_vectors_1"]
     assert client.list_collections() == ["rag_vectors_1"], "the probe is dropped"
-    sink.apply(upserted(1, [chunk("one", "content", sparse=b"\5\0\0\0\0\0\0\x3f")]))
-    sink.apply(upserted(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new"))
+    sink.apply(upsert_change(1, [chunk("one", "content", sparse=b"\5\0\0\0\0\0\0\x3f")]))
+    sink.apply(upsert_change(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new"))
     found = rows(client)["one"]
     assert (found["content"], found["business_tag"], found["vector"], "sparse" in found) == (
         "content",
@@ -107,7 +107,7 @@ def test_old_milvus_stores_chunks_without_sparse_weights_and_warns_once(
 
 
 def test_too_long_value_refused_by_the_server_is_permanent(client: MilvusClient, sink: MilvusSink) -> None:
-    sink.apply(upserted(1, [chunk("one")]))
+    sink.apply(upsert_change(1, [chunk("one")]))
     row = {**rows(client)["one"], "modal_type": "m" * 17}
     with pytest.raises(MilvusException) as refused:
         client.upsert("rag_vectors", [row])
@@ -118,7 +118,7 @@ def test_too_long_value_refused_by_the_server_is_permanent(client: MilvusClient,
 
 def test_alias_moved_to_another_dimension_is_retryable(client: MilvusClient, sink: MilvusSink) -> None:
     """No event is at fault, so none may become a dead letter; the next `ensure` names the fault."""
-    sink.apply(upserted(1, [chunk("one")]))
+    sink.apply(upsert_change(1, [chunk("one")]))
     row = {**rows(client)["one"], "vector": np.ones(15, "<f4")}
     with pytest.raises(MilvusException) as refused:
         client.upsert("rag_vectors", [row])
@@ -137,7 +137,7 @@ def test_unreachable_server_at_start_is_retryable(engine: Engine) -> None:
         sink = RestartingMilvusSink(System(settings, engine))
         for _ in range(2):
             with pytest.raises(Retryable, match=r"^Milvus: Fail connecting to server"):
-                sink.apply(upserted(1, [chunk("one")]))
+                sink.apply(upsert_change(1, [chunk("one")]))
         sink.close()
 
 
@@ -178,16 +178,16 @@ def test_killed_server_comes_back_with_everything_that_it_acknowledged(own: OwnS
     with closing(MilvusClient(uri, timeout=1.0)) as client:
         sink = MilvusSink(client, 8)
         sink.ensure()
-        sink.apply(upserted(1, [chunk(f"chunk-{number}") for number in range(500)]))
-        relabel = upserted(2, relabelled=[ChunkLabels(chunk_id="chunk-7")], business_tag="new")
+        sink.apply(upsert_change(1, [chunk(f"chunk-{number}") for number in range(500)]))
+        relabel = upsert_change(2, relabelled=[ChunkLabels(chunk_id="chunk-7")], business_tag="new")
         own.kill()
-        for changes in (upserted(2, [chunk("late")]), relabel, deleted(2, ["chunk-8"])):
+        for changes in (upsert_change(2, [chunk("late")]), relabel, delete_change(2, ["chunk-8"])):
             with pytest.raises(Retryable, match=r"^Milvus: [^<]"):
                 sink.apply(changes)
-        assert not ensure_now(MilvusSink(client, 8))
+        assert not try_ensure(MilvusSink(client, 8))
         own.up()
-        for changes in (relabel, deleted(3, ["chunk-8"]), upserted(4, [chunk("late")])):
-            wait_for(partial(healed, sink, changes), "the server to take it")  # loading takes seconds
+        for changes in (relabel, delete_change(3, ["chunk-8"]), upsert_change(4, [chunk("late")])):
+            wait_for(partial(try_apply, sink, changes), "the server to take it")  # loading takes seconds
         found = rows(client, "business_tag")
         assert found.keys() == {f"chunk-{number}" for number in range(500)} - {"chunk-8"} | {"late"}
         assert {key for key, row in found.items() if row["business_tag"] == "new"} == {"chunk-7"}
@@ -210,10 +210,10 @@ def test_silent_server_is_reported_after_the_timeout(own: OwnServer, monkeypatch
         own.kill(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(Retryable, match=r"^Milvus: DEADLINE_EXCEEDED"):
-            sink.apply(upserted(1, [chunk("one")]))
+            sink.apply(upsert_change(1, [chunk("one")]))
         assert time.monotonic() - began < 5.0
         own.kill(signal.SIGCONT)
-        wait_for(lambda: healed(sink, upserted(1, [chunk("one")])), "the server to go on")
+        wait_for(lambda: try_apply(sink, upsert_change(1, [chunk("one")])), "the server to go on")
         own.kill()
         port = int(uri.rpartition(":")[2])
         silent = wait_for(lambda: _listening(port), "the port")
@@ -221,5 +221,5 @@ def test_silent_server_is_reported_after_the_timeout(own: OwnServer, monkeypatch
         with silent:  # a server that accepts connections and never answers
             began = time.monotonic()
             with pytest.raises(Retryable, match=r"^Milvus: "):
-                sink.apply(upserted(2, [chunk("two", vector=ONES)]))
+                sink.apply(upsert_change(2, [chunk("two", vector=ONES)]))
             assert time.monotonic() - began < 5.0, "earlier than the client's own ten seconds"

@@ -91,7 +91,7 @@ def digest_of(client: Minio, bucket: str, key: str) -> str:
         response.release_conn()
 
 
-def upserted(*files: FileRecord, doc_id: str = "handbook", version: int = 1, **fields: object) -> Change:
+def upsert_change(*files: FileRecord, doc_id: str = "handbook", version: int = 1, **fields: object) -> Change:
     values = {"embedding_model": "m", "dimension": 2, "title": "t", "source_type": "pdf", "chunk_count": 1, **fields}
     event = msgspec.convert(
         {"doc_id": doc_id, "version": version, "files": list(files), **values}, DocumentUpserted, from_attributes=True
@@ -216,7 +216,7 @@ def test_staged_file_moves_to_its_key_with_its_metadata(
     client: Minio, store: S3Store, sink: MinioSink, bucket: str
 ) -> None:
     put(store, STAGED, b"hello")
-    change = upserted(staged())
+    change = upsert_change(staged())
     sink.apply([change])
     assert list(store.keys("")) == [RAW, STAGED], "another attempt may need it"
     sink.clean_up(change.events)
@@ -233,7 +233,7 @@ def test_large_staged_file_does_not_pass_through_the_process(store: S3Store, sin
     store.put(STAGED, Letters(100 * MIB), size_bytes=100 * MIB, content_type="application/pdf", sha256="5" * 64)
     tracemalloc.start()
     try:
-        change = upserted(staged("5" * 64))
+        change = upsert_change(staged("5" * 64))
         sink.apply([change])
         sink.clean_up(change.events)
         _, peak_bytes = tracemalloc.get_traced_memory()
@@ -250,7 +250,7 @@ def test_inline_file_and_vectors_are_written_and_deleted_with_the_document(
         object_key=RAW, content_type="application/pdf", sha256=HELLO_SHA256, size_bytes=5, content=b"hello"
     )
     chunk = ChunkRow(chunk_id="c", content_hash="h", content="text", vector=b"\0\0\x80?\0\0\0@")
-    sink.apply([upserted(file, version=3, chunks=[chunk])])
+    sink.apply([upsert_change(file, version=3, chunks=[chunk])])
     archive = "processed-data/embeddings/handbook/000000000003-00001.msgpack"
     assert list(store.keys("")) == [archive, RAW]
     assert client.stat_object(bucket, RAW).content_type == "application/pdf"
@@ -264,30 +264,30 @@ def test_inline_file_and_vectors_are_written_and_deleted_with_the_document(
 
 def test_missing_staged_file_is_permanent(store: S3Store, sink: MinioSink) -> None:
     with pytest.raises(Permanent, match=r"temp/upload_a+/file.* is gone"):
-        sink.apply([upserted(staged())])
+        sink.apply([upsert_change(staged())])
     put(store, RAW, b"another file's bytes")
     with pytest.raises(Permanent, match="is gone"):
-        sink.apply([upserted(staged())])
+        sink.apply([upsert_change(staged())])
 
 
 @pytest.mark.parametrize("key", ["a" * 1_100, "a/" + "b" * 300, "raw-files/../x", "a//b", "", "/a"])
 def test_invalid_key_is_permanent(store: S3Store, sink: MinioSink, key: str) -> None:
     file = FileRecord(object_key=key, content_type="text/plain", sha256=HELLO_SHA256, size_bytes=5, content=b"hello")
     with pytest.raises(Permanent, match="object store"):
-        sink.apply([upserted(file)])
+        sink.apply([upsert_change(file)])
     assert list(store.keys("")) == []
 
 
 def test_missing_bucket_is_retryable(client: Minio, store: S3Store, sink: MinioSink, bucket: str) -> None:
     client.remove_bucket(bucket)
     with pytest.raises(Retryable, match="NoSuchBucket"):
-        sink.apply([upserted(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
+        sink.apply([upsert_change(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
 
 
 def test_wrong_credentials_are_retryable_and_named(minio_server: MinioServer, bucket: str) -> None:
     sink = MinioSink(S3Store(s3.connect(minio_server.url, minio_server.access_key, "wrong-secret"), bucket))
     with pytest.raises(Retryable, match="SignatureDoesNotMatch"):
-        sink.apply([upserted(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
+        sink.apply([upsert_change(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
     sink.close()
 
 
@@ -298,7 +298,7 @@ def test_unreachable_server_is_reported_within_seconds() -> None:
         sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"))
         began = time.monotonic()
         with pytest.raises(Retryable, match="object store"):
-            sink.apply([upserted(staged()), upserted(staged(), doc_id="another")])
+            sink.apply([upsert_change(staged()), upsert_change(staged(), doc_id="another")])
         assert time.monotonic() - began < 5.0
         sink.close()
 
@@ -310,6 +310,6 @@ def test_server_without_an_answer_is_reported_after_the_timeout(monkeypatch: pyt
         sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"))
         began = time.monotonic()
         with pytest.raises(Retryable, match=r"object store: .*timed out"):
-            sink.apply([upserted(staged())])
+            sink.apply([upsert_change(staged())])
         assert time.monotonic() - began < 5.0
         sink.close()
