@@ -96,7 +96,7 @@ class KafkaSubscription:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)
-        self._owned |= _named(partitions)
+        self._owned |= _keys_of(partitions)
         if not partitions:
             return
         if self._paused:
@@ -105,16 +105,16 @@ class KafkaSubscription:
             consumer.resume(partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._revoke(_named(partitions))
-        self._owned -= _named(partitions)
+        self._revoke(_keys_of(partitions))
+        self._owned -= _keys_of(partitions)
         consumer.incremental_unassign(partitions)
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._owned -= _named(partitions)
-        self._lose(_named(partitions))
+        self._owned -= _keys_of(partitions)
+        self._lose(_keys_of(partitions))
 
 
-def _named(partitions: Collection[TopicPartition]) -> set[Partition]:
+def _keys_of(partitions: Collection[TopicPartition]) -> set[Partition]:
     return {(partition.topic, partition.partition) for partition in partitions}
 
 

@@ -31,19 +31,19 @@ class MilvusLiteBusy(MilvusLiteUnavailable):
 @contextmanager
 def own(folder: Path) -> Iterator[str]:
     """The URI of a Milvus Lite that lives as long as this context. Waits until no other process holds `folder`."""
-    with _started(folder, shared=False) as uri:
+    with _start(folder, shared=False) as uri:
         yield uri
 
 
 @contextmanager
 def share(folder: Path) -> Iterator[str]:
     """The URI of the Milvus Lite that already serves `folder`, or of a new one that lives as long as this context."""
-    with _started(folder, shared=True) as uri:
+    with _start(folder, shared=True) as uri:
         yield uri
 
 
 @contextmanager
-def _started(folder: Path, *, shared: bool) -> Iterator[str]:
+def _start(folder: Path, *, shared: bool) -> Iterator[str]:
     process, uri = call_with_retry(
         lambda: _start_once(folder, shared),
         retry_on=lambda error: isinstance(error, MilvusLiteBusy),

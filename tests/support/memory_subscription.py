@@ -15,6 +15,9 @@ class MemoryTopic:
         self.members: list[MemorySubscription] = []
         self.owners: dict[Partition, MemorySubscription] = {}
 
+    def subscription(self) -> "MemorySubscription":
+        return MemorySubscription(self)
+
     def append(self, doc_id: str, value: bytes = b"", headers: Headers = ()) -> Message:
         partition = list(self.logs)[crc32(doc_id.encode()) % len(self.logs)]
         log = self.logs[partition]

@@ -1,119 +1,33 @@
 """The consumer loop over ports in memory: no network, no threads, virtual time."""
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from consumers import kafka
 from consumers.applier import Applier
-from consumers.kafka import KafkaConsumer
 from consumers.sink import Change
 from consumers.subscription import Message
 from producer import Writer
 from schema.database.outbox_rows import envelope_of
 from schema.events.events import Envelope, Event
 from schema.failures import DeadLetter, Retryable, TooManyDeadLetters
-from tests.contracts.dead_letters import DeadLettersContract
-from tests.contracts.subscription import SubscriptionContract
+from tests.support.consumer_loop import Loop, ScriptedApplier, append, committed, fail
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_dead_letters import MemoryDeadLetters
-from tests.support.memory_subscription import MemorySubscription, MemoryTopic
+from tests.support.memory_subscription import MemoryTopic
 from tests.support.pipeline import MODEL, document
 
 pytestmark = pytest.mark.unit
 
 
-class MemoryGroup(MemoryTopic):
-    def subscription(self) -> MemorySubscription:
-        return MemorySubscription(self)
-
-
 @pytest.fixture
-def group() -> MemoryGroup:
-    return MemoryGroup()
+def group() -> MemoryTopic:
+    return MemoryTopic()
 
 
-@pytest.fixture
-def dead_letters() -> MemoryDeadLetters:
-    return MemoryDeadLetters()
-
-
-@pytest.fixture
-def stored(dead_letters: MemoryDeadLetters) -> Callable[[], list[tuple[bytes | None, bytes | None, dict[str, str]]]]:
-    return lambda: [(one.key, one.value, dict(one.envelope.headers)) for one in dead_letters.stored]
-
-
-class TestMemorySubscription(SubscriptionContract):
-    """On the fixture `group`."""
-
-
-class TestMemoryDeadLetters(DeadLettersContract):
-    """On the fixtures `dead_letters` and `stored`."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.milliseconds = 0
-
-    def __call__(self) -> float:
-        return self.milliseconds / 1000
-
-    def pass_time(self, seconds: float) -> None:
-        self.milliseconds += round(1000 * seconds)
-
-
-class ScriptedApplier:
-    """Refuses events whose value is `refused`; before that, it calls and drops the next step of `script`."""
-
-    name = "milvus"
-
-    def __init__(self, *script: Callable[[], object]) -> None:
-        self.script = list(script)
-        self.batches: list[list[str]] = []
-
-    def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]:
-        self.batches.append([envelope.doc_id for envelope in envelopes])
-        if self.script:
-            self.script.pop(0)()
-        return [DeadLetter(self.name, one, "bad") for one in envelopes if one.payload == b"refused"]
-
-
-def fail() -> None:
-    raise Retryable("the sink is down")
-
-
-class Loop(KafkaConsumer):
-    """A consumer of `group` that has joined it."""
-
-    def __init__(self, group: MemoryGroup, applier: Any, dead_letters: Any = None, **given: Any) -> None:
-        self.clock = Clock()
-        self.subscription = MemorySubscription(group, self.clock.pass_time)
-        self.dead_letters = dead_letters or MemoryDeadLetters()
-        mine: dict[str, Any] = {"executor": InlineExecutor(), "clock": self.clock, "uniform": lambda _low, high: high}
-        super().__init__(applier, self.subscription, self.dead_letters, **(mine | given))
-        self.join()
-
-    def turn(self) -> None:
-        """Once through the loop."""
-        self.poll_batch()
-        self.apply(threading.Event())
-        self.commit()
-
-
-def committed(group: MemoryGroup) -> int:
-    """The number of committed messages."""
-    return sum(group.committed.values())
-
-
-def append(group: MemoryGroup, count: int) -> list[Message]:
-    return [group.append(f"d{number}") for number in range(count)]
-
-
-def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: MemoryGroup) -> None:
+def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: MemoryTopic) -> None:
     journal: list[tuple[str, int, int]] = []
 
     def note(step: str) -> None:
@@ -154,7 +68,7 @@ def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: Memo
     assert journal == [("apply", 0, 0), ("clean up", 1, 0), ("commit", 1, 1)]
 
 
-def test_batch_is_bounded_in_rows_and_bytes(group: MemoryGroup) -> None:
+def test_batch_is_bounded_in_rows_and_bytes(group: MemoryTopic) -> None:
     append(group, 1_203)
     applier = ScriptedApplier()
     loop = Loop(group, applier)
@@ -168,7 +82,7 @@ def test_batch_is_bounded_in_rows_and_bytes(group: MemoryGroup) -> None:
     assert [len(batch) for batch in applier.batches] == [51], "16 MiB, and what one poll brings"
 
 
-def test_failing_batch_is_paused_and_applied_again_with_backoff(group: MemoryGroup) -> None:
+def test_failing_batch_is_paused_and_applied_again_with_backoff(group: MemoryTopic) -> None:
     seen: list[tuple[bool, int, int]] = []
 
     def look_and_fail() -> None:
@@ -191,101 +105,7 @@ def test_failing_batch_is_paused_and_applied_again_with_backoff(group: MemoryGro
     assert committed(group) == 10
 
 
-def test_slow_batch_pauses_its_partitions_until_it_ends(group: MemoryGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "_PATIENCE_SECONDS", 0.0)
-
-    class Slow(InlineExecutor):
-        """Ends each piece of work once the group was served for a while."""
-
-        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-            future: Future[Any] = Future()
-
-            def pass_time(seconds: float) -> None:
-                assert loop.subscription.paused
-                if not future.done() and loop.clock() > 1.0:
-                    future.set_result(fn(*args, **kwargs))
-                loop.clock.pass_time(seconds)
-
-            loop.subscription._pass_time = pass_time
-            return future
-
-    append(group, 10)
-    loop = Loop(group, ScriptedApplier(), executor=Slow())
-    loop.turn()
-    assert loop.clock() > 1.0
-    assert not loop.subscription.paused
-    assert committed(group) == 10
-
-
-def test_messages_of_a_revoked_partition_leave_the_batch(group: MemoryGroup) -> None:
-    messages = append(group, 20)
-    other_applier = ScriptedApplier()
-
-    def let_another_join() -> None:
-        others.append(Loop(group, other_applier))
-        fail()
-
-    others: list[Loop] = []
-    applier = ScriptedApplier(let_another_join)
-    loop = Loop(group, applier)
-    loop.turn()
-    kept = [message.envelope.doc_id for message in messages if message.partition in loop.subscription.owned]
-    assert 0 < len(kept) < 20
-    assert sorted(applier.batches[0]) == sorted(f"d{number}" for number in range(20))
-    assert sorted(applier.batches[1]) == sorted(kept)
-    assert committed(group) == len(kept)
-    others[0].turn()
-    assert sorted(other_applier.batches[0] + kept) == sorted(applier.batches[0])
-    assert committed(group) == 20
-
-
-def test_attempt_that_ends_before_a_revocation_is_committed(
-    group: MemoryGroup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next owner has nothing to repeat."""
-    monkeypatch.setattr(kafka, "_PATIENCE_SECONDS", 0.0)
-
-    class Late(InlineExecutor):
-        """Work seems to end only while the group is served."""
-
-        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-            done = super().submit(fn, *args, **kwargs)
-            answers = iter([False, False])  # before the partitions are paused, and before the group is served
-            future = Future[Any]()
-            monkeypatch.setattr(future, "done", lambda: next(answers, True))
-            future.set_result(done.result())
-            return future
-
-    append(group, 20)
-    other_applier = ScriptedApplier()
-    others: list[Loop] = []
-    loop = Loop(group, ScriptedApplier(lambda: others.append(Loop(group, other_applier))), executor=Late())
-    loop.turn()
-    assert len(loop.subscription.owned) == 2
-    assert committed(group) == 20
-    others[0].turn()
-    assert other_applier.batches == []
-
-
-def test_lost_partition_is_dropped_and_not_committed(group: MemoryGroup) -> None:
-    append(group, 20)
-    applier = ScriptedApplier()
-
-    def lose_all() -> None:
-        group.expire(loop.subscription)
-        fail()
-
-    applier.script = [lose_all]
-    loop = Loop(group, applier)
-    loop.turn()
-    assert len(applier.batches) == 1
-    assert committed(group) == 0
-    loop.turn()
-    assert sorted(applier.batches[1]) == sorted(applier.batches[0])
-    assert committed(group) == 20
-
-
-def test_dead_letter_is_stored_before_its_offset_is_committed(group: MemoryGroup) -> None:
+def test_dead_letter_is_stored_before_its_offset_is_committed(group: MemoryTopic) -> None:
     class Watched(MemoryDeadLetters):
         def send(self, letters: Sequence[tuple[Message, DeadLetter]]) -> None:
             assert committed(group) == 0
@@ -301,7 +121,7 @@ def test_dead_letter_is_stored_before_its_offset_is_committed(group: MemoryGroup
     assert committed(group) == 4
 
 
-def test_batch_is_applied_again_until_its_dead_letters_are_stored(group: MemoryGroup) -> None:
+def test_batch_is_applied_again_until_its_dead_letters_are_stored(group: MemoryTopic) -> None:
     class Failing(MemoryDeadLetters):
         left = 2
 
@@ -321,7 +141,7 @@ def test_batch_is_applied_again_until_its_dead_letters_are_stored(group: MemoryG
     assert committed(group) == 1
 
 
-def test_flood_of_dead_letters_stops_the_loop_uncommitted(group: MemoryGroup) -> None:
+def test_flood_of_dead_letters_stops_the_loop_uncommitted(group: MemoryTopic) -> None:
     for number in range(101):
         group.append(f"d{number}", b"refused")
     loop = Loop(group, ScriptedApplier())
@@ -333,7 +153,7 @@ def test_flood_of_dead_letters_stops_the_loop_uncommitted(group: MemoryGroup) ->
     assert group.members == []
 
 
-def test_stop_while_the_sink_fails_leaves_the_batch_to_the_next_owner(group: MemoryGroup) -> None:
+def test_stop_while_the_sink_fails_leaves_the_batch_to_the_next_owner(group: MemoryTopic) -> None:
     stop = threading.Event()
 
     def stop_and_fail() -> None:
@@ -349,7 +169,7 @@ def test_stop_while_the_sink_fails_leaves_the_batch_to_the_next_owner(group: Mem
     assert (committed(group), group.members, group.owners) == (0, [], {})
 
 
-def test_run_commits_what_it_reported_and_leaves_the_group(group: MemoryGroup) -> None:
+def test_run_commits_what_it_reported_and_leaves_the_group(group: MemoryTopic) -> None:
     stop = threading.Event()
     reported: list[str] = []
 
