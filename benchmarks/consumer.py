@@ -21,8 +21,8 @@ from benchmarks.system import MODEL, PREFIX, System, servers, system, wait_until
 from producer import Writer
 from schema.collection import ALIAS
 
-DOCUMENTS_A_WRITE = 100
-ROWS_A_REQUEST = 1_000
+DOCUMENTS_PER_WRITE = 100
+ROWS_PER_REQUEST = 1_000
 
 
 def main() -> None:
@@ -51,8 +51,8 @@ def main() -> None:
 
 def write(some: System, documents: int) -> None:
     writer, random = Writer(MODEL), np.random.default_rng(1)
-    for first in range(0, documents, DOCUMENTS_A_WRITE):
-        numbers = range(first, min(documents, first + DOCUMENTS_A_WRITE))
+    for first in range(0, documents, DOCUMENTS_PER_WRITE):
+        numbers = range(first, min(documents, first + DOCUMENTS_PER_WRITE))
         with some.engine.begin() as connection:
             writer.upsert_many(connection, [corpus.document(f"doc-{number}", random) for number in numbers])
 
@@ -100,7 +100,7 @@ def upserted(some: System, rows: int) -> float:
     data = iter([made(number) for number in range(rows)])
     with closing(MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"])) as client:
         began = time.monotonic()
-        while batch := list(islice(data, ROWS_A_REQUEST)):
+        while batch := list(islice(data, ROWS_PER_REQUEST)):
             client.upsert(ALIAS, batch, timeout=60)
         return rows / (time.monotonic() - began)
 

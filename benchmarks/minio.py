@@ -32,7 +32,7 @@ from schema.object_store.s3 import S3Store, connect
 
 SMALL_BYTES = 16 * 1024
 LARGE_BYTES = 100 * 1024 * 1024
-DOCUMENTS_A_BATCH = 500
+DOCUMENTS_PER_BATCH = 500
 THREADS = 8
 SMALL_OURS, SMALL_RAW = "16 KiB: rag-outbox sink, files/s", "16 KiB: raw put, files/s"
 STAGED, WHOLE = "100 MiB: rag-outbox staging, MiB/s", "100 MiB: rag-outbox staging and sink, MiB/s"
@@ -88,8 +88,8 @@ def small_ours(some: Bucket, files: int) -> dict[str, float]:
     ]
     with closing(MinioSink(some.store)) as sink:
         began = time.monotonic()
-        for first in range(0, files, DOCUMENTS_A_BATCH):
-            sink.apply(changes[first : first + DOCUMENTS_A_BATCH])
+        for first in range(0, files, DOCUMENTS_PER_BATCH):
+            sink.apply(changes[first : first + DOCUMENTS_PER_BATCH])
         seconds = time.monotonic() - began
     some.empty({key(doc_id): SMALL_BYTES for doc_id, _ in documents})
     return {SMALL_OURS: files / seconds}
@@ -117,7 +117,7 @@ def large_ours(some: Bucket, path: Path, files: int) -> dict[str, float]:
         staged = time.monotonic() - began
         for one in changes:
             sink.apply([one])
-            sink.settle(one.events)
+            sink.clean_up(one.events)
         whole = time.monotonic() - began
     some.empty({key(f"doc-{number}"): LARGE_BYTES for number in range(files)})
     mib = files * LARGE_BYTES / 1024**2

@@ -1,17 +1,18 @@
 """Apply a batch of events to one sink: decode, drop what the sink already holds, apply, mark.
 
-Invariant 6: versions are fenced here, so an event applied twice, or after a newer one, changes nothing.
+Invariant 6: versions are fenced here, so an event that is applied twice, or after a newer one, changes nothing.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from consumers import marks
-from consumers.marks import Known
+from consumers.marking import Marking, Refused
+from consumers.marks import Known, SinkMarks
 from consumers.sink import Change, Sink
 from schema.batches import bounded
 from schema.database.connection import is_transient, reading
@@ -20,35 +21,44 @@ from schema.failures import DeadLetter, Permanent, Retryable
 
 _log = logging.getLogger(__name__)
 
-_CHANGES_A_MARK = 500
-_CHUNKS_A_MARK = 2_000
-
-Refused = dict[tuple[str, int], str]  # (doc_id, version) and why
+_CHANGES_PER_MARK = 500
+_CHUNKS_PER_MARK = 2_000
 
 
 class Applier:
-    """The part of the consumer loop that every runtime shares; `sink.ensure()` has been called."""
+    """Keeps one sink up to date; `sink.ensure()` has been called.
 
-    def __init__(self, engine: Engine, sink: Sink) -> None:
+    `new_executor` makes the executor, with one thread, that marks in the background during one batch.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sink: Sink,
+        sink_marks: SinkMarks,
+        *,
+        new_executor: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, thread_name_prefix="mark"),
+    ) -> None:
         self._engine = engine
         self._sink = sink
+        self._sink_marks = sink_marks
+        self._new_executor = new_executor
 
     @property
     def name(self) -> str:
         return self._sink.name
 
     def apply(self, envelopes: Sequence[Envelope]) -> list[DeadLetter]:
-        """Apply events in order; returns those that the sink refuses for good. Raises Retryable: apply them all again.
+        """Apply events in order; returns those that the sink refuses for good.
 
-        When it returns, everything but the dead letters is in the sink and marked.
+        On return the sink holds, and the marks show, everything else. Raises Retryable: apply all of them again.
         """
         try:
             events, refused = self._decode(envelopes)
-            with reading(self._engine) as connection:
-                known = marks.known(connection, self._sink.name, {event.doc_id for event in events})
-            changes = self._newest(events, known, refused)
+            known = self._load_known(events)
+            changes, refused = self._drop_held(events, known, refused)
             held, refused = self._apply_and_mark(changes, known, refused)
-            self._sink.settle([event for event in events if event.version <= held.get(event.doc_id, 0)])
+            self._sink.clean_up([event for event in events if event.version <= held.get(event.doc_id, 0)])
         except DBAPIError as error:
             if is_transient(error):
                 raise Retryable(f"metadata database: {error.orig}") from error
@@ -69,21 +79,22 @@ class Applier:
                 refused[envelope.doc_id, envelope.version] = str(error)
         return events, refused
 
-    def _newest(self, events: Sequence[Event], known: Mapping[str, Known], refused: Refused) -> list[Change]:
-        """One change a document: its newest version, unless the sink holds it. Skipping older ones is invariant 7.
+    def _load_known(self, events: Sequence[Event]) -> dict[str, Known]:
+        with reading(self._engine) as connection:
+            return marks.load_known(connection, self._sink.name, {event.doc_id for event in events})
 
-        A version is refused whole: after a refused part, its tombstones must not remove what the part should replace.
+    def _drop_held(
+        self, events: Sequence[Event], known: Mapping[str, Known], refused: Refused
+    ) -> tuple[list[Change], Refused]:
+        """The newest version of each document that the sink does not hold, and what is refused.
+
+        Older versions are skipped (invariant 7). A version is refused as a whole: after a refused part, its tombstones
+        must not remove the rows that the part should replace.
         """
-        parts: dict[str, list[Event]] = {}
-        for event in events:
-            kept = parts.setdefault(event.doc_id, [])
-            if kept and kept[0].version < event.version:
-                kept.clear()
-            if not kept or kept[0].version == event.version:
-                kept.append(event)
+        refused = dict(refused)
         changes = []
-        for doc_id, kept in parts.items():
-            version, document = kept[0].version, known.get(doc_id)
+        for doc_id, parts in _group_newest(events).items():
+            version, document = parts[0].version, known.get(doc_id)
             if document is None:
                 _log.warning("event_without_document doc_id=%s version=%d", doc_id, version)
             elif version > document.version:
@@ -91,41 +102,25 @@ class Applier:
             elif version == document.refused_version:
                 refused.setdefault((doc_id, version), document.reason)
             elif version > document.applied_version and (doc_id, version) not in refused:
-                changes.append(Change(doc_id, version, tuple(kept)))
-        return changes
+                changes.append(Change(doc_id, version, tuple(parts)))
+        return changes, refused
 
     def _apply_and_mark(
         self, changes: Sequence[Change], known: Mapping[str, Known], refused: Refused
     ) -> tuple[dict[str, int], Refused]:
-        """Apply a part of the changes after another; the database marks one while the sink takes the next.
-
-        Returns the version that the sink holds of each document, and what it refuses.
-        """
-        held = {doc_id: document.applied_version for doc_id, document in known.items()}
-        kept: Refused = {}
-        marking: Future[None] | None = None
-
-        def mark(some: Sequence[Change], refused: Refused) -> None:
-            applied = [change for change in some if (change.doc_id, change.version) not in refused]
-            newly_held, still_refused = self._mark(applied, known, refused)
-            held.update(newly_held)
-            kept.update(still_refused)
-
-        parts = list(bounded(changes, _CHANGES_A_MARK, _CHUNKS_A_MARK, lambda change: change.chunks))
+        """Returns the version that the sink holds per document, and what it refuses."""
+        parts = list(bounded(changes, _CHANGES_PER_MARK, _CHUNKS_PER_MARK, lambda change: change.chunks))
         if refused and not parts:
             parts = [[]]
-        with ThreadPoolExecutor(1, thread_name_prefix=f"mark-{self.name}") as pool:
-            for some in parts:
-                refused |= self._apply(some)
-                if marking is not None:
-                    marking.result()
-                marking, refused = pool.submit(mark, some, refused), {}
-            if marking is not None:
-                marking.result()
-        return held, kept
+        with self._new_executor() as executor:  # waits for marks under way, also after a failure
+            marking = Marking(self._engine, self._sink.name, self._sink_marks, known, executor)
+            for part in parts:
+                marking.submit(part, refused | self._apply(part))
+                refused = {}
+            return marking.finish()
 
     def _apply(self, changes: Sequence[Change]) -> Refused:
-        """Apply, halving a batch that the sink refuses, down to the documents at fault."""
+        """Apply; halve a batch that the sink refuses until only the documents at fault are left. Returns those."""
         if not changes:
             return {}
         try:
@@ -137,43 +132,14 @@ class Applier:
             return self._apply(changes[:middle]) | self._apply(changes[middle:])
         return {}
 
-    def _mark(
-        self, changes: Sequence[Change], known: Mapping[str, Known], refused: Mapping[tuple[str, int], str]
-    ) -> tuple[dict[str, int], Refused]:
-        """Mark what nobody else marked meanwhile: a consumer that lost its partitions may apply beside the new owner.
 
-        The sinks have no conditional write, so two of them mix. Whoever marks second finds out: the one with the newer
-        version applies it again, and the one with the older tells what harm it did. Returns the version that the sink
-        holds of each document, and what is still refused.
-        """
-        doc_ids = {change.doc_id for change in changes}
-        touched = doc_ids | {doc_id for doc_id, _ in refused}
-        with self._engine.begin() as connection:
-            marks.lock(connection, touched)
-            now = marks.known(connection, self._sink.name, touched)
-            refused = {one: reason for one, reason in refused.items() if not _overtaken(one, known, now)}
-            overtaken = [change for change in changes if change.version < now[change.doc_id].applied_version]
-            mine = [change for change in changes if change.version > now[change.doc_id].applied_version]
-            for change in mine:
-                if now[change.doc_id].marks != known[change.doc_id].marks:
-                    raise Retryable(f"another consumer applied document {change.doc_id!r} meanwhile")
-            harms = {change.doc_id: self._sink.harm(connection, change) for change in overtaken}
-            marks.harmed(connection, self._sink.name, {doc_id: harm for doc_id, harm in harms.items() if harm})
-            self._sink.mark(connection, mine)
-            marks.applied(connection, self._sink.name, mine)
-            marks.counted(connection, self._sink.name, doc_ids)
-            marks.failed(connection, self._sink.name, refused)
-        for change in overtaken:
-            _log.warning(
-                "applied_late sink=%s doc_id=%s version=%d newer=%d harm=%s",
-                *(self._sink.name, change.doc_id, change.version, now[change.doc_id].applied_version),
-                harms[change.doc_id],
-            )
-        held = {doc_id: document.applied_version for doc_id, document in now.items()}
-        return held | {change.doc_id: change.version for change in mine if change.complete}, refused
-
-
-def _overtaken(one: tuple[str, int], known: Mapping[str, Known], now: Mapping[str, Known]) -> bool:
-    """Whether somebody else applied this version, or a newer one, since `known` was read."""
-    doc_id, version = one
-    return doc_id in known and doc_id in now and known[doc_id].applied_version < version <= now[doc_id].applied_version
+def _group_newest(events: Sequence[Event]) -> dict[str, list[Event]]:
+    """doc_id and the parts of its newest version, in order."""
+    newest: dict[str, list[Event]] = {}
+    for event in events:
+        parts = newest.setdefault(event.doc_id, [])
+        if parts and parts[0].version < event.version:
+            parts.clear()
+        if not parts or parts[0].version == event.version:
+            parts.append(event)
+    return newest

@@ -1,23 +1,20 @@
-"""The consumer loop over Kafka, the same for every sink: poll a batch, apply it, then commit its offsets.
+"""The consumer loop, the same for every sink: poll a batch, apply it, commit its offsets.
 
 Invariant 8: offsets are committed only after the marks, so a crash repeats at most the batch in flight. While the sink
-is slow or down the partitions are paused and the group is served, so the consumer keeps them.
+is slow or down the partitions are paused and the group is served, so that the consumer keeps them.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import Any, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-
+from consumers.dead_letters import DeadLetters
+from consumers.subscription import Message, Partition, Subscription
 from schema.events.events import Envelope
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
-from schema.kafka.clients import Membership, for_producer, join_group
-from schema.kafka.names import Names
 from schema.retry import Backoff
 from schema.sinks import Applier
 
@@ -25,234 +22,142 @@ _log = logging.getLogger(__name__)
 
 _BATCH_ROWS = 500
 _BATCH_BYTES = 16 * 1024 * 1024
-_FETCH_ROWS = 50  # at once: a batch may be larger than its bound by so many events
+_FETCH_ROWS = 50  # per poll, so that a batch exceeds _BATCH_BYTES by at most 50 events
 _IDLE_SECONDS = 0.25
 _FILL_SECONDS = 0.005  # how long a batch waits for its next event
-_PATIENCE_SECONDS = 3.0  # how long a batch may take before the group is served: pausing drops what was fetched ahead
+_PATIENCE_SECONDS = 3.0  # how long a batch may take before partitions are paused, which drops what was fetched ahead
 _SERVE_SECONDS = 0.05
 _BACKOFF = Backoff()
 _DRAIN_SECONDS = 10.0  # how long a revoked partition waits for its batch
-_COMMIT_SECONDS = 10.0
 
 
-class Runtime:
-    """One of any number of consumers of a sink. `report` is called with each batch that is applied and marked."""
+class KafkaConsumer:
+    """One of any number of consumers of a sink.
+
+    `report` is called with each batch that is applied and marked. `executor` applies batches, one at a time, and is
+    shut down by `close`. `clock` gives seconds.
+    """
 
     def __init__(
         self,
         applier: Applier,
-        names: Names,
-        kafka: Mapping[str, Any],
+        subscription: Subscription,
+        dead_letters: DeadLetters,
         *,
         report: Callable[[Sequence[Envelope], Sequence[DeadLetter]], None] = lambda _applied, _dead: None,
+        executor: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        backoff: Backoff = _BACKOFF,
     ) -> None:
         self._applier = applier
+        self._subscription = subscription
+        self._dead_letters = dead_letters
         self._report = report
-        self._names = names
-        self._kafka = kafka
-        self._dead_letters_topic = names.dead_letters_topic(applier.name)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"apply-{applier.name}")
+        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix=f"apply-{applier.name}")
+        self._clock = clock
+        self._backoff = backoff
         self._limit = DeadLetterLimit()
-        self._batch: list[tuple[Envelope, Message]] = []  # in flight, of partitions that are ours
+        self._batch: list[Message] = []  # in flight, of partitions that this consumer owns
         self._attempt: Future[list[DeadLetter]] | None = None
-        self._owned: set[tuple[str, int]] = set()  # topic and partition
-        self._paused = False  # no partition gives messages, one that arrives meanwhile included
-        self._producer: Producer | None = None  # of dead letters
-        self._member = Membership()
-        self._consumer = self._joined()
 
     def run(self, stop: threading.Event) -> None:
-        """Consume until `stop` is set; then the batch in flight is finished, committed, and the group left."""
+        """Consume until `stop` is set; then finish and commit the batch in flight, and leave the group."""
+        self.join()
         try:
             while not stop.is_set():
                 self.poll_batch()
                 self.apply(stop)
                 self.commit()
-                self.stay()
+                self.ensure_member()
         finally:
             self.close()
 
+    def join(self) -> None:
+        self._subscription.join(on_revoke=self._release, on_lost=self._drop)
+
     def poll_batch(self) -> None:
-        """The next messages, bounded in rows and bytes; none after a quarter of a second of silence."""
-        size = 0
-        rows, timeout = 1, _IDLE_SECONDS  # librdkafka returns when it has so many, or so late
-        while len(self._batch) < _BATCH_ROWS and size < _BATCH_BYTES:
-            fetched = self._consumer.consume(rows, timeout)
-            if not fetched:
+        """Poll the next messages, bounded in rows and bytes; none after a quarter of a second of silence."""
+        size_bytes = 0
+        rows, timeout = 1, _IDLE_SECONDS
+        while len(self._batch) < _BATCH_ROWS and size_bytes < _BATCH_BYTES:
+            messages = self._subscription.poll(rows, timeout)
+            if not messages:
                 return
-            for message in fetched:
-                if (error := message.error()) is None:
-                    if _partition(message) in self._owned:  # it may be revoked since it was fetched
-                        self._batch.append((_envelope(message), message))
-                        size += len(message)
-                elif error.fatal():
-                    raise KafkaException(error)
-                else:  # librdkafka tries again by itself
-                    _log.warning("kafka_error reason=%s", error)
+            self._batch += messages
+            size_bytes += sum(len(message.value or b"") for message in messages)
             rows, timeout = min(_FETCH_ROWS, _BATCH_ROWS - len(self._batch)), _FILL_SECONDS
 
     def apply(self, stop: threading.Event) -> None:
-        """Apply the batch, again and again while the sink is down."""
-        attempt = 0
+        """Apply the batch; retry with backoff while the sink is down."""
+        failures = 0
         while self._batch:
-            self._attempt = self._pool.submit(self._applier.apply, [envelope for envelope, _ in self._batch])
+            self._attempt = self._executor.submit(self._applier.apply, [message.envelope for message in self._batch])
             wait([self._attempt], _PATIENCE_SECONDS)
             self._serve_until(self._attempt.done)
             try:
-                self.finish()
+                self._finish()
             except Retryable as error:
                 self._attempt = None
                 if stop.is_set():
-                    break  # not committed: whoever comes next applies it
-                attempt += 1
-                seconds = _BACKOFF.seconds(attempt)
-                _log.warning("sink_failing sink=%s attempt=%d reason=%s", self._applier.name, attempt, error)
-                self._serve_for(seconds, stop)
-        if self._paused:
-            self._consumer.resume(self._consumer.assignment())
-            self._paused = False
+                    break  # not committed: the next owner applies it
+                failures += 1
+                _log.warning("sink_failing sink=%s attempt=%d reason=%s", self._applier.name, failures, error)
+                self._serve_for(self._backoff.seconds(failures), stop)
+        self._subscription.resume()
 
-    def finish(self) -> None:
-        """Send the dead letters of the attempt that has ended; then its batch may be committed. Raises Retryable."""
+    def commit(self) -> None:
+        """Commit the offsets of every batch that is applied and marked."""
+        self._subscription.commit()
+
+    def ensure_member(self) -> None:
+        """Join again when Kafka has long ago removed this consumer from the group."""
+        self._subscription.ensure_member()
+
+    def close(self) -> None:
+        """Wait for the batch in flight and leave the group, so that the others take the partitions over at once."""
+        self._executor.shutdown()
+        self._subscription.leave()
+
+    def _finish(self) -> None:
+        """Store the dead letters of the ended attempt; then its batch may be committed. Raises Retryable."""
         if self._attempt is None:
             return
         dead = self._attempt.result()
         self._attempt = None
-        self._bury(dead)
+        self._send_dead_letters(dead)
         applied, self._batch = self._batch, []
         self._limit.count(len(applied), len(dead))
-        for message in {_partition(message): message for _, message in applied}.values():
-            self._consumer.store_offsets(message)  # each partition's last
-        self._report([envelope for envelope, _ in applied], dead)
+        self._subscription.store_offsets(applied)
+        self._report([message.envelope for message in applied], dead)
 
-    def commit(self) -> None:
-        """Commit what is applied; what Kafka does not take while the group changes, the next call commits."""
-        try:
-            self._consumer.commit(asynchronous=False)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError._NO_OFFSET:
-                _log.warning("offsets_not_committed reason=%s", error)
-
-    def stay(self) -> None:
-        """Join the group again with another client when this one has long been out of it; its batch is empty."""
-        if self._member.given_up(self._consumer):
-            _log.warning("kafka_client_given_up group=%s", self._names.sink_group(self._applier.name))
-            self._consumer.close()
-            self._owned.clear()
-            self._consumer = self._joined()
-
-    def close(self) -> None:
-        """Leave the group: the others take the partitions over at once."""
-        self._pool.shutdown()
-        self._consumer.close()
-
-    def _joined(self) -> Consumer:
-        return join_group(
-            self._kafka,
-            {"enable.auto.offset.store": False, "auto.offset.reset": "earliest"},
-            group=self._names.sink_group(self._applier.name),
-            topic=self._names.documents_topic,
-            on_assign=self._on_assign,
-            on_revoke=self._on_revoke,
-            on_lost=self._on_lost,
-        )
-
-    def _bury(self, letters: Sequence[DeadLetter]) -> None:
-        """To the dead-letter topic; raises Retryable when Kafka does not take all of them."""
-        if not letters:
-            return
-        safe = {"enable.idempotence": True, "acks": "all", "linger.ms": 5}
-        producer = self._producer or Producer({**for_producer(self._kafka), **safe})
-        self._producer = None  # after a failure with another one
-        for letter in letters:
-            self._produce(producer, letter)
-        if producer.flush(_COMMIT_SECONDS):
-            producer.purge()
-            raise Retryable("Kafka does not take the dead letters")
-        self._producer = producer
-
-    def _produce(self, producer: Producer, letter: DeadLetter) -> None:
-        """With the original key, value and headers, and why."""
-        message = next((message for envelope, message in self._batch if envelope is letter.envelope), None)
-        if message is None:  # its partition was revoked meanwhile
-            return
-        _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
-        why = [
-            ("dead_letter_stage", letter.stage),
-            ("dead_letter_reason", letter.reason),
-            ("dead_letter_origin", f"{message.topic()}/{message.partition()}/{message.offset()}"),
-        ]
-        headers = [*_headers(message), *why]
-        producer.produce(self._dead_letters_topic, key=message.key(), value=message.value(), headers=headers)
+    def _send_dead_letters(self, dead: Sequence[DeadLetter]) -> None:
+        """Leave out letters of partitions that were revoked during the attempt: their next owner sends them."""
+        messages = {id(message.envelope): message for message in self._batch}
+        owned = [(messages[id(letter.envelope)], letter) for letter in dead if id(letter.envelope) in messages]
+        self._dead_letters.send(owned)
 
     def _serve_for(self, seconds: float, stop: threading.Event) -> None:
-        again_at = time.monotonic() + seconds
-        self._serve_until(lambda: stop.is_set() or time.monotonic() >= again_at)
+        deadline = self._clock() + seconds
+        self._serve_until(lambda: stop.is_set() or self._clock() >= deadline)
 
     def _serve_until(self, done: Callable[[], bool]) -> None:
-        """Serve the group, all partitions paused, until `done`."""
+        """Serve the group, with all partitions paused, until `done`."""
         if done():
             return
-        self._paused = True
-        self._consumer.pause(self._consumer.assignment())
+        self._subscription.pause()
         while not done():
-            message = self._consumer.poll(_SERVE_SECONDS)
-            if message is not None and message.error() is None:
-                raise AssertionError("a paused partition gave a message")
+            self._subscription.serve(_SERVE_SECONDS)
 
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        consumer.incremental_assign(partitions)
-        self._owned |= {(partition.topic, partition.partition) for partition in partitions}
-        if not partitions:
-            return
-        if self._paused:
-            consumer.pause(partitions)
-        else:  # librdkafka remembers that a partition was paused when it was revoked
-            consumer.resume(partitions)
-
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Let the attempt under way end, so that the next owner has nothing to do again; then let go."""
+    def _release(self, partitions: Collection[Partition]) -> None:
+        """Let the attempt in flight end and commit it, so that the next owner has nothing to repeat."""
         if self._attempt is not None:
             wait([self._attempt], _DRAIN_SECONDS)
             if self._attempt.done():
                 with suppress(Retryable):
-                    self.finish()
+                    self._finish()
         self.commit()
-        self._forget(partitions)
-        consumer.incremental_unassign(partitions)
+        self._drop(partitions)
 
-    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Others own them already: what is being applied is fenced by its version."""
-        self._forget(partitions)
-
-    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
-        self._owned -= {(partition.topic, partition.partition) for partition in partitions}
-        self._batch = [one for one in self._batch if _partition(one[1]) in self._owned]
-
-
-def _envelope(message: Message) -> Envelope:
-    """The envelope of a message; what is missing makes the event malformed, and a dead letter."""
-    headers = {name: _text(value) for name, value in _headers(message) if value is not None}
-    sequence = headers.get("ce_sequence", "")
-    key = message.key() or b""
-    return Envelope(
-        event_id=headers.get("ce_id", f"{message.topic()}/{message.partition()}/{message.offset()}"),
-        event_type=headers.get("ce_type", ""),
-        doc_id=key.decode(errors="replace"),
-        version=int(sequence) if sequence.isdecimal() else 0,
-        content_type=headers.get("content-type", ""),
-        payload=message.value() or b"",
-        headers=headers,
-    )
-
-
-def _partition(message: Message) -> tuple[str, int]:
-    return message.topic() or "", message.partition() or 0
-
-
-def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:
-    return cast(list[tuple[str, str | bytes | None]], message.headers() or [])
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode(errors="replace")
+    def _drop(self, partitions: Collection[Partition]) -> None:
+        """Forget messages that belong to another consumer now; versions fence what is being applied (invariant 6)."""
+        self._batch = [message for message in self._batch if message.partition not in partitions]

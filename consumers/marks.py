@@ -1,28 +1,46 @@
 """Marks: what each sink holds, written to the metadata database after the sink acknowledged it.
 
-Invariant 8: every statement here asks that nobody newer wrote meanwhile; a document is completed only when every sink
-holds its version. The functions run inside the caller's transaction, which holds the documents' locks.
+Invariant 8: every statement here checks that no newer version was written since; a document is completed only when
+every sink holds its version. The functions run in the caller's transaction, which holds the documents' locks.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from sqlalchemy import Connection, and_, case, delete, insert, literal, not_, null, or_, select, true, update
+from sqlalchemy import Connection, and_, case, insert, literal, not_, null, or_, select, update
 
 from consumers.sink import Change
 from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
-from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
+from schema.database.tables import documents, sink_states
 from schema.sinks import SINKS
+
+
+class SinkMarks(Protocol):
+    """The marks of one sink's own rows: chunks and tombstones for Milvus, files for the object store.
+
+    The methods run in the caller's transaction, which holds the documents' locks.
+    """
+
+    def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
+        """Mark what the sink acknowledged, except what a newer version has changed since."""
+
+    def mark_damage(self, connection: Connection, change: Change) -> str | None:
+        """Compute, from the database alone, what a late change damaged in a sink that holds a newer version.
+
+        Returns the reason for the document's failure, None without damage. What the change brought back becomes a
+        tombstone (invariant 9); what it removed or overwrote is no longer marked (invariant 8).
+        """
 
 
 @dataclass(frozen=True)
 class Known:
-    """A document's version; the newest that the sink applied and the one that it refused, 0 when there is none.
+    """A document's version, and the newest versions that one sink applied and refused; 0 means none.
 
-    `marks` counts the marks of the document in this sink.
+    `marks` counts how often consumers marked the document in this sink.
     """
 
     version: int
@@ -32,8 +50,8 @@ class Known:
     reason: str
 
 
-def known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dict[str, Known]:
-    """What is known of each document that exists."""
+def load_known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dict[str, Known]:
+    """Documents that do not exist are left out."""
     joined = documents.outerjoin(
         sink_states, and_(sink_states.c.doc_id == documents.c.doc_id, sink_states.c.sink == sink)
     )
@@ -51,17 +69,17 @@ def known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dict[str
     }
 
 
-def lock(connection: Connection, doc_ids: Iterable[str]) -> None:
-    """Take the documents' locks in the order of their ids, so that marks of two sinks and writes wait in line."""
+def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> None:
+    """Lock in the order of the ids, so that writers and the marks of two sinks do not deadlock."""
     for some in bounded(sorted(set(doc_ids)), IDS_PER_STATEMENT):
         ordered = select(documents.c.doc_id).where(documents.c.doc_id.in_(some)).order_by(documents.c.doc_id)
         connection.execute(ordered.with_for_update()).all()
 
 
-def applied(connection: Connection, sink: str, changes: Sequence[Change]) -> None:
+def mark_applied(connection: Connection, sink: str, changes: Sequence[Change]) -> None:
     """Move the sink's state to the versions that are complete."""
     complete = [change for change in changes if change.complete]
-    for version, doc_ids in _by_version((change.version, [change.doc_id]) for change in complete):
+    for version, doc_ids in group_by_version((change.version, [change.doc_id]) for change in complete):
         for some in bounded(doc_ids, IDS_PER_STATEMENT):
             _follow_documents(connection, some)
             statement = (
@@ -69,9 +87,9 @@ def applied(connection: Connection, sink: str, changes: Sequence[Change]) -> Non
                 .where(
                     sink_states.c.sink == sink,
                     sink_states.c.doc_id.in_(some),
-                    sink_states.c.applied_version < version,  # nobody newer
+                    sink_states.c.applied_version < version,  # no newer version is applied
                     sink_states.c.desired_version >= version,
-                    # no part of this very version was refused
+                    # no other part of this version was refused
                     not_(and_(sink_states.c.state == "failed", sink_states.c.desired_version == version)),
                 )
                 .values(
@@ -86,14 +104,14 @@ def applied(connection: Connection, sink: str, changes: Sequence[Change]) -> Non
     _complete_documents(connection, [change.doc_id for change in complete])
 
 
-def counted(connection: Connection, sink: str, doc_ids: Collection[str]) -> None:
-    """Count a mark of each document, so that whoever applies one of them right now finds out."""
+def count_mark(connection: Connection, sink: str, doc_ids: Collection[str]) -> None:
+    """Increment the mark counter so that concurrent consumers detect the conflict."""
     statement = update(sink_states).where(sink_states.c.sink == sink).values(marks=sink_states.c.marks + 1)
     execute_for_ids(connection, statement, sink_states.c.doc_id, sorted(doc_ids))
 
 
-def failed(connection: Connection, sink: str, reasons: Mapping[tuple[str, int], str]) -> None:
-    """Note why the sink refused (doc_id, version), unless a newer version is on its way."""
+def mark_refused(connection: Connection, sink: str, reasons: Mapping[tuple[str, int], str]) -> None:
+    """Store why the sink refused (doc_id, version), unless the document has a newer version."""
     for (doc_id, version), reason in reasons.items():
         _follow_documents(connection, [doc_id])
         refused = connection.execute(
@@ -110,37 +128,20 @@ def failed(connection: Connection, sink: str, reasons: Mapping[tuple[str, int], 
             connection.execute(update(documents).where(documents.c.doc_id == doc_id).values(status="failed"))
 
 
-def harmed(connection: Connection, sink: str, reasons: Mapping[str, str]) -> None:
-    """Documents whose newest version, applied, was damaged by an older one: failed, until they are written again."""
+def mark_damaged(connection: Connection, sink: str, reasons: Mapping[str, str]) -> None:
+    """Fail documents whose applied version was damaged by an older one, until they are written again."""
     for doc_id, reason in reasons.items():
         state = and_(sink_states.c.sink == sink, sink_states.c.doc_id == doc_id)
         connection.execute(update(sink_states).where(state).values(state="failed", last_error=reason))
         connection.execute(update(documents).where(documents.c.doc_id == doc_id).values(status="failed"))
 
 
-def chunks_synced(connection: Connection, written: Iterable[tuple[int, Sequence[str]]]) -> None:
-    """Chunks that Milvus acknowledged, as (version, chunk ids)."""
-    for version, chunk_ids in _by_version(written):
-        execute_for_ids(
-            connection,
-            update(chunks).values(milvus_synced=true()).where(chunks.c.row_version <= version),  # nobody newer
-            chunks.c.chunk_id,
-            chunk_ids,
-        )
-
-
-def tombstones_confirmed(connection: Connection, removed: Iterable[tuple[int, Sequence[str]]]) -> None:
-    """Chunks that Milvus acknowledged as gone, as (version, chunk ids)."""
-    for version, chunk_ids in _by_version(removed):
-        statement = delete(chunk_tombstones).where(chunk_tombstones.c.removed_in_version <= version)
-        execute_for_ids(connection, statement, chunk_tombstones.c.chunk_id, chunk_ids)
-
-
-def files_removed(connection: Connection, removed: Iterable[tuple[int, Sequence[str]]]) -> None:
-    """Objects that the object store acknowledged as gone, as (version, object keys)."""
-    for version, keys in _by_version(removed):
-        statement = delete(document_files).where(document_files.c.removed_in_version <= version)
-        execute_for_ids(connection, statement, document_files.c.object_key, keys)
+def group_by_version(pairs: Iterable[tuple[int, Sequence[str]]]) -> list[tuple[int, list[str]]]:
+    """(version, ids) pairs, one per version, in the order of the versions."""
+    grouped: dict[int, list[str]] = defaultdict(list)
+    for version, ids in pairs:
+        grouped[version] += ids
+    return sorted(grouped.items())
 
 
 def _complete_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
@@ -153,7 +154,7 @@ def _complete_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
 
 
 def _follow_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
-    """A writer in another language may leave the sink states out, or behind; completion needs all of them."""
+    """Create or update sink states that a writer in another language left out; completion needs all of them."""
     states = select(sink_states.c.doc_id, sink_states.c.sink).where(sink_states.c.doc_id.in_(doc_ids))
     known = {(row.doc_id, row.sink) for row in connection.execute(states)}
     for sink in SINKS:
@@ -167,10 +168,3 @@ def _follow_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
         .where(sink_states.c.doc_id.in_(doc_ids), sink_states.c.desired_version < version)
         .values(desired_version=version, state="pending", requested_at=utc_now(), attempts=0, last_error=null())
     )
-
-
-def _by_version(pairs: Iterable[tuple[int, Sequence[str]]]) -> list[tuple[int, list[str]]]:
-    grouped: dict[int, list[str]] = defaultdict(list)
-    for version, ids in pairs:
-        grouped[version] += ids
-    return sorted(grouped.items())

@@ -1,17 +1,15 @@
-"""The sink port: what a store must offer to be kept in step."""
+"""The sink port: what a store must offer so that consumers can keep it up to date."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
-
-from sqlalchemy import Connection
 
 from schema.events.events import DocumentUpserted, Event
 
 
 @dataclass(frozen=True)
 class Change:
-    """The parts of one version of one document that came in a batch, in order; the last part completes the version."""
+    """The parts of one version of a document in one batch, in order; the last part completes the version."""
 
     doc_id: str
     version: int
@@ -23,12 +21,12 @@ class Change:
 
     @property
     def chunks(self) -> int:
-        """How many chunks it brings, with their vectors."""
+        """The number of chunks that the change carries with their vectors."""
         return sum(len(event.chunks) for event in self.events if isinstance(event, DocumentUpserted))
 
 
 class Sink(Protocol):
-    """A store. A batch has at most one change a document; applying one again does no harm (invariant 6)."""
+    """A store. It knows nothing of the metadata database; `SinkMarks` does."""
 
     name: str
 
@@ -36,19 +34,14 @@ class Sink(Protocol):
         """Create what the store needs; harmless when it exists. Raises Permanent when what exists does not fit."""
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Bring the store to these changes, writing before deleting (invariant 10).
+        """Bring the store to these changes, at most one per document, writing before deleting (invariant 10).
 
-        Returns when the store acknowledged all of it; raises Retryable or Permanent, having applied any part of it.
+        Returns when the store acknowledged all of them. Raises Retryable or Permanent; any part may then be applied.
+        Applying a change twice has the same effect as applying it once (invariant 6).
         """
 
-    def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
-        """Note in the metadata database what the store acknowledged, never what a newer version changed since."""
-
-    def harm(self, connection: Connection, change: Change) -> str | None:
-        """What `change`, applied after a newer version, did to it, or None; what has to go becomes a tombstone."""
-
-    def settle(self, events: Sequence[Event]) -> None:
-        """The store is marked to hold these, or newer: remove what only they would still need. Raises Retryable."""
+    def clean_up(self, events: Sequence[Event]) -> None:
+        """Called after marking. Delete data that only these events needed, e.g. staged files. Raises Retryable."""
 
     def close(self) -> None:
-        """Release connections."""
+        """Release connections and threads."""

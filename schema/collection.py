@@ -1,4 +1,4 @@
-"""The Milvus collection as data: fields, index and alias; the sink asks which of it the server offers."""
+"""The Milvus collection as data: alias, fields, indexes. The sink asks the server which of them it supports."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,12 +18,12 @@ class Field:
     name: str
     kind: Literal["varchar", "int64", "vector", "sparse"]
     max_length: int = 0  # bytes, of a varchar
-    index: tuple[str, ...] = ()  # scalar index types, the preferred one first
+    index: tuple[str, ...] = ()  # types of scalar index, the preferred type first
 
 
 FIELDS = (
     Field("chunk_id", "varchar", limits.CHUNK_ID_BYTES),  # the primary key
-    Field("doc_id", "varchar", limits.DOC_ID_BYTES, index=("INVERTED", "Trie")),  # reconcile asks by document
+    Field("doc_id", "varchar", limits.DOC_ID_BYTES, index=("INVERTED", "Trie")),  # reconcile queries by document
     Field("doc_version", "int64"),
     Field("content_hash", "varchar", 64),
     Field("vector", "vector"),
@@ -38,5 +38,5 @@ FIELDS = (
 
 
 def literal(text: str) -> str:
-    """`text` as a string literal of Milvus' filter expressions, escaped: pymilvus would quote it as it is."""
+    """`text` as an escaped string literal of Milvus' filter expressions: pymilvus does not escape."""
     return f'"{text.translate(_ESCAPES)}"'

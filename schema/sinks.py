@@ -12,15 +12,15 @@ SINKS = (MILVUS, MINIO)
 
 
 class Applier(Protocol):
-    """Brings one sink up to date and marks what it applied; relays and consumer loops drive it."""
+    """Keeps one sink up to date and marks what it applied; relays and consumer loops call it."""
 
     @property
     def name(self) -> str:
         """The sink's name."""
 
     def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]:
-        """Apply events in order, and return those that the sink refuses for good.
+        """Apply events in order; returns those that the sink refuses for good.
 
-        On return the sink holds everything but the dead letters, and the marks say so. Raises Retryable: nothing is
-        lost, call it again with all of the events.
+        On return the sink holds, and the marks show, everything but the dead letters. Raises Retryable: call it again
+        with all of the events.
         """

@@ -1,8 +1,8 @@
-"""The collection behind the alias `rag_vectors`, made once of what the server offers, which is found out by asking.
+"""The collection behind an alias, created with the fields and indexes that the server takes: it is asked.
 
-A crash at any step does no harm: a step whose result exists is left out, and the alias, by which everybody finds the
-collection, comes last. Nor do others at the same time: a server takes the same request twice, Milvus Lite answers with
-an error after which the next try finds the step done.
+A crash at any step does no harm: a step whose result exists is skipped, and the alias, by which all clients find the
+collection, comes last. Concurrent processes do no harm either: a server accepts the same request twice; Milvus Lite
+answers with an error, and the next attempt finds the step done.
 """
 
 import logging
@@ -14,38 +14,38 @@ from typing import Any, Final
 from pymilvus import CollectionSchema, DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from consumers.milvus.errors import translated
+from consumers.milvus.errors import translate
 from schema import collection
 from schema.failures import Permanent
 
-TIMEOUT_SECONDS: Final = 30.0  # of one request; the client's own default retries for many minutes
+TIMEOUT_SECONDS: Final = 30.0  # per request; the client's default retries for many minutes
 TYPES: Final = {
     "varchar": DataType.VARCHAR,
     "int64": DataType.INT64,
     "vector": DataType.FLOAT_VECTOR,
     "sparse": DataType.SPARSE_FLOAT_VECTOR,
 }
-_FIRST = f"{collection.ALIAS}_1"
 _PRIMARY = collection.FIELDS[0]
 _log = logging.getLogger(__name__)
 
 
-def ensure(client: MilvusClient, dimension: int) -> None:
-    """Have a loaded collection behind the alias; one that exists is left as it is."""
-    if not _exists(client, collection.ALIAS):
-        if not _exists(client, _FIRST):
-            _create(client, dimension)
-        stored = stored_fields(client, _FIRST)
+def ensure(client: MilvusClient, dimension: int, alias: str) -> None:
+    """Create and load a collection behind `alias`; one that exists is only loaded."""
+    if not _exists(client, alias):
+        name = f"{alias}_1"
+        if not _exists(client, name):
+            _create(client, name, dimension)
+        stored = stored_fields(client, name)
         for field in collection.FIELDS:
             if field.name in stored:
-                _index(client, field)
-        if not _exists(client, collection.ALIAS):
-            client.create_alias(_FIRST, collection.ALIAS, timeout=TIMEOUT_SECONDS)
-    client.load_collection(collection.ALIAS, timeout=TIMEOUT_SECONDS)
+                _index(client, name, field)
+        if not _exists(client, alias):
+            client.create_alias(name, alias, timeout=TIMEOUT_SECONDS)
+    client.load_collection(alias, timeout=TIMEOUT_SECONDS)
 
 
 def stored_fields(client: MilvusClient, name: str) -> dict[str, dict[str, Any]]:
-    """Field name → parameters, as they were made."""
+    """Field name → its parameters in the server."""
     described = client.describe_collection(name, timeout=TIMEOUT_SECONDS)
     return {field["name"]: field["params"] for field in described["fields"]}
 
@@ -54,36 +54,36 @@ def _exists(client: MilvusClient, name: str) -> bool:
     return bool(client.has_collection(name, timeout=TIMEOUT_SECONDS))
 
 
-def _refused(request: Callable[[], object]) -> bool:
-    """Whether the server cannot do what the request asks; raises when it may be able to later."""
+def _is_refused(request: Callable[[], object]) -> bool:
+    """Whether the server refuses the request for good; raises when it may accept it later."""
     try:
         request()
     except MilvusException as error:
-        if isinstance(translated(error), Permanent):
+        if isinstance(translate(error), Permanent):
             return True
         raise
     return False
 
 
-def _create(client: MilvusClient, dimension: int) -> None:
+def _create(client: MilvusClient, name: str, dimension: int) -> None:
     fields: tuple[collection.Field, ...] = collection.FIELDS
-    if not _takes_sparse(client):
+    if not _takes_sparse(client, name):
         fields = tuple(field for field in fields if field.kind != "sparse")
-        _log.warning("this Milvus takes no sparse weights: they are left out of the collection %s", _FIRST)
-    client.create_collection(_FIRST, schema=_schema(fields, dimension), timeout=TIMEOUT_SECONDS)
+        _log.warning("this Milvus takes no sparse weights: they are left out of the collection %s", name)
+    client.create_collection(name, schema=_schema(fields, dimension), timeout=TIMEOUT_SECONDS)
 
 
-def _takes_sparse(client: MilvusClient) -> bool:
-    """Asked on a collection of its own: Milvus 2.3 takes the field, refuses its index, and dies when it is loaded."""
-    name = f"{collection.ALIAS}_probe_{uuid.uuid4().hex}"
+def _takes_sparse(client: MilvusClient, name: str) -> bool:
+    """Test it on a temporary collection: Milvus 2.3 takes the field, refuses its index, and dies when loading it."""
+    probe = f"{name}_probe_{uuid.uuid4().hex}"
     [sparse] = [field for field in collection.FIELDS if field.kind == "sparse"]
     schema = _schema((_PRIMARY, sparse), 0)
-    if _refused(lambda: client.create_collection(name, schema=schema, timeout=TIMEOUT_SECONDS)):
+    if _is_refused(lambda: client.create_collection(probe, schema=schema, timeout=TIMEOUT_SECONDS)):
         return False
     try:
-        return not _refused(lambda: _create_index(client, name, sparse, **_kinds(sparse)[0]))
+        return not _is_refused(lambda: _create_index(client, probe, sparse, **_kinds(sparse)[0]))
     finally:
-        client.drop_collection(name, timeout=TIMEOUT_SECONDS)
+        client.drop_collection(probe, timeout=TIMEOUT_SECONDS)
 
 
 def _schema(fields: tuple[collection.Field, ...], dimension: int) -> CollectionSchema:
@@ -98,12 +98,12 @@ def _schema(fields: tuple[collection.Field, ...], dimension: int) -> CollectionS
     return schema
 
 
-def _index(client: MilvusClient, field: collection.Field) -> None:
-    """An index of the first kind that the server takes; without any, filters on a scalar field scan."""
-    if client.list_indexes(_FIRST, field.name, timeout=TIMEOUT_SECONDS):
+def _index(client: MilvusClient, name: str, field: collection.Field) -> None:
+    """Create an index of the first kind that the server takes; without one, filters on a scalar field scan."""
+    if client.list_indexes(name, field.name, timeout=TIMEOUT_SECONDS):
         return
     for kind in _kinds(field):
-        if not _refused(partial(_create_index, client, _FIRST, field, **kind)):
+        if not _is_refused(partial(_create_index, client, name, field, **kind)):
             return
 
 

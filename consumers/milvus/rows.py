@@ -1,4 +1,4 @@
-"""Events as rows of the collection, checked: what a writer of ours refuses can still come from another language."""
+"""Events as rows of the collection, checked again: a writer in another language may skip our writer's checks."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from schema.events.events import ChunkLabels, ChunkRow, DocumentUpserted
 from schema.failures import Permanent
 
 _LENGTHS = {field.name: field.max_length for field in collection.FIELDS if field.max_length}
-_OTHER_BYTES = sum(_LENGTHS.values()) - limits.CONTENT_BYTES + 256  # at most: ids, labels and what surrounds them
-_SPARSE_BYTES = 8  # an entry
-_NO_WEIGHTS = {0: 1e-30}  # a sparse vector may not be empty; token 0 starts a text and has no weight elsewhere
+_OTHER_BYTES = sum(_LENGTHS.values()) - limits.CONTENT_BYTES + 256  # upper bound: ids, labels and their encoding
+_SPARSE_BYTES = 8  # per entry
+_NO_WEIGHTS = {0: 1e-30}  # a sparse vector must not be empty; token 0 marks the start of a text and has no weight
 
 Row = dict[str, Any]
 
 
 def row(event: DocumentUpserted, chunk: ChunkRow, dimension: int, *, with_sparse: bool) -> Row:
-    """A whole row; raises Permanent on what the collection cannot take."""
+    """A whole row. Raises Permanent on a value that the collection cannot take."""
     made = {
         **labels(event, chunk),
         "content_hash": chunk.content_hash,
@@ -28,12 +28,12 @@ def row(event: DocumentUpserted, chunk: ChunkRow, dimension: int, *, with_sparse
     weights = _weights(chunk)
     if with_sparse:
         made["sparse"] = weights or _NO_WEIGHTS
-    return _checked(made)
+    return _check(made)
 
 
 def labels(event: DocumentUpserted, chunk: ChunkLabels | ChunkRow) -> Row:
-    """What may change of a row whose content stays; raises Permanent on what the collection cannot take."""
-    return _checked(
+    """Fields that may change while the content stays. Raises Permanent on a value that the collection cannot take."""
+    return _check(
         {
             "chunk_id": chunk.chunk_id,
             "doc_id": event.doc_id,
@@ -48,17 +48,17 @@ def labels(event: DocumentUpserted, chunk: ChunkLabels | ChunkRow) -> Row:
 
 
 def size_bytes(row: Row) -> int:
-    """At most: UTF-8 takes 4 bytes a character."""
+    """Upper bound of the row's size: 4 bytes per character of UTF-8."""
     vectors = 4 * len(row["vector"]) + _SPARSE_BYTES * len(row.get("sparse", ()))
     return _OTHER_BYTES + vectors + 4 * len(row["content"])
 
 
 def largest_bytes(dimension: int) -> int:
-    """Of any row."""
+    """Upper bound of the size of any row."""
     return _OTHER_BYTES + 4 * dimension + _SPARSE_BYTES * limits.SPARSE_ENTRIES + limits.CONTENT_BYTES
 
 
-def _checked(row: Row) -> Row:
+def _check(row: Row) -> Row:
     for name, most in _LENGTHS.items():
         if len(row.get(name, "")) * 4 > most and (size := len(row[name].encode())) > most:
             raise Permanent(f"chunk {row['chunk_id']}: {name} has {size} bytes, Milvus takes {most}")

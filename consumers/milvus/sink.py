@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from pymilvus import MilvusClient
-from sqlalchemy import Connection
 
-from consumers import late_apply, marks
 from consumers.milvus import collection as milvus_collection
 from consumers.milvus import rows as milvus_rows
 from consumers.milvus import upsert as milvus_upsert
 from consumers.milvus.collection import TIMEOUT_SECONDS
-from consumers.milvus.errors import ERRORS, not_loaded, translated
+from consumers.milvus.errors import ERRORS, is_not_loaded, translate
 from consumers.milvus.rows import Row
 from consumers.sink import Change
 from schema import collection
@@ -19,27 +17,28 @@ from schema.events.events import ChunkRow, DocumentUpserted, Event
 from schema.failures import Permanent
 from schema.sinks import MILVUS
 
-_ROWS_A_REQUEST = 1_000
+_ROWS_PER_REQUEST = 1_000
 _REQUEST_BYTES = 16 * 1024 * 1024
 _ANSWER_BYTES = 32 * 1024 * 1024
 
 
 class MilvusSink:
-    """The collection behind the alias `rag_vectors`, of vectors with `dimension` float32 numbers."""
+    """The collection behind `alias`, of vectors with `dimension` float32 numbers."""
 
     name = MILVUS
 
-    def __init__(self, client: MilvusClient, dimension: int) -> None:
+    def __init__(self, client: MilvusClient, dimension: int, alias: str = collection.ALIAS) -> None:
         self._client = client
         self._dimension = dimension
-        self._with_sparse: bool | None = None  # whether the collection has sparse weights, once it was asked
+        self._alias = alias
+        self._with_sparse: bool | None = None  # whether the collection has sparse weights; None before `ensure`
 
     def ensure(self) -> None:
         try:
-            milvus_collection.ensure(self._client, self._dimension)
-            stored = milvus_collection.stored_fields(self._client, collection.ALIAS)
+            milvus_collection.ensure(self._client, self._dimension, self._alias)
+            stored = milvus_collection.stored_fields(self._client, self._alias)
         except ERRORS as error:
-            raise translated(error) from error
+            raise translate(error) from error
         found = int(stored["vector"]["dim"])
         if found != self._dimension:
             raise Permanent(f"the Milvus collection has {found} dimensions, the system {self._dimension}")
@@ -62,25 +61,10 @@ class MilvusSink:
             self._relabel(labels)
             self._delete([chunk_id for chunk_id in tombstones if chunk_id not in upserts])
         except ERRORS as error:
-            raise self._failed(error) from error
+            raise self._translate(error) from error
 
-    @staticmethod
-    def mark(connection: Connection, changes: Sequence[Change]) -> None:
-        events = [(change.version, event) for change in changes for event in change.events]
-        written = (
-            (version, [chunk.chunk_id for chunk in event.chunks] + [chunk.chunk_id for chunk in event.relabelled])
-            for version, event in events
-            if isinstance(event, DocumentUpserted)
-        )
-        marks.chunks_synced(connection, written)
-        marks.tombstones_confirmed(connection, ((version, event.tombstones) for version, event in events))
-
-    @staticmethod
-    def harm(connection: Connection, change: Change) -> str | None:
-        return late_apply.to_vectors(connection, change)
-
-    def settle(self, events: Sequence[Event]) -> None:
-        """Nothing is kept for another attempt."""
+    def clean_up(self, events: Sequence[Event]) -> None:
+        """Nothing to delete: Milvus holds no data for another attempt."""
 
     def close(self) -> None:
         self._client.close()
@@ -89,19 +73,19 @@ class MilvusSink:
         return milvus_rows.row(event, chunk, self._dimension, with_sparse=bool(self._with_sparse))
 
     def _write(self, rows: Iterable[Row]) -> None:
-        for some in bounded(rows, _ROWS_A_REQUEST, _REQUEST_BYTES, milvus_rows.size_bytes):
-            milvus_upsert.upsert(self._client, some, timeout_seconds=TIMEOUT_SECONDS)
+        for some in bounded(rows, _ROWS_PER_REQUEST, _REQUEST_BYTES, milvus_rows.size_bytes):
+            milvus_upsert.upsert(self._client, self._alias, some, timeout_seconds=TIMEOUT_SECONDS)
 
     def _relabel(self, labels: Mapping[str, Row]) -> None:
-        """Milvus has no update in place: read the rows with their vectors, and write them back with the new labels."""
+        """Read the rows with their vectors and write them back with new labels: Milvus has no update in place."""
         largest = milvus_rows.largest_bytes(self._dimension)
-        for some in bounded(labels, _ROWS_A_REQUEST, _ANSWER_BYTES, lambda _: largest):
+        for some in bounded(labels, _ROWS_PER_REQUEST, _ANSWER_BYTES, lambda _: largest):
             found = self._client.query(
-                collection.ALIAS,
+                self._alias,
                 filter=_among(map(collection.literal, some)),
                 output_fields=["*"],
                 timeout=TIMEOUT_SECONDS,
-                consistency_level="Strong",  # the default may not see what was written a moment ago
+                consistency_level="Strong",  # the default may not see the newest writes
             )
             if len(found) < len(some):
                 missing = set(some) - {row["chunk_id"] for row in found}
@@ -109,19 +93,19 @@ class MilvusSink:
             self._write({**row, **labels[row["chunk_id"]]} for row in found)
 
     def _delete(self, chunk_ids: Iterable[str]) -> None:
-        """By primary key: a list of nothing else, which Milvus need not search for."""
+        """Delete by a list of primary keys, for which Milvus needs no search."""
         ids = map(collection.literal, chunk_ids)
-        for some in bounded(ids, _ROWS_A_REQUEST, _REQUEST_BYTES, lambda literal: 4 * len(literal)):
-            self._client.delete(collection.ALIAS, filter=_among(some), timeout=TIMEOUT_SECONDS)
+        for some in bounded(ids, _ROWS_PER_REQUEST, _REQUEST_BYTES, lambda literal: 4 * len(literal)):
+            self._client.delete(self._alias, filter=_among(some), timeout=TIMEOUT_SECONDS)
 
-    def _failed(self, error: Exception) -> Exception:
-        """What to raise; a collection that somebody released is loaded again, which goes on after the answer."""
-        if not_loaded(error):
+    def _translate(self, error: Exception) -> Exception:
+        """The error to raise. Starts to load a collection that was released."""
+        if is_not_loaded(error):
             try:
-                self._client.load_collection(collection.ALIAS, timeout=TIMEOUT_SECONDS, _async=True)
+                self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS, _async=True)
             except ERRORS as failure:
-                return translated(failure)
-        return translated(error)
+                return translate(failure)
+        return translate(error)
 
 
 def _among(literals: Iterable[str]) -> str:

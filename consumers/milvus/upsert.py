@@ -1,6 +1,6 @@
-"""An upsert as Milvus' protocol has it, a column a field: pymilvus packs it value by value, 50 times as slowly.
+"""Upsert requests, packed column by column: pymilvus packs them value by value, 50 times as slowly.
 
-See docs/decisions/0008. A test compares the bytes that both make.
+See docs/decisions/0008. A test compares our bytes with those of pymilvus.
 """
 
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ from schema import collection, varint
 from schema.events import sparse
 from schema.failures import Permanent
 
-_FIRST_FIELD = b"\x0a"  # of a message: its number, and that bytes follow
+_FIRST_FIELD = b"\x0a"  # protobuf: field 1 of a message, length-delimited bytes follow
 
 
-def upsert(client: MilvusClient, rows: Sequence[Row], *, timeout_seconds: float) -> None:
-    """Write rows, which have the same fields, to the collection behind the alias.
+def upsert(client: MilvusClient, alias: str, rows: Sequence[Row], *, timeout_seconds: float) -> None:
+    """Write rows, all with the same fields, to the collection behind `alias`.
 
     Raises what pymilvus raises, and Permanent.
     """
     context = client._generate_call_context()
     stub = client._get_connection()._stub
-    answer = stub.Upsert(packed(rows), timeout=timeout_seconds, metadata=context.to_grpc_metadata())
+    answer = stub.Upsert(pack(alias, rows), timeout=timeout_seconds, metadata=context.to_grpc_metadata())
     check_status(answer.status)
 
 
-def packed(rows: Sequence[Row]) -> Any:
-    """The request; raises Permanent on a value that it cannot hold."""
-    request = milvus_pb2.UpsertRequest(collection_name=collection.ALIAS, num_rows=len(rows))
+def pack(alias: str, rows: Sequence[Row]) -> Any:
+    """Build the request. Raises Permanent on a value that it cannot hold."""
+    request = milvus_pb2.UpsertRequest(collection_name=alias, num_rows=len(rows))
     for field in collection.FIELDS:
         if field.name in rows[0]:
             data = request.fields_data.add(field_name=field.name, type=TYPES[field.kind])

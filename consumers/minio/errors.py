@@ -1,4 +1,4 @@
-"""What an error of an object store means: the same request may succeed later, or never."""
+"""Object-store errors as Retryable (the same request may succeed later) or Permanent (it never will)."""
 
 import urllib3.exceptions
 from minio.error import MinioException, S3Error
@@ -9,8 +9,8 @@ _IMPOSSIBLE = (ValueError, FileExistsError, IsADirectoryError, NotADirectoryErro
 _REFUSED = {"EntityTooLarge", "InvalidArgument", "InvalidObjectName", "KeyTooLongError", "XMinioInvalidObjectName"}
 
 
-def translated(error: Exception) -> Permanent | Retryable | None:
-    """None for what is no error of a store."""
+def translate(error: Exception) -> Permanent | Retryable | None:
+    """Returns None for an error that no store raises."""
     if isinstance(error, S3Error):
         words = f"object store: {error.code}: {error.message}"
         return Permanent(words) if error.code in _REFUSED else Retryable(words)

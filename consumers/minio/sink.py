@@ -1,4 +1,4 @@
-"""The object-store sink: files at their final keys, and every event's vectors archived, to rebuild Milvus from."""
+"""The object-store sink: files at their final keys, and an archive of vectors from which Milvus can be rebuilt."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import msgspec
-from sqlalchemy import Connection
 
-from consumers import late_apply, marks
 from consumers.sink import Change
 from schema.events.events import DocumentDeleted, DocumentUpserted, Event, FileRecord
 from schema.failures import Permanent
@@ -16,7 +14,7 @@ from schema.object_store import layout
 from schema.object_store.port import ObjectMissing, ObjectStore
 from schema.sinks import MINIO
 
-_PARALLEL_DOCUMENTS = 8  # an object store answers slowly, and many at once
+_PARALLEL_DOCUMENTS = 8  # hides the latency of the store's requests
 
 
 class MinioSink:
@@ -33,25 +31,16 @@ class MinioSink:
 
     def apply(self, changes: Sequence[Change]) -> None:
         outcomes = [self._pool.submit(self._apply_one, change) for change in changes]
-        wait(outcomes)  # a failed batch is applied again: nothing of it may still be running then
+        wait(outcomes)  # a failed batch is applied again: none of its requests may still run then
         for outcome in outcomes:
-            with _translated():
+            with _translate_errors():
                 outcome.result()
 
-    @staticmethod
-    def mark(connection: Connection, changes: Sequence[Change]) -> None:
-        removed = ((change.version, event.removed_files) for change in changes for event in change.events)
-        marks.files_removed(connection, removed)
-
-    @staticmethod
-    def harm(connection: Connection, change: Change) -> str | None:
-        return late_apply.to_files(connection, change)
-
-    def settle(self, events: Sequence[Event]) -> None:
-        """Staged files go only now: until the mark an older version may come again, and write over what was copied."""
+    def clean_up(self, events: Sequence[Event]) -> None:
+        """Staged files go only after marking: until then an older version may come again and overwrite the copy."""
         files = [file for event in events if isinstance(event, DocumentUpserted) for file in event.files]
         if staged := [file.staged_key for file in files if file.staged_key is not None]:
-            with _translated():
+            with _translate_errors():
                 self._store.remove(staged)
 
     def close(self) -> None:
@@ -83,7 +72,7 @@ class MinioSink:
         self._store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=content_type, sha256=sha256)
 
     def _unstage(self, file: FileRecord) -> None:
-        """Copy a staged file to its key; done before, and settled, when it is gone and the key holds its bytes."""
+        """Copy a staged file to its key. It may be gone if the key holds its bytes: this version was cleaned up."""
         if file.staged_key is None:
             raise Permanent(f"file {file.object_key!r} has neither content nor a staged object")
         try:
@@ -94,14 +83,14 @@ class MinioSink:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """The store's errors as what they mean for the events."""
+def _translate_errors() -> Iterator[None]:
+    """Raise the store's errors as Retryable or Permanent."""
     try:
         yield
     except Exception as error:
-        from consumers.minio.errors import translated  # with minio, which a directory does without
+        from consumers.minio.errors import translate  # imports minio, which is slow and which a directory does not need
 
-        failure = translated(error)
+        failure = translate(error)
         if failure is None:
             raise
         raise failure from error

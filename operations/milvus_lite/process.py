@@ -1,7 +1,7 @@
-"""Milvus Lite as a process of its own beside the one that needs it.
+"""Milvus Lite as a child process of the process that needs it.
 
-Milvus Lite keeps a whole collection in memory and takes one process a folder. Apart from ours it keeps our memory flat,
-uses another core, and other commands can share it; it ends when its parent does, however that dies.
+Milvus Lite keeps a whole collection in memory and serves a folder to one process only. As a child process it keeps our
+memory flat, uses another core, and other commands can share it. It ends when its parent ends, even by SIGKILL.
 """
 
 import json
@@ -21,29 +21,29 @@ _BACKOFF = Backoff(0.2, 0.4)
 
 
 class MilvusLiteUnavailable(OperationError):
-    """Raised when Milvus Lite does not start; the message names its log."""
+    """Raised when Milvus Lite does not start; the message names its log file."""
 
 
 class MilvusLiteBusy(MilvusLiteUnavailable):
-    """Raised when another process keeps the folder, and does not share it or end in time."""
+    """Raised when another process holds the folder and neither shares it nor ends in time."""
 
 
 @contextmanager
 def own(folder: Path) -> Iterator[str]:
-    """The URI of a Milvus Lite on `folder` that lives as long as this context; waits for another one to end."""
-    with _started(folder, shared=False) as uri:
+    """The URI of a Milvus Lite that lives as long as this context. Waits until no other process holds `folder`."""
+    with _start(folder, shared=False) as uri:
         yield uri
 
 
 @contextmanager
 def share(folder: Path) -> Iterator[str]:
-    """The URI of the Milvus Lite that serves `folder` already, or of one started for this context."""
-    with _started(folder, shared=True) as uri:
+    """The URI of the Milvus Lite that already serves `folder`, or of a new one that lives as long as this context."""
+    with _start(folder, shared=True) as uri:
         yield uri
 
 
 @contextmanager
-def _started(folder: Path, *, shared: bool) -> Iterator[str]:
+def _start(folder: Path, *, shared: bool) -> Iterator[str]:
     process, uri = call_with_retry(
         lambda: _start_once(folder, shared),
         retry_on=lambda error: isinstance(error, MilvusLiteBusy),
@@ -56,19 +56,19 @@ def _started(folder: Path, *, shared: bool) -> Iterator[str]:
     try:
         yield uri
     except BaseException:
-        process.kill()  # see milvus_again: what it wrote down counts, not what it remembers
+        process.kill()  # only what its log on disk holds counts: see restarting_sink
         raise
     finally:
         _stop(process)
 
 
 def endpoint_file(folder: Path) -> Path:
-    """Where the process that serves `folder` leaves its URI for others."""
+    """The file with the URI of the process that serves `folder`."""
     return folder.with_suffix(".endpoint.json")
 
 
 def _start_once(folder: Path, shared: bool) -> tuple[subprocess.Popen[bytes] | None, str]:
-    if shared and (uri := served(folder)):
+    if shared and (uri := find_server(folder)):
         return None, uri
     log = folder.with_suffix(".log")
     with log.open("ab") as stderr:
@@ -78,7 +78,7 @@ def _start_once(folder: Path, shared: bool) -> tuple[subprocess.Popen[bytes] | N
             stdout=subprocess.PIPE,
             stderr=stderr,
         )
-    import pymilvus  # noqa: F401  # what the caller needs next takes as long as the server's start
+    import pymilvus  # noqa: F401  # the caller needs it next; importing takes as long as the server's start
 
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -87,12 +87,12 @@ def _start_once(folder: Path, shared: bool) -> tuple[subprocess.Popen[bytes] | N
         return process, answer["uri"]
     _stop(process)
     if "locked" in answer:
-        raise MilvusLiteBusy(f"another process keeps the Milvus Lite folder {folder}")
+        raise MilvusLiteBusy(f"another process holds the Milvus Lite folder {folder}")
     raise MilvusLiteUnavailable(f"Milvus Lite does not start on {folder}; its log: {log}")
 
 
-def served(folder: Path) -> str | None:
-    """The URI that a server left behind, if something answers there."""
+def find_server(folder: Path) -> str | None:
+    """The URI in the endpoint file, if a server answers there."""
     try:
         uri: str = json.loads(endpoint_file(folder).read_text())["uri"]
         socket.create_connection(("127.0.0.1", int(uri.rpartition(":")[2])), timeout=1).close()
@@ -102,5 +102,5 @@ def served(folder: Path) -> str | None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Close its input, which ends it after it wrote all to its files; wait until it ended."""
+    """Close its standard input: it then writes everything to its files and ends. Wait for its end."""
     process.communicate()

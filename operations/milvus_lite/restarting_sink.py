@@ -1,18 +1,16 @@
-"""The Milvus sink, opened again after a failure.
+"""The Milvus sink of the embedded profile: it owns its Milvus Lite process and restarts it after failures.
 
-A Milvus Lite that failed to write, for instance on a full disk, goes on without what it could not write down: it
-acknowledges later rows that a restart loses, and forgets rows that it acknowledged before (seen with 3.2.2). What its
-log holds is sound. So after a failure it is killed, and started again from its log (invariant 8). One that died is
-started again as well.
+A Milvus Lite that failed to write, for instance on a full disk, continues without what it could not write: it
+acknowledges later rows that a restart loses, and forgets rows that it acknowledged before (seen with 3.2.2). Its log on
+disk is sound. So after a failure it is killed and started again from its log (invariant 8).
 """
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 from pymilvus.exceptions import MilvusException
-from sqlalchemy import Connection
 
-from consumers.milvus.errors import translated
+from consumers.milvus.errors import translate
 from consumers.milvus.sink import MilvusSink
 from consumers.sink import Change
 from operations.milvus_lite.process import MilvusLiteUnavailable
@@ -22,8 +20,8 @@ from schema.failures import Retryable
 from schema.sinks import MILVUS
 
 
-class MilvusAgain:
-    """A sink; a Milvus Lite lives as long as it."""
+class RestartingMilvusSink:
+    """A sink that owns its Milvus Lite process and restarts it after failures; with a server it only reconnects."""
 
     name = MILVUS
 
@@ -40,18 +38,13 @@ class MilvusAgain:
             self._open().apply(changes)
         except MilvusLiteUnavailable as error:
             raise Retryable(str(error)) from error
-        except Retryable as error:
-            self._leave(error)
-            raise
+        except Retryable:
+            self._sink = None
+            with self._opened:  # closed by an error, it kills Milvus Lite instead of stopping it
+                raise
 
-    def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
-        MilvusSink.mark(connection, changes)
-
-    def harm(self, connection: Connection, change: Change) -> str | None:
-        return MilvusSink.harm(connection, change)
-
-    def settle(self, events: Sequence[Event]) -> None:
-        """See MilvusSink."""
+    def clean_up(self, events: Sequence[Event]) -> None:
+        """Nothing to delete: Milvus holds no data for another attempt."""
 
     def close(self) -> None:
         self._sink = None
@@ -63,13 +56,9 @@ class MilvusAgain:
                 try:
                     client = opening.enter_context(self._system.milvus(own=True))
                 except MilvusException as error:
-                    raise translated(error) from error
+                    raise translate(error) from error
                 sink = MilvusSink(client, self._system.settings.vector_dimension)
                 sink.ensure()
                 self._opened = opening.pop_all()
             self._sink = sink
         return self._sink
-
-    def _leave(self, error: Retryable) -> None:
-        self._sink = None
-        self._opened.__exit__(type(error), error, error.__traceback__)

@@ -1,7 +1,7 @@
 """The child process that serves one Milvus Lite folder: `python -m operations.milvus_lite.server FOLDER ENDPOINT`.
 
-It prints one line of JSON, {"uri": …} or {"locked": true}, and ends when its standard input does: with its parent.
-The file ENDPOINT holds {"uri": …} while it serves.
+It prints one line of JSON, {"uri": …} or {"locked": true}, and ends when its standard input closes, which its parent's
+end does. The file ENDPOINT holds {"uri": …} while it serves.
 """
 
 import json
@@ -16,9 +16,11 @@ _GRACE_SECONDS = 2.0
 
 
 def main() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)  # a traceback for every call that Lite does not offer
+    logging.getLogger("grpc._server").setLevel(
+        logging.CRITICAL
+    )  # it logs a traceback per call that Milvus Lite does not offer
     folder, endpoint = map(Path, sys.argv[1:])
     _leave_pymilvus_unloaded()
     from milvus_lite.adapter.grpc.server import start_server_in_thread
@@ -41,7 +43,7 @@ def main() -> int:
 
 
 def _leave_pymilvus_unloaded() -> None:
-    """Milvus Lite takes its protocol from this package; all else in it is half of the start and 45 MB, for nothing."""
+    """Milvus Lite needs only `pymilvus.grpc_gen`; importing the rest would double its start and cost 45 MB."""
     spec = find_spec("pymilvus")
     assert spec is not None
     sys.modules["pymilvus"] = module_from_spec(spec)

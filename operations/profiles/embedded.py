@@ -15,10 +15,12 @@ from filelock import FileLock, Timeout
 from sqlalchemy import func, select
 
 from consumers.applier import Applier
+from consumers.milvus.marks import MilvusMarks
+from consumers.minio.marks import MinioMarks
 from consumers.minio.sink import MinioSink
 from operations.cli.output import Output
 from operations.errors import OperationError
-from operations.milvus_lite.restarting_sink import MilvusAgain
+from operations.milvus_lite.restarting_sink import RestartingMilvusSink
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
 from operations.wiring import System
@@ -52,8 +54,12 @@ def run(
         report(events)
 
     with _hold_lock(system.settings.data_dir):
-        sinks = (MilvusAgain(system), MinioSink(system.store))
-        appliers = [Applier(system.engine, sink) for sink in sinks]
+        milvus, minio = RestartingMilvusSink(system), MinioSink(system.store)
+        sinks = (milvus, minio)
+        appliers = [
+            Applier(system.engine, milvus, MilvusMarks()),
+            Applier(system.engine, minio, MinioMarks()),
+        ]
         relay = direct_relay(system.engine, appliers, report=count, failing=failing)
         try:
             for sink in sinks:

@@ -10,6 +10,7 @@ from operations.wiring import System
 from schema.sinks import MILVUS
 
 if TYPE_CHECKING:
+    from consumers.marks import SinkMarks
     from consumers.sink import Sink
 
 
@@ -35,7 +36,9 @@ def relay(system: System) -> int:
 def consume(system: System, sink_name: str) -> int:
     """Apply events to one sink until SIGTERM or SIGINT. Returns the number of events."""
     from consumers.applier import Applier
-    from consumers.kafka import Runtime
+    from consumers.dead_letters import KafkaDeadLetters
+    from consumers.kafka import KafkaConsumer
+    from consumers.kafka_subscription import KafkaSubscription
 
     consumed = 0
 
@@ -46,22 +49,30 @@ def consume(system: System, sink_name: str) -> int:
     _enable_info_logs("consumers")
     stop = stop_on_signals()
     with ExitStack() as stack:
-        sink = _sink(system, sink_name)
+        sink, sink_marks = _sink(system, sink_name)
         stack.callback(sink.close)
         sink.ensure()
-        Runtime(Applier(system.engine, sink), system.settings.names, _kafka(system), report=report).run(stop)
+        kafka, names = _kafka(system), system.settings.names
+        KafkaConsumer(
+            Applier(system.engine, sink, sink_marks),
+            KafkaSubscription(kafka, names, sink_name),
+            KafkaDeadLetters(kafka, names.dead_letters_topic(sink_name)),
+            report=report,
+        ).run(stop)
     return consumed
 
 
-def _sink(system: System, name: str) -> "Sink":
-    """Imports only the client that this sink needs: Milvus' takes a second."""
+def _sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
+    """Import only this sink's client: that of Milvus takes a second."""
     if name == MILVUS:
-        from operations.milvus_lite.restarting_sink import MilvusAgain
+        from consumers.milvus.marks import MilvusMarks
+        from operations.milvus_lite.restarting_sink import RestartingMilvusSink
 
-        return MilvusAgain(system)
+        return RestartingMilvusSink(system), MilvusMarks()
+    from consumers.minio.marks import MinioMarks
     from consumers.minio.sink import MinioSink
 
-    return MinioSink(system.store)
+    return MinioSink(system.store), MinioMarks()
 
 
 def _enable_info_logs(package: str) -> None:

@@ -1,4 +1,4 @@
-"""A local directory as object store. A file is replaced in one step; what `put` and `remove` did is on disk."""
+"""A local directory as object store. Files are replaced atomically; `put` and `remove` return once synced to disk."""
 
 import errno
 import hashlib
@@ -13,16 +13,16 @@ from pathlib import Path, PurePosixPath
 from schema.object_store.layout import STAGING_PREFIX
 from schema.object_store.port import ObjectMissing, Readable
 
-_PARTS = ".parts"  # the folder of files that are being written; no key lies in it
+_PARTS = ".parts"  # folder of files that are being written; no key may start with it
 _COPY_BYTES = 1024 * 1024
-_NAME_BYTES = 255  # of a file; file systems refuse longer ones
-_ATTEMPTS = 1_000  # to make a folder that concurrent removals take away again
+_NAME_BYTES = 255  # longest file name that file systems take
+_ATTEMPTS = 1_000  # to create a folder that concurrent removals delete
 _ABANDONED_SECONDS = {_PARTS: 86_400, STAGING_PREFIX: 7 * 86_400}  # left by a crash, or by a rolled-back transaction
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class DirectoryStore:
-    """Keys are paths below `root`; raises ValueError on a key that would leave it, OSError on what the disk refuses."""
+    """Keys are paths below `root`. Raises ValueError on a key that leaves `root`, and OSError from the disk."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -31,7 +31,7 @@ class DirectoryStore:
         self.root.mkdir(parents=True, exist_ok=True)
         for folder, seconds in _ABANDONED_SECONDS.items():
             for path in _files(self.root / folder):
-                with suppress(*_ABSENT):  # another process may be at it too
+                with suppress(*_ABSENT):  # another process may remove it too
                     if path.stat().st_mtime < time.time() - seconds:
                         self._unlink(path)
 
@@ -57,7 +57,7 @@ class DirectoryStore:
 
         def link(part: Path) -> None:
             try:
-                os.link(path, part)  # files are only ever replaced, so two names may share one
+                os.link(path, part)  # files are never changed in place, so two names may share one
             except OSError:
                 if path.is_file():
                     raise
@@ -97,7 +97,7 @@ class DirectoryStore:
         return self.root / path
 
     def _replace(self, key: str, make: Callable[[Path], None]) -> None:
-        """Make a part file, then rename it over the target: a crash leaves the old or the new."""
+        """Make a part file, then rename it over the target: a crash leaves the old or the new file."""
         target = self._path(key)
         part = self.root / _PARTS / uuid.uuid4().hex
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -108,14 +108,14 @@ class DirectoryStore:
             part.unlink(missing_ok=True)
 
     def _unlink(self, path: Path) -> Path:
-        """Remove a file and the folders that become empty; returns the first that stays."""
+        """Remove a file and the folders that become empty; returns the first folder that stays."""
         path.unlink()
         for folder in path.parents:
             if folder == self.root:
                 break
             try:
                 folder.rmdir()
-            except OSError:  # in use, or removed by another
+            except OSError:  # in use, or removed by another process
                 return folder
         return self.root
 
@@ -127,7 +127,7 @@ def _files(top: Path) -> Iterator[Path]:
 
 
 def _move(part: Path, target: Path) -> set[Path]:
-    """Returns the folders that have a new entry."""
+    """Returns the folders with a new entry."""
     attempts = 0
     while True:
         attempts += 1
@@ -143,7 +143,7 @@ def _move(part: Path, target: Path) -> set[Path]:
 
 def _sync(folders: Iterable[Path]) -> None:
     for folder in folders:
-        with suppress(*_ABSENT):  # removed by another meanwhile
+        with suppress(*_ABSENT):  # removed by another process
             handle = os.open(folder, os.O_RDONLY)
             try:
                 os.fsync(handle)

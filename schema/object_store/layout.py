@@ -1,14 +1,14 @@
-"""The layout of the bucket: where each object of a document lies."""
+"""The layout of the bucket: the key of each object of a document."""
 
 import re
 from datetime import datetime
 
 BUCKET = "rag-knowledge-base"
-STAGING_PREFIX = "temp/"  # a lifecycle rule removes what a rolled-back transaction leaves here
+STAGING_PREFIX = "temp/"  # a lifecycle rule removes objects of rolled-back transactions
 
 
 def raw_file_key(doc_id: str, source_type: str, created_at: datetime, extension: str) -> str:
-    """Key of the original file; the date is the document's first, so that it keeps its place."""
+    """Key of the original file. The date is that of the document's creation, so that the key is stable."""
     return f"raw-files/{source_type}/{created_at:%Y/%m/%d}/{doc_id}.{extension}"
 
 
@@ -17,7 +17,7 @@ def extracted_text_key(doc_id: str) -> str:
 
 
 def embeddings_prefix(doc_id: str) -> str:
-    """Every archived vector of a document lies below this prefix."""
+    """Prefix of all archived vectors of a document."""
     return f"processed-data/embeddings/{doc_id}/"
 
 

@@ -1,4 +1,4 @@
-"""The object store port: what the writer's staging, the sinks and reconcile need of a bucket, and nothing more."""
+"""The object store port: what staging, the sink and reconcile need of a bucket."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -14,17 +14,17 @@ class ObjectMissing(Exception):
 
 class Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes, all that is left when negative, none at the end."""
+        """At most `size` bytes; the rest of the stream if `size` is negative; no bytes at its end."""
 
 
 class ObjectStore(Protocol):
-    """One bucket. A reader sees an object whole, as it was before or after a write, never half of it."""
+    """One bucket. A reader sees a whole object, from before or after a write, never half of it."""
 
     def ensure(self) -> None:
         """Create the bucket and the rules that it needs; harmless when they exist."""
 
     def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
-        """Write `size_bytes` of `stream` in bounded memory, replacing what was there."""
+        """Write `size_bytes` of `stream` in bounded memory; an existing object is replaced."""
 
     def read(self, key: str) -> bytes:
         """The whole object; raises ObjectMissing."""
@@ -32,7 +32,7 @@ class ObjectStore(Protocol):
     def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
         """Copy within the store, without moving the bytes through this process; raises ObjectMissing.
 
-        The copy has this content type, and the digest that the caller knows of the source.
+        The copy has this content type and this digest, which must be the digest of the source.
         """
 
     def sha256(self, key: str) -> str | None:
@@ -42,7 +42,7 @@ class ObjectStore(Protocol):
         """Every key that starts with `prefix`, in order."""
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove objects; those that are not there are no error."""
+        """Remove objects; keys without an object are no error."""
 
     def location(self, key: str) -> str:
-        """Where a person finds the object: a path or a URL."""
+        """A path or URL where a person finds the object."""

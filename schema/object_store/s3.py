@@ -19,8 +19,8 @@ from schema.object_store.port import ObjectMissing, Readable
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _STAGING_DAYS = 7
 _STAGING_RULE = "remove-abandoned-staging"
-_PARTS = 10_000  # S3: the most that a multipart upload may have
-_PART_BYTES = 16 * 1024 * 1024  # of a multipart upload: what one large file holds in memory
+_PARTS = 10_000  # S3: most parts of a multipart upload
+_PART_BYTES = 16 * 1024 * 1024  # per part: the memory that one large file takes
 _COPY_LIMIT_BYTES = 5 * 1024**3  # S3: the largest object that one copy request takes
 _TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)  # seconds; a large copy answers only when it is done
 _RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])  # the caller has its own
@@ -28,7 +28,7 @@ _CONNECTIONS = 32
 
 
 def connect(url: str, access_key: str | None = None, secret_key: str | None = None) -> Minio:
-    """A client that tells within seconds that its server is down; minio's own default waits five minutes a try."""
+    """A client that raises within seconds when its server is down; minio's default waits five minutes per attempt."""
     parts = urlsplit(url)
     pool = urllib3.PoolManager(
         maxsize=_CONNECTIONS,
@@ -42,7 +42,7 @@ def connect(url: str, access_key: str | None = None, secret_key: str | None = No
 
 
 class S3Store:
-    """A bucket; raises ValueError on a key that is no plain path, minio's S3Error, or urllib3's errors when the server
+    """A bucket. Raises ValueError on a key that is no plain path, minio's S3Error, and urllib3's errors when the server
     cannot be reached."""
 
     def __init__(self, client: Minio, bucket: str) -> None:
@@ -58,11 +58,11 @@ class S3Store:
         try:
             self._ensure_staging_rule()
         except S3Error as error:
-            if error.code != "NotImplemented":  # a server without lifecycle rules: an operator empties temp/
+            if error.code != "NotImplemented":  # without lifecycle rules an operator must empty temp/
                 raise
 
     def _ensure_staging_rule(self) -> None:
-        """S3 knows only whole configurations: the rules of others are kept."""
+        """S3 replaces the whole configuration, so other rules are read and kept."""
         rule = Rule(
             ENABLED,
             rule_filter=Filter(prefix=STAGING_PREFIX),
@@ -76,20 +76,20 @@ class S3Store:
     def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
         self._client.put_object(
             self._bucket,
-            _plain(key),
+            _require_plain(key),
             cast(BinaryIO, stream),
             size_bytes,
             content_type=content_type,
             metadata={"sha256": sha256} if sha256 else None,
             part_size=max(_PART_BYTES, -(-size_bytes // _PARTS)),
-            num_parallel_uploads=1,  # more hold as many parts in memory, and their threads outlive a broken stream
+            num_parallel_uploads=1,  # each holds a part in memory, and their threads outlive a broken stream
         )
 
     def read(self, key: str) -> bytes:
         try:
             response = self._client.get_object(self._bucket, key)
         except S3Error as error:
-            raise self._translated(error, key) from error
+            raise self._translate(error, key) from error
         try:
             return response.read()
         finally:
@@ -100,18 +100,18 @@ class S3Store:
         metadata: dict[str, str | list[str] | tuple[str]] = {"Content-Type": content_type, "sha256": sha256}
         try:
             stat = self._client.stat_object(self._bucket, source)
-            if source == target:  # which S3 refuses
+            if source == target:  # S3 refuses it
                 return
             if (stat.size or 0) < _COPY_LIMIT_BYTES:
                 whole = CopySource(self._bucket, source)
                 self._client.copy_object(
-                    self._bucket, _plain(target), whole, metadata=metadata, metadata_directive=REPLACE
+                    self._bucket, _require_plain(target), whole, metadata=metadata, metadata_directive=REPLACE
                 )
             else:
                 parts = [ComposeSource(self._bucket, source)]
-                self._client.compose_object(self._bucket, _plain(target), parts, metadata=metadata)
+                self._client.compose_object(self._bucket, _require_plain(target), parts, metadata=metadata)
         except S3Error as error:
-            raise self._translated(error, source) from error
+            raise self._translate(error, source) from error
 
     def sha256(self, key: str) -> str | None:
         try:
@@ -135,12 +135,12 @@ class S3Store:
         return f"s3://{self._bucket}/{key}"
 
     @staticmethod
-    def _translated(error: S3Error, key: str) -> Exception:
+    def _translate(error: S3Error, key: str) -> Exception:
         return ObjectMissing(key) if error.code in _MISSING else error
 
 
-def _plain(key: str) -> str:
-    """Some servers would quietly store a key that is no plain path under another name."""
+def _require_plain(key: str) -> str:
+    """Refuse a key that is no plain path: some servers would store it under another name."""
     if not key or "" in (segments := key.split("/")) or "." in segments or ".." in segments:
         raise ValueError(f"object key {key!r} is no relative path")
     return key

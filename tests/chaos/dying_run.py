@@ -1,10 +1,10 @@
-"""A process that brings the three stores in step, and dies at a named point of that work.
+"""A process that brings the three stores in step, and dies at a named point.
 
     python -m tests.chaos.dying_run --data DIR --point relays.direct.DirectRelay.settle:after --hit 2
 
-dies with status 137 right after the second call of that function; without --point it runs to the end and compares the
-stores. `--serve` reads such runs from stdin, a JSON object a line, and forks a process for each: all modules are
-loaded, but neither Milvus Lite nor gRPC has been started when it forks, so that a fresh process costs milliseconds.
+dies with status 137 after the second call of that function. Without --point it ends by comparing the stores.
+`--serve` reads such runs from stdin, one JSON object per line, and forks a process for each. All modules are loaded
+before the fork, but neither Milvus Lite nor gRPC is started, so that a new process takes milliseconds.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, set_mod
 assert milvus_lite.adapter.grpc.server  # loaded here, not after the fork
 
 DIED = 137
-SMALL_BATCHES = [patch.object(direct, "_BATCH_ROWS", 3), patch.object(milvus_sink, "_ROWS_A_REQUEST", 1)]
+SMALL_BATCHES = [patch.object(direct, "_BATCH_ROWS", 3), patch.object(milvus_sink, "_ROWS_PER_REQUEST", 1)]
 LARGE = b"large file " * 6_000  # 66,000 bytes: staged
 
 EXPECTED: dict[str, tuple[set[str], str, str, bytes]] = {  # words, tag, name of the file, its bytes
@@ -46,7 +46,7 @@ EXPECTED: dict[str, tuple[set[str], str, str, bytes]] = {  # words, tag, name of
     "chunked": ({"one", "two", "four"}, "", "chunked.md", b"chunked"),
     "tagged-1": ({"one", "two"}, "hr", "tagged-1.md", b"tagged"),
     "tagged-2": ({"one"}, "hr", "tagged-2.md", b"tagged"),
-    "filed": ({"one"}, "", "filed.txt", b"filed anew"),
+    "filed": ({"one"}, "", "filed.txt", b"filed again"),
     "again": ({"two"}, "", "again.md", b"again"),
     "new-1": ({"one", "two"}, "legal", "new-1.md", b"new"),
     "new-2": ({"one"}, "", "new-2.md", b"new"),
@@ -69,7 +69,7 @@ def ensure(pipeline: Pipeline) -> None:
 
 
 def prepare(data: Path, *, settled: bool) -> None:
-    """Documents, and events that wait for the sinks; with `settled`, the sinks hold a state before those events."""
+    """Write documents whose events are pending; with `settled`, the sinks already hold an earlier state of them."""
     pipeline = open_pipeline(data)
     metadata.create_all(pipeline.engine)
     with pipeline.engine.begin() as connection:
@@ -100,7 +100,7 @@ def _write_on(pipeline: Pipeline) -> None:
     pipeline.upsert(document("tagged-1", "one", "two", business_tag="hr", file=b"tagged"))
     pipeline.upsert(document("large-1", "one", file=staged("x.bin", LARGE)))
     pipeline.delete("gone-1", "again")
-    pipeline.upsert(document("filed", "one", file=DocumentFile.from_bytes(b"filed anew", "x.txt")))
+    pipeline.upsert(document("filed", "one", file=DocumentFile.from_bytes(b"filed again", "x.txt")))
     pipeline.upsert(document("tagged-2", "one", business_tag="hr", file=b"tagged"))
     pipeline.delete("gone-2")
     pipeline.upsert(document("chunked", "one", "two", "four", file=b"chunked"))  # "two" comes back
@@ -110,7 +110,7 @@ def _write_on(pipeline: Pipeline) -> None:
 
 
 def run(data: Path, point: str | None, hit: int) -> None:
-    """Bring the stores in step, or die trying."""
+    """Bring the stores in step, or die at `point`."""
     for patching in SMALL_BATCHES:
         patching.start()
     if point is not None:
@@ -124,7 +124,7 @@ def run(data: Path, point: str | None, hit: int) -> None:
 
 
 def _dying(real: Callable[..., Any], when: str, hit: int) -> Callable[..., Any]:
-    calls = itertools.count(1)  # next() is one step: two threads never get the same number
+    calls = itertools.count(1)  # next() is atomic: two threads never get the same number
 
     def call(*args: Any, **kwargs: Any) -> Any:
         last = next(calls) == hit
@@ -152,8 +152,8 @@ def _assert_expected(pipeline: Pipeline) -> None:
 
 
 def serve() -> None:
-    """Answers each line with the exit status of its process and, when it failed, the traceback."""
-    gc.freeze()  # what is loaded stays shared with the forks
+    """Answer each line with the exit status of its process and, after a failure, its traceback."""
+    gc.freeze()  # loaded objects stay shared with the forks
     for line in sys.stdin:
         order = json.loads(line)
         data = Path(order["data"])
@@ -173,7 +173,7 @@ def _status(data: Path, order: dict[str, Any]) -> int:
             prepare(data, settled=order["prepare"] == "settled")
         else:
             run(data, order.get("point"), order.get("hit", 1))
-    except BaseException:  # noqa: BLE001  # whatever it is, the test shows it
+    except BaseException:  # noqa: BLE001  # the test shows any error
         (data / "error.txt").write_text(traceback.format_exc())
         return 1
     return 0

@@ -1,6 +1,6 @@
-"""Crash safety: the process dies at every step of relay and sinks; the next one brings all three stores in step.
+"""Crash safety: a process dies at every step of relay and sinks; the next process brings all three stores in step.
 
-The points stand only here: see dying_run.py, which wraps a function so that the process dies before or after a call.
+Kill points are named only here: dying_run.py wraps a function so that the process dies before or after a call.
 """
 
 import json
@@ -23,14 +23,14 @@ STEPS = [
     "relays.direct.DirectRelay.apply",
     "relays.direct.DirectRelay.settle",
     "consumers.applier.Applier._decode",
-    "consumers.applier.Applier._newest",
+    "consumers.applier.Applier._drop_held",
     "consumers.applier.Applier._apply",
-    "consumers.applier.Applier._mark",
-    "consumers.marks.lock",
-    "consumers.marks.applied",
-    "consumers.marks.chunks_synced",
-    "consumers.marks.tombstones_confirmed",
-    "consumers.marks.files_removed",
+    "consumers.marking.Marking._mark",
+    "consumers.marks.lock_documents",
+    "consumers.marks.mark_applied",
+    "consumers.milvus.marks.mark_chunks_synced",
+    "consumers.milvus.marks.confirm_tombstones",
+    "consumers.minio.marks.confirm_removed_files",
     "consumers.milvus.sink.MilvusSink._write",
     "consumers.milvus.sink.MilvusSink._relabel",
     "consumers.milvus.sink.MilvusSink._delete",
@@ -40,7 +40,7 @@ STEPS = [
     "consumers.minio.sink.MinioSink._remove",
     "consumers.minio.sink.MinioSink._unstage",
     "consumers.minio.sink.MinioSink._put",
-    "consumers.minio.sink.MinioSink.settle",
+    "consumers.minio.sink.MinioSink.clean_up",
     "schema.object_store.directory.DirectoryStore.put",
     "schema.object_store.directory.DirectoryStore.copy",
     "schema.object_store.directory.DirectoryStore.remove",
@@ -48,7 +48,7 @@ STEPS = [
     "os.fsync",
     "pathlib.Path.replace",
 ]
-FIRST_STEPS = [  # of the very first start
+FIRST_STEPS = [  # of the first start
     ("pymilvus.MilvusClient.create_collection", 1),
     ("pymilvus.MilvusClient.create_index", 1),
     ("pymilvus.MilvusClient.create_index", 2),
@@ -56,13 +56,13 @@ FIRST_STEPS = [  # of the very first start
     ("pymilvus.MilvusClient.create_alias", 1),
     ("pymilvus.MilvusClient.load_collection", 1),
     ("schema.object_store.directory.DirectoryStore.ensure", 1),
-    ("consumers.marks.applied", 1),
+    ("consumers.marks.mark_applied", 1),
 ]
 
 
 @dataclass
 class Runs:
-    """Starts processes on a data folder, and waits for their end."""
+    """Starts processes on a data folder and waits for their end."""
 
     server: subprocess.Popen[str]
 
@@ -87,7 +87,7 @@ def runs() -> Iterator[Runs]:
 
 @pytest.fixture(scope="module")
 def templates(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data folders to copy: in "settled" the sinks hold a state before the events that wait, in "fresh" nothing."""
+    """Data folders to copy: in "settled" the sinks hold a state before the pending events, in "fresh" nothing."""
     folders = {}
     for name in ("settled", "fresh"):
         folders[name] = tmp_path_factory.mktemp(name)
@@ -97,7 +97,7 @@ def templates(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_process_that_dies_leaves_nothing_lost_doubled_or_left_over(
+def test_killed_process_leaves_nothing_lost_doubled_or_left_over(
     runs: Runs, templates: dict[str, Path], tmp_path: Path, step: str, when: str
 ) -> None:
     data = shutil.copytree(templates["settled"], tmp_path / "data")
@@ -109,25 +109,25 @@ def test_a_process_that_dies_leaves_nothing_lost_doubled_or_left_over(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("step", "hit"), FIRST_STEPS)
-def test_a_process_that_dies_in_its_first_start_is_no_obstacle_to_the_next(
+def test_process_killed_during_first_start_can_start_again(
     runs: Runs, templates: dict[str, Path], tmp_path: Path, step: str, when: str, hit: int
 ) -> None:
     data = shutil.copytree(templates["fresh"], tmp_path / "data")
     assert runs(data, point=f"{step}:{when}", hit=hit) == DIED
-    if runs(data, point=f"{step}:{when}", hit=hit) == DIED:  # otherwise that step is done
+    if runs(data, point=f"{step}:{when}", hit=hit) == DIED:  # otherwise this step is already done
         assert runs(data) == 0
 
 
 @pytest.mark.parametrize("template", ["settled", "fresh"])
-def test_a_process_that_nobody_kills_comes_to_the_same_end(
+def test_process_without_kills_reaches_the_same_state(
     runs: Runs, templates: dict[str, Path], tmp_path: Path, template: str
 ) -> None:
     data = shutil.copytree(templates[template], tmp_path / "data")
     assert runs(data) == 0
-    assert runs(data) == 0  # and finds nothing to do
+    assert runs(data) == 0  # it has nothing to do
 
 
-def test_the_program_dies_from_its_command_line_too(templates: dict[str, Path], tmp_path: Path) -> None:
+def test_command_line_kills_at_the_given_point(templates: dict[str, Path], tmp_path: Path) -> None:
     data = shutil.copytree(templates["settled"], tmp_path / "data")
     command = [sys.executable, "-m", "tests.chaos.dying_run", "--data", str(data)]
     point = ["--point", "relays.direct.DirectRelay.settle:after", "--hit", "2"]

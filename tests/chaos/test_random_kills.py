@@ -1,4 +1,4 @@
-"""Thirty times SIGKILL at a random moment of `rag-outbox run`, half of them to its Milvus Lite too, under load."""
+"""SIGKILL thirty times at a random moment of `rag-outbox run` under load, half of the times to its Milvus Lite too."""
 
 import os
 import random
@@ -24,17 +24,17 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 KILLS = 30
 DOCUMENTS = 80
 _PAUSE_SECONDS = 0.1  # between two transactions
-SMALL_MEMTABLE = ("MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES", "200000")  # it then writes and merges files all the time
+SMALL_MEMTABLE = ("MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES", "200000")  # makes it write and merge files all the time
 SEED = int(os.environ.get("RAG_OUTBOX_TEST_SEED") or random.randrange(2**32))
 
 State = tuple[str | None, list[str]]  # the tag and the chunks' contents, in order
 
 
 class Load:
-    """Inserts, updates and deletes, in transactions of their own, until they are enough."""
+    """Inserts, updates and deletes, one transaction each, until `enough` is set."""
 
     def __init__(self, folder: Folder) -> None:
-        self.expected: dict[str, State] = {}  # what lives, as committed
+        self.expected: dict[str, State] = {}  # committed documents that are not deleted
         self.enough = threading.Event()
         self._engine = connect(f"sqlite:///{folder.path / 'metadata.db'}")
         self._random = random.Random(SEED + 1)
@@ -107,13 +107,13 @@ def test_thirty_random_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 def _kill(run: Running, servers: list[int]) -> None:
     run.kill()
     for server in servers:
-        with suppress(ProcessLookupError):  # refused by the folder's lock, it ended by itself
+        with suppress(ProcessLookupError):  # the folder's lock refused it, so it ended by itself
             os.kill(server, signal.SIGKILL)
     assert run.ended().status == -signal.SIGKILL
 
 
 def _wait_for_a_moment(chance: random.Random, folder: Folder, pid: int, settled: int, endpoint: int) -> None:
-    """Until some milliseconds after a random stage of its life."""
+    """Wait until some milliseconds after a random stage of the run."""
     stages: dict[str, Callable[[], bool]] = {
         "started": lambda: True,
         "holding the folder": (folder.path / "run.json").exists,
@@ -127,7 +127,7 @@ def _wait_for_a_moment(chance: random.Random, folder: Folder, pid: int, settled:
 
 
 def _settled(folder: Folder) -> int:
-    """How many events have left the outbox."""
+    """The number of events that left the outbox."""
     ((count,),) = folder.sql(
         "SELECT ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0) - (SELECT count(*) FROM outbox)"
     )
@@ -135,7 +135,7 @@ def _settled(folder: Folder) -> int:
 
 
 def _endpoint(folder: Folder) -> int:
-    """Changes when a Milvus Lite begins to serve the folder."""
+    """A number that changes when a Milvus Lite begins to serve the folder."""
     try:
         return (folder.path / "vectors.endpoint.json").stat().st_ctime_ns
     except FileNotFoundError:
@@ -143,7 +143,7 @@ def _endpoint(folder: Folder) -> int:
 
 
 def _assert_expected(folder: Folder, expected: dict[str, State]) -> None:
-    """The stores hold what was committed, by a look of its own."""
+    """The stores hold what was committed."""
     alive = dict(folder.sql("SELECT doc_id, business_tag FROM documents WHERE deleted_at IS NULL"))
     assert alive == {doc_id: tag for doc_id, (tag, _) in expected.items()}
     contents = folder.sql("SELECT doc_id, content FROM chunks ORDER BY doc_id, chunk_index")

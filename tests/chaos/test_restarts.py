@@ -1,4 +1,4 @@
-"""A store stops while relay and consumers are at work, and comes back: nobody ends, nothing is lost."""
+"""A store stops and starts again while relay and consumers work: no process ends, nothing is lost."""
 
 import os
 import sys
@@ -18,13 +18,13 @@ from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(500)]
 
-DOCUMENTS = 30  # at a time
+DOCUMENTS = 30  # per write
 PATIENCE_SECONDS = 150
 
 
 @pytest.fixture
 def data(shared: Path, tmp_path: Path) -> Iterator[Path]:
-    """The folder of servers that no other test uses; they are stopped whatever happens, and nothing is left of them."""
+    """The folder of this test's own servers, which are stopped at its end and leave nothing behind."""
     folder = tmp_path / "servers"
     yield folder
     running = [row for row in real.states(folder).values() if row["pid"]]
@@ -37,7 +37,7 @@ def system(data: Path, tmp_path: Path) -> Iterator[System]:
     up = real.native("up", "--data", data)
     assert up.returncode == 0, up.stderr
     for row in real.states(data).values():
-        assert os.getsid(row["pid"]) == row["pid"], "it must survive the shell that started it"
+        assert os.getsid(row["pid"]) == row["pid"], "a server must survive the shell that started it"
         assert Path(f"/proc/{row['pid']}/fd/0").readlink() == Path("/dev/null")
     found = real.parsed(up.stdout)
     servers = Servers(found["RAG_OUTBOX_DATABASE_URL"], found["RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS"])
@@ -58,13 +58,15 @@ def write(system: System, name: str, documents: int = DOCUMENTS) -> dict[str, Wr
 
 def wait_until_in_step(system: System, some: Services) -> None:
     def in_step() -> bool:
-        assert [process.name for process in some.processes if process.status is not None] == [], "ended by itself"
+        assert [process.name for process in some.processes if process.status is not None] == [], (
+            "a process ended by itself"
+        )
         return system.stores.pending() == 0
 
     wait_for(in_step, "every document to be completed", timeout_seconds=PATIENCE_SECONDS)
 
 
-def test_every_store_may_stop_and_come_back(system: System, data: Path) -> None:
+def test_every_store_may_stop_and_start_again(system: System, data: Path) -> None:
     living: dict[str, Written] = {}
     with services(system.folder) as some:
         some.relay()
@@ -75,7 +77,7 @@ def test_every_store_may_stop_and_come_back(system: System, data: Path) -> None:
 
         for server in ("mysql", "kafka", "milvus", "minio"):
             began = time.monotonic()
-            living |= write(system, f"before-{server}")  # and its events are on their way
+            living |= write(system, f"before-{server}")  # its events are pending
             assert real.native("stop", "--only", server, "--data", data).returncode == 0
             if server != "mysql":
                 living |= write(system, f"without-{server}", 1)
@@ -88,6 +90,6 @@ def test_every_store_may_stop_and_come_back(system: System, data: Path) -> None:
 
         some.finish()
 
-    system.stores.assert_in_step(living, dict.fromkeys(living, 1))
+    system.stores.assert_holds(living, dict.fromkeys(living, 1))
     published = kafka.topic(system.servers, some.names.documents_topic)
     kafka.assert_exactly_once_and_in_order(published, dict.fromkeys(living, 1))

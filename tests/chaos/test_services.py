@@ -27,12 +27,12 @@ KINDS = ("relay", "milvus", "minio")
 LANES_OR_PARTITIONS = {"relay": LANES, "milvus": 12, "minio": 12}
 SECONDS_AT_WORK = (1.0, 4.0)  # before a kill
 KILLS = 9  # at least
-AT_ONCE_SECONDS = 30.0  # on a slow machine; half of the session
+HANDOVER_SECONDS = 30.0  # half of the session; allows for a slow machine
 SEED = int(os.environ.get("RAG_OUTBOX_TEST_SEED") or random.randrange(2**32))
 
 
 class Load:
-    """What the writers write, and what must stand in the stores in the end."""
+    """What the writers write, and what the stores must hold at the end."""
 
     def __init__(self, system: System, documents: int) -> None:
         self._system = system
@@ -45,7 +45,7 @@ class Load:
 
     @contextmanager
     def writing(self) -> Iterator[list[Future[None]]]:
-        """All writers at work; when the context ends, they have ended well."""
+        """Run all writers; the end of the context waits for their success."""
         with ThreadPoolExecutor(WRITERS) as pool:
             writers = [pool.submit(self._write, share) for share in self._shares]
             yield writers
@@ -53,7 +53,7 @@ class Load:
                 writer.result()
 
     def _write(self, share: Share) -> None:
-        """As a person would: a file, deletions, another file."""
+        """Write a file, delete documents, write another file."""
         folder = self._system.folder
         before, after = share.write_files(folder.path)
         subprocess.run([*COMMAND, "write", before], env=folder.environment(), cwd=folder.path, check=True)
@@ -62,16 +62,16 @@ class Load:
 
 
 def start_all(some: Services, **settings: str) -> None:
-    """Two of each kind, all at work."""
+    """Start two processes of each kind and wait until each owns its share."""
     for _ in range(2):
         some.relay(**settings)
         some.consumer("milvus", **settings)
         some.consumer("minio", **settings)
     for process in some.processes:
-        wait_until_it_owns(some, process, LANES_OR_PARTITIONS[process.does] // 2)
+        wait_until_owned(some, process, LANES_OR_PARTITIONS[process.does] // 2)
 
 
-def wait_until_it_owns(some: Services, process: Process, share: int, *, timeout_seconds: float = 60.0) -> None:
+def wait_until_owned(some: Services, process: Process, share: int, *, timeout_seconds: float = 60.0) -> None:
     wait_for(
         lambda: len(some.owned(process)) == share,
         f"{process.name} to own {share} lanes or partitions",
@@ -83,10 +83,10 @@ def wait_until_in_step(system: System) -> None:
     wait_for(lambda: system.stores.pending() == 0, "every document to be completed", timeout_seconds=180)
 
 
-def test_processes_that_leave_under_load_do_nothing_twice_and_lose_nothing(system: System) -> None:
+def test_processes_that_leave_under_load_repeat_and_lose_nothing(system: System) -> None:
     load = Load(system, 400)
     with services(system.folder) as some:
-        start_all(some, kafka_session_timeout_ms=str(int(2_000 * AT_ONCE_SECONDS)))
+        start_all(some, kafka_session_timeout_ms=str(int(2_000 * HANDOVER_SECONDS)))
         began = time.monotonic()
         with load.writing(), ThreadPoolExecutor(len(KINDS)) as pool:
             list(pool.map(lambda kind: leave(system, some, kind), KINDS))
@@ -96,32 +96,32 @@ def test_processes_that_leave_under_load_do_nothing_twice_and_lose_nothing(syste
         done = some.finish()
 
     sys.stdout.write(
-        f"{sum(load.versions.values()) / (ended - began):.0f} versions a second, "
+        f"{sum(load.versions.values()) / (ended - began):.0f} versions per second, "
         f"in step {ended - written:.1f} seconds after the last write\n"
     )
-    system.stores.assert_in_step(load.living, load.versions)
+    system.stores.assert_holds(load.living, load.versions)
     published = kafka.topic(system.servers, some.names.documents_topic)
     kafka.assert_exactly_once_and_in_order(published, load.versions)
-    assert done == dict.fromkeys(KINDS, len(published)), "nobody did anything twice"
+    assert done == dict.fromkeys(KINDS, len(published)), "every event was handled once"
 
 
 def leave(system: System, some: Services, kind: str) -> None:
-    """SIGTERM to one of two at work: it ends well and soon, and the other has all within a part of the session."""
+    """SIGTERM to one of two: it ends soon with success, and the other owns everything within half a session."""
     leaving, staying = (process for process in some.processes if process.does == kind)
     settled = system.stores.progress(kind)
     wait_for(lambda: system.stores.progress(kind) > settled, f"{kind} to be at work")
     seconds = leaving.terminate()
-    assert seconds < AT_ONCE_SECONDS
+    assert seconds < HANDOVER_SECONDS
     began = time.monotonic()
     everything = LANES_OR_PARTITIONS[kind]
-    wait_until_it_owns(some, staying, everything, timeout_seconds=AT_ONCE_SECONDS)
+    wait_until_owned(some, staying, everything, timeout_seconds=HANDOVER_SECONDS)
     sys.stdout.write(
         f"{leaving.name} ended {seconds:.1f} seconds after SIGTERM, "
         f"{time.monotonic() - began:.1f} seconds later {staying.name} owned everything\n"
     )
 
 
-def test_2000_documents_from_four_writers_reach_every_store_while_processes_are_killed(system: System) -> None:
+def test_killed_processes_lose_none_of_2000_documents(system: System) -> None:
     sys.stdout.write(f"RAG_OUTBOX_TEST_SEED={SEED}\n")
     chance = random.Random(SEED)
     load = Load(system, 2_000)
@@ -137,12 +137,12 @@ def test_2000_documents_from_four_writers_reach_every_store_while_processes_are_
         sys.stdout.write(f"{kills} kills; in step {time.monotonic() - began:.1f} seconds after the last\n")
         some.finish()
 
-    system.stores.assert_in_step(load.living, load.versions)
+    system.stores.assert_holds(load.living, load.versions)
     kafka.assert_exactly_once_and_in_order(kafka.topic(system.servers, some.names.documents_topic), load.versions)
 
 
 def kill_one_at_work(some: Services, kind: str, chance: random.Random) -> None:
-    """And start another in its place."""
+    """Kill one process of this kind at work and start another in its place."""
     running = [process for process in some.processes if process.does == kind and process.status is None]
     victim = chance.choice(wait_for(lambda: [one for one in running if some.owned(one)], f"a {kind} at work"))
     threading.Event().wait(chance.uniform(*SECONDS_AT_WORK))

@@ -1,4 +1,4 @@
-"""What the Milvus sink owes its callers, on Milvus Lite and on a server alike."""
+"""The contract of the Milvus sink about its collection, on Milvus Lite and on a server."""
 
 import itertools
 import json
@@ -41,32 +41,32 @@ def chunk(chunk_id: str, content: str = "text", vector: bytes = ONES, **fields: 
     return ChunkRow(chunk_id=chunk_id, content_hash="0" * 64, content=content, vector=vector, **fields)
 
 
-def upserted(version: int = 1, chunks: Sequence[ChunkRow] = (), **fields: Any) -> list[Change]:
+def upsert_change(version: int = 1, chunks: Sequence[ChunkRow] = (), **fields: Any) -> list[Change]:
     """One document's change."""
     values = {"embedding_model": "m", "dimension": 8, "title": "t", "source_type": "text", "chunk_count": 1, **fields}
     event = DocumentUpserted(doc_id="a", version=version, chunks=list(chunks), **values)
     return [Change("a", version, (event,))]
 
 
-def deleted(version: int, tombstones: Iterable[str]) -> list[Change]:
+def delete_change(version: int, tombstones: Iterable[str]) -> list[Change]:
     return [Change("a", version, (DocumentDeleted(doc_id="a", version=version, tombstones=list(tombstones)),))]
 
 
-def rows(client: MilvusClient, *fields: str) -> dict[str, dict[str, Any]]:
+def rows(client: MilvusClient, *fields: str, alias: str = "rag_vectors") -> dict[str, dict[str, Any]]:
     """Every row by chunk_id."""
     found = client.query(
-        "rag_vectors",
+        alias,
         filter='chunk_id != ""',
         output_fields=list(fields) or ["*"],
         limit=16_000,
         consistency_level="Strong",
     )
-    assert len({row["chunk_id"] for row in found}) == len(found), "a chunk stands twice"
+    assert len({row["chunk_id"] for row in found}) == len(found), "Milvus holds a chunk twice"
     return {row["chunk_id"]: row for row in found}
 
 
 def indexes(client: MilvusClient) -> dict[str, dict[str, Any]]:
-    """Field → its index; the parameters' values as words."""
+    """Field → its index, with the values of parameters as strings."""
     found = {}
     for name in client.list_indexes("rag_vectors"):
         index = client.describe_index("rag_vectors", name)
@@ -79,25 +79,25 @@ def indexes(client: MilvusClient) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def requests() -> Iterator[list[tuple[int, int]]]:
-    """(rows, bytes on the wire) of every upsert that is sent to Milvus meanwhile."""
-    real, seen = milvus_upsert.packed, []
+def record_requests() -> Iterator[list[tuple[int, int]]]:
+    """(rows, bytes on the wire) of every upsert that is sent inside this context."""
+    real, seen = milvus_upsert.pack, []
 
-    def prepare(rows: Any) -> Any:
-        request = real(rows)
+    def prepare(alias: str, rows: Any) -> Any:
+        request = real(alias, rows)
         seen.append((request.num_rows, request.ByteSize()))
         return request
 
-    with patch.object(milvus_upsert, "packed", prepare):
+    with patch.object(milvus_upsert, "pack", prepare):
         yield seen
 
 
 class Killed(BaseException):
-    """Where a process ends."""
+    """Raised where a real process would be killed."""
 
 
 class DyingClient:
-    """A client whose process is killed before its request number `at` that changes anything, counted from 0."""
+    """A client whose process is killed before its changing request number `at`, counted from 0."""
 
     CHANGES = ("create_collection", "create_index", "create_alias", "load_collection", "drop_collection")
 
@@ -110,7 +110,7 @@ class DyingClient:
             return found
 
         def request(*args: Any, **kwargs: Any) -> Any:
-            if self._left <= 0:  # and every later one
+            if self._left <= 0:  # and at every later request
                 raise Killed
             self._left -= 1
             return found(*args, **kwargs)
@@ -119,9 +119,9 @@ class DyingClient:
 
 
 class MilvusCollectionContract:
-    """Run it by deriving a class that has `indexes`, on three fixtures of its module.
+    """Derive a class with `indexes`, in a module with three fixtures.
 
-    `clients` makes clients of one empty database, `client` is one of them, `sink` has made the collection with it.
+    `clients` makes clients of one empty database, `client` is one of them, `sink` has created the collection with it.
     """
 
     indexes: ClassVar[dict[str, dict[str, str]]]
@@ -136,15 +136,15 @@ class MilvusCollectionContract:
 
     # The collection
 
-    def test_the_collection_is_made_behind_its_alias_and_once(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_collection_is_created_once_behind_its_alias(self, client: MilvusClient, sink: MilvusSink) -> None:
         self.assert_collection_is_whole(client)
         [made] = client.list_collections()
-        sink.apply(upserted(chunks=[chunk("one")]))
+        sink.apply(upsert_change(chunks=[chunk("one")]))
         sink.ensure()
         assert client.list_collections() == [made]
         assert rows(client, "chunk_id").keys() == {"one"}
 
-    def test_a_kill_at_any_step_of_making_it_is_made_up_for(self, client: MilvusClient) -> None:
+    def test_creation_continues_after_a_kill_at_any_step(self, client: MilvusClient) -> None:
         for step in itertools.count():
             try:
                 MilvusSink(DyingClient(client, step), 8).ensure()
@@ -154,28 +154,45 @@ class MilvusCollectionContract:
                 break
             self.assert_collection_is_whole(client)
             sink = MilvusSink(client, 8)
-            sink.apply(upserted(chunks=[chunk("one")]))
+            sink.apply(upsert_change(chunks=[chunk("one")]))
             client.drop_alias("rag_vectors")
-            for name in client.list_collections():  # a probe may be left
+            for name in client.list_collections():  # the kill may leave a probe
                 client.drop_collection(name)
-        assert step >= 9  # a probe with its index, the collection, four indexes, the alias, loading
+        assert step >= 9  # probe, its index, collection, four indexes, alias, loading
 
-    def test_many_make_it_at_once(self, clients: Callable[[], MilvusClient]) -> None:
+    def test_concurrent_processes_create_one_collection(self, clients: Callable[[], MilvusClient]) -> None:
         made = [clients() for _ in range(6)]
         start = threading.Barrier(len(made))
 
         def ensure(client: MilvusClient) -> None:
             start.wait(10)
-            wait_for(lambda: made_sure(MilvusSink(client, 8)), "the collection")
+            wait_for(lambda: try_ensure(MilvusSink(client, 8)), "the collection")
 
         with ThreadPoolExecutor(len(made)) as pool:
             list(pool.map(ensure, made))
         self.assert_collection_is_whole(made[0])
         assert len(made[0].list_collections()) == 1
 
-    def test_a_collection_of_another_dimension_is_permanent(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_collection_of_another_dimension_is_permanent(self, client: MilvusClient, sink: MilvusSink) -> None:
         with pytest.raises(Permanent, match="the Milvus collection has 8 dimensions, the system 16"):
             MilvusSink(client, 16).ensure()
+
+    def test_two_collections_are_independent(self, client: MilvusClient, sink: MilvusSink) -> None:
+        other = MilvusSink(client, 4, "rebuilt_vectors")
+        other.ensure()
+        try:
+            sink.apply(upsert_change(1, [chunk("one"), chunk("both", "old")]))
+            other.apply(upsert_change(2, [chunk("two", vector=ONES[:16]), chunk("both", "new", ONES[:16])]))
+            other.apply(upsert_change(3, relabelled=[ChunkLabels(chunk_id="both")], business_tag="hr"))
+            other.apply(delete_change(4, ["two", "one"]))
+            assert {key: row["content"] for key, row in rows(client, "content").items()} == {
+                "one": "text",
+                "both": "old",
+            }
+            found = rows(client, "content", "business_tag", alias="rebuilt_vectors")
+            assert {key: (row["content"], row["business_tag"]) for key, row in found.items()} == {"both": ("new", "hr")}
+        finally:
+            client.drop_alias("rebuilt_vectors")
 
     # Invariant 12
 
@@ -183,8 +200,8 @@ class MilvusCollectionContract:
         sink = MilvusSink(client, 1_024)
         sink.ensure()
         made = [chunk(f"chunk-{number}", "x" * 16_000, ONES * 128) for number in range(1_000)]
-        with requests() as seen:
-            sink.apply(upserted(1, made))
+        with record_requests() as seen:
+            sink.apply(upsert_change(1, made))
         assert sum(count for count, _ in seen) == 1_000
         assert len(seen) >= 2
         assert max(size for _, size in seen) <= 16 * MIB
@@ -192,25 +209,25 @@ class MilvusCollectionContract:
 
     # Failures
 
-    def test_a_released_collection_is_loaded_again(self, client: MilvusClient, sink: MilvusSink) -> None:
-        sink.apply(upserted(1, [chunk("one")]))
+    def test_released_collection_is_loaded_again(self, client: MilvusClient, sink: MilvusSink) -> None:
+        sink.apply(upsert_change(1, [chunk("one")]))
         client.release_collection("rag_vectors")
-        relabel = upserted(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new")
+        relabel = upsert_change(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new")
         with pytest.raises(Retryable, match=r"^Milvus: .*(not loaded|released)"):
             sink.apply(relabel)
-        wait_for(lambda: healed(sink, relabel), "the sink to heal")
+        wait_for(lambda: try_apply(sink, relabel), "the sink to heal")
         assert rows(client, "business_tag")["one"]["business_tag"] == "new"
 
-    def test_a_collection_that_is_gone_is_retryable(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_missing_collection_is_retryable(self, client: MilvusClient, sink: MilvusSink) -> None:
         client.drop_alias("rag_vectors")
         with pytest.raises(Retryable, match=r"^Milvus: [^<]*collection"):
-            sink.apply(upserted(1, [chunk("one")]))
+            sink.apply(upsert_change(1, [chunk("one")]))
         sink.ensure()
-        sink.apply(upserted(1, [chunk("one")]))
+        sink.apply(upsert_change(1, [chunk("one")]))
         assert rows(client, "chunk_id").keys() == {"one"}
 
 
-def made_sure(sink: MilvusSink) -> bool:
+def try_ensure(sink: MilvusSink) -> bool:
     try:
         sink.ensure()
     except Retryable:
@@ -218,7 +235,7 @@ def made_sure(sink: MilvusSink) -> bool:
     return True
 
 
-def healed(sink: MilvusSink, changes: list[Change]) -> bool:
+def try_apply(sink: MilvusSink, changes: list[Change]) -> bool:
     try:
         sink.apply(changes)
     except Retryable:

@@ -1,4 +1,4 @@
-"""What the Milvus sink owes its callers about rows, on Milvus Lite and on a server alike."""
+"""The contract of the Milvus sink about rows, on Milvus Lite and on a server."""
 
 import struct
 from collections.abc import Callable
@@ -11,32 +11,41 @@ from pymilvus import MilvusClient
 from consumers.milvus.sink import MilvusSink
 from schema.events.events import ChunkLabels
 from schema.failures import Permanent
-from tests.contracts.milvus_collection import MIB, ONES, TWOS, chunk, deleted, requests, rows, upserted
+from tests.contracts.milvus_collection import (
+    MIB,
+    ONES,
+    TWOS,
+    chunk,
+    delete_change,
+    record_requests,
+    rows,
+    upsert_change,
+)
 
 REFUSED = [
-    (upserted(1, [chunk("good"), chunk("c", vector=ONES[:28])]), "c: the vector has 28 bytes, 8 float32"),
-    (upserted(1, [chunk("c", vector=struct.pack("<8f", *[float("nan")] * 8))]), "c: the vector is not finite"),
-    (upserted(1, [chunk("c" * 65)]), f"{'c' * 65}: chunk_id has 65 bytes, Milvus takes 64"),
-    (upserted(1, [chunk("c", "x" * 65_536)]), "c: content has 65536 bytes, Milvus takes 65535"),
-    (upserted(1, [chunk("c", "😀" * 16_384)]), "c: content has 65536 bytes, Milvus takes 65535"),
-    (upserted(1, [chunk("c")], business_tag="é" * 65), "c: business_tag has 130 bytes, Milvus takes 128"),
-    (upserted(1, relabelled=[ChunkLabels(chunk_id="c", modal_type="m" * 17)]), "c: modal_type has 17 bytes"),
-    (upserted(1, [chunk("c", sparse=b"1234567")]), "c: 7 bytes of sparse weights are not whole entries"),
-    (upserted(1, [chunk("c", sparse=struct.pack("<IfIf", 2, 1, 2, 1))]), "c: the ids of the sparse"),
-    (upserted(1, [chunk("c", sparse=struct.pack("<If", 2**32 - 1, 1))]), "c: an id of the sparse weights is"),
-    (upserted(1, [chunk("c", sparse=struct.pack("<If", 1, 0))]), "c: a sparse weight is not above 0"),
-    (upserted(1, [chunk("c", sparse=struct.pack("<If", 1, float("inf")))]), "c: a sparse weight is not above"),
-    (upserted(2**63, [chunk("c")]), "doc_version"),
+    (upsert_change(1, [chunk("good"), chunk("c", vector=ONES[:28])]), "c: the vector has 28 bytes, 8 float32"),
+    (upsert_change(1, [chunk("c", vector=struct.pack("<8f", *[float("nan")] * 8))]), "c: the vector is not finite"),
+    (upsert_change(1, [chunk("c" * 65)]), f"{'c' * 65}: chunk_id has 65 bytes, Milvus takes 64"),
+    (upsert_change(1, [chunk("c", "x" * 65_536)]), "c: content has 65536 bytes, Milvus takes 65535"),
+    (upsert_change(1, [chunk("c", "😀" * 16_384)]), "c: content has 65536 bytes, Milvus takes 65535"),
+    (upsert_change(1, [chunk("c")], business_tag="é" * 65), "c: business_tag has 130 bytes, Milvus takes 128"),
+    (upsert_change(1, relabelled=[ChunkLabels(chunk_id="c", modal_type="m" * 17)]), "c: modal_type has 17 bytes"),
+    (upsert_change(1, [chunk("c", sparse=b"1234567")]), "c: 7 bytes of sparse weights are not whole entries"),
+    (upsert_change(1, [chunk("c", sparse=struct.pack("<IfIf", 2, 1, 2, 1))]), "c: the ids of the sparse"),
+    (upsert_change(1, [chunk("c", sparse=struct.pack("<If", 2**32 - 1, 1))]), "c: an id of the sparse weights is"),
+    (upsert_change(1, [chunk("c", sparse=struct.pack("<If", 1, 0))]), "c: a sparse weight is not above 0"),
+    (upsert_change(1, [chunk("c", sparse=struct.pack("<If", 1, float("inf")))]), "c: a sparse weight is not above"),
+    (upsert_change(2**63, [chunk("c")]), "doc_version"),
 ]
 
 
 class MilvusRowsContract:
-    """Run it by deriving a class, on a fixture `shared_clients` (class): makes clients of one empty database."""
+    """Derive a class where a class-scoped fixture `shared_clients` makes clients of one empty database."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def made(cls, shared_clients: Callable[[], MilvusClient]) -> MilvusClient:
-        """The collection; making one takes seconds, so the tests share it."""
+        """A client after the collection was created, which takes seconds, so the tests share it."""
         client = shared_clients()
         MilvusSink(client, 8).ensure()
         return client
@@ -44,7 +53,7 @@ class MilvusRowsContract:
     @pytest.fixture
     def client(self, made: MilvusClient) -> MilvusClient:
         if left := list(rows(made, "chunk_id")):
-            MilvusSink(made, 8).apply(deleted(1, left))
+            MilvusSink(made, 8).apply(delete_change(1, left))
         assert rows(made) == {}
         return made
 
@@ -52,9 +61,9 @@ class MilvusRowsContract:
     def sink(self, client: MilvusClient) -> MilvusSink:
         return MilvusSink(client, 8)
 
-    def test_rows_are_written_as_the_event_says(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_row_has_the_values_of_the_event(self, client: MilvusClient, sink: MilvusSink) -> None:
         one = chunk("one", "text", struct.pack("<8f", *range(1, 9)), modal_type="image", vector_level="row")
-        sink.apply(upserted(7, [one], business_tag="hr", oss_key="raw-files/a.pdf"))
+        sink.apply(upsert_change(7, [one], business_tag="hr", oss_key="raw-files/a.pdf"))
         row = rows(client)["one"]
         row.pop("sparse", None)
         assert row == {
@@ -71,67 +80,67 @@ class MilvusRowsContract:
             "content": "text",
         }
 
-    def test_applied_again_and_replaced_a_row_stands_once(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_repeated_and_replaced_rows_exist_once(self, client: MilvusClient, sink: MilvusSink) -> None:
         for _ in range(3):
-            sink.apply(upserted(1, [chunk("one"), chunk("two")]))
+            sink.apply(upsert_change(1, [chunk("one"), chunk("two")]))
         assert rows(client, "chunk_id").keys() == {"one", "two"}
-        sink.apply(upserted(2, [chunk("one", "new", TWOS)]))
+        sink.apply(upsert_change(2, [chunk("one", "new", TWOS)]))
         found = rows(client, "content", "doc_version", "vector")
         assert (found["one"]["content"], found["one"]["doc_version"], found["one"]["vector"]) == ("new", 2, [2.0] * 8)
         assert (found["two"]["content"], found["two"]["doc_version"]) == ("text", 1)
 
-    def test_tombstones_remove_rows_and_the_same_event_s_chunks_stay(
-        self, client: MilvusClient, sink: MilvusSink
-    ) -> None:
-        sink.apply(upserted(1, [chunk("one"), chunk("two"), chunk("three")]))
-        sink.apply(upserted(2, [chunk("two", "again")], tombstones=["one", "two", "never there"]))
+    def test_tombstones_remove_rows_but_not_chunks_of_their_event(self, client: MilvusClient, sink: MilvusSink) -> None:
+        sink.apply(upsert_change(1, [chunk("one"), chunk("two"), chunk("three")]))
+        sink.apply(upsert_change(2, [chunk("two", "again")], tombstones=["one", "two", "never there"]))
         assert {key: row["content"] for key, row in rows(client, "content").items()} == {
             "two": "again",
             "three": "text",
         }
         for _ in range(2):
-            sink.apply(deleted(3, ["two", "three"]))
+            sink.apply(delete_change(3, ["two", "three"]))
             assert rows(client) == {}
-        sink.apply(deleted(4, []))
+        sink.apply(delete_change(4, []))
 
-    def test_ids_with_quotes_are_ids_and_nothing_else(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_quotes_in_ids_do_not_change_the_filter(self, client: MilvusClient, sink: MilvusSink) -> None:
         ids = ["a'b", 'a"b', "a\\b", "a\\", "a\nb\r\t", "😀\"'\\", "'] or chunk_id != '", '"] or chunk_id != "', "%"]
-        sink.apply(upserted(1, [chunk("bystander"), *map(chunk, ids)]))
+        sink.apply(upsert_change(1, [chunk("bystander"), *map(chunk, ids)]))
         labels = [ChunkLabels(chunk_id=chunk_id, modal_type="image") for chunk_id in ids]
-        sink.apply(upserted(2, relabelled=labels))
+        sink.apply(upsert_change(2, relabelled=labels))
         changed = {key for key, row in rows(client, "modal_type").items() if row["modal_type"] == "image"}
         assert changed == set(ids)
         for chunk_id in ids:
-            sink.apply(deleted(3, [chunk_id]))
+            sink.apply(delete_change(3, [chunk_id]))
             assert chunk_id not in rows(client, "chunk_id")
         assert rows(client, "chunk_id").keys() == {"bystander"}
 
-    def test_the_longest_content_of_four_byte_characters_comes_back(
+    def test_longest_content_of_four_byte_characters_is_stored_whole(
         self, client: MilvusClient, sink: MilvusSink
     ) -> None:
         longest = "😀" * 16_383 + "文"  # 65,535 bytes
-        sink.apply(upserted(1, [chunk("😀" * 16, longest)], business_tag="é" * 64))
+        sink.apply(upsert_change(1, [chunk("😀" * 16, longest)], business_tag="é" * 64))
         assert {(key, row["content"]) for key, row in rows(client, "content").items()} == {("😀" * 16, longest)}
-        sink.apply(upserted(2, relabelled=[ChunkLabels(chunk_id="😀" * 16)], business_tag="new"))
+        sink.apply(upsert_change(2, relabelled=[ChunkLabels(chunk_id="😀" * 16)], business_tag="new"))
         [row] = rows(client).values()
         assert (row["content"], row["business_tag"]) == (longest, "new")
 
-    def test_a_relabelled_row_keeps_its_vector_and_content(self, client: MilvusClient, sink: MilvusSink) -> None:
-        sink.apply(upserted(1, [chunk("one", vector=struct.pack("<8f", *range(8))), chunk("two")], business_tag="old"))
-        sink.apply(upserted(2, relabelled=[ChunkLabels(chunk_id="one", modal_type="image")], business_tag="new"))
+    def test_relabelled_row_keeps_its_vector_and_content(self, client: MilvusClient, sink: MilvusSink) -> None:
+        sink.apply(
+            upsert_change(1, [chunk("one", vector=struct.pack("<8f", *range(8))), chunk("two")], business_tag="old")
+        )
+        sink.apply(upsert_change(2, relabelled=[ChunkLabels(chunk_id="one", modal_type="image")], business_tag="new"))
         found = rows(client)
         one, two = found["one"], found["two"]
         assert (one["vector"], one["content"], one["doc_version"]) == ([0, 1, 2, 3, 4, 5, 6, 7], "text", 2)
         assert (one["business_tag"], one["modal_type"], two["business_tag"]) == ("new", "image", "old")
 
-    def test_a_row_to_relabel_that_is_lost_is_named(self, sink: MilvusSink) -> None:
-        sink.apply(upserted(1, [chunk("one")]))
+    def test_missing_row_to_relabel_is_named(self, sink: MilvusSink) -> None:
+        sink.apply(upsert_change(1, [chunk("one")]))
         with pytest.raises(Permanent, match=r"^Milvus lacks 1 marked chunks, one is lost: send their vectors$"):
-            sink.apply(upserted(2, relabelled=[ChunkLabels(chunk_id="one"), ChunkLabels(chunk_id="lost")]))
+            sink.apply(upsert_change(2, relabelled=[ChunkLabels(chunk_id="one"), ChunkLabels(chunk_id="lost")]))
 
-    def test_rows_to_relabel_are_read_in_bounded_answers(self, client: MilvusClient, sink: MilvusSink) -> None:
+    def test_rows_to_relabel_are_read_in_bounded_requests(self, client: MilvusClient, sink: MilvusSink) -> None:
         contents = [f"{number:03d} {'x' * 65_000}" for number in range(100)]  # 6.5 MB
-        sink.apply(upserted(1, [chunk(f"chunk-{number}", content) for number, content in enumerate(contents)]))
+        sink.apply(upsert_change(1, [chunk(f"chunk-{number}", content) for number, content in enumerate(contents)]))
         answers: list[int] = []
         small = patch.multiple("consumers.milvus.sink", _ANSWER_BYTES=2 * MIB, _REQUEST_BYTES=MIB)  # of 32 and 16
         query = client.query
@@ -142,15 +151,15 @@ class MilvusRowsContract:
             return found
 
         labels = [ChunkLabels(chunk_id=f"chunk-{number}") for number in range(100)]
-        with small, patch.object(client, "query", watched), requests() as seen:
-            sink.apply(upserted(2, relabelled=labels, business_tag="new"))
+        with small, patch.object(client, "query", watched), record_requests() as seen:
+            sink.apply(upsert_change(2, relabelled=labels, business_tag="new"))
         assert sum(answers) == 100 * 65_004
         assert max(answers) <= 2 * MIB
         assert sum(count for count, _ in seen) == 100
         assert max(size for _, size in seen) <= MIB
         assert {row["business_tag"] for row in rows(client, "business_tag").values()} == {"new"}
 
-    def test_what_a_writer_in_another_language_may_send_is_permanent_and_named(
+    def test_invalid_values_of_a_foreign_writer_are_permanent_and_named(
         self, client: MilvusClient, sink: MilvusSink
     ) -> None:
         for change, words in REFUSED:

@@ -1,4 +1,4 @@
-"""What every object store owes its callers, whatever stands behind the port."""
+"""The contract of every object store."""
 
 import hashlib
 import io
@@ -25,37 +25,37 @@ def copy(store: ObjectStore, source: str, target: str, content: bytes = b"hello"
 
 
 class ObjectStoreContract:
-    """Run it against a store by deriving a class that has a fixture `store`: an ensured, empty ObjectStore."""
+    """Derive a class with a fixture `store`: an ensured, empty ObjectStore."""
 
-    def test_what_was_put_is_read(self, store: ObjectStore) -> None:
+    def test_put_object_can_be_read(self, store: ObjectStore) -> None:
         put(store, "raw-files/text/2025/01/31/a.txt", b"hello")
         assert store.read("raw-files/text/2025/01/31/a.txt") == b"hello"
         assert store.sha256("raw-files/text/2025/01/31/a.txt") == HELLO_SHA256
 
-    def test_an_empty_object_is_an_object(self, store: ObjectStore) -> None:
+    def test_empty_object_exists(self, store: ObjectStore) -> None:
         put(store, "empty", b"")
         assert store.read("empty") == b""
         assert list(store.keys("")) == ["empty"]
 
-    def test_keys_may_hold_any_letters(self, store: ObjectStore) -> None:
+    def test_keys_may_contain_any_letters(self, store: ObjectStore) -> None:
         for key in ("手册/é 😀.txt", "a b+c%20&d=e.txt", "..a/b..", "-x"):
             put(store, key, key.encode())
             assert store.read(key) == key.encode()
         assert set(store.keys("")) == {"手册/é 😀.txt", "a b+c%20&d=e.txt", "..a/b..", "-x"}
 
-    def test_a_put_replaces_what_was_there(self, store: ObjectStore) -> None:
+    def test_put_replaces_an_object(self, store: ObjectStore) -> None:
         put(store, "a", b"a long first content")
         put(store, "a", b"hello")
         assert store.read("a") == b"hello"
         assert store.sha256("a") == HELLO_SHA256
         assert list(store.keys("")) == ["a"]
 
-    def test_a_stream_larger_than_a_part_arrives_whole(self, store: ObjectStore) -> None:
+    def test_stream_larger_than_one_part_arrives_whole(self, store: ObjectStore) -> None:
         content = os.urandom(1024) * (17 * 1024) + b"end"
         put(store, "large", content)
         assert store.read("large") == content
 
-    def test_a_reader_sees_the_old_or_the_new_object_never_half(self, store: ObjectStore) -> None:
+    def test_reader_never_sees_half_an_object(self, store: ObjectStore) -> None:
         contents = {bytes([letter]) * (3 * MIB) for letter in b"abc"}
         put(store, "a", b"a" * (3 * MIB))
         done = threading.Event()
@@ -75,7 +75,7 @@ class ObjectStoreContract:
                 done.set()
             assert reader.result() <= contents
 
-    def test_what_is_not_there_is_missing(self, store: ObjectStore) -> None:
+    def test_absent_objects_are_missing(self, store: ObjectStore) -> None:
         put(store, "folder/a", b"x")
         for key in ("nothing", "folder", "folder/b", "folder/a/b"):
             with pytest.raises(ObjectMissing, match=f"^object '{key}' is missing$"):
@@ -85,7 +85,7 @@ class ObjectStoreContract:
             assert store.sha256(key) is None
         assert list(store.keys("")) == ["folder/a"]
 
-    def test_a_copy_is_a_second_object(self, store: ObjectStore) -> None:
+    def test_copy_is_independent_of_its_source(self, store: ObjectStore) -> None:
         put(store, "a", b"hello")
         put(store, "there/b", b"replaced by the copy")
         copy(store, "a", "there/b")
@@ -96,15 +96,15 @@ class ObjectStoreContract:
         assert store.read("there/b") == b"hello"
         assert store.sha256("there/b") == HELLO_SHA256
 
-    def test_a_copy_to_itself_changes_nothing(self, store: ObjectStore) -> None:
+    def test_copy_to_itself_changes_nothing(self, store: ObjectStore) -> None:
         put(store, "a", b"hello")
         copy(store, "a", "a")
         assert store.read("a") == b"hello"
         assert list(store.keys("")) == ["a"]
 
-    def test_keys_come_in_order_and_by_prefix(self, store: ObjectStore) -> None:
+    def test_keys_are_listed_in_order_and_by_prefix(self, store: ObjectStore) -> None:
         for key in ("b", "a/2", "a/10", "a/1/x", "ab", "a.b", "a"):
-            if key != "a":  # a folder cannot be a file as well
+            if key != "a":  # a key cannot be a folder and a file
                 put(store, key, b"")
         assert list(store.keys("")) == ["a.b", "a/1/x", "a/10", "a/2", "ab", "b"]
         assert list(store.keys("a")) == ["a.b", "a/1/x", "a/10", "a/2", "ab"]
@@ -115,7 +115,7 @@ class ObjectStoreContract:
         assert list(store.keys("c")) == []
         assert list(store.keys("c/d/")) == []
 
-    def test_removed_objects_are_gone_and_missing_ones_no_error(self, store: ObjectStore) -> None:
+    def test_removing_absent_objects_is_no_error(self, store: ObjectStore) -> None:
         for key in ("folder/a", "folder/b", "c"):
             put(store, key, b"x")
         store.remove(["folder/a", "nothing", "folder/nothing", "no/folder/at/all", "folder", "c/d", "c"])
@@ -128,18 +128,18 @@ class ObjectStoreContract:
         store.remove(f"many/{number:04d}" for number in range(1, 1_100))
         assert list(store.keys("")) == ["many/0000"]
 
-    def test_ensure_does_no_harm_later(self, store: ObjectStore) -> None:
+    def test_ensure_keeps_existing_objects(self, store: ObjectStore) -> None:
         put(store, "temp/upload_1/file", b"hello")
         store.ensure()
         assert store.read("temp/upload_1/file") == b"hello"
 
-    def test_a_short_stream_is_refused_and_the_old_object_stays(self, store: ObjectStore) -> None:
+    def test_short_stream_is_refused_and_the_old_object_stays(self, store: ObjectStore) -> None:
         put(store, "a", b"hello")
         with pytest.raises(OSError, match="3"):
             store.put("a", io.BytesIO(b"abc"), size_bytes=4, content_type="text/plain", sha256=None)
         assert store.read("a") == b"hello"
 
-    def test_the_error_of_a_stream_is_passed_on_and_nothing_is_written(self, store: ObjectStore) -> None:
+    def test_stream_error_is_raised_and_nothing_is_written(self, store: ObjectStore) -> None:
         class Torn:
             def read(self, size: int = -1, /) -> bytes:
                 raise PermissionError("torn")
@@ -148,8 +148,8 @@ class ObjectStoreContract:
             store.put("a", Torn(), size_bytes=4, content_type="text/plain", sha256=None)
         assert list(store.keys("")) == []
 
-    def test_puts_and_removes_in_one_folder_at_once_do_not_disturb_each_other(self, store: ObjectStore) -> None:
-        """Each thread has its own keys; the folder becomes empty, and vanishes, many times."""
+    def test_concurrent_puts_and_removes_in_one_folder_are_independent(self, store: ObjectStore) -> None:
+        """Each thread has its own keys; the folder becomes empty and is removed many times."""
 
         def work(thread: int) -> list[bytes]:
             read = []
@@ -162,7 +162,7 @@ class ObjectStoreContract:
             return read
 
         interval = sys.getswitchinterval()
-        sys.setswitchinterval(0.00001)  # seconds: threads meet in every line
+        sys.setswitchinterval(0.00001)  # seconds: switches threads in almost every line
         try:
             with ThreadPoolExecutor(6) as pool:
                 results = list(pool.map(work, range(6)))
@@ -174,7 +174,7 @@ class ObjectStoreContract:
     @pytest.mark.parametrize(
         "key", ["", "/etc/passwd", "../x", "a/../../x", "a/..", "a//b", "a/./b", "./a", ".", "..", "\udcff"]
     )
-    def test_a_key_that_is_no_plain_path_is_refused(self, store: ObjectStore, key: str) -> None:
+    def test_key_that_is_no_plain_path_is_refused(self, store: ObjectStore, key: str) -> None:
         with pytest.raises(ValueError, match=r"key|name|path|surrogates"):
             put(store, key, b"x")
         assert list(store.keys("")) == []

@@ -1,4 +1,4 @@
-"""What an event costs in statements, requests and bytes: counted, so that no machine's speed matters."""
+"""Statements, requests and bytes per event, counted, so that the speed of the machine does not matter."""
 
 import threading
 import uuid
@@ -8,29 +8,28 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from consumers.applier import Applier
 from producer import Document, Writer
 from relays.kafka import kafka_relay
 from relays.ports import OutboxRow
 from schema.database.connection import connect
 from schema.kafka.names import Names
-from tests.contracts.milvus_collection import requests
+from tests.contracts.milvus_collection import record_requests
 from tests.support import kafka, written
-from tests.support.pipeline import MODEL, Pipeline, chunk, document
+from tests.support.pipeline import MODEL, Pipeline, applier, chunk, document
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.integration
 
 EVENTS = 16_000
-STATEMENTS_AN_EVENT = 0.002  # of a relay, at most
-STATEMENTS_A_BATCH = 10  # of a consumer; one is the BEGIN of SQLite
+STATEMENTS_PER_EVENT = 0.002  # of a relay, at most
+STATEMENTS_PER_BATCH = 10  # of a consumer; one is the BEGIN of SQLite
 INSERT = text(
     "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload) "
     "VALUES (:event_id, :doc_id, 1, 'rag.document.upserted.v1', 'application/msgpack', 'x')"
 )
 
 
-def test_a_backlog_is_published_with_few_statements_and_transactions(
+def test_backlog_is_published_with_few_statements_and_transactions(
     servers: Servers, mysql: Engine, names: Names
 ) -> None:
     events = [{"event_id": str(uuid.uuid4()), "doc_id": f"d{number}"} for number in range(EVENTS)]
@@ -51,11 +50,11 @@ def test_a_backlog_is_published_with_few_statements_and_transactions(
 
     assert kafka.pending(mysql) == 0
     assert len(kafka.topic(servers, names.documents_topic)) == EVENTS
-    assert len(sent) <= STATEMENTS_AN_EVENT * EVENTS
+    assert len(sent) <= STATEMENTS_PER_EVENT * EVENTS
     assert len(batches) <= 4
 
 
-def test_chunks_that_are_new_or_gone_move_all_after_them_with_few_statements(mysql: Engine) -> None:
+def test_moving_chunks_takes_a_constant_number_of_statements(mysql: Engine) -> None:
     contents = [f"chunk {number}" for number in range(300)]
     edited = ["new", *contents[:150], *contents[160:]]
     with mysql.begin() as connection:
@@ -65,7 +64,9 @@ def test_chunks_that_are_new_or_gone_move_all_after_them_with_few_statements(mys
         sent = updates(connection) - before
         found = connection.execute(text("SELECT chunk_index, start_char FROM chunks ORDER BY chunk_index")).all()
     assert found == [(number, 10 * number) for number in range(len(edited))]
-    assert sent == 6, "all out of the way, those before the gap, those after it, what travels again; document, sinks"
+    assert sent == 6, (
+        "all chunks out of the way, those before the gap, those after it, those sent again; document; sink states"
+    )
 
 
 def numbered(contents: Sequence[str]) -> Document:
@@ -74,31 +75,29 @@ def numbered(contents: Sequence[str]) -> Document:
 
 
 def updates(connection: Connection) -> int:
-    """How many UPDATE statements this connection has sent, as MySQL counts them."""
+    """The number of UPDATE statements of this connection, counted by MySQL."""
     return int(connection.execute(text("SHOW SESSION STATUS LIKE 'Com_update'")).one()[1])
 
 
 @pytest.mark.parametrize("documents", [1, 100])
-def test_a_batch_is_applied_and_marked_with_as_many_statements_whatever_its_size(
-    pipeline: Pipeline, documents: int
-) -> None:
+def test_statements_per_batch_do_not_grow_with_its_size(pipeline: Pipeline, documents: int) -> None:
     pipeline.upsert(*(document(f"d{number}", "one", "two") for number in range(documents)))
     events = pipeline.pending()
     with (
         written.statements(pipeline.engine) as sent,
-        requests() as upserts,
+        record_requests() as upserts,
         patch.object(pipeline.milvus, "delete") as delete,
     ):
-        assert Applier(pipeline.engine, pipeline.milvus_sink).apply(events) == []
-    assert len(sent) == STATEMENTS_A_BATCH
+        assert applier(pipeline.engine, pipeline.milvus_sink).apply(events) == []
+    assert len(sent) == STATEMENTS_PER_BATCH
     assert [rows for rows, _ in upserts] == [2 * documents]
     delete.assert_not_called()
 
 
-def test_an_event_is_hardly_larger_than_the_vectors_and_texts_in_it(engine: Engine) -> None:
+def test_event_is_hardly_larger_than_its_vectors_and_texts(engine: Engine) -> None:
     contents = [f"Chunk {number} of ten. " * 30 for number in range(10)]
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", *contents))
         size = connection.execute(text("SELECT payload_bytes FROM outbox")).scalar_one()
     bare = sum(4 * 8 + len(content) for content in contents)
-    assert size <= bare + 10 * 200 + 300, "a chunk's ids, hash and labels; the document's"
+    assert size <= bare + 10 * 200 + 300, "ids, hash and labels per chunk, and fields of the document"

@@ -1,4 +1,4 @@
-"""Invariants 8, 9 and 10 on the real stores: honest marks, no ghosts, writing before deleting."""
+"""Invariants 8, 9 and 10 on real stores: honest marks, no ghosts, write before delete."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,37 +14,38 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from consumers.applier import Applier
+from consumers.marking import Marking
 from consumers.milvus import sink as milvus_module
 from consumers.milvus import upsert as milvus_upsert
 from consumers.milvus.sink import MilvusSink
 from schema import limits
 from schema.failures import Retryable
 from schema.sinks import MILVUS, MINIO
-from tests.support.pipeline import DIMENSION, Pipeline, document, vector
+from tests.support.pipeline import DIMENSION, Pipeline, applier, document, vector
 
 pytestmark = pytest.mark.integration
 
 
-def applier(pipeline: Pipeline, sink: str) -> Applier:
+def applier_of(pipeline: Pipeline, sink: str) -> Applier:
     return next(applier for applier in pipeline.appliers() if applier.name == sink)
 
 
-def statuses(pipeline: Pipeline) -> set[str]:
+def load_statuses(pipeline: Pipeline) -> set[str]:
     return {row.status for row in pipeline.sql("SELECT status FROM documents")}
 
 
-def synced(pipeline: Pipeline) -> dict[str, bool]:
+def load_synced(pipeline: Pipeline) -> dict[str, bool]:
     return {row.content: bool(row.milvus_synced) for row in pipeline.sql("SELECT content, milvus_synced FROM chunks")}
 
 
-def applied(pipeline: Pipeline, sink: str) -> tuple[int, str]:
+def load_state(pipeline: Pipeline, sink: str) -> tuple[int, str]:
     row = pipeline.sql("SELECT applied_version, state FROM sink_states WHERE sink = :sink", sink=sink)[0]
     return row.applied_version, row.state
 
 
 @contextmanager
-def meanwhile(owner: Any, method: str, act: Callable[[], None]) -> Iterator[None]:
-    """The first call of `method` has done its work, and `act` happens before it returns."""
+def after_first_call(owner: Any, method: str, act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` after the first call of `method` did its work and before that call returns."""
     real, calls = getattr(owner, method), []
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -59,7 +60,7 @@ def meanwhile(owner: Any, method: str, act: Callable[[], None]) -> Iterator[None
     assert calls
 
 
-def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> None:
+def test_invariant_8_no_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two", "three"))
     real, rows = milvus_upsert.upsert, iter((1, 2))
 
@@ -69,95 +70,95 @@ def test_invariant_8_honest_marks_when_milvus_fails_halfway(pipeline: Pipeline) 
         return real(*args, **kwargs)
 
     with (
-        patch.object(milvus_module, "_ROWS_A_REQUEST", 1),
+        patch.object(milvus_module, "_ROWS_PER_REQUEST", 1),
         patch.object(milvus_upsert, "upsert", fails_at_the_third_row),
         pytest.raises(Retryable, match="the power went out"),
     ):
-        applier(pipeline, MILVUS).apply(pipeline.pending())
-    assert len(pipeline.milvus_rows()) == 2  # yet nothing is marked: Milvus did not acknowledge the document
-    assert synced(pipeline) == {"one": False, "two": False, "three": False}
-    assert applied(pipeline, MILVUS) == (0, "pending")
-    assert applier(pipeline, MINIO).apply(pipeline.pending()) == []
-    assert statuses(pipeline) == {"pending"}
+        applier_of(pipeline, MILVUS).apply(pipeline.pending())
+    assert len(pipeline.milvus_rows()) == 2  # nothing is marked: Milvus did not acknowledge the whole document
+    assert load_synced(pipeline) == {"one": False, "two": False, "three": False}
+    assert load_state(pipeline, MILVUS) == (0, "pending")
+    assert applier_of(pipeline, MINIO).apply(pipeline.pending()) == []
+    assert load_statuses(pipeline) == {"pending"}
     pipeline.run()
     pipeline.assert_in_step()
 
 
-def test_invariant_8_honest_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_invariant_8_no_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, tmp_path: Path) -> None:
     folder = str(tmp_path / "other.db")
     client = MilvusClient(server_manager_instance.start_and_get_uri(folder))
     sink = MilvusSink(client, DIMENSION)
     sink.ensure()
-    server_manager_instance.release_server(folder)  # nobody listens any more
+    server_manager_instance.release_server(folder)  # no server listens now
     pipeline.upsert(document("a", "one"))
     with patch.object(milvus_module, "TIMEOUT_SECONDS", 0.2), pytest.raises(Retryable, match=r"^Milvus: "):
-        Applier(pipeline.engine, sink).apply(pipeline.pending())
+        applier(pipeline.engine, sink).apply(pipeline.pending())
     client.close()
-    assert synced(pipeline) == {"one": False}
-    assert applied(pipeline, MILVUS) == (0, "pending")
-    assert statuses(pipeline) == {"pending"}
+    assert load_synced(pipeline) == {"one": False}
+    assert load_state(pipeline, MILVUS) == (0, "pending")
+    assert load_statuses(pipeline) == {"pending"}
 
 
 @pytest.mark.parametrize("first", [MILVUS, MINIO])
-def test_invariant_8_honest_marks_completed_only_when_both_sinks_hold_it(pipeline: Pipeline, first: str) -> None:
+def test_invariant_8_document_is_completed_only_when_both_sinks_hold_it(pipeline: Pipeline, first: str) -> None:
     pipeline.upsert(document("a", "one", file=b"x"))
     second = MINIO if first == MILVUS else MILVUS
     for version in (1, 2):
-        applier(pipeline, first).apply(pipeline.pending())
-        assert statuses(pipeline) == {"pending"}
-        assert (applied(pipeline, first), applied(pipeline, second)[1]) == ((version, "applied"), "pending")
-        applier(pipeline, second).apply(pipeline.pending())
-        assert statuses(pipeline) == {"completed"}
+        applier_of(pipeline, first).apply(pipeline.pending())
+        assert load_statuses(pipeline) == {"pending"}
+        assert (load_state(pipeline, first), load_state(pipeline, second)[1]) == ((version, "applied"), "pending")
+        applier_of(pipeline, second).apply(pipeline.pending())
+        assert load_statuses(pipeline) == {"completed"}
         pipeline.upsert(document("a", "one", "two", file=b"x"))
 
 
-def test_invariant_8_honest_marks_of_two_sinks_at_once(pipeline: Pipeline) -> None:
+def test_invariant_8_two_sinks_mark_concurrently(pipeline: Pipeline) -> None:
     pipeline.upsert(*(document(f"doc-{number}", "one") for number in range(40)))
     events = pipeline.pending()
-    meet, mark = threading.Barrier(2, timeout=10), Applier._mark
+    meet, mark = threading.Barrier(2, timeout=10), Marking._mark
 
     def mark_together(*args: Any) -> Any:
         meet.wait()
         return mark(*args)
 
-    with patch.object(Applier, "_mark", mark_together), ThreadPoolExecutor(2) as pool:
+    with patch.object(Marking, "_mark", mark_together), ThreadPoolExecutor(2) as pool:
         for start in range(0, 40, 4):
             batch = events[start : start + 4]
             assert list(pool.map(lambda one, batch=batch: one.apply(batch), pipeline.appliers())) == [[], []]
-    assert statuses(pipeline) == {"completed"}
+    assert load_statuses(pipeline) == {"completed"}
 
 
-def test_invariant_8_honest_marks_not_of_a_chunk_that_came_back_meanwhile(pipeline: Pipeline) -> None:
+def test_invariant_8_chunk_that_was_removed_and_added_again_is_not_marked(pipeline: Pipeline) -> None:
     def rewrite() -> None:
         pipeline.upsert(document("a", "two"))
         pipeline.upsert(document("a", "one", "two"))
 
     pipeline.upsert(document("a", "one"))
-    with meanwhile(milvus_upsert, "upsert", rewrite):
-        applier(pipeline, MILVUS).apply(pipeline.pending())
-    assert synced(pipeline) == {"one": False, "two": False}  # another event carries them
-    assert applied(pipeline, MILVUS) == (1, "pending")
-    applier(pipeline, MINIO).apply(pipeline.pending())
-    assert statuses(pipeline) == {"pending"}
+    with after_first_call(milvus_upsert, "upsert", rewrite):
+        applier_of(pipeline, MILVUS).apply(pipeline.pending())
+    assert load_synced(pipeline) == {"one": False, "two": False}  # another event sends them
+    assert load_state(pipeline, MILVUS) == (1, "pending")
+    applier_of(pipeline, MINIO).apply(pipeline.pending())
+    assert load_statuses(pipeline) == {"pending"}
     pipeline.run()
     pipeline.assert_in_step()
 
 
-def test_invariant_8_honest_marks_not_back_to_an_older_version(pipeline: Pipeline) -> None:
+def test_invariant_8_marks_never_return_to_an_older_version(pipeline: Pipeline) -> None:
     def overtake() -> None:
         pipeline.upsert(document("a", "two"))
         pipeline.run()
 
     pipeline.upsert(document("a", "one"))
-    with meanwhile(milvus_upsert, "upsert", overtake):
-        applier(pipeline, MILVUS).apply(pipeline.pending())
-    assert applied(pipeline, MILVUS) == (2, "failed")  # it cannot know which of the two wrote last
+    with after_first_call(milvus_upsert, "upsert", overtake):
+        applier_of(pipeline, MILVUS).apply(pipeline.pending())
+    assert load_state(pipeline, MILVUS) == (2, "failed")  # the consumer cannot know which of the two wrote last
     pipeline.upsert(document("a", "two"))
     pipeline.run()
     pipeline.assert_in_step()
 
 
-def test_invariant_8_honest_marks_not_of_a_tombstone_that_came_again_meanwhile(pipeline: Pipeline) -> None:
+def test_invariant_8_newer_tombstone_is_not_confirmed_by_an_older_delete(pipeline: Pipeline) -> None:
     def rewrite() -> None:
         pipeline.upsert(document("a", "one", "two"))
         pipeline.upsert(document("a", "two"))
@@ -165,14 +166,14 @@ def test_invariant_8_honest_marks_not_of_a_tombstone_that_came_again_meanwhile(p
     pipeline.upsert(document("a", "one", "two"))
     pipeline.run()
     pipeline.upsert(document("a", "two"))
-    with meanwhile(pipeline.milvus, "delete", rewrite):
-        applier(pipeline, MILVUS).apply(pipeline.pending())
+    with after_first_call(pipeline.milvus, "delete", rewrite):
+        applier_of(pipeline, MILVUS).apply(pipeline.pending())
     assert [row.removed_in_version for row in pipeline.sql("SELECT * FROM chunk_tombstones")] == [4]
     pipeline.run()
     pipeline.assert_in_step()
 
 
-def test_invariant_8_honest_marks_not_of_a_file_removed_again_meanwhile(pipeline: Pipeline) -> None:
+def test_invariant_8_newer_file_removal_is_not_confirmed_by_an_older_one(pipeline: Pipeline) -> None:
     def rewrite() -> None:
         pipeline.upsert(document("a", "one", file=b"x", source_type="text"))
         pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))
@@ -180,15 +181,15 @@ def test_invariant_8_honest_marks_not_of_a_file_removed_again_meanwhile(pipeline
     pipeline.upsert(document("a", "one", file=b"x", source_type="text"))
     pipeline.run()
     pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))
-    with meanwhile(pipeline.store, "remove", rewrite):
-        applier(pipeline, MINIO).apply(pipeline.pending())
+    with after_first_call(pipeline.store, "remove", rewrite):
+        applier_of(pipeline, MINIO).apply(pipeline.pending())
     removed = pipeline.sql("SELECT * FROM document_files WHERE removed_in_version IS NOT NULL")
     assert [(row.object_key.split("/")[1], row.removed_in_version) for row in removed] == [("text", 4)]
     pipeline.run()
     pipeline.assert_in_step()
 
 
-def test_invariant_9_no_ghosts_of_a_deleted_document(pipeline: Pipeline) -> None:
+def test_invariant_9_older_events_cannot_resurrect_a_deleted_document(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two", file=b"x"))
     pipeline.upsert(document("a", "two", "three", file=b"y"))
     older = pipeline.pending()
@@ -197,13 +198,13 @@ def test_invariant_9_no_ghosts_of_a_deleted_document(pipeline: Pipeline) -> None
 
     def tombstones() -> tuple[str, int, int]:
         count = "SELECT (SELECT count(*) FROM chunk_tombstones), (SELECT count(*) FROM document_files)"
-        return (statuses(pipeline).pop(), *pipeline.sql(count)[0])
+        return (load_statuses(pipeline).pop(), *pipeline.sql(count)[0])
 
     assert tombstones() == ("deleting", 2, 1)
     deletion = pipeline.pending()
-    assert applier(pipeline, MILVUS).apply(deletion) == []
+    assert applier_of(pipeline, MILVUS).apply(deletion) == []
     assert tombstones() == ("deleting", 0, 1)
-    assert applier(pipeline, MINIO).apply(deletion) == []
+    assert applier_of(pipeline, MINIO).apply(deletion) == []
     assert tombstones() == ("completed", 0, 0)
     for one in pipeline.appliers():
         for event in older:
@@ -215,7 +216,7 @@ def test_invariant_9_no_ghosts_of_a_deleted_document(pipeline: Pipeline) -> None
     assert [(row.version, row.chunk_count, row.deleted_at is None) for row in kept] == [(3, 0, False)]
 
 
-def test_invariant_9_no_ghosts_and_a_document_can_be_written_again(pipeline: Pipeline) -> None:
+def test_invariant_9_deleted_document_can_be_written_again(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two", file=b"x"))
     pipeline.delete("a")
     older = pipeline.pending()
@@ -229,7 +230,7 @@ def test_invariant_9_no_ghosts_and_a_document_can_be_written_again(pipeline: Pip
     assert [content for key, content in pipeline.objects().items() if key.startswith("raw-files/")] == [b"y"]
 
 
-def test_invariant_9_no_ghosts_when_a_document_is_deleted_before_any_sink_saw_it(pipeline: Pipeline) -> None:
+def test_invariant_9_document_deleted_before_it_was_applied_leaves_nothing(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"x"), document("b", "one", file=b"x"))
     pipeline.delete("a")
     pipeline.run()
@@ -238,9 +239,7 @@ def test_invariant_9_no_ghosts_when_a_document_is_deleted_before_any_sink_saw_it
 
 
 @pytest.mark.parametrize("event_bytes", [limits.EVENT_BYTES, 700], ids=["one-event", "many-parts"])
-def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_document(
-    pipeline: Pipeline, event_bytes: int
-) -> None:
+def test_invariant_10_search_always_finds_a_document_during_its_update(pipeline: Pipeline, event_bytes: int) -> None:
     pipeline.upsert(document("a", *(f"old {number}" for number in range(5))))
     pipeline.run()
     calls: list[str] = []
@@ -258,7 +257,7 @@ def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_docu
         return call
 
     def look() -> None:
-        """A reader, at this very moment."""
+        """Search as a reader would now."""
         found = pipeline.milvus.search("rag_vectors", [vector("old 0")], limit=20, output_fields=["doc_id", "content"])
         contents = {hit["entity"]["content"] for hit in found[0]}
         old = {f"old {number}" for number in range(5)}
@@ -268,19 +267,19 @@ def test_invariant_10_write_before_delete_so_that_a_search_always_finds_the_docu
         pipeline.upsert(document("a", *(f"new {number}" for number in range(5))))
     assert len(pipeline.pending()) == (1 if event_bytes == limits.EVENT_BYTES else 6)
     with (
-        patch.object(milvus_module, "_ROWS_A_REQUEST", 2),
+        patch.object(milvus_module, "_ROWS_PER_REQUEST", 2),
         patch.object(milvus_upsert, "upsert", watched(milvus_upsert, "upsert")),
         patch.object(pipeline.milvus, "delete", watched(pipeline.milvus, "delete")),
     ):
         for event in pipeline.pending():
-            applier(pipeline, MILVUS).apply([event])
+            applier_of(pipeline, MILVUS).apply([event])
     assert calls == sorted(calls, reverse=True)  # every upsert, then every delete
     assert set(calls) == {"upsert", "delete"}
     pipeline.run()
     pipeline.assert_in_step()
 
 
-def test_invariant_10_write_before_delete_of_a_file_that_moves(pipeline: Pipeline) -> None:
+def test_invariant_10_moved_file_is_written_before_its_old_key_is_deleted(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"x", source_type="text"))
     pipeline.run()
     pipeline.upsert(document("a", "one", file=b"x", source_type="pdf"))

@@ -11,7 +11,7 @@ from consumers.sink import Change
 from relays.direct import DirectRelay, direct_relay
 from schema.events.events import UPSERTED, ChunkRow, DocumentDeleted, DocumentUpserted, Envelope
 from schema.failures import DeadLetter, TooManyDeadLetters
-from tests.contracts.milvus_collection import ids_of, requests
+from tests.contracts.milvus_collection import ids_of, record_requests
 from tests.support.pipeline import Pipeline, document, vector
 
 pytestmark = pytest.mark.integration
@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 
 
 def append(pipeline: Pipeline, payloads: Sequence[bytes]) -> None:
-    """Rows of the outbox, one a document `doc-0`, `doc-1`, …"""
+    """Add one outbox row per payload, of documents `doc-0`, `doc-1`, …"""
     rows = [
         (f"event-{number}", f"doc-{number}", 1, UPSERTED, "application/json", payload)
         for number, payload in enumerate(payloads)
@@ -34,7 +34,7 @@ def append(pipeline: Pipeline, payloads: Sequence[bytes]) -> None:
 
 
 class Recorder:
-    """An applier that takes everything and remembers the batches."""
+    """An applier that accepts every event and records the batches."""
 
     name = "recorder"
 
@@ -50,12 +50,14 @@ class Recorder:
     ("sizes", "batches"),
     [
         ([1] * 1_203, [500, 500, 203]),
-        ([512 * 1024] * 50, [32, 18]),  # 16 MiB are exactly 32 of the largest events
+        ([512 * 1024] * 50, [32, 18]),  # 16 MiB hold exactly 32 of the largest events
         ([512 * 1024] * 31 + [512 * 1024 + 1, 1], [31, 2]),
-        ([1, 17 * MIB, 1], [1, 1, 1]),  # one larger than that stands alone
+        ([1, 17 * MIB, 1], [1, 1, 1]),  # a larger event is a batch of its own
     ],
 )
-def test_invariant_12_bounded_batches_of_the_relay(pipeline: Pipeline, sizes: list[int], batches: list[int]) -> None:
+def test_invariant_12_relay_batches_are_bounded_in_rows_and_bytes(
+    pipeline: Pipeline, sizes: list[int], batches: list[int]
+) -> None:
     append(pipeline, [b"x" * size for size in sizes])
     recorder = Recorder()
     settled: list[int] = []
@@ -68,7 +70,7 @@ def test_invariant_12_bounded_batches_of_the_relay(pipeline: Pipeline, sizes: li
     assert pipeline.pending() == []
 
 
-def upserted(chunks: list[ChunkRow]) -> Change:
+def upsert_change(chunks: list[ChunkRow]) -> Change:
     event = DocumentUpserted(
         doc_id="a",
         version=1,
@@ -89,9 +91,9 @@ def chunk_row(number: int, content: str) -> ChunkRow:
 VECTOR = b"\0\0\x80?" * 8  # eight times 1.0
 
 
-def test_invariant_12_bounded_requests_to_milvus_in_rows(pipeline: Pipeline) -> None:
-    with requests() as seen, patch.object(pipeline.milvus, "delete", wraps=pipeline.milvus.delete) as delete:
-        pipeline.milvus_sink.apply([upserted([chunk_row(number, "x") for number in range(2_500)])])
+def test_invariant_12_milvus_requests_are_bounded_in_rows(pipeline: Pipeline) -> None:
+    with record_requests() as seen, patch.object(pipeline.milvus, "delete", wraps=pipeline.milvus.delete) as delete:
+        pipeline.milvus_sink.apply([upsert_change([chunk_row(number, "x") for number in range(2_500)])])
         assert [rows for rows, _ in seen] == [1_000, 1_000, 500]
         assert len(pipeline.milvus_rows()) == 2_500
         gone = DocumentDeleted(doc_id="a", version=2, tombstones=[f"chunk-{number}" for number in range(2_500)])
@@ -102,17 +104,17 @@ def test_invariant_12_bounded_requests_to_milvus_in_rows(pipeline: Pipeline) -> 
 
 
 @pytest.mark.parametrize("letter", ["x", "😀"], ids=["ascii", "four-bytes"])
-def test_invariant_12_bounded_requests_to_milvus_in_bytes(pipeline: Pipeline, letter: str) -> None:
-    content = letter * (65_532 // len(letter.encode()))  # the longest that Milvus takes
-    with requests() as seen:
-        pipeline.milvus_sink.apply([upserted([chunk_row(number, content) for number in range(300)])])
+def test_invariant_12_milvus_requests_are_bounded_in_bytes(pipeline: Pipeline, letter: str) -> None:
+    content = letter * (65_532 // len(letter.encode()))  # the longest content that Milvus takes
+    with record_requests() as seen:
+        pipeline.milvus_sink.apply([upsert_change([chunk_row(number, content) for number in range(300)])])
     assert sum(rows for rows, _ in seen) == 300
     assert max(size for _, size in seen) <= 16 * MIB
     assert len(seen) >= 2
 
 
-def test_invariant_12_bounded_events_of_a_large_document(pipeline: Pipeline) -> None:
-    """20 MiB of text: in events of 512 KiB at most, relayed in batches of 16 MiB at most."""
+def test_invariant_12_events_of_a_large_document_are_bounded(pipeline: Pipeline) -> None:
+    """20 MiB of text in events of at most 512 KiB, relayed in batches of at most 16 MiB."""
     contents = [f"{number} {'x' * 65_000}" for number in range(320)]
     pipeline.upsert(document("a", *contents))
     sizes = [len(envelope.payload) for envelope in pipeline.pending()]
@@ -126,15 +128,15 @@ def test_invariant_12_bounded_events_of_a_large_document(pipeline: Pipeline) -> 
         claimed.append(sum(len(row.envelope.payload) for row in batch))
         return batch
 
-    with patch.object(DirectRelay, "claim", watched), requests() as seen:
+    with patch.object(DirectRelay, "claim", watched), record_requests() as seen:
         pipeline.run()
-    assert len(claimed) == 3  # two batches, and the look that finds nothing
+    assert len(claimed) == 3  # two batches, and one claim that finds nothing
     assert max(claimed) <= 16 * MIB
     assert max(size for _, size in seen) <= 16 * MIB
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_by_a_flood_of_dead_letters(pipeline: Pipeline) -> None:
+def test_invariant_11_flood_of_dead_letters_stops_the_relay(pipeline: Pipeline) -> None:
     pipeline.upsert(*(document(f"good-{number}", "one") for number in range(10)))
     append(pipeline, [b"{"] * 700)
     relay = direct_relay(pipeline.engine, pipeline.appliers())
@@ -146,7 +148,7 @@ def test_invariant_11_nothing_swallowed_by_a_flood_of_dead_letters(pipeline: Pip
     assert len(pipeline.milvus_rows()) == 10
 
 
-def test_invariant_11_nothing_swallowed_by_fewer_dead_letters_than_a_flood(pipeline: Pipeline) -> None:
+def test_invariant_11_hundred_dead_letters_do_not_stop_the_relay(pipeline: Pipeline) -> None:
     append(pipeline, [b"{"] * 100)
     pipeline.upsert(document("good", "one"))
     pipeline.run()

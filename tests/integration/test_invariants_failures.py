@@ -1,4 +1,4 @@
-"""Invariants 11 and 12 on the real stores: nothing is swallowed, and every batch is bounded."""
+"""Invariant 11 on real stores: every failure is retried, becomes a dead letter with its reason, or is raised."""
 
 import re
 import sqlite3
@@ -34,7 +34,7 @@ INSERT = (
 
 
 def tamper(pipeline: Pipeline, doc_id: str, change: Callable[[DocumentUpserted], DocumentUpserted]) -> None:
-    """Change the document's event in the outbox, as a faulty writer in another language would have written it."""
+    """Change the document's event in the outbox to what a faulty writer in another language might write."""
     envelope = next(event for event in pipeline.pending() if event.doc_id == doc_id)
     event = decode(envelope)
     assert isinstance(event, DocumentUpserted)
@@ -63,7 +63,7 @@ def forget_dead_letters(pipeline: Pipeline) -> None:
 
 NAN = np.full(8, np.nan, "<f4").tobytes()
 INFINITE = np.array([1, 1, 1, -np.inf, 1, 1, 1, 1], "<f4").tobytes()
-CASES = {  # what is wrong with the event → the sink that refuses it, and a part of its reason
+CASES = {  # fault of the event → a function that adds it, the sink that refuses it, a part of the reason
     "wrong dimension": (with_first_chunk(vector=b"\0" * 28), MILVUS, "28 bytes, 8 float32 numbers need 32"),
     "NaN": (with_first_chunk(vector=NAN), MILVUS, "the vector is not finite"),
     "infinity": (with_first_chunk(vector=INFINITE), MILVUS, "the vector is not finite"),
@@ -78,14 +78,14 @@ CASES = {  # what is wrong with the event → the sink that refuses it, and a pa
 
 
 @pytest.mark.parametrize("fault", CASES)
-def test_invariant_11_nothing_swallowed_of_one_bad_document_among_many(pipeline: Pipeline, fault: str) -> None:
+def test_invariant_11_one_bad_document_among_many_becomes_a_dead_letter(pipeline: Pipeline, fault: str) -> None:
     change, stage, reason = CASES[fault]
     pipeline.upsert(*(document(f"doc-{number:02d}", "one", "two", file=b"x") for number in range(32)))
     tamper(pipeline, "doc-13", change)
     sink = pipeline.milvus_sink if stage == MILVUS else pipeline.minio_sink
     with patch.object(sink, "apply", wraps=sink.apply) as applies:
         pipeline.run()
-    assert applies.call_count == 11  # 32 documents halved five times, two calls each, and the first
+    assert applies.call_count == 11  # the first call, then five halvings with two calls each
 
     letter = pipeline.sql(DEAD)[0]
     assert pipeline.sql(DEAD) == [letter]
@@ -104,7 +104,7 @@ def test_invariant_11_nothing_swallowed_of_one_bad_document_among_many(pipeline:
     assert len(owners) == (62 if stage == MILVUS else 64)
     assert pipeline.pending() == []
 
-    pipeline.upsert(document("doc-13", "one", "two", file=b"x"))  # the same again, written well, heals it
+    pipeline.upsert(document("doc-13", "one", "two", file=b"x"))  # writing it again correctly heals it
     pipeline.run()
     forget_dead_letters(pipeline)
     pipeline.assert_in_step()
@@ -121,9 +121,7 @@ def test_invariant_11_nothing_swallowed_of_one_bad_document_among_many(pipeline:
         (b'{"doc_id": 1}', "Expected `str`"),
     ],
 )
-def test_invariant_11_nothing_swallowed_of_a_payload_that_cannot_be_read(
-    pipeline: Pipeline, payload: bytes, reason: str
-) -> None:
+def test_invariant_11_unreadable_payload_becomes_a_dead_letter(pipeline: Pipeline, payload: bytes, reason: str) -> None:
     pipeline.upsert(document("a", "one"), document("b", "one"))
     pipeline.execute("DELETE FROM outbox WHERE aggregate_id = 'a'")
     pipeline.execute(INSERT, event_id="e", doc_id="a", version=1, payload=payload)
@@ -135,8 +133,8 @@ def test_invariant_11_nothing_swallowed_of_a_payload_that_cannot_be_read(
     assert pipeline.sql("SELECT status FROM documents ORDER BY doc_id") == [("failed",), ("completed",)]
 
 
-def test_invariant_11_nothing_swallowed_of_events_beside_a_document_that_is_fine(pipeline: Pipeline) -> None:
-    """Garbage for a version that is applied, or ahead of the document, becomes a dead letter and spoils nothing."""
+def test_invariant_11_bad_events_do_not_spoil_an_applied_document(pipeline: Pipeline) -> None:
+    """An unreadable event of an applied version, and an event ahead of its document, become dead letters."""
     pipeline.upsert(document("a", "one"))
     event = decode(pipeline.pending()[0])
     pipeline.run()
@@ -150,19 +148,22 @@ def test_invariant_11_nothing_swallowed_of_events_beside_a_document_that_is_fine
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_of_a_version_whose_first_part_was_refused(pipeline: Pipeline) -> None:
+def test_invariant_11_version_is_refused_whole_when_its_first_part_is(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "old", "older"))
     pipeline.run()
     with patch.object(limits, "EVENT_BYTES", 700):
         pipeline.upsert(document("a", "one", "two", "three"))
-    assert len(pipeline.pending()) == 3  # the last carries both tombstones
+    assert len(pipeline.pending()) == 3  # the last part has both tombstones
     tamper(pipeline, "a", with_first_chunk(vector=NAN))
-    with patch.object(direct, "_BATCH_ROWS", 1):  # each part in a batch of its own
+    with patch.object(direct, "_BATCH_ROWS", 1):  # one part per batch
         pipeline.run()
     assert pipeline.sql("SELECT state, applied_version FROM sink_states WHERE sink = 'milvus'") == [("failed", 1)]
     assert pipeline.sql("SELECT status FROM documents") == [("failed",)]
     assert [(row.stage, row.error.split()[0]) for row in pipeline.sql(DEAD)] == [(MILVUS, "chunk")] * 3
-    assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["old", "older"]  # still to be found
+    assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == [
+        "old",
+        "older",
+    ]  # searches still find it
 
     pipeline.upsert(document("a", "one", "two", "three"))
     pipeline.run()
@@ -170,12 +171,12 @@ def test_invariant_11_nothing_swallowed_of_a_version_whose_first_part_was_refuse
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_of_events_that_share_an_id(pipeline: Pipeline) -> None:
-    """A foreign writer's mistake, or an event that was replayed and refused again."""
+def test_invariant_11_events_that_share_an_id_keep_the_last_dead_letter(pipeline: Pipeline) -> None:
+    """A mistake of a foreign writer, or an event that was replayed and refused again."""
     pipeline.upsert(document("a", "one"))
     for payload in (b"first", b"second", b"third"):
         pipeline.execute(INSERT, event_id="same", doc_id="b", version=1, payload=payload)
-        pipeline.execute("UPDATE outbox SET headers = '[1]' WHERE event_id = 'same'")  # nor are these headers
+        pipeline.execute("UPDATE outbox SET headers = '[1]' WHERE event_id = 'same'")  # invalid headers too
         if payload != b"first":
             pipeline.run()
     assert pipeline.sql("SELECT stage, payload FROM outbox_dead_letters ORDER BY stage") == [
@@ -186,10 +187,10 @@ def test_invariant_11_nothing_swallowed_of_events_that_share_an_id(pipeline: Pip
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline) -> None:
+def test_invariant_11_events_wait_with_backoff_while_a_sink_is_down(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"), document("b", "two"))
     real, failures = milvus_upsert.upsert, iter(range(4))
-    told: list[tuple[str, float]] = []
+    reported: list[tuple[str, float]] = []
 
     def upsert(*args: Any, **kwargs: Any) -> Any:
         if next(failures, None) is not None:
@@ -197,18 +198,18 @@ def test_invariant_11_nothing_swallowed_while_a_sink_is_down(pipeline: Pipeline)
         return real(*args, **kwargs)
 
     relay = direct_relay(
-        pipeline.engine, pipeline.appliers(), backoff=Backoff(0.01, 0.05), failing=lambda *what: told.append(what)
+        pipeline.engine, pipeline.appliers(), backoff=Backoff(0.01, 0.05), failing=lambda *what: reported.append(what)
     )
     with patch.object(milvus_upsert, "upsert", upsert):
         relay.run(threading.Event(), until_idle=True)
     relay.close()
-    assert [reason for reason, _ in told] == ["Milvus: rate limit exceeded"] * 4
-    for (_, seconds), limit in zip(told, (0.01, 0.02, 0.04, 0.05), strict=True):
+    assert [reason for reason, _ in reported] == ["Milvus: rate limit exceeded"] * 4
+    for (_, seconds), limit in zip(reported, (0.01, 0.02, 0.04, 0.05), strict=True):
         assert 0 <= seconds <= limit  # full jitter
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_when_patience_ends(pipeline: Pipeline) -> None:
+def test_invariant_11_events_stay_in_the_outbox_when_patience_ends(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"))
     relay = direct_relay(pipeline.engine, pipeline.appliers(), backoff=Backoff(0.01, 0.02))
     down = patch.object(pipeline.store, "put", side_effect=OSError(28, "No space left on device"))
@@ -217,7 +218,7 @@ def test_invariant_11_nothing_swallowed_when_patience_ends(pipeline: Pipeline) -
     relay.close()
     stop, began = threading.Event(), time.monotonic()
     relay = direct_relay(pipeline.engine, pipeline.appliers(), failing=lambda *_: stop.set())
-    with down:  # told to stop while it waits, it ends at once and without an error
+    with down:  # a stop during the wait ends the relay at once, without an error
         relay.run(stop, until_idle=True)
     assert time.monotonic() - began < 5
     relay.close()
@@ -227,7 +228,7 @@ def test_invariant_11_nothing_swallowed_when_patience_ends(pipeline: Pipeline) -
     pipeline.assert_in_step()
 
 
-def test_invariant_11_nothing_swallowed_when_one_sink_refuses_and_the_other_is_down(pipeline: Pipeline) -> None:
+def test_invariant_11_one_sink_refuses_while_the_other_is_down(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"x"), document("b", "one", file=b"x"))
     tamper(pipeline, "a", with_first_chunk(vector=NAN))
     settled: list[int] = []
@@ -243,12 +244,12 @@ def test_invariant_11_nothing_swallowed_when_one_sink_refuses_and_the_other_is_d
     assert pipeline.sql(attempts) == [(2,)]
 
 
-def test_invariant_11_nothing_swallowed_of_the_database_s_own_failures(pipeline: Pipeline) -> None:
+def test_invariant_11_transient_database_errors_are_retryable_and_others_raised(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"))
     milvus, _ = pipeline.appliers()
     for text, error in (("database is locked", Retryable), ("disk I/O error", OperationalError)):
         failure = OperationalError("SELECT", {}, sqlite3.OperationalError(text))
-        with patch("consumers.marks.lock", side_effect=failure), pytest.raises(error, match=text):
+        with patch("consumers.marks.lock_documents", side_effect=failure), pytest.raises(error, match=text):
             milvus.apply(pipeline.pending())
     pipeline.run()
     pipeline.assert_in_step()

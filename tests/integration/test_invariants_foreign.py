@@ -1,4 +1,4 @@
-"""A writer in another language, with nothing but SQL and JSON; rows that Milvus lost; files too large for an event."""
+"""A foreign writer that uses only SQL and JSON; rows that Milvus lost; files too large for an event."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ def sha256(content: bytes | str) -> str:
 def foreign_write(
     pipeline: Pipeline, version: int, words: Sequence[str], removed: Sequence[str], as_text: bool = False
 ) -> None:
-    """What a service in another language does in one transaction. It leaves `sink_states` to the consumers."""
+    """The transaction of a service in another language. It leaves `sink_states` to the consumers."""
     ids = {word: sha256(f"foreign\0{sha256(word)}\0000")[:32] for word in (*words, *removed)}
     event = {
         "doc_id": "foreign",
@@ -78,7 +78,7 @@ def foreign_write(
         )
 
 
-def test_a_foreign_writer_s_documents_flow_through(pipeline: Pipeline) -> None:
+def test_documents_of_a_foreign_writer_reach_all_stores(pipeline: Pipeline) -> None:
     foreign_write(pipeline, 1, ["eins", "zwei"], [])
     pipeline.run()
     pipeline.assert_in_step()
@@ -89,7 +89,7 @@ def test_a_foreign_writer_s_documents_flow_through(pipeline: Pipeline) -> None:
     pipeline.assert_in_step()
     assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["drei", "zwei"]
 
-    pipeline.upsert(document("foreign", "drei", "four", business_tag="hr"))  # and ours may go on with it
+    pipeline.upsert(document("foreign", "drei", "four", business_tag="hr"))  # our writer may update it
     pipeline.run()
     pipeline.assert_in_step()
     pipeline.delete("foreign")
@@ -98,7 +98,7 @@ def test_a_foreign_writer_s_documents_flow_through(pipeline: Pipeline) -> None:
     assert pipeline.milvus_rows() == {}
 
 
-def test_a_foreign_writer_s_document_is_not_completed_while_a_sink_lags(pipeline: Pipeline) -> None:
+def test_document_of_a_foreign_writer_is_not_completed_while_a_sink_lags(pipeline: Pipeline) -> None:
     foreign_write(pipeline, 1, ["eins"], [])
     pipeline.run()
     foreign_write(pipeline, 2, ["zwei"], ["eins"])
@@ -108,7 +108,7 @@ def test_a_foreign_writer_s_document_is_not_completed_while_a_sink_lags(pipeline
         assert pipeline.sql("SELECT status FROM documents") == [(status,)]
 
 
-def test_a_relabel_of_a_row_that_milvus_lost_is_a_dead_letter_and_a_resync_heals(pipeline: Pipeline) -> None:
+def test_relabelling_a_lost_row_is_a_dead_letter_and_resync_heals_it(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two"), document("b", "one"))
     pipeline.run()
     lost = next(key for key, row in pipeline.milvus_rows().items() if (row["doc_id"], row["content"]) == ("a", "two"))
@@ -128,7 +128,7 @@ def test_a_relabel_of_a_row_that_milvus_lost_is_a_dead_letter_and_a_resync_heals
     assert {row["business_tag"] for row in pipeline.milvus_rows().values()} == {"hr"}
 
 
-def test_a_failed_document_needs_its_vectors_again(pipeline: Pipeline) -> None:
+def test_failed_document_needs_its_vectors_again(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"))
     pipeline.execute("UPDATE outbox SET payload = x'00'")
     pipeline.run()
@@ -144,7 +144,7 @@ def staged(pipeline: Pipeline, content: bytes, name: str = "original.pdf") -> Do
 
 
 def raw_files(pipeline: Pipeline) -> dict[str, bytes]:
-    """Without the date in the middle of their keys."""
+    """File name and source type → bytes, without the date in the key."""
     return {
         f"{key.split('/')[1]}/{key.rpartition('/')[2]}": content
         for key, content in pipeline.objects().items()
@@ -152,7 +152,7 @@ def raw_files(pipeline: Pipeline) -> dict[str, bytes]:
     }
 
 
-def test_a_large_file_moves_from_staging_to_its_key(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_large_file_moves_from_staging_to_its_key(pipeline: Pipeline, tmp_path: Path) -> None:
     source = tmp_path / "original.pdf"
     source.write_bytes(LARGE)
     file = DocumentFile.from_path(source, pipeline.store)
@@ -163,14 +163,14 @@ def test_a_large_file_moves_from_staging_to_its_key(pipeline: Pipeline, tmp_path
     assert raw_files(pipeline) == {"pdf/a.pdf": LARGE}
     pipeline.assert_in_step()
 
-    pipeline.execute("UPDATE sink_states SET applied_version = 0, state = 'pending'")  # as if the mark had been lost
+    pipeline.execute("UPDATE sink_states SET applied_version = 0, state = 'pending'")  # as if the marks were lost
     for one in pipeline.appliers():
         assert one.apply(events) == []
     assert raw_files(pipeline) == {"pdf/a.pdf": LARGE}
     pipeline.assert_in_step()
 
 
-def test_a_missing_staged_file_is_a_dead_letter_and_a_new_version_heals(pipeline: Pipeline) -> None:
+def test_missing_staged_file_is_a_dead_letter_and_a_new_version_heals_it(pipeline: Pipeline) -> None:
     file = staged(pipeline, LARGE)
     assert file.staged_key is not None
     pipeline.store.remove([file.staged_key])
@@ -186,8 +186,8 @@ def test_a_missing_staged_file_is_a_dead_letter_and_a_new_version_heals(pipeline
     pipeline.assert_in_step()
 
 
-def test_another_staged_file_does_not_pass_for_the_missing_one(pipeline: Pipeline) -> None:
-    """The key holds the bytes of the version before: those are not what was written."""
+def test_older_file_does_not_replace_a_missing_staged_file(pipeline: Pipeline) -> None:
+    """The key holds the bytes of the previous version, which are not the new file."""
     pipeline.upsert(document("a", "one", file=staged(pipeline, LARGE)))
     pipeline.run()
     file = staged(pipeline, LARGE + b"2")
@@ -200,7 +200,7 @@ def test_another_staged_file_does_not_pass_for_the_missing_one(pipeline: Pipelin
 
 
 @pytest.mark.parametrize("content", [b"small", LARGE], ids=["inline", "staged"])
-def test_a_file_of_another_kind_moves_and_its_old_key_goes(pipeline: Pipeline, content: bytes) -> None:
+def test_file_of_another_type_moves_and_its_old_key_is_removed(pipeline: Pipeline, content: bytes) -> None:
     def write(name: str, source_type: str) -> None:
         file = DocumentFile.from_bytes(content, name, pipeline.store)
         pipeline.upsert(document("a", "one", file=file, source_type=source_type))

@@ -1,7 +1,7 @@
-"""Invariants 6 and 7: however events reach the sinks, the newest version of every document is what they hold.
+"""Invariants 6 and 7: in whatever way events reach the sinks, the sinks end with the newest version of every document.
 
-Events are delivered again, late, out of order, in parts, in any batches, to one sink or both, between the writes and
-after them. What must come out is told by a plain dictionary.
+Events are delivered repeatedly, late, out of order, in parts, in batches of any size, to one sink or both, between and
+after the writes. A plain dictionary holds the expected state.
 """
 
 import tempfile
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.integration
 @dataclass(frozen=True)
 class Write:
     doc_id: str
-    words: tuple[str, ...]  # a chunk each
+    words: tuple[str, ...]  # one chunk per word
     tag: str | None = None
     level: str = "text"
     file: bytes | None = None
@@ -51,7 +51,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class Deliver:
-    """Events (by the number of their write, and how many parts of each), to `sinks`, `size` events a batch."""
+    """Deliver (number of a write, number of its parts) to `sinks`, `size` events per batch."""
 
     sinks: tuple[str, ...]
     events: tuple[tuple[int, int], ...]
@@ -89,7 +89,7 @@ STEPS = st.one_of(
 
 @dataclass
 class World:
-    """The pipeline, every event that was ever written, and what the documents must look like."""
+    """The pipeline, all events that were ever written, and the expected documents."""
 
     pipeline: Pipeline
     written: list[list[Envelope]] = field(default_factory=list)  # the parts of each write
@@ -118,7 +118,7 @@ class World:
                     assert applier.apply(batch) == []
 
     def newest(self) -> list[Envelope]:
-        """The events of every document's newest version, the document last written first."""
+        """The events of each document's newest version; the document that was written last comes first."""
         newest = {envelope.doc_id: parts for parts in self.written for envelope in parts}
         return [envelope for parts in reversed(newest.values()) for envelope in parts]
 
@@ -128,12 +128,14 @@ class World:
         )
 
     def assert_as_expected(self) -> None:
-        self.pipeline.store.remove(self.pipeline.store.keys("temp/"))  # files of skipped versions: the lifecycle rule
+        self.pipeline.store.remove(
+            self.pipeline.store.keys("temp/")
+        )  # files of skipped versions, which the lifecycle rule removes
         self.pipeline.assert_in_step()
         self._assert_documents(list(self.expected))
 
     def assert_marks_are_honest(self) -> None:
-        """What is called synced or completed is so, at any time."""
+        """At any time, every chunk marked as synced and every document marked as completed is so."""
         rows = self.pipeline.milvus_rows()
         for chunk in self.pipeline.sql("SELECT * FROM chunks WHERE milvus_synced"):
             row = rows[chunk.chunk_id]
@@ -142,7 +144,7 @@ class World:
         self._assert_documents([document.doc_id for document in completed])
 
     def _assert_documents(self, doc_ids: Sequence[str]) -> None:
-        """All three stores hold what was last written."""
+        """All three stores hold what was written last."""
         rows, chunks, files = defaultdict(list), defaultdict(list), defaultdict(list)
         for row in self.pipeline.milvus_rows().values():
             rows[row["doc_id"]].append((row["content"], row["business_tag"], row["vector_level"]))
@@ -159,7 +161,7 @@ class World:
             assert files[doc_id] == ([] if want.file is None else [(want.file, want.extension)])
 
     def _write(self, step: Write) -> None:
-        """Write it without vectors and file; then with those that the writer asks for, and with no others."""
+        """Write without vectors and file first, then with those that the writer requires."""
         old = self.expected.get(step.doc_id)
         if step.file is None and old is not None:
             want = Write(step.doc_id, step.words, step.tag, step.level, old.file, old.extension)
@@ -202,12 +204,12 @@ def _document(step: Write, vectors: Sequence[int], file: Write | None, store: Di
 
 @contextmanager
 def new_world(milvus: MilvusClient) -> Iterator[World]:
-    """An empty database and folder, and the Milvus collection emptied."""
+    """A new database and folder, and an empty Milvus collection."""
     sink = MilvusSink(milvus, DIMENSION)
     sink.ensure()
     with tempfile.TemporaryDirectory() as folder:
         engine = connect(f"sqlite:///{folder}/metadata.db")
-        event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=OFF"))  # no power is lost here
+        event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=OFF"))  # no test cuts the power
         metadata.create_all(engine)
         with engine.begin() as connection:
             set_model(connection)
@@ -229,13 +231,13 @@ def new_world(milvus: MilvusClient) -> Iterator[World]:
     deadline=None,
     derandomize=True,
     print_blob=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # every example empties what it shares
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # every example empties the shared collection
 )
 @given(steps=st.lists(STEPS, min_size=2, max_size=12), whole=st.booleans(), dropped=st.booleans())
-def test_invariant_6_idempotent_whatever_the_order_of_events(
+def test_invariant_6_any_order_of_events_leads_to_the_newest_state(
     milvus: MilvusClient, steps: list[Step], whole: bool, dropped: bool
 ) -> None:
-    event_bytes = limits.EVENT_BYTES if whole else 900  # a few chunks a part
+    event_bytes = limits.EVENT_BYTES if whole else 900  # a few chunks per part
     with new_world(milvus) as world, patch.object(limits, "EVENT_BYTES", event_bytes):
         for step in steps:
             world.take(step)
@@ -246,11 +248,13 @@ def test_invariant_6_idempotent_whatever_the_order_of_events(
             world.deliver((MILVUS, MINIO), world.newest(), 2)
         world.pipeline.run()
         world.assert_as_expected()
-        world.deliver((MILVUS, MINIO), [envelope for parts in world.written for envelope in parts], 3)  # all once more
+        world.deliver(
+            (MILVUS, MINIO), [envelope for parts in world.written for envelope in parts], 3
+        )  # everything again
         world.assert_as_expected()
 
 
-def test_invariant_6_idempotent_when_parts_come_again_in_one_batch(pipeline: Pipeline) -> None:
+def test_invariant_6_repeated_parts_in_one_batch_change_nothing(pipeline: Pipeline) -> None:
     with patch.object(limits, "EVENT_BYTES", 700):
         pipeline.upsert(document("a", "one", "two", "three"))
     events = pipeline.pending()
@@ -260,9 +264,7 @@ def test_invariant_6_idempotent_when_parts_come_again_in_one_batch(pipeline: Pip
     pipeline.assert_in_step()
 
 
-HISTORY: tuple[
-    Write | Delete, ...
-] = (  # each version changes something else; every chunk, label and file comes back once
+HISTORY: tuple[Write | Delete, ...] = (  # each version changes something else; chunks, labels and files come back
     Write("", ("one", "two"), file=b"first"),
     Write("", ("one", "three"), "hr", file=b"second", extension="txt"),
     Write("", ("one", "two"), "hr"),
@@ -272,10 +274,10 @@ HISTORY: tuple[
 
 
 @pytest.mark.parametrize("history", [HISTORY[:3], HISTORY[:4], HISTORY], ids=["changed", "deleted", "written-again"])
-def test_invariant_7_self_contained_with_any_older_version_skipped(
+def test_invariant_7_any_older_version_may_be_skipped(
     milvus: MilvusClient, history: tuple[Write | Delete, ...]
 ) -> None:
-    """A document for every choice of sinks that get each version before the next one is written."""
+    """One document per choice of the sinks that get each version before the next version is written."""
     choices: tuple[tuple[str, ...], ...] = ((), (MILVUS,), (MINIO,), (MILVUS, MINIO))
     paths = {f"doc-{number}": path for number, path in enumerate(product(choices, repeat=len(history) - 1))}
     with new_world(milvus) as world:

@@ -1,44 +1,36 @@
-"""A consumer that lost its partitions applies beside their new owner: the sinks mix, and that is found out."""
+"""A consumer that lost its partitions applies concurrently with their new owner; the second to mark detects it."""
 
 from collections.abc import Callable, Sequence
 
 import pytest
-from sqlalchemy import Connection
 
-from consumers.applier import Applier
 from consumers.sink import Change, Sink
 from producer import DocumentFile
 from schema.failures import Retryable
 from schema.limits import INLINE_FILE_BYTES
-from tests.support.pipeline import Pipeline, document
+from tests.support.pipeline import Pipeline, applier, document
 
 pytestmark = pytest.mark.integration
 
 Step = Callable[[], object]
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     pass
 
 
 class Halting:
-    """The real sink; `before` and `after` happen while its consumer stands still before or after it writes."""
+    """The real sink; `before` and `after` run while its consumer stands still before or after it writes."""
 
-    def __init__(self, sink: Sink, before: Step = nothing, after: Step = nothing) -> None:
+    def __init__(self, sink: Sink, before: Step = do_nothing, after: Step = do_nothing) -> None:
         self.name = sink.name
         self._sink, self._before, self._after = sink, before, after
-        self.ensure, self.settle, self.close = sink.ensure, sink.settle, sink.close
+        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self._before()
         self._sink.apply(changes)
         self._after()
-
-    def mark(self, connection: Connection, changes: Sequence[Change]) -> None:
-        self._sink.mark(connection, changes)
-
-    def harm(self, connection: Connection, change: Change) -> str | None:
-        return self._sink.harm(connection, change)
 
 
 def states(pipeline: Pipeline) -> dict[str, tuple[int, str, str]]:
@@ -46,28 +38,28 @@ def states(pipeline: Pipeline) -> dict[str, tuple[int, str, str]]:
     return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
 
-def late(pipeline: Pipeline, sink: Sink, meanwhile: Step) -> None:
-    """A consumer takes what waits, and stands still before it writes, while `meanwhile` happens and all is relayed."""
+def apply_late(pipeline: Pipeline, sink: Sink, write_newer: Step) -> None:
+    """Apply the pending events late: before the sink writes, `write_newer` runs and the relay applies everything."""
     events = pipeline.pending()
 
-    def others() -> None:
-        meanwhile()
+    def apply_newer() -> None:
+        write_newer()
         pipeline.run()
         pipeline.assert_in_step()
 
-    Applier(pipeline.engine, Halting(sink, before=others)).apply(events)
+    applier(pipeline.engine, Halting(sink, before=apply_newer)).apply(events)
 
 
-def test_invariant_9_rows_that_a_late_consumer_brings_back_are_told_and_leave_with_the_next_write(
+def test_invariant_9_rows_resurrected_by_a_late_consumer_leave_with_the_next_write(
     pipeline: Pipeline,
 ) -> None:
     pipeline.upsert(document("a", "one", "two"))
-    late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one")))
+    apply_late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one")))
 
     assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["one", "two"]
     version, state, reason = states(pipeline)["milvus"]
     assert (version, state) == (2, "failed")
-    assert reason.startswith("a consumer that had lost the document applied its version 1 late and changed 2 items")
+    assert reason.startswith("a consumer that had lost its partitions applied version 1 late and damaged 2 items")
     assert pipeline.sql("SELECT status FROM documents") == [("failed",)]
 
     pipeline.upsert(document("a", "one"))
@@ -76,10 +68,10 @@ def test_invariant_9_rows_that_a_late_consumer_brings_back_are_told_and_leave_wi
     assert [row["content"] for row in pipeline.milvus_rows().values()] == ["one"]
 
 
-def test_invariant_9_a_deleted_document_that_a_late_consumer_brings_back_is_deleted_again(pipeline: Pipeline) -> None:
+def test_invariant_9_document_resurrected_by_a_late_consumer_can_be_deleted_again(pipeline: Pipeline) -> None:
     for sink in (pipeline.milvus_sink, pipeline.minio_sink):
         pipeline.upsert(document("a", "one", "two", file=b"bytes"))
-        late(pipeline, sink, lambda: pipeline.delete("a"))
+        apply_late(pipeline, sink, lambda: pipeline.delete("a"))
         assert states(pipeline)[sink.name][1] == "failed"
         pipeline.delete("a")
         pipeline.run()
@@ -87,11 +79,11 @@ def test_invariant_9_a_deleted_document_that_a_late_consumer_brings_back_is_dele
         assert (pipeline.milvus_rows(), pipeline.objects()) == ({}, {})
 
 
-def test_invariant_8_a_chunk_that_a_late_consumer_removes_is_no_longer_synced(pipeline: Pipeline) -> None:
+def test_invariant_8_chunk_removed_by_a_late_consumer_is_no_longer_synced(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two"))
     pipeline.run()
     pipeline.upsert(document("a", "one"))
-    late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", "two")))
+    apply_late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", "two")))
 
     assert [row["content"] for row in pipeline.milvus_rows().values()] == ["one"]
     synced = dict(pipeline.sql("SELECT content, milvus_synced FROM chunks"))
@@ -101,18 +93,18 @@ def test_invariant_8_a_chunk_that_a_late_consumer_removes_is_no_longer_synced(pi
     pipeline.assert_in_step()
 
 
-def test_invariant_8_labels_that_a_late_consumer_writes_over_are_no_longer_synced(pipeline: Pipeline) -> None:
+def test_invariant_8_labels_overwritten_by_a_late_consumer_are_no_longer_synced(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", business_tag="old"))
-    late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", business_tag="new")))
+    apply_late(pipeline, pipeline.milvus_sink, lambda: pipeline.upsert(document("a", "one", business_tag="new")))
     assert pipeline.sql("SELECT milvus_synced FROM chunks") == [(0,)]
     pipeline.upsert(document("a", "one", business_tag="new"))
     pipeline.run()
     pipeline.assert_in_step()
 
 
-def test_invariant_8_a_file_that_a_late_consumer_writes_over_is_told(pipeline: Pipeline) -> None:
+def test_invariant_8_file_overwritten_by_a_late_consumer_fails_the_document(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"first"))
-    late(pipeline, pipeline.minio_sink, lambda: pipeline.upsert(document("a", "one", file=b"second")))
+    apply_late(pipeline, pipeline.minio_sink, lambda: pipeline.upsert(document("a", "one", file=b"second")))
     assert states(pipeline)["minio"][1] == "failed"
     assert b"first" in pipeline.objects().values()
     pipeline.upsert(document("a", "one", file=b"second"))
@@ -120,32 +112,30 @@ def test_invariant_8_a_file_that_a_late_consumer_writes_over_is_told(pipeline: P
     pipeline.assert_in_step()
 
 
-def test_a_late_consumer_that_changes_nothing_is_no_failure(pipeline: Pipeline) -> None:
+def test_late_consumer_that_changes_nothing_causes_no_failure(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", file=b"bytes"), document("b", "one"))
     for sink in (pipeline.milvus_sink, pipeline.minio_sink):
-        late(pipeline, sink, nothing)
+        apply_late(pipeline, sink, do_nothing)
         pipeline.assert_in_step()
 
 
 @pytest.mark.parametrize("sink", ["milvus", "minio"])
-def test_invariant_6_an_older_version_applied_in_the_middle_of_a_newer_one_makes_it_apply_again(
-    pipeline: Pipeline, sink: str
-) -> None:
+def test_invariant_6_newer_version_is_applied_again_after_a_concurrent_older_one(pipeline: Pipeline, sink: str) -> None:
     real = pipeline.milvus_sink if sink == "milvus" else pipeline.minio_sink
     pipeline.upsert(document("a", "one", "two", business_tag="old", file=b"first"))
     older = pipeline.pending()
     pipeline.upsert(document("a", "two", "three", business_tag="new", file=b"second"))
     newer = pipeline.pending()[-1:]
-    stopped = Applier(pipeline.engine, Halting(real, after=lambda: Applier(pipeline.engine, real).apply(older)))
-    with pytest.raises(Retryable, match="another consumer applied document 'a' meanwhile"):
+    stopped = applier(pipeline.engine, Halting(real, after=lambda: applier(pipeline.engine, real).apply(older)))
+    with pytest.raises(Retryable, match="another consumer applied document 'a' concurrently"):
         stopped.apply(newer)
 
     pipeline.run()
     pipeline.assert_in_step()
 
 
-def test_invariant_6_a_newer_file_survives_that_an_older_version_comes_again_alone(pipeline: Pipeline) -> None:
-    """Both versions came in one batch, the consumer died before its mark, and the next one's batches are smaller."""
+def test_invariant_6_newer_file_survives_a_replay_of_the_older_version(pipeline: Pipeline) -> None:
+    """Both versions were in one batch, the consumer died before marking, and its successor uses smaller batches."""
     large = b"x" * (INLINE_FILE_BYTES + 1)
     for content in (b"first" + large, b"second" + large):
         pipeline.upsert(document("a", "one", file=DocumentFile.from_bytes(content, "original.md", pipeline.store)))
@@ -154,9 +144,9 @@ def test_invariant_6_a_newer_file_survives_that_an_older_version_comes_again_alo
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        Applier(pipeline.engine, Halting(pipeline.minio_sink, after=die)).apply(pipeline.pending())
+        applier(pipeline.engine, Halting(pipeline.minio_sink, after=die)).apply(pipeline.pending())
     for event in pipeline.pending():
-        assert Applier(pipeline.engine, pipeline.minio_sink).apply([event]) == []
+        assert applier(pipeline.engine, pipeline.minio_sink).apply([event]) == []
 
     pipeline.run()
     pipeline.assert_in_step()

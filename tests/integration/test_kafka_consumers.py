@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def engine(mysql: Engine) -> Engine:
-    """The pipeline as in the embedded profile, but on MySQL."""
+    """The fixture `pipeline` on MySQL."""
     return mysql
 
 
@@ -41,22 +41,21 @@ def wait_until_completed(engine: Engine) -> None:
 
 
 class Counting:
-    """The real sink, and how often each version of each document was applied."""
+    """The real sink; counts how often each version of each document was applied."""
 
     name = "milvus"
 
     def __init__(self, sink: MilvusSink) -> None:
         self._sink = sink
         self.applied: Counter[tuple[str, int]] = Counter()
-        self.ensure, self.close = sink.ensure, sink.close
-        self.mark, self.harm, self.settle = sink.mark, sink.harm, sink.settle
+        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self.applied.update((change.doc_id, change.version) for change in changes)
         self._sink.apply(changes)
 
 
-def test_documents_reach_both_stores_once_while_consumers_come_and_go(
+def test_documents_reach_both_stores_once_while_consumers_join_and_leave(
     servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_consumer, "_PATIENCE_SECONDS", 0.0)  # every batch pauses its partitions
@@ -82,17 +81,17 @@ def test_documents_reach_both_stores_once_while_consumers_come_and_go(
     assert {one: count for one, count in milvus_sink.applied.items() if count > 1} == {}
 
 
-def test_clients_that_are_made_anew_at_work_lose_nothing(
+def test_replacing_kafka_clients_at_work_loses_nothing(
     servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = count(1)
-    made_anew: list[Consumer] = []
+    replaced: list[Consumer] = []
 
     def given_up(_membership: Membership, consumer: Consumer) -> bool:
-        """Three times, while a relay or a consumer is a member and at work."""
-        if next(asked) % 40 or len(made_anew) == 3 or not consumer.memberid():
+        """Three times, for a relay or a consumer that is a member."""
+        if next(asked) % 40 or len(replaced) == 3 or not consumer.memberid():
             return False
-        made_anew.append(consumer)
+        replaced.append(consumer)
         return True
 
     monkeypatch.setattr(Membership, "given_up", given_up)
@@ -102,7 +101,7 @@ def test_clients_that_are_made_anew_at_work_lose_nothing(
         kafka.consuming(pipeline.engine, pipeline.milvus_sink, servers, names),
         kafka.consuming(pipeline.engine, pipeline.minio_sink, servers, names),
     ):
-        while len(made_anew) < 3 or min(versions.values()) < 3:
+        while len(replaced) < 3 or min(versions.values()) < 3:
             for doc_id in versions:
                 versions[doc_id] += 1
                 pipeline.upsert(document(doc_id, "one", f"version {versions[doc_id]}"))
@@ -113,29 +112,28 @@ def test_clients_that_are_made_anew_at_work_lose_nothing(
 
 
 class Failing:
-    """The real sink behind a door that can be closed."""
+    """The real sink; fails while `down` is set."""
 
     name = "milvus"
 
     def __init__(self, sink: MilvusSink) -> None:
         self._sink = sink
-        self.closed = threading.Event()
+        self.down = threading.Event()
         self.refusals = 0
-        self.ensure, self.close = sink.ensure, sink.close
-        self.mark, self.harm, self.settle = sink.mark, sink.harm, sink.settle
+        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
-        if self.closed.is_set():
+        if self.down.is_set():
             self.refusals += 1
-            raise Retryable("the door is closed")
+            raise Retryable("the sink is down")
         self._sink.apply(changes)
 
 
-def test_a_consumer_keeps_its_partitions_while_its_sink_is_down(
+def test_consumer_keeps_its_partitions_while_its_sink_is_down(
     servers: Servers, pipeline: Pipeline, names: Names
 ) -> None:
     sink = Failing(pipeline.milvus_sink)
-    sink.closed.set()
+    sink.down.set()
     pipeline.upsert(*(document(f"d{n}", "one") for n in range(20)))
     with (
         kafka.relaying(pipeline.engine, servers, names),
@@ -145,16 +143,14 @@ def test_a_consumer_keeps_its_partitions_while_its_sink_is_down(
         wait_for(lambda: sink.refusals >= 3, "three attempts")
         assert pipeline.milvus_rows() == {}
         assert {row.milvus_synced for row in pipeline.sql("SELECT milvus_synced FROM chunks")} == {0}
-        sink.closed.clear()
+        sink.down.clear()
         wait_until_completed(pipeline.engine)
     pipeline.assert_in_step()
 
 
-def test_invariant_8_a_batch_that_was_not_marked_is_not_committed(
-    servers: Servers, pipeline: Pipeline, names: Names
-) -> None:
+def test_invariant_8_batch_without_marks_is_not_committed(servers: Servers, pipeline: Pipeline, names: Names) -> None:
     sink = Failing(pipeline.milvus_sink)
-    sink.closed.set()
+    sink.down.set()
     pipeline.upsert(*(document(f"d{n}", "one") for n in range(20)))
     with kafka.relaying(pipeline.engine, servers, names), kafka.consuming(pipeline.engine, sink, servers, names):
         wait_for(lambda: sink.refusals >= 1, "an attempt")
@@ -166,7 +162,7 @@ def test_invariant_8_a_batch_that_was_not_marked_is_not_committed(
     pipeline.assert_in_step()
 
 
-def test_invariant_11_an_event_that_a_sink_refuses_goes_to_its_dead_letter_topic_as_it_came(
+def test_invariant_11_refused_event_is_stored_unchanged_in_the_dead_letter_topic(
     servers: Servers, pipeline: Pipeline, names: Names
 ) -> None:
     pipeline.upsert(*(document(f"d{n}", "one") for n in range(10)))

@@ -1,4 +1,4 @@
-"""The Milvus sink on Milvus Lite: the contract of every Milvus, and sparse weights, which the test server lacks."""
+"""The Milvus sink on Milvus Lite: the contracts of every Milvus, and sparse weights, which the test server lacks."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from pymilvus import MilvusClient
 
 from consumers.milvus.sink import MilvusSink
 from schema.events.events import ChunkLabels
-from tests.contracts.milvus_collection import MIB, MilvusCollectionContract, chunk, requests, rows, upserted
+from tests.contracts.milvus_collection import MIB, MilvusCollectionContract, chunk, record_requests, rows, upsert_change
 from tests.contracts.milvus_rows import MilvusRowsContract
 from tests.support.servers import MilvusServer
 
@@ -32,7 +32,7 @@ class TestCollection(MilvusCollectionContract):
     """On the fixtures `clients`, `client` and `sink`."""
 
     indexes: ClassVar = {
-        "vector": {"index_type": "HNSW", "metric_type": "COSINE"},  # it does not tell the parameters
+        "vector": {"index_type": "HNSW", "metric_type": "COSINE"},  # it does not report the parameters
         "sparse": {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "IP"},
         "doc_id": {"index_type": "INVERTED"},
         "modal_type": {"index_type": "INVERTED"},
@@ -64,15 +64,15 @@ def weights(*entries: tuple[int, float]) -> bytes:
 
 
 def search(client: MilvusClient, query: dict[int, float]) -> list[tuple[str, float]]:
-    """(chunk_id, score), the best first."""
+    """(chunk_id, score) pairs, the best first."""
     [hits] = client.search("rag_vectors", [query], anns_field="sparse", limit=10, consistency_level="Strong")
     return [(hit["chunk_id"], hit["distance"]) for hit in hits]
 
 
-def test_a_search_by_sparse_weights_finds_the_chunks_that_share_tokens(client: MilvusClient, sink: MilvusSink) -> None:
+def test_sparse_search_finds_chunks_that_share_tokens(client: MilvusClient, sink: MilvusSink) -> None:
     one = chunk("one", sparse=weights((5, 0.5), (70, 2.0)))
     two = chunk("two", sparse=weights((0, 0.25), (70, 1.0), (2**32 - 2, 4.0)))
-    sink.apply(upserted(1, [one, two, chunk("none")]))
+    sink.apply(upsert_change(1, [one, two, chunk("none")]))
     assert search(client, {70: 1.5}) == [("one", 3.0), ("two", 1.5)]
     assert search(client, {5: 1.0}) == [("one", 0.5)]
     assert search(client, {2**32 - 2: 2.0}) == [("two", 8.0)]
@@ -82,26 +82,24 @@ def test_a_search_by_sparse_weights_finds_the_chunks_that_share_tokens(client: M
     assert {hit["chunk_id"] for hit in hits} == {"one", "two", "none"}
 
 
-def test_sparse_weights_are_replaced_with_the_chunk_and_stay_when_it_is_relabelled(
-    client: MilvusClient, sink: MilvusSink
-) -> None:
-    sink.apply(upserted(1, [chunk("one", sparse=weights((5, 0.5))), chunk("none")]))
+def test_sparse_weights_change_with_the_chunk_and_survive_relabelling(client: MilvusClient, sink: MilvusSink) -> None:
+    sink.apply(upsert_change(1, [chunk("one", sparse=weights((5, 0.5))), chunk("none")]))
     for version in (2, 3):
         labels = [ChunkLabels(chunk_id="one"), ChunkLabels(chunk_id="none")]
-        sink.apply(upserted(version, relabelled=labels, business_tag="new"))
+        sink.apply(upsert_change(version, relabelled=labels, business_tag="new"))
         assert {row["business_tag"] for row in rows(client, "business_tag").values()} == {"new"}
         assert search(client, {5: 1.0}) == [("one", 0.5)]
-    sink.apply(upserted(4, [chunk("one", sparse=weights((6, 0.5)))]))
+    sink.apply(upsert_change(4, [chunk("one", sparse=weights((6, 0.5)))]))
     assert (search(client, {5: 1.0}), search(client, {6: 1.0})) == ([], [("one", 0.5)])
-    sink.apply(upserted(5, [chunk("one")]))
+    sink.apply(upsert_change(5, [chunk("one")]))
     assert search(client, {6: 1.0}) == []
 
 
-def test_many_sparse_weights_count_in_a_request_s_bytes(client: MilvusClient, sink: MilvusSink) -> None:
+def test_sparse_weights_count_towards_the_bytes_of_a_request(client: MilvusClient, sink: MilvusSink) -> None:
     most = weights(*((number * 1_000_000, 0.5) for number in range(4_096)))
-    with patch("consumers.milvus.sink._REQUEST_BYTES", MIB), requests() as seen:
+    with patch("consumers.milvus.sink._REQUEST_BYTES", MIB), record_requests() as seen:
         sink.apply(
-            upserted(1, [chunk(f"chunk-{number}", sparse=most) for number in range(40)])
+            upsert_change(1, [chunk(f"chunk-{number}", sparse=most) for number in range(40)])
         )  # 32 KiB of weights each
     assert sum(count for count, _ in seen) == 40
     assert max(size for _, size in seen) <= MIB

@@ -1,4 +1,4 @@
-"""The Milvus sink on a real Milvus 2.3: the contract of every Milvus, what only a server answers, and its end."""
+"""The Milvus sink on a real Milvus 2.3: the contracts of every Milvus, a server's own answers, and its failures."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ from pymilvus.exceptions import MilvusException
 from sqlalchemy import Engine
 
 from consumers.milvus import sink as milvus_sink
-from consumers.milvus.errors import translated
+from consumers.milvus.errors import translate
 from consumers.milvus.sink import MilvusSink
-from operations.milvus_lite.restarting_sink import MilvusAgain
+from operations.milvus_lite.restarting_sink import RestartingMilvusSink
 from operations.settings import Settings
 from operations.wiring import System
 from schema.events.events import ChunkLabels
@@ -28,11 +28,11 @@ from tests.contracts.milvus_collection import (
     ONES,
     MilvusCollectionContract,
     chunk,
-    deleted,
-    healed,
-    made_sure,
+    delete_change,
     rows,
-    upserted,
+    try_apply,
+    try_ensure,
+    upsert_change,
 )
 from tests.contracts.milvus_rows import MilvusRowsContract
 from tests.support.servers import MilvusServer, gone, native, states
@@ -80,20 +80,20 @@ class TestCollection(MilvusCollectionContract):
     }
 
 
-# Sparse weights, which Milvus 2.3 has not
+# Milvus 2.3 has no sparse weights
 
 
-def test_without_sparse_weights_the_rest_of_a_chunk_is_written_and_it_is_said_once(
+def test_old_milvus_stores_chunks_without_sparse_weights_and_warns_once(
     client: MilvusClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = MilvusSink(client, 8)
     for _ in range(2):
         sink.ensure()
-    said = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus.collection"]
-    assert said == ["this Milvus takes no sparse weights: they are left out of the collection rag_vectors_1"]
-    assert client.list_collections() == ["rag_vectors_1"], "what was asked with is gone"
-    sink.apply(upserted(1, [chunk("one", "content", sparse=b"\5\0\0\0\0\0\0\x3f")]))
-    sink.apply(upserted(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new"))
+    warnings = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus.collection"]
+    assert warnings == ["this Milvus takes no sparse weights: they are left out of the collection rag_vectors_1"]
+    assert client.list_collections() == ["rag_vectors_1"], "the probe is dropped"
+    sink.apply(upsert_change(1, [chunk("one", "content", sparse=b"\5\0\0\0\0\0\0\x3f")]))
+    sink.apply(upsert_change(2, relabelled=[ChunkLabels(chunk_id="one")], business_tag="new"))
     found = rows(client)["one"]
     assert (found["content"], found["business_tag"], found["vector"], "sparse" in found) == (
         "content",
@@ -103,93 +103,91 @@ def test_without_sparse_weights_the_rest_of_a_chunk_is_written_and_it_is_said_on
     )
 
 
-# What the server answers, past the sink's own checks
+# Answers of the server behind the sink's own checks
 
 
-def test_the_server_s_own_refusal_of_a_long_value_is_permanent(client: MilvusClient, sink: MilvusSink) -> None:
-    sink.apply(upserted(1, [chunk("one")]))
+def test_too_long_value_refused_by_the_server_is_permanent(client: MilvusClient, sink: MilvusSink) -> None:
+    sink.apply(upsert_change(1, [chunk("one")]))
     row = {**rows(client)["one"], "modal_type": "m" * 17}
     with pytest.raises(MilvusException) as refused:
         client.upsert("rag_vectors", [row])
-    answer = translated(refused.value)
+    answer = translate(refused.value)
     assert isinstance(answer, Permanent)
     assert str(answer).startswith("Milvus: the length (17) of 0th string exceeds max length (16)")
 
 
-def test_a_collection_of_another_dimension_that_took_the_alias_is_retryable(
-    client: MilvusClient, sink: MilvusSink
-) -> None:
-    """No event is at fault, so none may become a dead letter; when the sink is opened anew it says what is wrong."""
-    sink.apply(upserted(1, [chunk("one")]))
+def test_alias_moved_to_another_dimension_is_retryable(client: MilvusClient, sink: MilvusSink) -> None:
+    """No event is at fault, so none may become a dead letter; the next `ensure` names the fault."""
+    sink.apply(upsert_change(1, [chunk("one")]))
     row = {**rows(client)["one"], "vector": np.ones(15, "<f4")}
     with pytest.raises(MilvusException) as refused:
         client.upsert("rag_vectors", [row])
-    answer = translated(refused.value)
+    answer = translate(refused.value)
     assert isinstance(answer, Retryable)
     assert "should divide the dim(8)" in str(answer)
 
 
-# A server that is down, slow, restarted
+# A server that is down, slow or restarted
 
 
-def test_a_server_that_is_away_when_the_sink_is_opened_is_retryable(engine: Engine) -> None:
+def test_unreachable_server_at_start_is_retryable(engine: Engine) -> None:
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # but nobody listens: refused
+        unused.bind(("127.0.0.1", 0))  # no server listens: connections are refused
         settings = Settings(milvus_uri=f"http://127.0.0.1:{unused.getsockname()[1]}", vector_dimension=8)
-        sink = MilvusAgain(System(settings, engine))
+        sink = RestartingMilvusSink(System(settings, engine))
         for _ in range(2):
             with pytest.raises(Retryable, match=r"^Milvus: Fail connecting to server"):
-                sink.apply(upserted(1, [chunk("one")]))
+                sink.apply(upsert_change(1, [chunk("one")]))
         sink.close()
 
 
 class OwnServer:
-    """A Milvus that a test may kill."""
+    """A Milvus server that a test may kill."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
         self._pid = 0
 
     def up(self) -> str:
-        """Its URI."""
+        """Start it; returns its URI."""
         done = native("up", "--only", "milvus", "--data", self._data)
         assert done.returncode == 0, done.stderr
         self._pid = states(self._data)["milvus"]["pid"]
         return done.stdout.strip().partition("=")[2]
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        with suppress(ProcessLookupError):  # it ends by itself when it stood still for longer than its session
+        with suppress(ProcessLookupError):  # it ends by itself after a stop longer than its session
             os.kill(self._pid, number)
         if number == signal.SIGKILL:
-            wait_for(lambda: gone(self._pid), "the server's end")
+            wait_for(lambda: gone(self._pid), "the server to end")
 
     def stop(self) -> None:
         native("stop", "--data", self._data)
 
 
 @pytest.fixture
-def own(tmp_path: Path, milvus_server: MilvusServer) -> Iterator[OwnServer]:  # where the shared one runs, this one can
+def own(tmp_path: Path, milvus_server: MilvusServer) -> Iterator[OwnServer]:  # skipped where the shared server is
     server = OwnServer(tmp_path / "own")
     yield server
     server.stop()
 
 
 @pytest.mark.timeout(300)
-def test_a_server_that_is_killed_is_waited_for_and_holds_all_that_it_acknowledged(own: OwnServer) -> None:
+def test_killed_server_comes_back_with_everything_that_it_acknowledged(own: OwnServer) -> None:
     uri = own.up()
     with closing(MilvusClient(uri, timeout=1.0)) as client:
         sink = MilvusSink(client, 8)
         sink.ensure()
-        sink.apply(upserted(1, [chunk(f"chunk-{number}") for number in range(500)]))
-        relabel = upserted(2, relabelled=[ChunkLabels(chunk_id="chunk-7")], business_tag="new")
+        sink.apply(upsert_change(1, [chunk(f"chunk-{number}") for number in range(500)]))
+        relabel = upsert_change(2, relabelled=[ChunkLabels(chunk_id="chunk-7")], business_tag="new")
         own.kill()
-        for changes in (upserted(2, [chunk("late")]), relabel, deleted(2, ["chunk-8"])):
+        for changes in (upsert_change(2, [chunk("late")]), relabel, delete_change(2, ["chunk-8"])):
             with pytest.raises(Retryable, match=r"^Milvus: [^<]"):
                 sink.apply(changes)
-        assert not made_sure(MilvusSink(client, 8))
+        assert not try_ensure(MilvusSink(client, 8))
         own.up()
-        for changes in (relabel, deleted(3, ["chunk-8"]), upserted(4, [chunk("late")])):
-            wait_for(partial(healed, sink, changes), "the server to take it")  # it loads for seconds
+        for changes in (relabel, delete_change(3, ["chunk-8"]), upsert_change(4, [chunk("late")])):
+            wait_for(partial(try_apply, sink, changes), "the server to take it")  # loading takes seconds
         found = rows(client, "business_tag")
         assert found.keys() == {f"chunk-{number}" for number in range(500)} - {"chunk-8"} | {"late"}
         assert {key for key, row in found.items() if row["business_tag"] == "new"} == {"chunk-7"}
@@ -203,9 +201,7 @@ def _listening(port: int) -> socket.socket | None:
 
 
 @pytest.mark.timeout(300)
-def test_a_server_that_stops_answering_is_told_when_the_time_is_over(
-    own: OwnServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_server_is_reported_after_the_timeout(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = own.up()
     with closing(MilvusClient(uri, timeout=1.0)) as client:
         sink = MilvusSink(client, 8)
@@ -214,16 +210,16 @@ def test_a_server_that_stops_answering_is_told_when_the_time_is_over(
         own.kill(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(Retryable, match=r"^Milvus: DEADLINE_EXCEEDED"):
-            sink.apply(upserted(1, [chunk("one")]))
+            sink.apply(upsert_change(1, [chunk("one")]))
         assert time.monotonic() - began < 5.0
         own.kill(signal.SIGCONT)
-        wait_for(lambda: healed(sink, upserted(1, [chunk("one")])), "the server to go on")
+        wait_for(lambda: try_apply(sink, upsert_change(1, [chunk("one")])), "the server to go on")
         own.kill()
         port = int(uri.rpartition(":")[2])
-        mute = wait_for(lambda: _listening(port), "the port")
-        assert mute is not None
-        with mute:  # in its place somebody who accepts and never answers
+        silent = wait_for(lambda: _listening(port), "the port")
+        assert silent is not None
+        with silent:  # a server that accepts connections and never answers
             began = time.monotonic()
             with pytest.raises(Retryable, match=r"^Milvus: "):
-                sink.apply(upserted(2, [chunk("two", vector=ONES)]))
-            assert time.monotonic() - began < 5.0, "not the client's own ten seconds"
+                sink.apply(upsert_change(2, [chunk("two", vector=ONES)]))
+            assert time.monotonic() - began < 5.0, "earlier than the client's own ten seconds"

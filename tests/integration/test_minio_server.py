@@ -1,4 +1,4 @@
-"""The object store and its sink on a real MinIO: the contract of every store, and what only a server can show."""
+"""The object store and its sink on a real MinIO: the contract of every store, and what only a server does."""
 
 import hashlib
 import io
@@ -62,7 +62,7 @@ class TestS3Store(ObjectStoreContract):
 
 
 class Letters:
-    """A stream of `size_bytes` that holds none of them: its SHA-256 is told at the end."""
+    """A stream of `size_bytes` that is generated while it is read; `digest` is its SHA-256 at the end."""
 
     def __init__(self, size_bytes: int) -> None:
         self.left = size_bytes
@@ -79,7 +79,7 @@ class Letters:
 
 
 def digest_of(client: Minio, bucket: str, key: str) -> str:
-    """Of the bytes that the server sends, not of what it was told."""
+    """The SHA-256 of the bytes that the server sends, not of its metadata."""
     response = client.get_object(bucket, key)
     try:
         digest = hashlib.sha256()
@@ -91,7 +91,7 @@ def digest_of(client: Minio, bucket: str, key: str) -> str:
         response.release_conn()
 
 
-def upserted(*files: FileRecord, doc_id: str = "handbook", version: int = 1, **fields: object) -> Change:
+def upsert_change(*files: FileRecord, doc_id: str = "handbook", version: int = 1, **fields: object) -> Change:
     values = {"embedding_model": "m", "dimension": 2, "title": "t", "source_type": "pdf", "chunk_count": 1, **fields}
     event = msgspec.convert(
         {"doc_id": doc_id, "version": version, "files": list(files), **values}, DocumentUpserted, from_attributes=True
@@ -106,7 +106,7 @@ def staged(sha256: str = HELLO_SHA256, key: str = RAW) -> FileRecord:
 # The bucket
 
 
-def test_a_bucket_is_made_once_by_many_at_once(minio_server: MinioServer, bucket: str) -> None:
+def test_concurrent_processes_create_the_bucket_once(minio_server: MinioServer, bucket: str) -> None:
     stores = [S3Store(minio_server.client(), bucket) for _ in range(8)]
     with ThreadPoolExecutor(len(stores)) as pool:
         list(pool.map(lambda store: store.ensure(), stores))
@@ -117,7 +117,7 @@ def test_a_bucket_is_made_once_by_many_at_once(minio_server: MinioServer, bucket
     assert len(found.rules) == 1
 
 
-def test_a_lifecycle_rule_removes_abandoned_staging_after_a_week(client: Minio, store: S3Store, bucket: str) -> None:
+def test_lifecycle_rule_removes_abandoned_staging_after_a_week(client: Minio, store: S3Store, bucket: str) -> None:
     found = client.get_bucket_lifecycle(bucket)
     assert found is not None
     [rule] = found.rules
@@ -126,7 +126,7 @@ def test_a_lifecycle_rule_removes_abandoned_staging_after_a_week(client: Minio, 
     assert rule.expiration.days == 7
 
 
-def test_lifecycle_rules_of_others_are_kept(client: Minio, store: S3Store, bucket: str) -> None:
+def test_other_lifecycle_rules_are_kept(client: Minio, store: S3Store, bucket: str) -> None:
     theirs = Rule(ENABLED, rule_filter=Filter(prefix="backups/"), rule_id="theirs", expiration=Expiration(days=90))
     client.set_bucket_lifecycle(bucket, LifecycleConfig([theirs]))
     store.ensure()
@@ -143,14 +143,14 @@ def test_lifecycle_rules_of_others_are_kept(client: Minio, store: S3Store, bucke
 # Objects
 
 
-def test_content_type_and_digest_are_set(client: Minio, store: S3Store, bucket: str) -> None:
+def test_content_type_and_digest_are_stored(client: Minio, store: S3Store, bucket: str) -> None:
     put(store, "a", b"hello")
     stat = client.stat_object(bucket, "a")
     assert (stat.content_type, stat.size) == ("text/plain", 5)
     assert (stat.metadata or {})["x-amz-meta-sha256"] == HELLO_SHA256
 
 
-def test_a_large_file_is_streamed_in_parts_with_flat_memory(client: Minio, store: S3Store, bucket: str) -> None:
+def test_large_file_is_streamed_in_parts_with_flat_memory(client: Minio, store: S3Store, bucket: str) -> None:
     put(store, "warm", b"hello")  # imports and connections
     stream = Letters(100 * MIB)
     tracemalloc.start()
@@ -162,11 +162,11 @@ def test_a_large_file_is_streamed_in_parts_with_flat_memory(client: Minio, store
     assert peak_bytes < 64 * MIB
     stat = client.stat_object(bucket, "large")
     assert (stat.size, stat.content_type) == (100 * MIB, "video/mp4")
-    assert (stat.etag or "").endswith("-7"), "16 MiB a part"
+    assert (stat.etag or "").endswith("-7"), "16 MiB per part"
     assert digest_of(client, bucket, "large") == stream.digest.hexdigest()
 
 
-def test_a_stream_that_breaks_in_a_later_part_leaves_nothing(client: Minio, store: S3Store, bucket: str) -> None:
+def test_stream_that_breaks_in_a_later_part_leaves_nothing(client: Minio, store: S3Store, bucket: str) -> None:
     with pytest.raises(OSError, match="not enough"):
         store.put("large", Letters(33 * MIB), size_bytes=40 * MIB, content_type="video/mp4", sha256=None)
     assert list(store.keys("")) == []
@@ -174,7 +174,7 @@ def test_a_stream_that_breaks_in_a_later_part_leaves_nothing(client: Minio, stor
     assert uploads.uploads == []
 
 
-def test_a_copy_has_the_content_type_and_digest_that_it_is_given(client: Minio, store: S3Store, bucket: str) -> None:
+def test_copy_has_the_given_content_type_and_digest(client: Minio, store: S3Store, bucket: str) -> None:
     store.put("a", io.BytesIO(b"hello"), size_bytes=5, content_type="application/octet-stream", sha256=None)
     copy(store, "a", "b")
     stat = client.stat_object(bucket, "b")
@@ -182,7 +182,7 @@ def test_a_copy_has_the_content_type_and_digest_that_it_is_given(client: Minio, 
     assert store.sha256("b") == HELLO_SHA256
 
 
-def test_a_copy_too_large_for_one_request_is_made_of_parts_and_has_its_metadata(
+def test_large_copy_is_made_in_parts_with_its_metadata(
     client: Minio, store: S3Store, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "_COPY_LIMIT_BYTES", 6 * MIB)  # 5 GiB on S3
@@ -195,7 +195,7 @@ def test_a_copy_too_large_for_one_request_is_made_of_parts_and_has_its_metadata(
     assert store.sha256("b") == hashlib.sha256(content).hexdigest() == digest_of(client, bucket, "b")
 
 
-def test_more_keys_than_a_page_are_listed_and_removed(store: S3Store) -> None:
+def test_keys_of_several_pages_are_listed_and_removed(store: S3Store) -> None:
     keys = [f"many/{number:04d}" for number in range(2_100)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: put(store, key, b""), keys))
@@ -204,38 +204,38 @@ def test_more_keys_than_a_page_are_listed_and_removed(store: S3Store) -> None:
     assert list(store.keys("")) == []
 
 
-def test_an_object_that_cannot_be_removed_is_an_error(store: S3Store) -> None:
+def test_object_that_cannot_be_removed_is_an_error(store: S3Store) -> None:
     with pytest.raises(OSError, match="cannot remove object 'a//b': XMinioInvalidObjectName"):
-        store.remove(["a//b"])  # told in the answer's body, which minio reads only when it is asked
+        store.remove(["a//b"])  # the error is in the body of the answer, which minio reads lazily
 
 
 # The sink
 
 
-def test_a_staged_file_moves_to_its_key_with_its_metadata(
+def test_staged_file_moves_to_its_key_with_its_metadata(
     client: Minio, store: S3Store, sink: MinioSink, bucket: str
 ) -> None:
     put(store, STAGED, b"hello")
-    change = upserted(staged())
+    change = upsert_change(staged())
     sink.apply([change])
     assert list(store.keys("")) == [RAW, STAGED], "another attempt may need it"
-    sink.settle(change.events)
+    sink.clean_up(change.events)
     assert list(store.keys("")) == [RAW]
     assert store.read(RAW) == b"hello"
     assert store.sha256(RAW) == HELLO_SHA256
     assert client.stat_object(bucket, RAW).content_type == "application/pdf"  # as the event says
-    sink.apply([change])  # the batch comes again
-    sink.settle(change.events)
+    sink.apply([change])  # the batch is repeated
+    sink.clean_up(change.events)
     assert list(store.keys("")) == [RAW]
 
 
-def test_a_large_staged_file_does_not_pass_through_the_process(store: S3Store, sink: MinioSink) -> None:
+def test_large_staged_file_does_not_pass_through_the_process(store: S3Store, sink: MinioSink) -> None:
     store.put(STAGED, Letters(100 * MIB), size_bytes=100 * MIB, content_type="application/pdf", sha256="5" * 64)
     tracemalloc.start()
     try:
-        change = upserted(staged("5" * 64))
+        change = upsert_change(staged("5" * 64))
         sink.apply([change])
-        sink.settle(change.events)
+        sink.clean_up(change.events)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -243,14 +243,14 @@ def test_a_large_staged_file_does_not_pass_through_the_process(store: S3Store, s
     assert list(store.keys("")) == [RAW]
 
 
-def test_a_file_in_the_event_and_the_vectors_are_written_and_go_with_the_document(
+def test_inline_file_and_vectors_are_written_and_deleted_with_the_document(
     client: Minio, store: S3Store, sink: MinioSink, bucket: str
 ) -> None:
     file = FileRecord(
         object_key=RAW, content_type="application/pdf", sha256=HELLO_SHA256, size_bytes=5, content=b"hello"
     )
     chunk = ChunkRow(chunk_id="c", content_hash="h", content="text", vector=b"\0\0\x80?\0\0\0@")
-    sink.apply([upserted(file, version=3, chunks=[chunk])])
+    sink.apply([upsert_change(file, version=3, chunks=[chunk])])
     archive = "processed-data/embeddings/handbook/000000000003-00001.msgpack"
     assert list(store.keys("")) == [archive, RAW]
     assert client.stat_object(bucket, RAW).content_type == "application/pdf"
@@ -262,54 +262,54 @@ def test_a_file_in_the_event_and_the_vectors_are_written_and_go_with_the_documen
     assert list(store.keys("")) == []
 
 
-def test_a_staged_file_that_is_gone_is_permanent(store: S3Store, sink: MinioSink) -> None:
+def test_missing_staged_file_is_permanent(store: S3Store, sink: MinioSink) -> None:
     with pytest.raises(Permanent, match=r"temp/upload_a+/file.* is gone"):
-        sink.apply([upserted(staged())])
+        sink.apply([upsert_change(staged())])
     put(store, RAW, b"another file's bytes")
     with pytest.raises(Permanent, match="is gone"):
-        sink.apply([upserted(staged())])
+        sink.apply([upsert_change(staged())])
 
 
 @pytest.mark.parametrize("key", ["a" * 1_100, "a/" + "b" * 300, "raw-files/../x", "a//b", "", "/a"])
-def test_a_key_that_the_server_cannot_have_is_permanent(store: S3Store, sink: MinioSink, key: str) -> None:
+def test_invalid_key_is_permanent(store: S3Store, sink: MinioSink, key: str) -> None:
     file = FileRecord(object_key=key, content_type="text/plain", sha256=HELLO_SHA256, size_bytes=5, content=b"hello")
     with pytest.raises(Permanent, match="object store"):
-        sink.apply([upserted(file)])
+        sink.apply([upsert_change(file)])
     assert list(store.keys("")) == []
 
 
-def test_a_bucket_that_is_gone_is_retried(client: Minio, store: S3Store, sink: MinioSink, bucket: str) -> None:
+def test_missing_bucket_is_retryable(client: Minio, store: S3Store, sink: MinioSink, bucket: str) -> None:
     client.remove_bucket(bucket)
     with pytest.raises(Retryable, match="NoSuchBucket"):
-        sink.apply([upserted(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
+        sink.apply([upsert_change(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
 
 
-def test_wrong_credentials_are_retried_and_say_so(minio_server: MinioServer, bucket: str) -> None:
+def test_wrong_credentials_are_retryable_and_named(minio_server: MinioServer, bucket: str) -> None:
     sink = MinioSink(S3Store(s3.connect(minio_server.url, minio_server.access_key, "wrong-secret"), bucket))
     with pytest.raises(Retryable, match="SignatureDoesNotMatch"):
-        sink.apply([upserted(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
+        sink.apply([upsert_change(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
     sink.close()
 
 
-def test_a_server_that_is_down_is_told_within_seconds() -> None:
+def test_unreachable_server_is_reported_within_seconds() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"  # bound, but nobody listens: refused
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"  # no server listens: connections are refused
         sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"))
         began = time.monotonic()
         with pytest.raises(Retryable, match="object store"):
-            sink.apply([upserted(staged()), upserted(staged(), doc_id="another")])
+            sink.apply([upsert_change(staged()), upsert_change(staged(), doc_id="another")])
         assert time.monotonic() - began < 5.0
         sink.close()
 
 
-def test_a_server_that_does_not_answer_is_told_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_without_an_answer_is_reported_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "_TIMEOUT", urllib3.Timeout(connect=3.0, read=0.2))  # seconds
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"))
         began = time.monotonic()
         with pytest.raises(Retryable, match=r"object store: .*timed out"):
-            sink.apply([upserted(staged())])
+            sink.apply([upsert_change(staged())])
         assert time.monotonic() - began < 5.0
         sink.close()

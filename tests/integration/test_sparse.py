@@ -1,4 +1,4 @@
-"""Sparse weights from the writer to Milvus Lite: they travel with the vector, are archived, and stay."""
+"""Sparse weights from the writer to Milvus Lite: sent with the vector, archived, and kept by updates."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SIX = b"\x06\x00\x00\x00\x00\x00\x00\x3f"
 
 
 def upsert(pipeline: Pipeline, *chunks: Chunk, **fields: Any) -> bool:
-    """Whether it changed anything."""
+    """Returns whether the write changed anything."""
     document = Document(doc_id="d", title="Title", source_type="text", chunks=chunks, **fields)
     with pipeline.engine.begin() as connection:
         return Writer(MODEL).upsert(connection, document).changed
@@ -39,7 +39,7 @@ def found(pipeline: Pipeline, token: int) -> list[str]:
     return sorted(hit["entity"]["content"] for hit in hits)
 
 
-def test_sparse_weights_travel_with_the_vector_are_archived_and_found(pipeline: Pipeline) -> None:
+def test_sparse_weights_are_sent_archived_and_found(pipeline: Pipeline) -> None:
     upsert(pipeline, chunk("one", sparse={5: 0.5}), chunk("two"), chunk("three", sparse={}))
     [event] = written.events(pipeline.engine, "d", 1)
     assert {row["content"]: row.get("sparse") for row in event["chunks"]} == {"one": FIVE, "two": None, "three": None}
@@ -50,10 +50,10 @@ def test_sparse_weights_travel_with_the_vector_are_archived_and_found(pipeline: 
     assert sorted(row.get("sparse", b"") for row in msgspec.msgpack.decode(archive)) == [b"", b"", FIVE]
 
 
-def test_an_update_and_new_labels_keep_the_sparse_weights_of_chunks_that_stay(pipeline: Pipeline) -> None:
+def test_updates_and_new_labels_keep_sparse_weights(pipeline: Pipeline) -> None:
     upsert(pipeline, chunk("one", sparse={5: 0.5}))
     pipeline.run()
-    upsert(pipeline, Chunk(content="one"), chunk("two", sparse={5: 2.0}))  # a vector left out, its weights with it
+    upsert(pipeline, Chunk(content="one"), chunk("two", sparse={5: 2.0}))  # without vector and weights
     pipeline.run()
     upsert(pipeline, Chunk(content="one", modal_type="image"), Chunk(content="two"), business_tag="new")
     pipeline.run()
@@ -64,14 +64,14 @@ def test_an_update_and_new_labels_keep_the_sparse_weights_of_chunks_that_stay(pi
     assert found(pipeline, 5) == ["two"]
 
 
-def test_the_content_decides_other_weights_alone_change_nothing(pipeline: Pipeline) -> None:
+def test_other_weights_for_the_same_content_change_nothing(pipeline: Pipeline) -> None:
     upsert(pipeline, chunk("one", sparse={5: 0.5}))
     pipeline.run()
     assert not upsert(pipeline, chunk("one", sparse={6: 0.5}))
     assert pipeline.pending() == []
 
 
-def test_a_resync_sends_the_weights_that_wait_or_are_given(pipeline: Pipeline) -> None:
+def test_resync_sends_pending_or_given_weights(pipeline: Pipeline) -> None:
     upsert(pipeline, chunk("one", sparse={5: 0.5}))
     with pipeline.engine.begin() as connection:
         Writer(MODEL).resync(connection, "d")
@@ -87,7 +87,7 @@ def test_a_resync_sends_the_weights_that_wait_or_are_given(pipeline: Pipeline) -
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/msgpack"])
-def test_invariant_12_sparse_weights_count_in_the_size_of_an_event(pipeline: Pipeline, content_type: str) -> None:
+def test_invariant_12_sparse_weights_count_towards_event_size(pipeline: Pipeline, content_type: str) -> None:
     most = {number * 1_000_000: 0.5 for number in range(4_096)}  # 32 KiB
     chunks = [chunk(f"chunk {number}", sparse=most) for number in range(40)]
     document = Document(doc_id="d", title="Title", source_type="text", chunks=chunks)
@@ -98,10 +98,10 @@ def test_invariant_12_sparse_weights_count_in_the_size_of_an_event(pipeline: Pip
     assert max(sizes) <= 512 * 1024
     pipeline.run()
     pipeline.assert_in_step()
-    assert len(found(pipeline, 4_095_000_000)) == 10  # the most that were asked for
+    assert len(found(pipeline, 4_095_000_000)) == 10  # the limit of the search
 
 
-def test_a_line_of_json_may_have_sparse_weights(tmp_path: Path, store: DirectoryStore) -> None:
+def test_json_lines_may_contain_sparse_weights(tmp_path: Path, store: DirectoryStore) -> None:
     line = {"doc_id": "d", "title": "t", "source_type": "text"}
     chunks = [{"content": "one", "vector": [1.0] * 8, "sparse": {"5": 0.5, "70": 2}}, {"content": "two"}]
     (tmp_path / "lines").write_text(json.dumps({**line, "chunks": chunks}))

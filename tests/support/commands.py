@@ -1,4 +1,4 @@
-"""The real `rag-outbox` command on a data folder, and a look into the folder's stores that shares no code with it."""
+"""The real `rag-outbox` command on a data folder, and direct access to the folder's stores."""
 
 import json
 import multiprocessing
@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
 
 from operations.cli import main as cli
+from tests.support import in_step
 from tests.support.waiting import wait_for
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ class Outcome:
     err: str
 
     def __post_init__(self) -> None:
-        assert "\x1b" not in self.out + self.err, "colours or a bar, and this is no terminal"
+        assert "\x1b" not in self.out + self.err, "colours or a progress bar without a terminal"
         assert "Traceback" not in self.err, self.err
 
     @property
@@ -49,9 +49,9 @@ class Outcome:
 
 
 class Running:
-    """A command at work: what the console script does, in a fork of a process that has imported everything.
+    """A running command: the console script's function in a fork of a process that has imported everything.
 
-    It starts a second sooner so. Leaving the context ends it.
+    The fork starts a second sooner. Leaving the context ends the command.
     """
 
     def __init__(self, process: BaseProcess, streams: TemporaryDirectory[str]) -> None:
@@ -77,13 +77,13 @@ class Running:
 
     @property
     def err(self) -> str:
-        """What it has said on stderr so far."""
+        """Its stderr so far."""
         return self._read("stderr")
 
     def ended(self, timeout_seconds: float = 60) -> Outcome:
-        """Waits for its end."""
+        """Wait for its end."""
         self._process.join(timeout_seconds)
-        assert self._process.exitcode is not None, f"no end within {timeout_seconds} seconds: {self.err}"
+        assert self._process.exitcode is not None, f"still running after {timeout_seconds} seconds: {self.err}"
         return Outcome(self._process.exitcode, self._read("stdout"), self.err)
 
     def _read(self, stream: str) -> str:
@@ -103,7 +103,7 @@ class Folder:
         return cls(path, **prepared.settings | {"data_dir": str(path)})
 
     def environment(self, **settings: str) -> dict[str, str]:
-        """This process's, with no settings but those of this folder."""
+        """The environment of this process, with the settings of this folder only."""
         others = {name: value for name, value in os.environ.items() if not name.startswith("RAG_OUTBOX_")}
         if not _SCRIPT.exists():
             others["PYTHONPATH"] = str(_REPOSITORY)
@@ -124,7 +124,7 @@ class Folder:
             return running.ended(_TIMEOUT_SECONDS)
 
     def succeed(self, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:
-        """The facts of a command that ends well."""
+        """Run a command that must succeed; returns its facts."""
         outcome = self.run(*arguments, "--json", stdin=stdin)
         assert (outcome.status, outcome.err) == (0, ""), outcome
         return outcome.facts
@@ -146,7 +146,7 @@ class Folder:
 
     @contextmanager
     def milvus(self) -> Iterator[MilvusClient]:
-        """A client of a Milvus Lite in this process, once no other one has the folder."""
+        """A client of a Milvus Lite in this process; waits until no other process holds the folder."""
         path = str(self.path / "vectors.db")
         uri = wait_for(lambda: server_manager_instance.start_and_get_uri(path), "Milvus Lite to be free")
         try:
@@ -157,33 +157,12 @@ class Folder:
             server_manager_instance.release_server(path)
 
     def assert_in_step(self) -> None:
-        """The three stores hold the same: nothing is lost, doubled, left over, pending, dead or wrongly marked."""
+        """The three stores hold the same documents, and the database is whole."""
         assert self.sql("PRAGMA integrity_check") == [("ok",)]
         with self.milvus() as client:
-            fields = ["chunk_id", "doc_id", "content_hash", "business_tag", "oss_id", "content"]
-            found = client.query("rag_vectors", filter='chunk_id != ""', output_fields=fields, limit=16_000)
-        rows = sorted(tuple(row[name] for name in fields[:5]) for row in found)
-        assert rows == self.sql(
-            "SELECT chunk_id, doc_id, content_hash, ifnull(business_tag, ''), ifnull(oss_key, '') "
-            "FROM chunks JOIN documents USING (doc_id) ORDER BY chunk_id"
-        )
-        assert all(sha256(row["content"].encode()).hexdigest() == row["content_hash"] for row in found)
-        objects = self.objects()
-        archives = {key for key in objects if key.startswith("processed-data/embeddings/")}
-        files = {key: sha256(objects[key]).hexdigest() for key in objects.keys() - archives}
-        assert files == dict(self.sql("SELECT object_key, sha256 FROM document_files"))
-        living = self.sql("SELECT DISTINCT doc_id FROM documents WHERE deleted_at IS NULL")
-        assert {(key.split("/")[2],) for key in archives} == set(living)
-        for table in ("outbox", "outbox_dead_letters", "chunk_tombstones"):
-            assert self.sql(f"SELECT * FROM {table}") == [], table
-        assert self.sql("SELECT * FROM chunks WHERE NOT milvus_synced") == []
-        assert self.sql("SELECT * FROM documents WHERE status <> 'completed'") == []
-        behind = "SELECT * FROM documents d, sink_states s USING (doc_id) WHERE s.applied_version <> d.version"
-        assert self.sql(behind) == []
-        miscounted = (
-            "SELECT * FROM documents d WHERE chunk_count <> (SELECT count(*) FROM chunks WHERE doc_id = d.doc_id)"
-        )
-        assert self.sql(miscounted) == []
+            fields = [*in_step.FIELDS, "content"]
+            rows = client.query("rag_vectors", filter='chunk_id != ""', output_fields=fields, limit=16_000)
+        in_step.assert_in_step(self.sql, rows, self.objects())
 
 
 def _command(arguments: tuple[str, ...], environment: dict[str, str], folder: Path, streams: Path) -> None:
@@ -198,6 +177,6 @@ def _command(arguments: tuple[str, ...], environment: dict[str, str], folder: Pa
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started and that still run."""
+    """The running child processes of a process."""
     threads = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for thread in threads for child in thread.read_text().split()]

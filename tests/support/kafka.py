@@ -12,12 +12,14 @@ import msgspec
 from confluent_kafka import Consumer, Message
 from sqlalchemy import Engine, text
 
-from consumers.applier import Applier
-from consumers.kafka import Runtime
+from consumers.dead_letters import KafkaDeadLetters
+from consumers.kafka import KafkaConsumer
+from consumers.kafka_subscription import KafkaSubscription
 from consumers.sink import Sink
 from relays.kafka import KafkaRelay, kafka_relay
 from schema.kafka import topics
 from schema.kafka.names import Names
+from tests.support.pipeline import applier
 from tests.support.servers import Servers
 from tests.support.waiting import wait_for
 
@@ -60,7 +62,13 @@ def relaying(engine: Engine, servers: Servers, names: Names) -> Iterator[KafkaRe
 @contextmanager
 def consuming(engine: Engine, sink: Sink, servers: Servers, names: Names) -> Iterator[None]:
     """A running consumer."""
-    with running(Runtime(Applier(engine, sink), names, properties(servers)).run):
+    kafka = properties(servers)
+    consumer = KafkaConsumer(
+        applier(engine, sink),
+        KafkaSubscription(kafka, names, sink.name),
+        KafkaDeadLetters(kafka, names.dead_letters_topic(sink.name)),
+    )
+    with running(consumer.run):
         yield
 
 

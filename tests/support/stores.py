@@ -1,4 +1,4 @@
-"""A look into MySQL, Milvus and the S3 store of one system that shares no code with it."""
+"""Direct access to MySQL, Milvus and the S3 store of one system, and a comparison with what was written to it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from tests.support.corpus import Written, vector
 
 _FIELDS = ["chunk_id", "doc_id", "content_hash", "content", "business_tag", "oss_id"]
-_WITH_VECTORS = "07"  # first digits of the chunk ids whose vectors are looked at: an eighth
+_WITH_VECTORS = "07"  # first digits of chunk ids; their vectors, an eighth of all, are compared
 _ARCHIVES = "processed-data/embeddings/"
 
 
@@ -33,18 +33,18 @@ class Stores:
         return int(count)
 
     def pending(self) -> int:
-        """Documents that a sink has yet to bring to their newest version, and events that no relay has taken."""
+        """The number of documents that are not completed, and of events in the outbox."""
         return self.count("documents WHERE status <> 'completed'") + self.count("outbox")
 
     def progress(self, does: str) -> int:
-        """A number that grows while the relays, or the consumers of a sink, work."""
+        """A number that grows while the relays, or the consumers of one sink, make progress."""
         if does == "relay":
             return self.count("operation_logs") - self.count("outbox")
         [(applied,)] = self.sql(f"SELECT IFNULL(SUM(applied_version), 0) FROM sink_states WHERE sink = '{does}'")
         return int(applied)
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Every row in Milvus by chunk id, some with their vectors."""
+        """Every row in Milvus by chunk id, an eighth of them with vectors."""
         found: list[dict[str, Any]] = []
         for digit in "0123456789abcdef":
             found += self.milvus.query(
@@ -55,11 +55,11 @@ class Stores:
                 timeout=60,
             )
         rows = {row["chunk_id"]: row for row in found}
-        assert len(rows) == len(found), "a chunk stands twice in Milvus"
+        assert len(rows) == len(found), "Milvus holds a chunk twice"
         return rows
 
     def objects(self) -> dict[str, str | None]:
-        """The ETag of each object by its key: the MD5 of its bytes, as the server counted it."""
+        """The ETag of each object by its key: the MD5 of its bytes, computed by the server."""
         listed = self.minio.list_objects(self.bucket, recursive=True)
         return {item.object_name: item.etag for item in listed if item.object_name is not None}
 
@@ -71,8 +71,11 @@ class Stores:
             response.close()
             response.release_conn()
 
-    def assert_in_step(self, living: Mapping[str, Written], versions: Mapping[str, int]) -> None:
-        """Every store holds what was written: nothing is lost, doubled, left over, pending, dead or wrongly marked."""
+    def assert_holds(self, living: Mapping[str, Written], versions: Mapping[str, int]) -> None:
+        """Every store holds exactly what was written; nothing is pending, dead or wrongly marked.
+
+        `living` are the documents that were not deleted, `versions` the last version of all documents.
+        """
         self._assert_metadata(living, versions)
         self._assert_vectors(living)
         self._assert_objects(living)
@@ -104,12 +107,12 @@ class Stores:
         assert sorted((row["doc_id"], row["content"], row["business_tag"]) for row in rows.values()) == sorted(
             (one.doc_id, content, one.tag) for one in living.values() for content in one.contents
         )
-        looked_at = [row for row in rows.values() if "vector" in row]
-        assert len(looked_at) > len(rows) / 16
-        assert all(np.array_equal(row["vector"], vector(row["content"])) for row in looked_at)
+        compared = [row for row in rows.values() if "vector" in row]
+        assert len(compared) > len(rows) / 16
+        assert all(np.array_equal(row["vector"], vector(row["content"])) for row in compared)
 
     def _assert_objects(self, living: Mapping[str, Written]) -> None:
-        """One in eight is read; of the others the digest counts."""
+        """Compare the bytes of one file in eight, and the digest of the others."""
         objects = self.objects()
         archives = {key for key in objects if key.startswith(_ARCHIVES)}
         assert {key.split("/")[2] for key in archives} == living.keys()
@@ -118,7 +121,7 @@ class Stores:
         files = {key: living[doc_id].file for key, doc_id, *_ in stored}
         for key, _, digest, removed_in_version in stored:
             assert (digest, removed_in_version) == (sha256(files[key]).hexdigest(), None), key
-        # A staged file whose version was superseded before it was applied stays, until a lifecycle rule removes it.
+        # Staged files of superseded versions stay until the lifecycle rule removes them.
         found = {key: etag for key, etag in objects.items() if key.startswith("raw-files/")}
         assert found == {key: md5(file).hexdigest() for key, file in files.items()}
         for key in list(files)[::8]:

@@ -1,10 +1,10 @@
-"""Which error of Milvus is the event's fault, which may pass, and in what words it is told."""
+"""Which errors of Milvus are retryable, which are permanent, and their messages."""
 
 import grpc
 import pytest
 from pymilvus.exceptions import DataNotMatchException, MilvusException, ParamError
 
-from consumers.milvus.errors import not_loaded, translated
+from consumers.milvus.errors import is_not_loaded, translate
 from schema.failures import Permanent, Retryable
 
 pytestmark = pytest.mark.unit
@@ -33,19 +33,19 @@ pytestmark = pytest.mark.unit
     ],
     ids=lambda value: f"{value.code}-{value.compatible_code}" if isinstance(value, MilvusException) else None,
 )
-def test_an_error_is_told_apart_by_its_code(error: MilvusException, kind: type[Exception]) -> None:
-    answer = translated(error)
+def test_error_code_decides_between_retryable_and_permanent(error: MilvusException, kind: type[Exception]) -> None:
+    answer = translate(error)
     assert type(answer) is kind
     assert str(answer) == f"Milvus: {error.message}"
 
 
-def test_an_error_of_the_connection_may_pass_and_has_words() -> None:
-    assert type(translated(grpc.RpcError())) is Retryable
-    assert str(translated(grpc.RpcError())) == "Milvus: RpcError"
+def test_connection_error_is_retryable_and_has_a_message() -> None:
+    assert type(translate(grpc.RpcError())) is Retryable
+    assert str(translate(grpc.RpcError())) == "Milvus: RpcError"
 
 
-def test_only_a_collection_that_is_not_loaded_is_to_be_loaded() -> None:
-    assert not_loaded(MilvusException(101, "collection not loaded"))
-    assert not_loaded(MilvusException(201, "partition not loaded"))
-    assert not not_loaded(MilvusException(103, "collection not fully loaded"))
-    assert not not_loaded(grpc.RpcError())
+def test_only_codes_101_and_201_mean_not_loaded() -> None:
+    assert is_not_loaded(MilvusException(101, "collection not loaded"))
+    assert is_not_loaded(MilvusException(201, "partition not loaded"))
+    assert not is_not_loaded(MilvusException(103, "collection not fully loaded"))
+    assert not is_not_loaded(grpc.RpcError())

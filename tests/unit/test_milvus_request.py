@@ -1,4 +1,4 @@
-"""Our upsert request against the one that pymilvus makes of the same rows."""
+"""Our upsert request compared with the request that pymilvus makes of the same rows."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ from schema import collection
 
 pytestmark = pytest.mark.unit
 
-DIMENSION = 300  # its bytes need a length of two
+DIMENSION = 300  # large enough for a length of two bytes
 
 
 def described(*, with_sparse: bool) -> list[dict[str, object]]:
-    """The fields as Milvus describes them."""
+    """The fields in the form of Milvus' descriptions."""
     types = {"varchar": DataType.VARCHAR, "int64": DataType.INT64, "vector": DataType.FLOAT_VECTOR}
     types["sparse"] = DataType.SPARSE_FLOAT_VECTOR
     return [
@@ -42,12 +42,12 @@ def rows(*, with_sparse: bool) -> list[Row]:
 
 
 @pytest.mark.parametrize("with_sparse", [False, True], ids=["dense", "sparse"])
-def test_the_request_is_the_one_that_pymilvus_makes(with_sparse: bool) -> None:
+def test_request_equals_the_request_of_pymilvus(with_sparse: bool) -> None:
     given = rows(with_sparse=with_sparse)
     theirs = Prepare.row_upsert_param(collection.ALIAS, given, "", described(with_sparse=with_sparse))
-    assert milvus_upsert.packed(given).SerializeToString() == theirs.SerializeToString()
+    assert milvus_upsert.pack(collection.ALIAS, given).SerializeToString() == theirs.SerializeToString()
 
 
-def test_a_vector_that_was_read_from_milvus_may_be_a_list() -> None:
+def test_vectors_may_be_lists_of_floats() -> None:
     read = [{**row, "vector": row["vector"].tolist()} for row in rows(with_sparse=False)]
-    assert milvus_upsert.packed(read) == milvus_upsert.packed(rows(with_sparse=False))
+    assert milvus_upsert.pack("a", read) == milvus_upsert.pack("a", rows(with_sparse=False))

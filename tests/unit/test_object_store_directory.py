@@ -1,4 +1,4 @@
-"""The directory keeps the contract of every object store, and leaves no half file, whatever happens."""
+"""The directory keeps the contract of every object store, and never leaves half a file."""
 
 import errno
 import os
@@ -27,10 +27,10 @@ class TestDirectoryStore(ObjectStoreContract):
         store = DirectoryStore(tmp_path / "bucket")
         store.ensure()
         yield store
-        assert list((store.root / ".parts").glob("*")) == []  # whatever the test did
+        assert list((store.root / ".parts").glob("*")) == []  # after every test
 
     @pytest.mark.parametrize("key", ["a\\b", "a\0b", "a/", ".parts/a", "x" * 256, "é" * 128])
-    def test_a_key_that_no_directory_can_hold_is_refused(self, store: DirectoryStore, key: str) -> None:
+    def test_key_that_no_directory_can_hold_is_refused(self, store: DirectoryStore, key: str) -> None:
         for call in (store.read, store.sha256, store.location, lambda key: store.remove([key])):
             with pytest.raises(ValueError, match="object key"):
                 call(key)
@@ -38,7 +38,7 @@ class TestDirectoryStore(ObjectStoreContract):
             put(store, key, b"x")
         assert files(store) == set()
 
-    def test_an_object_cannot_stand_where_a_folder_stands(self, store: DirectoryStore) -> None:
+    def test_object_cannot_replace_a_folder(self, store: DirectoryStore) -> None:
         put(store, "a/b", b"x")
         with pytest.raises(IsADirectoryError):
             put(store, "a", b"x")
@@ -46,17 +46,17 @@ class TestDirectoryStore(ObjectStoreContract):
             put(store, "a/b/c", b"x")
         assert files(store) == {"a/b"}
 
-    def test_a_removed_object_takes_its_empty_folders_along(self, store: DirectoryStore) -> None:
+    def test_removing_an_object_removes_its_empty_folders(self, store: DirectoryStore) -> None:
         put(store, "a/b/c/d", b"x")
         put(store, "a/e", b"x")
         store.remove(["a/b/c/d"])
         assert [path.name for path in (store.root / "a").iterdir()] == ["e"]
 
-    def test_a_location_is_a_path_that_a_person_can_open(self, store: DirectoryStore) -> None:
+    def test_location_is_the_path_of_the_file(self, store: DirectoryStore) -> None:
         put(store, "a/b", b"hello")
         assert Path(store.location("a/b")).read_bytes() == b"hello"
 
-    def test_ensure_removes_only_what_was_abandoned_long_ago(self, store: DirectoryStore) -> None:
+    def test_ensure_removes_only_old_abandoned_files(self, store: DirectoryStore) -> None:
         now = time.time()
         ages = {".parts/old": 86_500, "temp/upload_1/file": 8 * 86_400, ".parts/new": 0, "temp/upload_2/file": 600_000}
         for key, age in {**ages, "raw-files/a": 1_000_000_000}.items():
@@ -69,7 +69,7 @@ class TestDirectoryStore(ObjectStoreContract):
         assert list(store.keys("")) == ["raw-files/a", "temp/upload_2/file"]
         (store.root / ".parts/new").unlink()
 
-    def test_every_file_and_folder_that_changed_is_on_disk(
+    def test_every_changed_file_and_folder_is_synced(
         self, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         synced: list[str] = []
@@ -87,7 +87,7 @@ class TestDirectoryStore(ObjectStoreContract):
         store.remove(["a/b/c"])
         assert synced == ["."]
 
-    def test_a_full_disk_leaves_the_old_object_and_nothing_else(self, small_disk: Path) -> None:
+    def test_full_disk_leaves_only_the_old_object(self, small_disk: Path) -> None:
         store = DirectoryStore(small_disk)
         store.ensure()
         put(store, "a", b"hello")
@@ -95,7 +95,7 @@ class TestDirectoryStore(ObjectStoreContract):
             put(store, "a", b"x" * (4 * MIB))
         assert files(store) == {"a"}
         assert store.read("a") == b"hello"
-        put(store, "a", b"y" * 1000)  # room again
+        put(store, "a", b"y" * 1000)  # the disk has room again
         assert store.read("a") == b"y" * 1000
 
     @pytest.fixture
@@ -110,7 +110,7 @@ class TestDirectoryStore(ObjectStoreContract):
 
     @pytest.mark.parametrize(
         ("function", "when", "left"),
-        [  # a put syncs its file, renames it, syncs its folder
+        [  # put: sync the file, rename it, sync its folder
             ("os.fsync", "before", b"old"),
             ("os.fsync", "after", b"old"),
             ("pathlib.Path.replace", "before", b"old"),
@@ -118,7 +118,7 @@ class TestDirectoryStore(ObjectStoreContract):
         ],
     )
     @pytest.mark.parametrize("call", ["put", "copy"])
-    def test_a_process_killed_in_the_middle_leaves_the_old_or_the_new_object(
+    def test_killed_process_leaves_the_old_or_the_new_object(
         self, store: DirectoryStore, call: str, function: str, when: str, left: bytes
     ) -> None:
         put(store, "staged", b"new")
@@ -128,7 +128,7 @@ class TestDirectoryStore(ObjectStoreContract):
         )
         assert child.returncode == 137
         if (call, function) == ("copy", "os.fsync"):
-            left = b"new"  # a copy has nothing to sync but its folder
+            left = b"new"  # a copy syncs only its folder
         assert store.read("a") == left
         assert list(store.keys("")) == ["a", "staged"]
         put(store, "a", b"newer")

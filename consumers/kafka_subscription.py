@@ -1,0 +1,127 @@
+"""The subscription port on Kafka: one librdkafka consumer, cooperative-sticky, offsets committed by hand."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+import confluent_kafka
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from consumers.subscription import Message, OnPartitions, Partition
+from schema.kafka.clients import Membership, join_group
+from schema.kafka.names import Names
+
+_log = logging.getLogger(__name__)
+
+
+class KafkaSubscription:
+    """A member of the group of one sink on the documents' topic."""
+
+    _revoke: OnPartitions
+    _lose: OnPartitions
+    _membership: Membership
+    _consumer: Consumer
+
+    def __init__(self, kafka: Mapping[str, Any], names: Names, sink: str) -> None:
+        self._kafka = kafka
+        self._topic = names.documents_topic
+        self._group = names.sink_group(sink)
+        self._owned: set[Partition] = set()
+        self._paused = False
+
+    def join(self, *, on_revoke: OnPartitions, on_lost: OnPartitions) -> None:
+        self._revoke, self._lose = on_revoke, on_lost
+        self._membership = Membership()
+        self._consumer = self._new_consumer()
+
+    def poll(self, rows: int, seconds: float) -> Sequence[Message]:
+        messages = []
+        for record in self._consumer.consume(rows, seconds):
+            if (error := record.error()) is None:
+                message = _message(record)
+                if message.partition in self._owned:  # it may have been revoked since it was fetched
+                    messages.append(message)
+            elif error.fatal():
+                raise KafkaException(error)
+            else:  # librdkafka retries by itself
+                _log.warning("kafka_error reason=%s", error)
+        return messages
+
+    def pause(self) -> None:
+        self._paused = True
+        self._consumer.pause(self._consumer.assignment())
+
+    def resume(self) -> None:
+        if self._paused:
+            self._consumer.resume(self._consumer.assignment())
+            self._paused = False
+
+    def serve(self, seconds: float) -> None:
+        record = self._consumer.poll(seconds)
+        if record is not None and record.error() is None:
+            raise AssertionError("a paused partition gave a message")
+
+    def store_offsets(self, messages: Sequence[Message]) -> None:
+        for (topic, number), last in {message.partition: message for message in messages}.items():
+            following = TopicPartition(topic, number, last.offset + 1, leader_epoch=last.leader_epoch)
+            self._consumer.store_offsets(offsets=[following])
+
+    def commit(self) -> None:
+        try:
+            self._consumer.commit(asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._NO_OFFSET:
+                _log.warning("offsets_not_committed reason=%s", error)
+
+    def ensure_member(self) -> None:
+        if self._membership.given_up(self._consumer):
+            _log.warning("kafka_client_given_up group=%s", self._group)
+            self._consumer.close()
+            self._owned.clear()
+            self._consumer = self._new_consumer()
+
+    def leave(self) -> None:
+        self._consumer.close()
+
+    def _new_consumer(self) -> Consumer:
+        return join_group(
+            self._kafka,
+            {"enable.auto.offset.store": False, "auto.offset.reset": "earliest"},
+            group=self._group,
+            topic=self._topic,
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.incremental_assign(partitions)
+        self._owned |= _keys_of(partitions)
+        if not partitions:
+            return
+        if self._paused:
+            consumer.pause(partitions)
+        else:  # librdkafka remembers that a partition was paused when it was revoked
+            consumer.resume(partitions)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._revoke(_keys_of(partitions))
+        self._owned -= _keys_of(partitions)
+        consumer.incremental_unassign(partitions)
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._owned -= _keys_of(partitions)
+        self._lose(_keys_of(partitions))
+
+
+def _keys_of(partitions: Collection[TopicPartition]) -> set[Partition]:
+    return {(partition.topic, partition.partition) for partition in partitions}
+
+
+def _message(record: confluent_kafka.Message) -> Message:
+    headers = cast(list[tuple[str, str | bytes | None]], record.headers() or [])
+    partition = (record.topic() or "", record.partition() or 0)
+    epoch = record.leader_epoch()
+    return Message(
+        partition, record.offset() or 0, record.key(), record.value(), headers, -1 if epoch is None else epoch
+    )
