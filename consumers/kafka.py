@@ -35,7 +35,7 @@ class KafkaConsumer:
     """One of any number of consumers of a sink.
 
     `report` is called with each batch that is applied and marked. `executor` applies batches, one at a time, and is
-    shut down by `close`. `clock` gives seconds.
+    shut down by `close`. `clock` returns seconds; `backoff` has the random source.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from consumers.kafka import KafkaConsumer
 from consumers.subscription import Message
 from schema.events.events import Envelope
 from schema.failures import DeadLetter, Retryable
+from schema.retry import Backoff
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_dead_letters import MemoryDeadLetters
 from tests.support.memory_subscription import MemorySubscription, MemoryTopic
@@ -51,7 +52,11 @@ class Loop(KafkaConsumer):
         self.clock = Clock()
         self.subscription = MemorySubscription(group, self.clock.pass_time)
         self.dead_letters = dead_letters or MemoryDeadLetters()
-        mine: dict[str, Any] = {"executor": InlineExecutor(), "clock": self.clock, "uniform": lambda _low, high: high}
+        mine: dict[str, Any] = {
+            "executor": InlineExecutor(),
+            "clock": self.clock,
+            "backoff": Backoff(uniform=lambda _low, high: high),
+        }
         super().__init__(applier, self.subscription, self.dead_letters, **(mine | given))
         self.join()
 
