@@ -150,6 +150,7 @@ def change(doc_id: str, file: DocumentFile) -> Change:
     event = DocumentUpserted(
         doc_id=doc_id,
         version=1,
+        history_id="benchmark",
         embedding_model=MODEL,
         dimension=1,
         title=doc_id,

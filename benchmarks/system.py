@@ -17,7 +17,8 @@ from sqlalchemy import Engine, make_url, text
 
 from schema.database import migrate
 from schema.database.connection import connect
-from schema.database.tables import embedding_model
+from schema.database.history import create_system
+from schema.database.tables import LANES
 from schema.kafka import topics
 from schema.kafka.names import Names
 
@@ -74,7 +75,7 @@ def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
     engine = connect(url)
     migrate.upgrade(engine)
     with engine.begin() as connection:
-        connection.execute(embedding_model.insert().values(id=1, name=MODEL, dimension=dimension))
+        create_system(connection, embedding_model=MODEL, dimension=dimension, lanes=LANES)
     names = Names(name)
     kafka: dict[str, str | int | float | bool] = {"bootstrap.servers": found[f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"]}
     topics.ensure(kafka, names)

@@ -2,14 +2,13 @@
 
 from contextlib import closing
 
-from sqlalchemy import insert, select
-
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from operations import wiring
 from operations.settings import Settings
 from schema.database import migrate
-from schema.database.tables import embedding_model
+from schema.database.history import create_system
+from schema.database.tables import LANES
 from schema.kafka import topics
 
 
@@ -22,9 +21,12 @@ def init(settings: Settings) -> list[str]:
     with wiring.open_system(settings, initialised=False) as system:
         migrate.upgrade(system.engine)
         with system.engine.begin() as connection:
-            if connection.execute(select(embedding_model)).one_or_none() is None:
-                row = {"id": 1, "name": settings.embedding_model, "dimension": settings.vector_dimension}
-                connection.execute(insert(embedding_model), row)
+            create_system(
+                connection,
+                embedding_model=settings.embedding_model,
+                dimension=settings.vector_dimension,
+                lanes=LANES,
+            )
     with wiring.open_system(settings) as system:
         system.with_milvus(lambda client: MilvusSink(client, settings.vector_dimension).ensure())
         with closing(MinioSink(system.store)) as sink:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import Engine, make_url, select
+from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from operations.errors import OperationError
@@ -22,7 +22,7 @@ from operations.settings import PREFIX, Settings, SettingsError
 from operations.transient_error_counts import count_transient_errors
 from schema.database import revision
 from schema.database.connection import connect, reading
-from schema.database.tables import embedding_model
+from schema.database.history import NotInitialised, read_identity
 from schema.failures import Retryable
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import ObjectStore
@@ -137,17 +137,18 @@ def _require_folder(folder: Path, settings: Settings) -> None:
 
 
 def _require_model(engine: Engine, settings: Settings) -> None:
-    with reading(engine) as connection:
-        row = connection.execute(select(embedding_model.c.name, embedding_model.c.dimension)).one_or_none()
-    if row is None:
-        wrong = "the system has no embedding model yet: run rag-outbox init"
-    elif (row.name, row.dimension) != (settings.embedding_model, settings.vector_dimension):
-        wrong = (
-            f"the system was initialised with {row.name!r} of {row.dimension} dimensions, the settings name "
-            f"{settings.embedding_model!r} of {settings.vector_dimension}; a change of model is a rebuild"
-        )
+    try:
+        with reading(engine) as connection:
+            found = read_identity(connection)
+    except NotInitialised as error:
+        wrong = str(error)
     else:
-        return
+        if (found.embedding_model, found.dimension) == (settings.embedding_model, settings.vector_dimension):
+            return
+        wrong = (
+            f"the system was initialised with {found.embedding_model!r} of {found.dimension} dimensions, the settings "
+            f"name {settings.embedding_model!r} of {settings.vector_dimension}; a change of model is a rebuild"
+        )
     from producer import WrongModel
 
     raise WrongModel(wrong)

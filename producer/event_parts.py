@@ -39,7 +39,7 @@ def encode_event(plan: Plan, content_type: str, *, embedding_model: str, dimensi
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
-    return {"doc_id": plan.doc_id, "version": plan.version}
+    return {"doc_id": plan.doc_id, "version": plan.version, "history_id": plan.history_id}
 
 
 def _metadata(plan: Plan, embedding_model: str, dimension: int) -> dict[str, Any]:

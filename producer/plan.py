@@ -103,13 +103,17 @@ class Plan:
 
     doc_id: str
     version: int
+    history_id: str
+    history_base: int  # the version that the document had when this history first wrote it
     operation: Operation
     columns: Mapping[str, Any]  # of `documents`
     chunks: ChunkChanges
     files: FileChanges
 
 
-def plan_upsert(desired: DesiredDocument, stored: StoredDocument | None, *, resend: bool = False) -> Plan | None:
+def plan_upsert(
+    desired: DesiredDocument, stored: StoredDocument | None, history_id: str, *, resend: bool = False
+) -> Plan | None:
     """The plan that brings a document to its desired state, None if it has that state already.
 
     With `resend` (SYNC), or after a sink refused the newest version, every label and every known vector is sent again:
@@ -119,14 +123,15 @@ def plan_upsert(desired: DesiredDocument, stored: StoredDocument | None, *, rese
     chunks = _plan_chunks(desired, stored, send_all=send_all)
     files = _plan_files(desired.files, stored)
     if stored is None:
-        return Plan(desired.doc_id, 1, Operation.INSERT, desired.columns, chunks, files)
+        return Plan(desired.doc_id, 1, history_id, 0, Operation.INSERT, desired.columns, chunks, files)
     if not send_all and not _has_changes(desired, stored, chunks, files):
         return None
     operation = Operation.SYNC if resend else Operation.UPDATE
-    return Plan(desired.doc_id, stored.row.version + 1, operation, desired.columns, chunks, files)
+    base = _history_base(stored, history_id)
+    return Plan(desired.doc_id, stored.row.version + 1, history_id, base, operation, desired.columns, chunks, files)
 
 
-def plan_delete(stored: StoredDocument) -> Plan | None:
+def plan_delete(stored: StoredDocument, history_id: str) -> Plan | None:
     """The plan that deletes a document: everything that a sink may hold becomes a tombstone.
 
     None if the document is deleted already and no sink failed.
@@ -138,7 +143,13 @@ def plan_delete(stored: StoredDocument) -> Plan | None:
         removed=tuple(key for key, row in stored.files.items() if row.removed_in_version is None),
         tombstones=tuple(key for key, row in stored.files.items() if row.removed_in_version is not None),
     )
-    return Plan(stored.row.doc_id, stored.row.version + 1, Operation.DELETE, {}, chunks, files)
+    base = _history_base(stored, history_id)
+    return Plan(stored.row.doc_id, stored.row.version + 1, history_id, base, Operation.DELETE, {}, chunks, files)
+
+
+def _history_base(stored: StoredDocument, history_id: str) -> int:
+    row = stored.row
+    return int(row.history_base if row.history_id == history_id else row.version)
 
 
 def _plan_chunks(desired: DesiredDocument, stored: StoredDocument | None, *, send_all: bool) -> ChunkChanges:

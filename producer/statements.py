@@ -41,7 +41,17 @@ _OFFSET = 1_000_000_000  # above every chunk index: keeps UNIQUE(doc_id, chunk_i
 def insert_documents(connection: Connection, plans: Sequence[Plan]) -> None:
     if not plans:
         return
-    rows = [{"doc_id": plan.doc_id, "version": plan.version, "status": "pending", **plan.columns} for plan in plans]
+    rows = [
+        {
+            "doc_id": plan.doc_id,
+            "version": plan.version,
+            "history_id": plan.history_id,
+            "history_base": plan.history_base,
+            "status": "pending",
+            **plan.columns,
+        }
+        for plan in plans
+    ]
     try:
         connection.execute(_INSERT_DOCUMENTS, rows)
     except IntegrityError as error:
@@ -52,14 +62,25 @@ def insert_documents(connection: Connection, plans: Sequence[Plan]) -> None:
     connection.execute(_INSERT_STATES, states)
 
 
-def update_document(connection: Connection, plan: Plan) -> None:
-    """Move a stored document to the plan's version, and ask its sinks for that version."""
-    values: dict[str, Any] = {"version": plan.version, "updated_at": utc_now(), **plan.columns}
+def update_document(connection: Connection, plan: Plan, old_version: int) -> None:
+    """Move a stored document from `old_version` to the plan's version, and ask its sinks for that version.
+
+    Raises WriteConflict when the document is at another version: another transaction wrote it without its lock.
+    """
+    values: dict[str, Any] = {
+        "version": plan.version,
+        "history_id": plan.history_id,
+        "history_base": plan.history_base,
+        "updated_at": utc_now(),
+        **plan.columns,
+    }
     if plan.operation is Operation.DELETE:
         values |= {"status": "deleting", "deleted_at": utc_now(), "chunk_count": 0}
     else:
         values |= {"status": "pending", "deleted_at": null()}
-    connection.execute(update(documents).where(documents.c.doc_id == plan.doc_id).values(values))
+    at_old_version = (documents.c.doc_id == plan.doc_id) & (documents.c.version == old_version)
+    if connection.execute(update(documents).where(at_old_version).values(values)).rowcount != 1:
+        raise WriteConflict(f"another transaction wrote document {plan.doc_id!r}; run this transaction again")
     connection.execute(
         update(sink_states)
         .where(sink_states.c.doc_id == plan.doc_id)

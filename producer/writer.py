@@ -5,7 +5,7 @@ Invariant 1: all of it commits or rolls back with that transaction; the writer n
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from producer import desired, statements
 from producer.desired import DesiredChunk
@@ -18,7 +18,7 @@ from producer.stored import StoredDocument, lock_documents
 from producer.unpublished import read_unpublished
 from producer.validation import validate
 from schema import limits
-from schema.database.tables import embedding_model
+from schema.database.history import Identity, NotInitialised, lock_identity, read_identity
 from schema.events.events import MSGPACK
 from schema.events.identity import doc_id_error
 
@@ -33,7 +33,6 @@ class Writer:
         self._model = model
         self._operator = operator[: limits.OPERATOR_CHARACTERS]
         self._content_type = content_type
-        self._dimension = 0  # read from the database once
 
     def upsert(
         self, connection: Connection, document: Document, *, headers: Mapping[str, str] | None = None
@@ -49,16 +48,16 @@ class Writer:
         `headers` (for instance `traceparent`) are sent with the events. Raises InvalidDocument, VectorRequired,
         FileRequired or WrongModel before anything is written, WriteConflict if the transaction must be run again.
         """
-        dimension = self.dimension(connection)
-        vectors = [validate(document, self._model, dimension) for document in documents]
+        identity = self._lock_identity(connection)
+        vectors = [validate(document, self._model, identity.dimension) for document in documents]
         doc_ids = [document.doc_id for document in documents]
         _refuse_duplicates(doc_ids)
         stored = lock_documents(connection, doc_ids)
         plans = [
-            _plan_document(document, document_vectors, stored.get(document.doc_id))
+            _plan_document(document, document_vectors, stored.get(document.doc_id), identity.history_id)
             for document, document_vectors in zip(documents, vectors, strict=True)
         ]
-        self._write(connection, plans, stored, headers)
+        self._write(connection, identity, plans, stored, headers)
         return _receipts(connection, doc_ids, plans, stored)
 
     def delete(self, connection: Connection, doc_id: str) -> Receipt:
@@ -70,10 +69,11 @@ class Writer:
 
         Skips documents that are deleted already. Raises UnknownDocument before anything is written.
         """
+        identity = self._lock_identity(connection)
         stored = _lock_existing(connection, doc_ids)
         _refuse_duplicates(doc_ids)
-        plans = [plan_delete(stored[doc_id]) for doc_id in doc_ids]
-        self._write(connection, plans, stored)
+        plans = [plan_delete(stored[doc_id], identity.history_id) for doc_id in doc_ids]
+        self._write(connection, identity, plans, stored)
         return _receipts(connection, doc_ids, plans, stored)
 
     def resync(self, connection: Connection, doc_id: str, chunks: Sequence[Chunk] = ()) -> Receipt:
@@ -83,27 +83,38 @@ class Writer:
         a sink may lack come from `chunks` or from events that wait in the outbox. Raises UnknownDocument (also for a
         deleted document), InvalidDocument, VectorRequired, FileRequired or WrongModel before anything is written.
         """
+        identity = self._lock_identity(connection)
         stored = _lock_existing(connection, [doc_id])
         document = stored[doc_id]
         if document.row.deleted_at is not None:
             raise UnknownDocument([doc_id])
-        given = self._validate_chunks(document, chunks, self.dimension(connection))
+        given = self._validate_chunks(document, chunks, identity.dimension)
         waiting, files = read_unpublished(connection, doc_id)
         state = desired.from_stored(document, {**waiting, **given}, files)
-        plans = [plan_upsert(state, document, resend=True)]
-        self._write(connection, plans, stored)
+        plans = [plan_upsert(state, document, identity.history_id, resend=True)]
+        self._write(connection, identity, plans, stored)
         return _receipts(connection, [doc_id], plans, stored)[0]
 
     def dimension(self, connection: Connection) -> int:
         """The system's vector dimension; raises WrongModel unless the system's model is this writer's."""
-        if not self._dimension:
-            row = connection.execute(select(embedding_model.c.name, embedding_model.c.dimension)).one_or_none()
-            if row is None:
-                raise WrongModel("the system has no embedding model yet; run: rag-outbox init")
-            if row.name != self._model:
-                raise WrongModel(f"the system's embedding model is {row.name!r}, this writer's is {self._model!r}")
-            self._dimension = row.dimension
-        return self._dimension
+        try:
+            return self._check_model(read_identity(connection)).dimension
+        except NotInitialised as error:
+            raise WrongModel(str(error)) from error
+
+    def _lock_identity(self, connection: Connection) -> Identity:
+        """The system's identity, locked before anything else, so that the whole write belongs to one history."""
+        try:
+            return self._check_model(lock_identity(connection))
+        except NotInitialised as error:
+            raise WrongModel(str(error)) from error
+
+    def _check_model(self, identity: Identity) -> Identity:
+        if identity.embedding_model != self._model:
+            raise WrongModel(
+                f"the system's embedding model is {identity.embedding_model!r}, this writer's is {self._model!r}"
+            )
+        return identity
 
     def _validate_chunks(
         self, stored: StoredDocument, chunks: Sequence[Chunk], dimension: int
@@ -121,31 +132,35 @@ class Writer:
     def _write(
         self,
         connection: Connection,
+        identity: Identity,
         plans: Sequence[Plan | None],
         stored: Mapping[str, StoredDocument],
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        changed = [plan for plan in plans if plan is not None]
+        # In the order of doc_id, so that two batches lock what they insert and change in the same order.
+        changed = sorted((plan for plan in plans if plan is not None), key=lambda plan: plan.doc_id)
         _require_complete(changed)
         if not changed:
             return
         statements.insert_documents(connection, [plan for plan in changed if plan.operation is Operation.INSERT])
         for plan in changed:
             if plan.operation is not Operation.INSERT:
-                statements.update_document(connection, plan)
+                statements.update_document(connection, plan, stored[plan.doc_id].row.version)
                 statements.change_chunks(connection, plan)
         statements.insert_chunks(connection, changed)
         statements.write_files(connection, changed)
         statements.log_operations(connection, changed, stored, self._operator)
-        parts = ((plan, payload) for plan in changed for payload in self._encode(plan))
+        parts = ((plan, payload) for plan in changed for payload in self._encode(plan, identity))
         statements.append_events(connection, parts, self._content_type, headers)
 
-    def _encode(self, plan: Plan) -> list[bytes]:
-        return encode_event(plan, self._content_type, embedding_model=self._model, dimension=self._dimension)
+    def _encode(self, plan: Plan, identity: Identity) -> list[bytes]:
+        return encode_event(plan, self._content_type, embedding_model=self._model, dimension=identity.dimension)
 
 
-def _plan_document(document: Document, vectors: Sequence[bytes | None], stored: StoredDocument | None) -> Plan | None:
-    return plan_upsert(desired.from_document(document, vectors, stored), stored)
+def _plan_document(
+    document: Document, vectors: Sequence[bytes | None], stored: StoredDocument | None, history_id: str
+) -> Plan | None:
+    return plan_upsert(desired.from_document(document, vectors, stored), stored, history_id)
 
 
 def _lock_existing(connection: Connection, doc_ids: Sequence[str]) -> dict[str, StoredDocument]:

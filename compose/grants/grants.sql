@@ -13,9 +13,10 @@ CREATE USER IF NOT EXISTS 'rag-writer' ACCOUNT LOCK;
 CREATE USER IF NOT EXISTS 'rag-relay' ACCOUNT LOCK;
 CREATE USER IF NOT EXISTS 'rag-consumer' ACCOUNT LOCK;
 
--- Every process reads the revision of the tables and the embedding model.
+-- Every process reads the revision of the tables, the identity of the system and its sinks.
 GRANT SELECT ON rag_outbox_revision TO 'rag-writer', 'rag-relay', 'rag-consumer';
-GRANT SELECT ON embedding_model TO 'rag-writer', 'rag-relay', 'rag-consumer';
+GRANT SELECT ON system_identity TO 'rag-writer', 'rag-relay', 'rag-consumer';
+GRANT SELECT ON sinks TO 'rag-writer', 'rag-relay', 'rag-consumer';
 
 -- The writer: `rag-outbox write`, `ingest` and `delete`, and every service that imports `producer` or writes SQL itself.
 GRANT SELECT, INSERT, UPDATE ON documents TO 'rag-writer'; -- deleted documents stay as rows
@@ -24,6 +25,9 @@ GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-writer'; -- DELETE: the
 GRANT SELECT, INSERT, UPDATE, DELETE ON document_files TO 'rag-writer';
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-writer';
 GRANT INSERT ON operation_logs TO 'rag-writer'; -- it can append to the log, but neither read nor change it
+GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-writer'; -- after a failover: a new history
+GRANT INSERT ON histories TO 'rag-writer';
+GRANT SELECT ON suspects TO 'rag-writer';
 GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync reads vectors from pending events
 
 -- The relay: `rag-outbox relay`. It never sees a document.
@@ -38,3 +42,4 @@ GRANT SELECT, UPDATE (milvus_synced) ON chunks TO 'rag-consumer';
 GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-consumer';
 GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer';
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
+GRANT SELECT, INSERT, UPDATE ON suspects TO 'rag-consumer';

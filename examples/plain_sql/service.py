@@ -69,7 +69,7 @@ def encode(vector: Sequence[float]) -> str:
 def embedding_model(connection: "pymysql.Connection[Any]") -> tuple[str, int]:
     """Name and dimension of the model that all vectors of this system come from. Compare them with your own model."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT name, dimension FROM embedding_model")
+        cursor.execute("SELECT embedding_model, dimension FROM system_identity")
         row = cursor.fetchone()
     if row is None:
         raise SystemExit("the system has no embedding model yet; run: rag-outbox init")

@@ -1,10 +1,14 @@
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED; -- no gap locks: writers of other documents do not wait
 START TRANSACTION;
 
-INSERT INTO documents (doc_id, version, title, source_type, business_tag, chunk_count)
-VALUES (@doc_id, 1, @title, @source_type, @business_tag, JSON_LENGTH(@chunks)) AS new
+SELECT history_id FROM system_identity WHERE id = 1 FOR SHARE INTO @history; -- no other history starts before COMMIT
+
+INSERT INTO documents (doc_id, version, history_id, title, source_type, business_tag, chunk_count)
+VALUES (@doc_id, 1, @history, @title, @source_type, @business_tag, JSON_LENGTH(@chunks)) AS new
 ON DUPLICATE KEY UPDATE
-    version = documents.version + 1, title = new.title, source_type = new.source_type,
+    history_base = IF(documents.history_id = @history, documents.history_base, documents.version),
+    history_id = @history, version = documents.version + 1, -- after the line that reads both
+    title = new.title, source_type = new.source_type,
     business_tag = new.business_tag, chunk_count = new.chunk_count, status = 'pending', updated_at = UTC_TIMESTAMP(6),
     oss_key = IF(documents.deleted_at IS NULL, documents.oss_key, NULL), -- its file went when it was deleted
     file_size = IF(documents.deleted_at IS NULL, documents.file_size, NULL),
@@ -29,7 +33,8 @@ DELETE FROM chunk_tombstones WHERE chunk_id IN (SELECT chunk_id FROM chunks WHER
 
 INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload)
 SELECT UUID(), d.doc_id, d.version, 'rag.document.upserted.v1', 'application/json', JSON_OBJECT(
-    'doc_id', d.doc_id, 'version', d.version, 'embedding_model', @model, 'dimension', @dimension,
+    'doc_id', d.doc_id, 'version', d.version, 'history_id', d.history_id,
+    'embedding_model', @model, 'dimension', CAST(@dimension AS UNSIGNED),
     'title', d.title, 'source_type', d.source_type, 'business_tag', COALESCE(d.business_tag, ''),
     'oss_key', COALESCE(d.oss_key, ''), 'chunk_count', d.chunk_count,
     'chunks', (SELECT COALESCE(JSON_ARRAYAGG(JSON_OBJECT('chunk_id', c.chunk_id, 'content_hash', c.content_hash,

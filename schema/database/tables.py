@@ -51,7 +51,8 @@ metadata = MetaData(
 SOURCE_TYPES = ("pdf", "word", "image", "webpage", "table", "text")
 VECTOR_LEVELS = ("text", "table", "row", "col", "cell")
 DOCUMENT_STATES = ("pending", "processing", "completed", "failed", "deleting")
-SINK_STATES = ("pending", "applied", "failed")
+SINK_STATES = ("pending", "applied", "failed", "absent")
+SINK_ROLES = ("active", "joining", "leaving")
 
 _OPTIONS: dict[str, Any] = {  # ids compare byte by byte, as in Milvus and the object store
     "mysql_engine": "InnoDB",
@@ -100,6 +101,9 @@ documents = Table(
     metadata,
     _doc_id(primary_key=True),
     Column("version", BigInteger, nullable=False),
+    Column("history_id", String(36), nullable=False),  # of the last write
+    # The version that the document had when this history first wrote it.
+    Column("history_base", BigInteger, nullable=False, server_default=text("0")),
     Column("title", String(limits.TITLE_CHARACTERS), nullable=False),
     Column("source_type", _enum(*SOURCE_TYPES, name="source_type"), nullable=False, index=True),
     Column("source_url", String(limits.SOURCE_URL_CHARACTERS)),
@@ -116,7 +120,7 @@ documents = Table(
     Column("updated_at", _Timestamp, nullable=False, server_default=utc_now()),
     Column("deleted_at", _Timestamp),
     CheckConstraint("doc_id <> ''", name="doc_id_filled"),
-    CheckConstraint("version >= 1", name="version_positive"),
+    CheckConstraint("history_base >= 0 AND version > history_base", name="version_above_history_base"),
     CheckConstraint("chunk_count >= 0", name="chunk_count_natural"),
     CheckConstraint("status <> 'deleting' OR deleted_at IS NOT NULL", name="deleting_dated"),
     **_OPTIONS,
@@ -187,11 +191,12 @@ sink_states = Table(
     Column("sink", String(32), primary_key=True),
     Column("desired_version", BigInteger, nullable=False),
     Column("applied_version", BigInteger, nullable=False, server_default=text("0")),
+    Column("parts_version", BigInteger, nullable=False, server_default=text("0")),  # the version being applied in parts
+    Column("parts_applied", Integer, nullable=False, server_default=text("0")),  # parts 1 to n of it are applied
     Column("state", _enum(*SINK_STATES, name="state"), nullable=False, server_default="pending"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
-    Column(
-        "marks", BigInteger, nullable=False, server_default=text("0")
-    ),  # an unexpected value reveals a concurrent consumer
+    # Incremented by every mark; an unexpected value reveals a concurrent consumer.
+    Column("marks", BigInteger, nullable=False, server_default=text("0")),
     Column("last_error", Text),
     _created_at("requested_at"),
     Column("applied_at", _Timestamp),
@@ -278,14 +283,53 @@ processing_tasks = Table(
     **_OPTIONS,
 )
 
-embedding_model = Table(  # one row: the model of all vectors in the system
-    "embedding_model",
+system_identity = Table(  # one row; `system` is a reserved word of MySQL
+    "system_identity",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("name", String(128), nullable=False),
+    Column("system_id", String(36), nullable=False),
+    Column("history_id", String(36), nullable=False),
+    Column("server_uuid", String(36), nullable=False),  # of the server that the history runs on; '' on SQLite
+    Column("embedding_model", String(128), nullable=False),  # every vector comes from this model
     Column("dimension", Integer, nullable=False),
+    Column("lanes", SmallInteger, nullable=False),
     _created_at(),
     CheckConstraint("id = 1", name="single_row"),
     CheckConstraint(f"dimension BETWEEN 1 AND {limits.VECTOR_DIMENSION}", name="dimension_in_range"),
+    CheckConstraint(f"lanes BETWEEN 1 AND {limits.LANES}", name="lanes_in_range"),
     **(_OPTIONS | {"sqlite_autoincrement": False}),
+)
+
+histories = Table(  # a row per history; `system_identity` names the current one
+    "histories",
+    metadata,
+    Column("number", _Id, primary_key=True, autoincrement=True),
+    Column("history_id", String(36), nullable=False),
+    Column("server_uuid", String(36), nullable=False),
+    Column("reason", String(64), nullable=False),
+    _created_at("started_at"),
+    Column("checked_at", _Timestamp),  # when the topic was searched for events of a lost history
+    UniqueConstraint("history_id"),
+    **_OPTIONS,
+)
+
+suspects = Table(  # documents that an event of a lost history was seen for; the document may be missing
+    "suspects",
+    metadata,
+    _doc_id(primary_key=True),
+    Column("lost_version", BigInteger, nullable=False),  # the highest
+    _created_at("found_at"),
+    **_OPTIONS,
+)
+
+sinks = Table(
+    "sinks",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("required", Boolean, nullable=False),  # a document is completed when every required sink holds its version
+    Column("takes_vectors", Boolean, nullable=False),
+    Column("takes_files", Boolean, nullable=False),
+    Column("state", _enum(*SINK_ROLES, name="state"), nullable=False, server_default="active"),
+    _created_at(),
+    **_OPTIONS,
 )

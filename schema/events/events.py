@@ -64,6 +64,7 @@ class DocumentUpserted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     doc_id: str
     version: int
+    history_id: str
     embedding_model: str
     dimension: int
     title: str
@@ -88,6 +89,7 @@ class DocumentDeleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     doc_id: str
     version: int
+    history_id: str
     part: int = 1
     parts: int = 1
     tombstones: list[str] = msgspec.field(default_factory=list)

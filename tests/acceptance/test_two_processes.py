@@ -110,7 +110,7 @@ def test_two_concurrent_inits_succeed(tmp_path: Path) -> None:
     outcomes = at_once(*[(folder, ("init", "--json"), b"")] * 2)
 
     assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 2
-    assert folder.sql("SELECT count(*) FROM embedding_model") == [(1,)]
+    assert folder.sql("SELECT count(*) FROM system_identity") == [(1,)]
     folder.assert_in_step()
 
 

@@ -44,12 +44,16 @@ def chunk(chunk_id: str, content: str = "text", vector: bytes = ONES, **fields: 
 def upsert_change(version: int = 1, chunks: Sequence[ChunkRow] = (), **fields: Any) -> list[Change]:
     """One document's change."""
     values = {"embedding_model": "m", "dimension": 8, "title": "t", "source_type": "text", "chunk_count": 1, **fields}
-    event = DocumentUpserted(doc_id="a", version=version, chunks=list(chunks), **values)
+    event = DocumentUpserted(doc_id="a", version=version, history_id="h", chunks=list(chunks), **values)
     return [Change("a", version, (event,))]
 
 
 def delete_change(version: int, tombstones: Iterable[str]) -> list[Change]:
-    return [Change("a", version, (DocumentDeleted(doc_id="a", version=version, tombstones=list(tombstones)),))]
+    return [
+        Change(
+            "a", version, (DocumentDeleted(doc_id="a", version=version, history_id="h", tombstones=list(tombstones)),)
+        )
+    ]
 
 
 def rows(client: MilvusClient, *fields: str, alias: str = "rag_vectors") -> dict[str, dict[str, Any]]:

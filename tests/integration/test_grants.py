@@ -18,7 +18,7 @@ from producer import Writer
 from relays.outbox import SqlOutbox
 from schema.database import revision
 from schema.database.connection import connect, reading
-from schema.database.tables import embedding_model
+from schema.database.tables import system_identity
 from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore
 from tests.integration.test_kafka_consumers import wait_until_completed
@@ -161,7 +161,7 @@ def test_every_process_may_read_revision_and_model(users: Users, process: str) -
     engine: Engine = getattr(users, process)
     revision.require_current(engine)
     with reading(engine) as connection:
-        assert connection.execute(select(embedding_model.c.name)).scalar_one() == MODEL
+        assert connection.execute(select(system_identity.c.embedding_model)).scalar_one() == MODEL
 
 
 STATEMENTS = {
@@ -174,7 +174,7 @@ STATEMENTS = {
         "DELETE FROM operation_logs",
         "SELECT * FROM outbox_dead_letters",
         "DELETE FROM sink_states",
-        "UPDATE embedding_model SET name = 'other'",
+        "UPDATE system_identity SET embedding_model = 'other'",
         "INSERT INTO rag_outbox_revision VALUES ('other')",
         "ALTER TABLE documents ADD COLUMN more INT",
         "DROP TABLE outbox",
@@ -189,13 +189,14 @@ STATEMENTS = {
         "SELECT * FROM outbox_dead_letters",
         "DELETE FROM outbox_dead_letters",
         "SELECT * FROM sink_states",
-        "UPDATE embedding_model SET name = 'other'",
+        "UPDATE system_identity SET embedding_model = 'other'",
         "TRUNCATE TABLE outbox",
     ],
     "consumer": [
         "UPDATE documents SET version = 9",
         "UPDATE documents SET title = 'other'",
-        "INSERT INTO documents (doc_id, version, title, source_type, chunk_count) VALUES ('d', 1, 't', 'text', 0)",
+        "INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_count)"
+        " VALUES ('d', 1, 'h', 't', 'text', 0)",
         "DELETE FROM documents",
         "UPDATE chunks SET content = 'other'",
         "DELETE FROM chunks",

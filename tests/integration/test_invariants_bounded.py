@@ -74,6 +74,7 @@ def upsert_change(chunks: list[ChunkRow]) -> Change:
     event = DocumentUpserted(
         doc_id="a",
         version=1,
+        history_id="h",
         embedding_model="test-model",
         dimension=8,
         title="A",
@@ -96,7 +97,9 @@ def test_invariant_12_milvus_requests_are_bounded_in_rows(pipeline: Pipeline) ->
         pipeline.milvus_sink.apply([upsert_change([chunk_row(number, "x") for number in range(2_500)])])
         assert [rows for rows, _ in seen] == [1_000, 1_000, 500]
         assert len(pipeline.milvus_rows()) == 2_500
-        gone = DocumentDeleted(doc_id="a", version=2, tombstones=[f"chunk-{number}" for number in range(2_500)])
+        gone = DocumentDeleted(
+            doc_id="a", version=2, history_id="h", tombstones=[f"chunk-{number}" for number in range(2_500)]
+        )
         pipeline.milvus_sink.apply([Change("a", 2, (gone,))])
     filters = [call.kwargs["filter"] for call in delete.call_args_list]
     assert [len(ids_of(expression)) for expression in filters] == [1_000, 1_000, 500]

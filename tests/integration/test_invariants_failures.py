@@ -151,7 +151,7 @@ def test_invariant_11_bad_events_do_not_spoil_an_applied_document(pipeline: Pipe
 def test_invariant_11_version_is_refused_whole_when_its_first_part_is(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "old", "older"))
     pipeline.run()
-    with patch.object(limits, "EVENT_BYTES", 700):
+    with patch.object(limits, "EVENT_BYTES", 750):
         pipeline.upsert(document("a", "one", "two", "three"))
     assert len(pipeline.pending()) == 3  # the last part has both tombstones
     tamper(pipeline, "a", with_first_chunk(vector=NAN))

@@ -27,9 +27,11 @@ def foreign_write(
 ) -> None:
     """The transaction of a service in another language. It leaves `sink_states` to the consumers."""
     ids = {word: sha256(f"foreign\0{sha256(word)}\0000")[:32] for word in (*words, *removed)}
+    [(history_id,)] = pipeline.sql("SELECT history_id FROM system_identity")
     event = {
         "doc_id": "foreign",
         "version": version,
+        "history_id": history_id,
         "embedding_model": "test-model",
         "dimension": 8,
         "title": "Fremd",
@@ -53,9 +55,9 @@ def foreign_write(
         run = connection.exec_driver_sql
         if version == 1:
             run(
-                "INSERT INTO documents (doc_id, version, title, source_type, business_tag, chunk_count)"
-                " VALUES ('foreign', 1, 'Fremd', 'webpage', 'hr', ?)",
-                (len(words),),
+                "INSERT INTO documents (doc_id, version, history_id, title, source_type, business_tag, chunk_count)"
+                " VALUES ('foreign', 1, ?, 'Fremd', 'webpage', 'hr', ?)",
+                (history_id, len(words)),
             )
         else:
             run(

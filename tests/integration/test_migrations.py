@@ -144,7 +144,7 @@ def test_upgrade_continues_after_an_interruption_at_any_statement(engine: Engine
             migrate.upgrade(engine)
         except RuntimeError:
             rounds += 1
-    assert rounds == 10 + 15 + 1  # tables, indexes, and the table of the revision; the last round inserts the revision
+    assert rounds == 13 + 15 + 1  # tables, indexes, and the table of the revision; the last round inserts the revision
     revision.require_current(engine)
     assert definitions(engine) == definitions(migrated)
 
@@ -228,7 +228,8 @@ def test_service_in_any_language_writes_with_plain_sql(engine: Engine, charset: 
     try:
         with connection.cursor() as cursor:
             cursor.execute(
-                "INSERT INTO documents (doc_id, version, title, source_type, chunk_count) VALUES (%s, 1, %s, 'pdf', 1)",
+                "INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_count)"
+                " VALUES (%s, 1, 'h', %s, 'pdf', 1)",
                 (doc_id, title),
             )
             cursor.execute(

@@ -92,7 +92,15 @@ def digest_of(client: Minio, bucket: str, key: str) -> str:
 
 
 def upsert_change(*files: FileRecord, doc_id: str = "handbook", version: int = 1, **fields: object) -> Change:
-    values = {"embedding_model": "m", "dimension": 2, "title": "t", "source_type": "pdf", "chunk_count": 1, **fields}
+    values = {
+        "history_id": "h",
+        "embedding_model": "m",
+        "dimension": 2,
+        "title": "t",
+        "source_type": "pdf",
+        "chunk_count": 1,
+        **fields,
+    }
     event = msgspec.convert(
         {"doc_id": doc_id, "version": version, "files": list(files), **values}, DocumentUpserted, from_attributes=True
     )
@@ -256,7 +264,7 @@ def test_inline_file_and_vectors_are_written_and_deleted_with_the_document(
     assert client.stat_object(bucket, RAW).content_type == "application/pdf"
     assert store.sha256(RAW) == HELLO_SHA256
     assert [row["vector"] for row in msgspec.msgpack.decode(store.read(archive))] == [b"\0\0\x80?\0\0\0@"]
-    gone = DocumentDeleted(doc_id="handbook", version=4, removed_files=[RAW])
+    gone = DocumentDeleted(doc_id="handbook", version=4, history_id="h", removed_files=[RAW])
     sink.apply([Change("handbook", 4, (gone,))])
     sink.apply([Change("handbook", 4, (gone,))])
     assert list(store.keys("")) == []

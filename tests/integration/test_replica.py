@@ -77,7 +77,10 @@ def test_invariant_2_replica_within_a_transaction_shows_the_previous_version(rep
     assert seen(replica.engine) == (2, True, ["one"])
 
 
-DOCUMENT = "INSERT INTO documents (doc_id, version, title, source_type, chunk_count) VALUES ('d', 1, 'D', 'text', 2)"
+DOCUMENT = (
+    "INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_count)"
+    " VALUES ('d', 1, 'h', 'D', 'text', 2)"
+)
 
 
 def new_version(version: int, chunk_count: int) -> str:

@@ -207,7 +207,7 @@ def test_new_documents_take_seven_statements_at_any_batch_size(engine: Engine, d
         "INSERT INTO operation_logs",
         "INSERT INTO outbox",
     ]
-    assert len(sent) == 7  # two SELECTs too: the embedding model, the documents that exist
+    assert len(sent) == 7  # two SELECTs too: the identity of the system, the documents that exist
     assert written.rows(engine, "SELECT COUNT(*) FROM chunks WHERE doc_id <> 'old'") == [(10 * documents,)]
 
 

@@ -108,7 +108,7 @@ def test_batch_writes_only_changed_documents(engine: Engine, write: Callable[[Do
         )
 
     assert [(receipt.version, receipt.changed) for receipt in receipts] == [(1, True), (1, False), (2, True)]
-    assert written.rows(engine, "SELECT aggregate_id FROM outbox WHERE id > 2") == [("new",), ("changes",)]
+    assert written.rows(engine, "SELECT aggregate_id FROM outbox WHERE id > 2") == [("changes",), ("new",)]
 
 
 def test_operation_log_keeps_previous_state(engine: Engine, write: Callable[[Document], Receipt]) -> None:
@@ -124,6 +124,7 @@ def test_operation_log_keeps_previous_state(engine: Engine, write: Callable[[Doc
         (operation, "documents", "d", "tester") for operation in ("INSERT", "UPDATE", "SYNC", "DELETE")
     ]
     assert log[0][4] is None
+    [(history_id,)] = written.rows(engine, "SELECT history_id FROM system_identity")
     first, second, third = (json.loads(row[4]) for row in log[1:])
     created_at = datetime.fromisoformat(first.pop("created_at"))
     assert abs((datetime.now(UTC).replace(tzinfo=None) - created_at).total_seconds()) < 60
@@ -131,6 +132,8 @@ def test_operation_log_keeps_previous_state(engine: Engine, write: Callable[[Doc
     assert first == {
         "doc_id": "d",
         "version": 1,
+        "history_id": history_id,
+        "history_base": 0,
         "title": "Title of d",
         "source_type": "text",
         "source_url": None,
@@ -256,11 +259,14 @@ def test_writer_with_other_model_is_refused(engine: Engine) -> None:
 
 def test_writer_refuses_system_without_embedding_model(engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.execute(text("DELETE FROM embedding_model"))
+        connection.execute(text("DELETE FROM system_identity"))
     before = written.tables(engine)
     writer = Writer(MODEL)
 
-    with engine.begin() as connection, pytest.raises(WrongModel, match="no embedding model yet; run: rag-outbox init"):
+    with (
+        engine.begin() as connection,
+        pytest.raises(WrongModel, match="the system is not initialised: run rag-outbox init"),
+    ):
         writer.upsert(connection, document("d", "one"))
 
     assert written.tables(engine) == before

@@ -21,8 +21,9 @@ from consumers.sink import Sink
 from producer import Chunk, Document, DocumentFile, Writer
 from relays.direct import direct_relay
 from schema.database.connection import reading
+from schema.database.history import create_system
 from schema.database.outbox_rows import envelope_of
-from schema.database.tables import outbox
+from schema.database.tables import LANES, outbox
 from schema.events.events import Envelope
 from schema.object_store.directory import DirectoryStore
 from schema.sinks import MILVUS, MINIO
@@ -125,7 +126,4 @@ def _files(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def set_model(connection: Connection) -> None:
-    connection.execute(
-        text("INSERT INTO embedding_model (id, name, dimension) VALUES (1, :name, :dimension)"),
-        {"name": MODEL, "dimension": DIMENSION},
-    )
+    create_system(connection, embedding_model=MODEL, dimension=DIMENSION, lanes=LANES)

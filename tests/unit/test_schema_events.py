@@ -23,6 +23,7 @@ UPSERTED_JSON = """
 {
   "doc_id": "手册-😀",
   "version": 7,
+  "history_id": "history-1",
   "embedding_model": "wordllama",
   "dimension": 2,
   "title": "The manual",
@@ -69,6 +70,7 @@ UPSERTED_JSON = """
 UPSERTED = DocumentUpserted(
     doc_id="手册-😀",
     version=7,
+    history_id="history-1",
     embedding_model="wordllama",
     dimension=2,
     title="The manual",
@@ -119,14 +121,21 @@ UPSERTED = DocumentUpserted(
     tombstones=["4ccf6b2654dbf237392de788a6621f88"],
     removed_files=["raw-files/word/2025/01/31/手册-😀.docx"],
 )
-DELETED_JSON = '{"doc_id": "doc-1", "version": 3, "part": 2, "parts": 2, "tombstones": ["t"], "removed_files": ["k"]}'
-DELETED = DocumentDeleted(doc_id="doc-1", version=3, part=2, parts=2, tombstones=["t"], removed_files=["k"])
+DELETED_JSON = (
+    '{"doc_id": "doc-1", "version": 3, "history_id": "h", "part": 2, "parts": 2, "tombstones": ["t"],'
+    ' "removed_files": ["k"]}'
+)
+DELETED = DocumentDeleted(
+    doc_id="doc-1", version=3, history_id="h", part=2, parts=2, tombstones=["t"], removed_files=["k"]
+)
 
-# {"doc_id": "doc-1", "version": 3} by the MessagePack specification: fixmap of 2, fixstr 6, fixstr 5, fixstr 7, fixint
-DELETED_MSGPACK = b"\x82" + b"\xa6doc_id" + b"\xa5doc-1" + b"\xa7version" + b"\x03"
+# {"doc_id": "doc-1", "version": 3, "history_id": "h"} by the MessagePack specification: fixmap of 3, fixstr of 6, 5, 7
+# bytes, fixint, fixstr of 10 and of 1 byte
+DELETED_MSGPACK = b"\x83" + b"\xa6doc_id" + b"\xa5doc-1" + b"\xa7version" + b"\x03" + b"\xaahistory_id" + b"\xa1h"
 
 SMALL = (
-    '{"doc_id":"doc-1","version":3,"embedding_model":"m","dimension":1,"title":"t","source_type":"pdf","chunk_count":0'
+    '{"doc_id":"doc-1","version":3,"history_id":"h","embedding_model":"m","dimension":1,"title":"t","source_type":"pdf",'
+    '"chunk_count":0'
 )
 
 
@@ -144,7 +153,7 @@ def test_upsert_from_another_language_is_decoded() -> None:
 
 def test_deletion_from_another_language_is_decoded() -> None:
     assert events.decode(envelope(DELETED_JSON, events.DELETED)) == DELETED
-    short = DocumentDeleted(doc_id="doc-1", version=3, part=1, parts=1, tombstones=[], removed_files=[])
+    short = DocumentDeleted(doc_id="doc-1", version=3, history_id="h", part=1, parts=1, tombstones=[], removed_files=[])
     assert events.decode(envelope(DELETED_MSGPACK, events.DELETED, events.MSGPACK)) == short
 
 
@@ -157,8 +166,11 @@ def test_event_is_equal_after_encoding_and_decoding(event: events.Event, content
 
 
 def test_encodings_are_json_and_messagepack() -> None:
-    assert events.encode(DocumentDeleted(doc_id="doc-1", version=3), events.MSGPACK) == DELETED_MSGPACK
-    assert events.encode(DocumentDeleted(doc_id="doc-1", version=3), events.JSON) == b'{"doc_id":"doc-1","version":3}'
+    assert events.encode(DocumentDeleted(doc_id="doc-1", version=3, history_id="h"), events.MSGPACK) == DELETED_MSGPACK
+    assert (
+        events.encode(DocumentDeleted(doc_id="doc-1", version=3, history_id="h"), events.JSON)
+        == b'{"doc_id":"doc-1","version":3,"history_id":"h"}'
+    )
     assert b'"vector":"AACAPwAAIMA="' in events.encode(UPSERTED, events.JSON)
     assert b"\xa6vector\xc4\x08\x00\x00\x80\x3f\x00\x00\x20\xc0" in events.encode(UPSERTED, events.MSGPACK)  # bin 8
 
@@ -176,7 +188,14 @@ def test_chunk_without_sparse_weights_keeps_its_encoding() -> None:
 
 def test_smallest_upsert_is_decoded() -> None:
     assert events.decode(envelope(SMALL + "}")) == DocumentUpserted(
-        doc_id="doc-1", version=3, embedding_model="m", dimension=1, title="t", source_type="pdf", chunk_count=0
+        doc_id="doc-1",
+        version=3,
+        history_id="h",
+        embedding_model="m",
+        dimension=1,
+        title="t",
+        source_type="pdf",
+        chunk_count=0,
     )
 
 

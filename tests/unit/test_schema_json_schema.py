@@ -29,9 +29,18 @@ def test_schema_names_required_fields_and_byte_encoding() -> None:
     upserted = json.loads((FOLDER / "rag.document.upserted.v1.json").read_text(encoding="utf-8"))
     assert upserted["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert upserted["$ref"] == "#/$defs/DocumentUpserted"
-    required = ["doc_id", "version", "embedding_model", "dimension", "title", "source_type", "chunk_count"]
+    required = [
+        "doc_id",
+        "version",
+        "history_id",
+        "embedding_model",
+        "dimension",
+        "title",
+        "source_type",
+        "chunk_count",
+    ]
     assert upserted["$defs"]["DocumentUpserted"]["required"] == required
     assert upserted["$defs"]["ChunkRow"]["properties"]["vector"] == {"type": "string", "contentEncoding": "base64"}
 
     deleted = json.loads((FOLDER / "rag.document.deleted.v1.json").read_text(encoding="utf-8"))
-    assert deleted["$defs"]["DocumentDeleted"]["required"] == ["doc_id", "version"]
+    assert deleted["$defs"]["DocumentDeleted"]["required"] == ["doc_id", "version", "history_id"]

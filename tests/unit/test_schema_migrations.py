@@ -32,7 +32,10 @@ TABLES = {
     "outbox_dead_letters",
     "operation_logs",
     "processing_tasks",
-    "embedding_model",
+    "system_identity",
+    "histories",
+    "suspects",
+    "sinks",
 }
 UPGRADE = """
 import sys
@@ -124,12 +127,14 @@ def test_second_upgrade_changes_nothing(engine: Engine) -> None:
     def state() -> tuple[object, object]:
         with engine.begin() as connection:
             return connection.scalar(text("PRAGMA schema_version")), connection.scalar(
-                text("SELECT name FROM embedding_model")
+                text("SELECT reason FROM histories")
             )
 
     migrate.upgrade(engine)
     with engine.begin() as connection:
-        connection.execute(text("INSERT INTO embedding_model (id, name, dimension) VALUES (1, 'wordllama', 256)"))
+        connection.execute(
+            text("INSERT INTO histories (history_id, server_uuid, reason) VALUES ('h', '', 'wordllama')")
+        )
     before = state()
     migrate.upgrade(engine)
     assert state() == before

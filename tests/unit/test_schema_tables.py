@@ -21,7 +21,14 @@ pytestmark = pytest.mark.unit
 HASH = "8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8"
 
 VALID: dict[str, dict[str, Any]] = {  # a valid row per table, with the required columns only
-    "documents": {"doc_id": "doc-1", "version": 1, "title": "A", "source_type": "pdf", "chunk_count": 1},
+    "documents": {
+        "doc_id": "doc-1",
+        "version": 1,
+        "history_id": "h",
+        "title": "A",
+        "source_type": "pdf",
+        "chunk_count": 1,
+    },
     "chunks": {
         "chunk_id": "chunk-1",
         "doc_id": "doc-1",
@@ -73,7 +80,18 @@ VALID: dict[str, dict[str, Any]] = {  # a valid row per table, with the required
         "operator": "tests",
     },
     "processing_tasks": {"task_id": "task-1", "task_type": "embed", "doc_id": "doc-1"},
-    "embedding_model": {"id": 1, "name": "wordllama", "dimension": 256},
+    "system_identity": {
+        "id": 1,
+        "system_id": "019a0000-0000-7000-8000-00000000000a",
+        "history_id": "019a0000-0000-7000-8000-00000000000b",
+        "server_uuid": "",
+        "embedding_model": "wordllama",
+        "dimension": 256,
+        "lanes": 16,
+    },
+    "histories": {"history_id": "019a0000-0000-7000-8000-00000000000b", "server_uuid": "", "reason": "init"},
+    "suspects": {"doc_id": "doc-1", "lost_version": 2},
+    "sinks": {"name": "milvus", "required": True, "takes_vectors": True, "takes_files": False},
 }
 
 
@@ -110,8 +128,8 @@ def _twin(why: str, table: str, columns: str, key: str, **changes: Any) -> Refus
 
 REFUSED = [
     _check("document without an id", "documents", "ck_documents_doc_id_filled", doc_id=""),
-    _check("document of version 0", "documents", "ck_documents_version_positive", version=0),
-    _check("document of version -1", "documents", "ck_documents_version_positive", version=-1),
+    _check("document of version 0", "documents", "ck_documents_version_above_history_base", version=0),
+    _check("document of version -1", "documents", "ck_documents_version_above_history_base", version=-1),
     _check("document of -1 chunks", "documents", "ck_documents_chunk_count_natural", chunk_count=-1),
     _check("deleting without a date", "documents", "ck_documents_deleting_dated", status="deleting"),
     _enum("unknown source type", "documents", "source_type", "video"),
@@ -160,10 +178,16 @@ REFUSED = [
     _enum("unknown operation", "operation_logs", "operation_type", "SELECT"),
     _enum("unknown task type", "processing_tasks", "task_type", "upload"),
     _enum("unknown task status", "processing_tasks", "status", "pending", check="task_status"),
-    _check("second embedding model", "embedding_model", "ck_embedding_model_single_row", id=2),
-    _twin("embedding model twice", "embedding_model", "id", "PRIMARY", name="other"),
-    _check("dimension 0", "embedding_model", "ck_embedding_model_dimension_in_range", dimension=0),
-    _check("dimension 32769", "embedding_model", "ck_embedding_model_dimension_in_range", dimension=32_769),
+    _check("second identity", "system_identity", "ck_system_identity_single_row", id=2),
+    _twin("identity twice", "system_identity", "id", "PRIMARY", embedding_model="other"),
+    _check("dimension 0", "system_identity", "ck_system_identity_dimension_in_range", dimension=0),
+    _check("dimension 32769", "system_identity", "ck_system_identity_dimension_in_range", dimension=32_769),
+    _check("0 lanes", "system_identity", "ck_system_identity_lanes_in_range", lanes=0),
+    _check("257 lanes", "system_identity", "ck_system_identity_lanes_in_range", lanes=257),
+    _twin("history twice", "histories", "history_id", "uq_histories_history_id", reason="again"),
+    _check("base at the version", "documents", "ck_documents_version_above_history_base", history_base=1),
+    _check("base below 0", "documents", "ck_documents_version_above_history_base", history_base=-1),
+    _enum("unknown role of a sink", "sinks", "state", "gone"),
 ]
 
 
@@ -215,12 +239,12 @@ def test_invalid_row_is_refused(engine: Engine, case: Refused) -> None:
         "UPDATE sink_states SET desired_version = -1",
         "UPDATE documents SET status = 'deleting'",
         "UPDATE documents SET version = 0",
-        "UPDATE embedding_model SET id = 2",
+        "UPDATE system_identity SET id = 2",
     ],
 )
 def test_update_to_an_invalid_row_is_refused(engine: Engine, change: str) -> None:
     with engine.begin() as connection:
-        for table in ("documents", "sink_states", "embedding_model"):
+        for table in ("documents", "sink_states", "system_identity"):
             insert(connection, table)
         with pytest.raises(DBAPIError, match="CHECK constraint failed"):
             connection.execute(text(change))

@@ -30,6 +30,8 @@ def upgrade() -> None:
         "documents",
         sa.Column("doc_id", sa.String(64), nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("history_id", sa.String(36), nullable=False),
+        sa.Column("history_base", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("title", sa.String(512), nullable=False),
         sa.Column(
             "source_type",
@@ -56,7 +58,9 @@ def upgrade() -> None:
         sa.Column("deleted_at", _TIMESTAMP),
         sa.PrimaryKeyConstraint("doc_id", name="pk_documents"),
         sa.CheckConstraint("doc_id <> ''", name="ck_documents_doc_id_filled"),
-        sa.CheckConstraint("version >= 1", name="ck_documents_version_positive"),
+        sa.CheckConstraint(
+            "history_base >= 0 AND version > history_base", name="ck_documents_version_above_history_base"
+        ),
         sa.CheckConstraint("chunk_count >= 0", name="ck_documents_chunk_count_natural"),
         sa.CheckConstraint("status <> 'deleting' OR deleted_at IS NOT NULL", name="ck_documents_deleting_dated"),
     )
@@ -134,9 +138,11 @@ def upgrade() -> None:
         sa.Column("sink", sa.String(32), nullable=False),
         sa.Column("desired_version", sa.BigInteger, nullable=False),
         sa.Column("applied_version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("parts_version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("parts_applied", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column(
             "state",
-            _enum("ck_sink_states_state", "pending", "applied", "failed"),
+            _enum("ck_sink_states_state", "pending", "applied", "failed", "absent"),
             nullable=False,
             server_default="pending",
         ),
@@ -235,15 +241,53 @@ def upgrade() -> None:
     _create_index("processing_tasks", "status")
 
     _create_table(
-        "embedding_model",
+        "system_identity",
         sa.Column("id", sa.Integer, nullable=False, autoincrement=False),
-        sa.Column("name", sa.String(128), nullable=False),
+        sa.Column("system_id", sa.String(36), nullable=False),
+        sa.Column("history_id", sa.String(36), nullable=False),
+        sa.Column("server_uuid", sa.String(36), nullable=False),
+        sa.Column("embedding_model", sa.String(128), nullable=False),
         sa.Column("dimension", sa.Integer, nullable=False),
+        sa.Column("lanes", sa.SmallInteger, nullable=False),
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
-        sa.PrimaryKeyConstraint("id", name="pk_embedding_model"),
-        sa.CheckConstraint("id = 1", name="ck_embedding_model_single_row"),
-        sa.CheckConstraint("dimension BETWEEN 1 AND 32768", name="ck_embedding_model_dimension_in_range"),
+        sa.PrimaryKeyConstraint("id", name="pk_system_identity"),
+        sa.CheckConstraint("id = 1", name="ck_system_identity_single_row"),
+        sa.CheckConstraint("dimension BETWEEN 1 AND 32768", name="ck_system_identity_dimension_in_range"),
+        sa.CheckConstraint("lanes BETWEEN 1 AND 256", name="ck_system_identity_lanes_in_range"),
         sqlite_autoincrement=False,
+    )
+
+    _create_table(
+        "histories",
+        sa.Column("number", _ID, nullable=False, autoincrement=True),
+        sa.Column("history_id", sa.String(36), nullable=False),
+        sa.Column("server_uuid", sa.String(36), nullable=False),
+        sa.Column("reason", sa.String(64), nullable=False),
+        sa.Column("started_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column("checked_at", _TIMESTAMP),
+        sa.PrimaryKeyConstraint("number", name="pk_histories"),
+        sa.UniqueConstraint("history_id", name="uq_histories_history_id"),
+    )
+
+    _create_table(
+        "suspects",
+        sa.Column("doc_id", sa.String(64), nullable=False),
+        sa.Column("lost_version", sa.BigInteger, nullable=False),
+        sa.Column("found_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.PrimaryKeyConstraint("doc_id", name="pk_suspects"),
+    )
+
+    _create_table(
+        "sinks",
+        sa.Column("name", sa.String(32), nullable=False),
+        sa.Column("required", sa.Boolean, nullable=False),
+        sa.Column("takes_vectors", sa.Boolean, nullable=False),
+        sa.Column("takes_files", sa.Boolean, nullable=False),
+        sa.Column(
+            "state", _enum("ck_sinks_state", "active", "joining", "leaving"), nullable=False, server_default="active"
+        ),
+        sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.PrimaryKeyConstraint("name", name="pk_sinks"),
     )
 
 

@@ -1,0 +1,137 @@
+"""The identity of a system, and its histories: a history is a run of commits on one server.
+
+Versions and outbox ids are unique within a history only. After a failover to a replica that lost commits, or after a
+restore, they are used again. Every write takes a shared lock on the identity's row, so it belongs to one history as a
+whole; the first write on another server starts a new one before it writes anything else.
+"""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, insert, literal_column, select, update
+
+from schema.database import sqlite_progress
+from schema.database.tables import histories, sinks, system_identity
+from schema.sinks import MILVUS, MINIO
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The one row of `system_identity`."""
+
+    system_id: str
+    history_id: str
+    embedding_model: str
+    dimension: int
+    lanes: int
+
+
+class NotInitialised(Exception):
+    """Raised when the database has no identity yet; run `rag-outbox init`."""
+
+
+def create_system(
+    connection: Connection, *, embedding_model: str, dimension: int, lanes: int, system_id: str | None = None
+) -> None:
+    """Insert the identity of a new system, its first history and the built-in sinks; nothing if it exists already."""
+    if connection.execute(select(system_identity.c.id)).one_or_none() is not None:
+        return
+    history_id, server_uuid = str(uuid.uuid4()), _server_uuid(connection)
+    connection.execute(
+        insert(system_identity).values(
+            id=1,
+            system_id=system_id or str(uuid.uuid4()),
+            history_id=history_id,
+            server_uuid=server_uuid,
+            embedding_model=embedding_model,
+            dimension=dimension,
+            lanes=lanes,
+        )
+    )
+    connection.execute(insert(histories).values(history_id=history_id, server_uuid=server_uuid, reason="init"))
+    connection.execute(
+        insert(sinks),
+        [
+            {"name": MILVUS, "required": True, "takes_vectors": True, "takes_files": False},
+            {"name": MINIO, "required": True, "takes_vectors": True, "takes_files": True},
+        ],
+    )
+
+
+def read_identity(connection: Connection) -> Identity:
+    """The identity, without a lock. Raises NotInitialised."""
+    return _identity(_read(connection, _select()))
+
+
+def lock_identity(connection: Connection) -> Identity:
+    """The identity, which stays as it is until the transaction ends: what a write calls before it writes anything.
+
+    Starts a new history when the database is another server than the history's, or an older copy of the file.
+    Raises NotInitialised.
+    """
+    row = _read(connection, _select().with_for_update(read=True))
+    reason = _reason_for_new_history(connection, row)
+    if reason is None:
+        return _identity(row)
+    start_history(connection, reason, instead_of=row.history_id)
+    return _identity(_read(connection, _select().with_for_update(read=True)))
+
+
+def start_history(connection: Connection, reason: str, *, instead_of: str) -> bool:
+    """Start a new history unless another transaction has replaced `instead_of` already. Waits for writes under way."""
+    history_id, server_uuid = str(uuid.uuid4()), _server_uuid(connection)
+    started = connection.execute(
+        update(system_identity)
+        .where(system_identity.c.id == 1, system_identity.c.history_id == instead_of)
+        .values(history_id=history_id, server_uuid=server_uuid)
+    )
+    if not started.rowcount:
+        return False
+    connection.execute(insert(histories).values(history_id=history_id, server_uuid=server_uuid, reason=reason))
+    sqlite_progress.skip_used_ids(connection)
+    return True
+
+
+def is_valid(event_history: str, event_version: int, *, history_id: str, history_base: int, version: int) -> bool:
+    """Whether an event belongs to what the database holds of its document, or to a lost history.
+
+    `history_id`, `history_base` and `version` are those of the document's row.
+    """
+    if event_history == history_id:
+        return history_base < event_version <= version
+    return event_version <= history_base
+
+
+def _select() -> Select[Any]:
+    return select(system_identity).where(system_identity.c.id == 1)
+
+
+def _read(connection: Connection, statement: Select[Any]) -> Row[Any]:
+    if connection.dialect.name == "mysql":
+        here, counter = "@@server_uuid", "NULL"
+    else:
+        here, counter = "''", sqlite_progress.COUNTER
+    statement = statement.add_columns(literal_column(here).label("here"), literal_column(counter).label("counter"))
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        raise NotInitialised("the system is not initialised: run rag-outbox init")
+    return row
+
+
+def _reason_for_new_history(connection: Connection, row: Row[Any]) -> str | None:
+    if row.server_uuid != row.here:
+        return "another server"
+    if sqlite_progress.is_older_copy(connection.engine, row.counter):
+        return "an older copy of the file"
+    return None
+
+
+def _identity(row: Row[Any]) -> Identity:
+    return Identity(row.system_id, row.history_id, row.embedding_model, row.dimension, row.lanes)
+
+
+def _server_uuid(connection: Connection) -> str:
+    if connection.dialect.name != "mysql":
+        return ""
+    return str(connection.execute(select(literal_column("@@server_uuid"))).scalar_one())

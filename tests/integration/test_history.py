@@ -1,0 +1,119 @@
+"""Histories: a run of commits on one server; the first write on another server, or on an older copy, starts a new one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from producer import WriteConflict, Writer
+from schema.database import history, sqlite_progress
+from schema.database.connection import connect
+from tests.support import written
+from tests.support.pipeline import MODEL, document
+
+pytestmark = pytest.mark.integration
+
+
+def write(engine: Engine, doc_id: str, content: str) -> None:
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document(doc_id, content))
+
+
+def read_versions(engine: Engine) -> list[tuple[object, ...]]:
+    return written.rows(
+        engine,
+        "SELECT doc_id, version, history_base, history_id = (SELECT history_id FROM system_identity)"
+        " FROM documents ORDER BY doc_id",
+    )
+
+
+def test_writes_on_one_server_stay_in_one_history(mysql: Engine) -> None:
+    for content in ("one", "two"):
+        write(mysql, "d", content)
+    assert read_versions(mysql) == [("d", 2, 0, 1)]
+    assert written.rows(mysql, "SELECT COUNT(*) FROM histories") == [(1,)]
+
+
+def test_first_write_on_another_server_starts_a_new_history(mysql: Engine) -> None:
+    write(mysql, "kept", "one")
+    write(mysql, "changed", "one")
+    with mysql.begin() as connection:  # as if this server were a replica that was promoted
+        connection.execute(text("UPDATE system_identity SET server_uuid = 'the old primary'"))
+    write(mysql, "changed", "two")
+    write(mysql, "new", "one")
+
+    assert read_versions(mysql) == [("changed", 2, 1, 1), ("kept", 1, 0, 0), ("new", 1, 0, 1)]
+    reasons = written.rows(mysql, "SELECT reason FROM histories ORDER BY number")
+    assert reasons == [("init",), ("another server",)]
+    assert written.rows(mysql, "SELECT server_uuid = @@server_uuid FROM system_identity") == [(1,)]
+
+
+def test_two_first_writes_start_one_history(mysql: Engine) -> None:
+    with mysql.begin() as connection:
+        before = history.lock_identity(connection).history_id
+        assert history.start_history(connection, "test", instead_of=before)
+        assert not history.start_history(connection, "test", instead_of=before)
+    assert written.rows(mysql, "SELECT COUNT(*) FROM histories") == [(2,)]
+
+
+def test_older_copy_of_the_file_starts_a_new_history(engine: Engine, tmp_path: Path) -> None:
+    write(engine, "kept", "one")
+    backup = tmp_path / "backup.db"
+    with engine.connect() as connection:
+        connection.execute(text("VACUUM INTO :backup"), {"backup": str(backup)})
+    write(engine, "lost", "one")
+    sqlite_progress.note_relayed(engine, 2)
+    engine.dispose()
+    database = Path(str(engine.url.database))
+    for path in tmp_path.glob(f"{database.name}-*"):  # the write-ahead log of the file that is replaced
+        path.unlink()
+    shutil.copy(backup, database)
+
+    restored = connect(f"sqlite:///{database}")
+    write(restored, "kept", "two")
+    write(restored, "kept", "three")
+    assert read_versions(restored) == [("kept", 3, 1, 1)]
+    reasons = written.rows(restored, "SELECT reason FROM histories ORDER BY number")
+    assert reasons == [("init",), ("an older copy of the file",)]
+    assert written.rows(restored, "SELECT id FROM outbox") == [(1,), (3,), (4,)], "id 2 is not used again"
+    restored.dispose()
+
+
+def test_copy_that_lacks_nothing_that_was_relayed_goes_on(engine: Engine) -> None:
+    write(engine, "d", "one")
+    sqlite_progress.note_relayed(engine, 1)
+    write(engine, "d", "two")
+    assert read_versions(engine) == [("d", 2, 0, 1)]
+
+
+def test_document_at_another_version_is_a_conflict(engine: Engine) -> None:
+    """A client that keeps no row locks, for instance in autocommit mode, cannot write one version twice."""
+    write(engine, "d", "one")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        writer = Writer(MODEL)
+        real = writer._write
+
+        def write_after_another(*arguments: object) -> None:
+            write(engine, "d", "theirs")
+            real(*arguments)  # type: ignore[arg-type]
+
+        writer._write = write_after_another  # type: ignore[method-assign]
+        with pytest.raises(WriteConflict, match="another transaction wrote document 'd'"):
+            writer.upsert(connection, document("d", "ours"))
+    assert written.rows(engine, "SELECT aggregate_version FROM outbox ORDER BY id") == [(1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("event", "valid"),
+    [
+        (("now", 5), True),  # base < version
+        (("now", 7), True),
+        (("now", 8), False),  # ahead of the document: written, published and lost
+        (("now", 4), False),  # this history never wrote it
+        (("before", 4), True),  # inherited
+        (("before", 5), False),  # lost
+    ],
+)
+def test_event_is_valid_if_the_document_inherits_it(event: tuple[str, int], valid: bool) -> None:
+    assert history.is_valid(*event, history_id="now", history_base=4, version=7) is valid
