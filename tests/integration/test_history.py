@@ -1,14 +1,16 @@
-"""Histories: a run of commits on one server; the first write on another server, or on an older copy, starts a new one."""
+"""Histories: the first write on another server, or on an older copy of the file, starts a new one."""
 
 import shutil
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import Engine, text
 
-from producer import WriteConflict, Writer
+from producer import WriteConflict, Writer, statements
 from schema.database import history, sqlite_progress
-from schema.database.connection import connect
+from schema.database.connection import connect, reading
 from tests.support import written
 from tests.support.pipeline import MODEL, document
 
@@ -60,7 +62,7 @@ def test_two_first_writes_start_one_history(mysql: Engine) -> None:
 def test_older_copy_of_the_file_starts_a_new_history(engine: Engine, tmp_path: Path) -> None:
     write(engine, "kept", "one")
     backup = tmp_path / "backup.db"
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         connection.execute(text("VACUUM INTO :backup"), {"backup": str(backup)})
     write(engine, "lost", "one")
     sqlite_progress.note_relayed(engine, 2)
@@ -91,16 +93,16 @@ def test_document_at_another_version_is_a_conflict(engine: Engine) -> None:
     """A client that keeps no row locks, for instance in autocommit mode, cannot write one version twice."""
     write(engine, "d", "one")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        writer = Writer(MODEL)
-        real = writer._write
+        real = statements.update_document
 
-        def write_after_another(*arguments: object) -> None:
-            write(engine, "d", "theirs")
-            real(*arguments)  # type: ignore[arg-type]
+        def update_after_another(*arguments: Any) -> None:
+            with patch.object(statements, "update_document", real):
+                write(engine, "d", "theirs")
+            real(*arguments)
 
-        writer._write = write_after_another  # type: ignore[method-assign]
-        with pytest.raises(WriteConflict, match="another transaction wrote document 'd'"):
-            writer.upsert(connection, document("d", "ours"))
+        conflict = pytest.raises(WriteConflict, match="another transaction wrote document 'd'")
+        with patch.object(statements, "update_document", update_after_another), conflict:
+            Writer(MODEL).upsert(connection, document("d", "ours"))
     assert written.rows(engine, "SELECT aggregate_version FROM outbox ORDER BY id") == [(1,), (2,)]
 
 
