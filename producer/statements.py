@@ -4,7 +4,7 @@ Invariant 1: document, chunks, operation log, sink states and outbox rows commit
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -185,23 +185,23 @@ def log_operations(
 def append_events(
     connection: Connection, parts: Iterable[tuple[Plan, bytes]], content_type: str, headers: Mapping[str, str] | None
 ) -> None:
-    """Outbox rows for (plan, payload of a part), in order."""
-    connection.execute(
-        _INSERT_EVENTS,
-        [
-            {
-                "event_id": identity.event_id(),
-                "aggregate_type": "document",
-                "aggregate_id": plan.doc_id,
-                "aggregate_version": plan.version,
-                "event_type": DELETED if plan.operation is Operation.DELETE else UPSERTED,
-                "content_type": content_type,
-                "headers": dict(headers) if headers else null(),
-                "payload": payload,
-            }
-            for plan, payload in parts
-        ],
+    """Outbox rows for (plan, payload of a part), in order; `parts` may encode them as they are taken."""
+    rows: Iterator[dict[str, Any]] = (
+        {
+            "event_id": identity.event_id(),
+            "aggregate_type": "document",
+            "aggregate_id": plan.doc_id,
+            "aggregate_version": plan.version,
+            "event_type": DELETED if plan.operation is Operation.DELETE else UPSERTED,
+            "content_type": content_type,
+            "headers": dict(headers) if headers else null(),
+            "payload": payload,
+        }
+        for plan, payload in parts
     )
+    for batch in bounded(rows, _ROWS_PER_STATEMENT, limits.INSERT_BYTES, lambda row: len(row["payload"])):
+        connection.execute(_INSERT_EVENTS, batch)
+        batch.clear()  # before the next batch is encoded
 
 
 def _chunk_row(plan: Plan, chunk: DesiredChunk) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Invariant 1: all of it commits or rolls back with that transaction; the writer never commits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection
 
@@ -159,7 +159,7 @@ class Writer:
         parts = ((plan, payload) for plan in changed for payload in self._encode(plan, identity))
         statements.append_events(connection, parts, self._content_type, headers)
 
-    def _encode(self, plan: Plan, identity: Identity) -> list[bytes]:
+    def _encode(self, plan: Plan, identity: Identity) -> Iterator[bytes]:
         return encode_event(plan, self._content_type, embedding_model=self._model, dimension=identity.dimension)
 
 
