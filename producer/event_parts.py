@@ -33,6 +33,8 @@ def encode_event(plan: Plan, content_type: str, *, embedding_model: str, dimensi
         struct, fields = DocumentDeleted, _identity(plan)
     else:
         struct, fields = DocumentUpserted, _identity(plan) | _metadata(plan, embedding_model, dimension)
+        if plan.builds_on is not None:
+            fields["builds_on"] = plan.builds_on
     room = limits.EVENT_BYTES - _ENVELOPE_BYTES - len(encode(fields, content_type))
     group: list[_Item] = []
     lengths = []  # items per part

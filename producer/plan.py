@@ -14,7 +14,7 @@ import msgspec
 
 from producer.desired import LABELS, METADATA, POSITION, DesiredChunk, DesiredDocument, DesiredFile
 from producer.stored import StoredChunk, StoredDocument, StoredRow
-from schema.events.events import FileRecord
+from schema.events.events import BuildsOn, FileRecord
 
 _MILVUS_METADATA = ("business_tag", "oss_key")  # a change of these reaches every row of the document
 _COMPARED_COLUMNS = (*METADATA, "oss_key", "content_sha256")
@@ -110,6 +110,7 @@ class Plan:
     chunks: ChunkChanges
     files: FileChanges
     is_suspect: bool = False  # a sink may hold a lost version: its number is not used again
+    builds_on: BuildsOn | None = None  # the version that carries what this one leaves out
 
 
 def plan_upsert(

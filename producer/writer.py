@@ -5,6 +5,7 @@ Invariant 1: all of it commits or rolls back with that transaction; the writer n
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection
 
 from producer import desired, statements
@@ -14,9 +15,10 @@ from producer.errors import FileRequired, InvalidDocument, Problem, UnknownDocum
 from producer.event_parts import encode_event
 from producer.plan import Operation, Plan, plan_delete, plan_upsert
 from producer.receipts import Receipt
+from producer.relabel import plan_relabel
 from producer.stored import LockedDocuments, StoredDocument, lock_documents
 from producer.unpublished import read_unpublished
-from producer.validation import validate
+from producer.validation import validate, validate_metadata
 from schema import limits
 from schema.database.history import Identity, NotInitialised, lock_identity, read_identity
 from schema.events.events import MSGPACK
@@ -87,16 +89,47 @@ class Writer:
         deleted document), InvalidDocument, VectorRequired, FileRequired or WrongModel before anything is written.
         """
         identity = self._lock_identity(connection)
-        locked = _lock_existing(connection, [doc_id], identity)
+        locked = _lock_living(connection, doc_id, identity)
         document = locked.stored[doc_id]
-        if document.row.deleted_at is not None:
-            raise UnknownDocument([doc_id])
         given = self._validate_chunks(document, chunks, identity.dimension)
         waiting, files = read_unpublished(connection, doc_id)
         state = desired.from_stored(document, {**waiting, **given}, files)
         lost_version = locked.lost_versions.get(doc_id, 0)
         plans = [plan_upsert(state, document, identity.history_id, lost_version=lost_version, resend=True)]
         self._write(connection, identity, plans, locked.stored)
+        return _receipts(connection, [doc_id], plans, locked.stored)[0]
+
+    def relabel(
+        self,
+        connection: Connection,
+        doc_id: str,
+        *,
+        title: str | UnsetType = UNSET,
+        source_url: str | UnsetType | None = UNSET,
+        business_tag: str | UnsetType | None = UNSET,
+        domain: str | UnsetType | None = UNSET,
+        language: str | UnsetType | None = UNSET,
+        headers: Mapping[str, str] | None = None,
+    ) -> Receipt:
+        """Change a document's metadata as its next version, without its chunks; a field that is left out stays.
+
+        Raises UnknownDocument (also for a deleted document), InvalidDocument or WrongModel before anything is written;
+        VectorRequired or FileRequired when a sink lost the document: write its whole state with `upsert`.
+        """
+        given = {
+            "title": title,
+            "source_url": source_url,
+            "business_tag": business_tag,
+            "domain": domain,
+            "language": language,
+        }
+        values = {name: value for name, value in given.items() if value is not UNSET}
+        identity = self._lock_identity(connection)
+        locked = _lock_living(connection, doc_id, identity)
+        validate_metadata(doc_id, values)
+        lost_version = locked.lost_versions.get(doc_id, 0)
+        plans = [plan_relabel(values, locked.stored[doc_id], identity.history_id, lost_version=lost_version)]
+        self._write(connection, identity, plans, locked.stored, headers)
         return _receipts(connection, [doc_id], plans, locked.stored)[0]
 
     def dimension(self, connection: Connection) -> int:
@@ -176,6 +209,13 @@ def _lock_existing(connection: Connection, doc_ids: Sequence[str], identity: Ide
     locked = lock_documents(connection, valid, identity.sinks)
     if unknown := [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is not None or doc_id not in locked.stored]:
         raise UnknownDocument(unknown)
+    return locked
+
+
+def _lock_living(connection: Connection, doc_id: str, identity: Identity) -> LockedDocuments:
+    locked = _lock_existing(connection, [doc_id], identity)
+    if locked.stored[doc_id].row.deleted_at is not None:
+        raise UnknownDocument([doc_id])
     return locked
 
 
