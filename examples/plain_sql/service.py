@@ -76,7 +76,7 @@ def is_another_server(connection: "pymysql.Connection[Any]") -> bool:
     """Whether this is a replica that was promoted: the first write on it starts a new history."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT server_uuid <> @@server_uuid FROM system_identity")
-        return cursor.fetchone() == (1,)
+        return bool(cursor.fetchone() == (1,))
 
 
 def embedding_model(connection: "pymysql.Connection[Any]") -> tuple[str, int]:
