@@ -8,6 +8,7 @@ whole; the first write on another server starts a new one before it writes anyth
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, insert, literal_column, select, true, update
@@ -63,22 +64,21 @@ def create_system(
 
 def read_identity(connection: Connection) -> Identity:
     """The identity, without a lock. Raises NotInitialised."""
-    return _identity(_read(connection, _select()))
+    return _identity(_read(connection, is_locking=False))
 
 
 def lock_identity(connection: Connection) -> Identity:
     """The identity, which stays as it is until the transaction ends: what a write calls before it writes anything.
 
-    One locking read, so that it sees the newest committed rows in REPEATABLE READ too.
-    Starts a new history when the database is another server than the history's, or an older copy of the file.
-    Raises NotInitialised.
+    One locking read, so that it sees the newest committed rows in REPEATABLE READ too. Starts a new history when the
+    database is another server than the history's, or an older copy of the file. Raises NotInitialised.
     """
-    rows = _read(connection, _select().with_for_update(read=True))
+    rows = _read(connection, is_locking=True)
     reason = _reason_for_new_history(connection, rows[0])
     if reason is None:
         return _identity(rows)
     start_history(connection, reason, instead_of=rows[0].history_id)
-    return _identity(_read(connection, _select().with_for_update(read=True)))
+    return _identity(_read(connection, is_locking=True))
 
 
 def start_history(connection: Connection, reason: str, *, instead_of: str) -> bool:
@@ -106,20 +106,30 @@ def is_valid(event_history: str, event_version: int, *, history_id: str, history
     return event_version <= history_base
 
 
-def _select() -> Select[Any]:
+@cache
+def _statement(dialect: str, *, is_locking: bool) -> Select[Any]:
     """A row per sink; the identity's row is read, and locked, before those of the sinks."""
-    columns = (sinks.c[name] for name in ("name", "required", "takes_vectors", "takes_files", "state"))
-    with_sinks = system_identity.outerjoin(sinks, true())
-    return select(system_identity, *columns).select_from(with_sinks).where(system_identity.c.id == 1)
-
-
-def _read(connection: Connection, statement: Select[Any]) -> Sequence[Row[Any]]:
-    if connection.dialect.name == "mysql":
+    if dialect == "mysql":
         here, counter = "@@server_uuid", "NULL"
     else:
         here, counter = "''", sqlite_progress.COUNTER
-    statement = statement.add_columns(literal_column(here).label("here"), literal_column(counter).label("counter"))
-    rows = connection.execute(statement).all()
+    of_identity = ("system_id", "history_id", "server_uuid", "embedding_model", "dimension", "lanes")
+    of_sink = ("name", "required", "takes_vectors", "takes_files", "state")
+    statement = (
+        select(
+            *(system_identity.c[name] for name in of_identity),
+            literal_column(here).label("here"),
+            literal_column(counter).label("counter"),
+            *(sinks.c[name] for name in of_sink),
+        )
+        .select_from(system_identity.outerjoin(sinks, true()))
+        .where(system_identity.c.id == 1)
+    )
+    return statement.with_for_update(read=True) if is_locking else statement
+
+
+def _read(connection: Connection, *, is_locking: bool) -> Sequence[Row[Any]]:
+    rows = connection.execute(_statement(connection.dialect.name, is_locking=is_locking)).all()
     if not rows:
         raise NotInitialised("the system is not initialised: run rag-outbox init")
     return rows
