@@ -31,7 +31,7 @@ WHERE doc_id = @doc_id;
 INSERT INTO operation_logs (operation_type, target_table, target_id, payload, operator)
 VALUES (IF(@is_new, 'INSERT', 'UPDATE'), 'documents', @doc_id, IF(@is_new, NULL, @before), @operator);
 
--- Of a suspect, a store may hold a lost version: its consumers replace what they hold.
+-- A store may hold a lost version of a suspect: its consumer replaces the whole document.
 INSERT INTO sink_states (doc_id, sink, desired_version, state)
 SELECT s.doc_id, k.name, @version, 'absent' FROM suspects s JOIN sinks k ON k.state <> 'leaving'
 WHERE s.doc_id = @doc_id AND s.lost_version < @version
