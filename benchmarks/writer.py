@@ -25,7 +25,8 @@ from schema.events import identity
 CASES = ((1, 1), (8, 1), (1, 100))  # threads, documents a transaction
 # Nothing but %s stands in VALUES: else PyMySQL sends a statement a row.
 DOCUMENTS = (
-    "INSERT INTO documents (doc_id, version, status, title, source_type, chunk_count) VALUES (%s, %s, %s, %s, %s, %s)"
+    "INSERT INTO documents (doc_id, version, history_id, status, title, source_type, chunk_count) "
+    "VALUES (%s, %s, %s, %s, %s, %s, %s)"
 )
 CHUNK_ROWS = (
     "INSERT INTO chunks (chunk_id, doc_id, chunk_index, vector_level, modal_type, content, content_hash, char_count, "
@@ -82,7 +83,7 @@ def timed(some: System, write: Write, documents: int, threads: int, a_transactio
 
 def plain(connection: Connection, documents: Sequence[Document]) -> None:
     """The rows that a platform without an outbox writes."""
-    heads = [(one.doc_id, 1, "pending", one.title, one.source_type, len(one.chunks)) for one in documents]
+    heads = [(one.doc_id, 1, "", "pending", one.title, one.source_type, len(one.chunks)) for one in documents]
     rows = []
     for one in documents:
         hashes = [identity.content_hash(chunk.content) for chunk in one.chunks]

@@ -1,9 +1,11 @@
 """The event of a plan, encoded; a large one is split into numbered parts of at most 512 KiB.
 
 Invariant 10: chunks and files come in the first parts, tombstones in the last.
+Invariant 12: one part at a time is in memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -18,24 +20,46 @@ _ITEMS_PER_PART = 1_000_000  # the bytes bound a part long before
 _ENVELOPE_BYTES = 256  # field names and part numbers
 
 
-def encode_event(plan: Plan, content_type: str, *, embedding_model: str, dimension: int) -> list[bytes]:
-    """The payloads of the event's parts, in order; every chunk that is sent must have its vector."""
+_Item = tuple[str, msgspec.Raw]  # the name of its list; encoded already, so that its bytes are counted
+
+
+def encode_event(plan: Plan, content_type: str, *, embedding_model: str, dimension: int) -> Iterator[bytes]:
+    """The payloads of the event's parts, in order; every chunk that is sent must have its vector.
+
+    An event of several parts is encoded twice: a part names the number of parts, which only the end tells.
+    """
     struct: type[DocumentUpserted] | type[DocumentDeleted]
     if plan.operation is Operation.DELETE:
         struct, fields = DocumentDeleted, _identity(plan)
     else:
         struct, fields = DocumentUpserted, _identity(plan) | _metadata(plan, embedding_model, dimension)
+        if plan.builds_on is not None:
+            fields["builds_on"] = plan.builds_on
     room = limits.EVENT_BYTES - _ENVELOPE_BYTES - len(encode(fields, content_type))
-    items = ((name, msgspec.Raw(encode(item, content_type))) for name, item in _items(plan))
-    groups = list(bounded(items, _ITEMS_PER_PART, room, lambda item: len(bytes(item[1])) + 1)) or [[]]
-    payloads = []
-    for part, group in enumerate(groups, start=1):
-        lists: dict[str, list[msgspec.Raw]] = {}  # encoded already, so that their bytes could be counted
-        for name, raw in group:
-            lists.setdefault(name, []).append(raw)
-        event = struct(**fields, part=part, parts=len(groups), **lists)  # type: ignore[arg-type]  # raw items
-        payloads.append(encode(event, content_type))
-    return payloads
+    group: list[_Item] = []
+    lengths = []  # items per part
+    for group in bounded(
+        _encode_items(plan, content_type), _ITEMS_PER_PART, room, lambda item: len(bytes(item[1])) + 1
+    ):
+        lengths.append(len(group))
+    if len(lengths) < 2:
+        yield encode(struct(**fields, **_lists(group)), content_type)
+        return
+    items = _encode_items(plan, content_type)
+    for part, length in enumerate(lengths, start=1):
+        event = struct(**fields, part=part, parts=len(lengths), **_lists(islice(items, length)))
+        yield encode(event, content_type)
+
+
+def _encode_items(plan: Plan, content_type: str) -> Iterator[_Item]:
+    return ((name, msgspec.Raw(encode(item, content_type))) for name, item in _items(plan))
+
+
+def _lists(items: Iterable[_Item]) -> dict[str, Any]:
+    lists: dict[str, list[msgspec.Raw]] = {}
+    for name, raw in items:
+        lists.setdefault(name, []).append(raw)
+    return lists
 
 
 def _identity(plan: Plan) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What one version of a document changes: a pure comparison of the desired state with the stored one.
 
-Invariant 7: the event carries again whatever not every sink is known to hold, no matter what earlier events carried.
+Invariant 7: the event carries again whatever a sink that takes it is not known to hold, no matter what earlier events
+carried.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,7 @@ import msgspec
 
 from producer.desired import LABELS, METADATA, POSITION, DesiredChunk, DesiredDocument, DesiredFile
 from producer.stored import StoredChunk, StoredDocument, StoredRow
-from schema.events.events import FileRecord
-from schema.sinks import MINIO
+from schema.events.events import BuildsOn, FileRecord
 
 _MILVUS_METADATA = ("business_tag", "oss_key")  # a change of these reaches every row of the document
 _COMPARED_COLUMNS = (*METADATA, "oss_key", "content_sha256")
@@ -109,42 +109,74 @@ class Plan:
     columns: Mapping[str, Any]  # of `documents`
     chunks: ChunkChanges
     files: FileChanges
+    is_suspect: bool = False  # a sink may hold a lost version: its number is not used again
+    builds_on: BuildsOn | None = None  # the version that carries what this one leaves out
 
 
 def plan_upsert(
-    desired: DesiredDocument, stored: StoredDocument | None, history_id: str, *, resend: bool = False
+    desired: DesiredDocument,
+    stored: StoredDocument | None,
+    history_id: str,
+    *,
+    lost_version: int = 0,
+    resend: bool = False,
 ) -> Plan | None:
     """The plan that brings a document to its desired state, None if it has that state already.
 
-    With `resend` (SYNC), or after a sink refused the newest version, every label and every known vector is sent again:
-    that sink may have lost what it once confirmed.
+    With `resend` (SYNC), or when a sink is failed or absent, every label and every known vector is sent again: that
+    sink may have lost what it once confirmed. `lost_version` is that of a suspect.
     """
-    send_all = resend or (stored is not None and bool(stored.failed_sinks))
+    send_all = resend or (stored is not None and not stored.confirmation.is_sound)
     chunks = _plan_chunks(desired, stored, send_all=send_all)
     files = _plan_files(desired.files, stored)
     if stored is None:
-        return Plan(desired.doc_id, 1, history_id, 0, Operation.INSERT, desired.columns, chunks, files)
-    if not send_all and not _has_changes(desired, stored, chunks, files):
+        version, base, operation = lost_version + 1, 0, Operation.INSERT
+    elif not send_all and not _has_changes(desired, stored, chunks, files):
         return None
-    operation = Operation.SYNC if resend else Operation.UPDATE
-    base = _history_base(stored, history_id)
-    return Plan(desired.doc_id, stored.row.version + 1, history_id, base, operation, desired.columns, chunks, files)
+    else:
+        version, base = _next_version(stored, lost_version), _history_base(stored, history_id)
+        operation = Operation.SYNC if resend else Operation.UPDATE
+    return Plan(
+        desired.doc_id,
+        version,
+        history_id,
+        base,
+        operation,
+        desired.columns,
+        chunks,
+        files,
+        is_suspect=lost_version > 0,
+    )
 
 
-def plan_delete(stored: StoredDocument, history_id: str) -> Plan | None:
+def plan_delete(stored: StoredDocument, history_id: str, *, lost_version: int = 0) -> Plan | None:
     """The plan that deletes a document: everything that a sink may hold becomes a tombstone.
 
-    None if the document is deleted already and no sink failed.
+    None if the document is deleted already and no sink is failed or absent.
     """
-    if stored.row.deleted_at is not None and not stored.failed_sinks:
+    if stored.row.deleted_at is not None and stored.confirmation.is_sound:
         return None
     chunks = ChunkChanges(removed=tuple(stored.chunks), tombstones=tuple(sorted(stored.tombstones)))
     files = FileChanges(
         removed=tuple(key for key, row in stored.files.items() if row.removed_in_version is None),
         tombstones=tuple(key for key, row in stored.files.items() if row.removed_in_version is not None),
     )
-    base = _history_base(stored, history_id)
-    return Plan(stored.row.doc_id, stored.row.version + 1, history_id, base, Operation.DELETE, {}, chunks, files)
+    return Plan(
+        stored.row.doc_id,
+        _next_version(stored, lost_version),
+        history_id,
+        _history_base(stored, history_id),
+        Operation.DELETE,
+        {},
+        chunks,
+        files,
+        is_suspect=lost_version > 0,
+    )
+
+
+def _next_version(stored: StoredDocument, lost_version: int) -> int:
+    """Above a lost version too, so that sinks that compare versions accept it."""
+    return int(max(stored.row.version, lost_version)) + 1
 
 
 def _history_base(stored: StoredDocument, history_id: str) -> int:
@@ -155,7 +187,7 @@ def _history_base(stored: StoredDocument, history_id: str) -> int:
 def _plan_chunks(desired: DesiredDocument, stored: StoredDocument | None, *, send_all: bool) -> ChunkChanges:
     if stored is None:
         return ChunkChanges(tuple(ChunkChange(chunk, Send.VECTOR, is_new=True) for chunk in desired.chunks))
-    confirmed = stored.confirmed_version
+    confirmed = stored.confirmation
     relabel_all = send_all or _differs(stored.row, desired.columns, _MILVUS_METADATA)
     changes = []
     for chunk in desired.chunks:
@@ -165,9 +197,9 @@ def _plan_chunks(desired: DesiredDocument, stored: StoredDocument | None, *, sen
             changes.append(ChunkChange(chunk, Send.VECTOR, is_new=True, is_revived=is_revived))
             continue
         updates = _compare(old, chunk) if _chunk_columns(old) != _chunk_columns(chunk) else {}
-        if old.vector_version > confirmed or (send_all and chunk.vector is not None):
+        if old.vector_version > confirmed.vectors or (send_all and chunk.vector is not None):
             changes.append(ChunkChange(chunk, Send.VECTOR, updates=updates))
-        elif relabel_all or old.row_version > confirmed or not updates.keys().isdisjoint(LABELS):
+        elif relabel_all or old.row_version > confirmed.labels or not updates.keys().isdisjoint(LABELS):
             changes.append(ChunkChange(chunk, Send.LABELS, updates=updates))
         elif updates:
             changes.append(ChunkChange(chunk, Send.NOTHING, updates=updates))
@@ -190,7 +222,7 @@ def _plan_files(desired: Sequence[DesiredFile], stored: StoredDocument | None) -
     """A given file replaces the stored one of its kind. Other stored files stay, and are sent until confirmed."""
     if stored is None:
         return FileChanges(tuple(SentFile(file.kind, _desired_record(file)) for file in desired))
-    confirmed = 0 if MINIO in stored.failed_sinks else stored.confirmed_version
+    confirmed = stored.confirmation.files
     sent = [
         SentFile(file.kind, _desired_record(file))
         for file in desired

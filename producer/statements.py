@@ -4,17 +4,17 @@ Invariant 1: document, chunks, operation log, sink states and outbox rows commit
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, false, insert, null, update
+from sqlalchemy import Connection, case, delete, false, insert, literal, null, update
 from sqlalchemy.exc import IntegrityError
 
 from producer.desired import DesiredChunk
 from producer.errors import WriteConflict
 from producer.plan import Operation, Plan, RelativeChange, Send
-from producer.stored import StoredDocument
+from producer.stored import StoredDocument, StoredRow
 from schema import limits
 from schema.batches import bounded
 from schema.database.clock import utc_now
@@ -27,10 +27,11 @@ from schema.database.tables import (
     operation_logs,
     outbox,
     sink_states,
+    suspects,
 )
 from schema.events import identity
 from schema.events.events import DELETED, UPSERTED
-from schema.sinks import SINKS
+from schema.sinks import RegisteredSink
 
 _ROWS_PER_STATEMENT = 5_000
 _INSERT_DOCUMENTS, _INSERT_STATES, _INSERT_CHUNKS = insert(documents), insert(sink_states), insert(chunks)
@@ -38,7 +39,8 @@ _INSERT_LOGS, _INSERT_EVENTS = insert(operation_logs), insert(outbox)  # built o
 _OFFSET = 1_000_000_000  # above every chunk index: keeps UNIQUE(doc_id, chunk_index) while indexes change
 
 
-def insert_documents(connection: Connection, plans: Sequence[Plan]) -> None:
+def insert_documents(connection: Connection, plans: Sequence[Plan], sinks: Sequence[RegisteredSink]) -> None:
+    """New documents, with a state per sink."""
     if not plans:
         return
     rows = [
@@ -57,9 +59,18 @@ def insert_documents(connection: Connection, plans: Sequence[Plan]) -> None:
     except IntegrityError as error:
         raise WriteConflict("another transaction created the same document; run this transaction again") from error
     states = [
-        {"doc_id": plan.doc_id, "sink": sink, "desired_version": plan.version} for plan in plans for sink in SINKS
+        {
+            "doc_id": plan.doc_id,
+            "sink": sink.name,
+            "desired_version": plan.version,
+            "state": "absent" if plan.is_suspect else "pending",
+        }
+        for plan in plans
+        for sink in sinks
+        if sink.state != "leaving"
     ]
-    connection.execute(_INSERT_STATES, states)
+    if states:
+        connection.execute(_INSERT_STATES, states)
 
 
 def update_document(connection: Connection, plan: Plan, old_version: int) -> None:
@@ -81,11 +92,22 @@ def update_document(connection: Connection, plan: Plan, old_version: int) -> Non
     at_old_version = (documents.c.doc_id == plan.doc_id) & (documents.c.version == old_version)
     if connection.execute(update(documents).where(at_old_version).values(values)).rowcount != 1:
         raise WriteConflict(f"another transaction wrote document {plan.doc_id!r}; run this transaction again")
-    connection.execute(
+    asked = (
         update(sink_states)
         .where(sink_states.c.doc_id == plan.doc_id)
-        .values(desired_version=plan.version, state="pending", requested_at=utc_now(), attempts=0, last_error=null())
+        .values(desired_version=plan.version, requested_at=utc_now(), attempts=0, last_error=null())
     )
+    # A sink stays absent until its consumer replaced what it holds: an event alone removes no row of a lost version.
+    stays_absent = case((sink_states.c.state == "absent", literal("absent")), else_=literal("pending"))
+    connection.execute(
+        asked.values(state="absent", applied_version=0) if plan.is_suspect else asked.values(state=stays_absent)
+    )
+
+
+def clear_suspects(connection: Connection, plans: Sequence[Plan]) -> None:
+    """Remove suspects whose lost version is now below the document's version."""
+    suspect_ids = [plan.doc_id for plan in plans if plan.is_suspect]
+    execute_for_ids(connection, delete(suspects), suspects.c.doc_id, suspect_ids)
 
 
 def insert_chunks(connection: Connection, plans: Sequence[Plan]) -> None:
@@ -152,7 +174,7 @@ def log_operations(
                 "operation_type": plan.operation.value,
                 "target_table": "documents",
                 "target_id": plan.doc_id,
-                "payload": _as_json(stored[plan.doc_id].row._mapping) if plan.doc_id in stored else None,
+                "payload": _as_json(stored[plan.doc_id].row) if plan.doc_id in stored else None,
                 "operator": operator,
             }
             for plan in plans
@@ -163,23 +185,23 @@ def log_operations(
 def append_events(
     connection: Connection, parts: Iterable[tuple[Plan, bytes]], content_type: str, headers: Mapping[str, str] | None
 ) -> None:
-    """Outbox rows for (plan, payload of a part), in order."""
-    connection.execute(
-        _INSERT_EVENTS,
-        [
-            {
-                "event_id": identity.event_id(),
-                "aggregate_type": "document",
-                "aggregate_id": plan.doc_id,
-                "aggregate_version": plan.version,
-                "event_type": DELETED if plan.operation is Operation.DELETE else UPSERTED,
-                "content_type": content_type,
-                "headers": dict(headers) if headers else null(),
-                "payload": payload,
-            }
-            for plan, payload in parts
-        ],
+    """Outbox rows for (plan, payload of a part), in order; `parts` may encode them as they are taken."""
+    rows: Iterator[dict[str, Any]] = (
+        {
+            "event_id": identity.event_id(),
+            "aggregate_type": "document",
+            "aggregate_id": plan.doc_id,
+            "aggregate_version": plan.version,
+            "event_type": DELETED if plan.operation is Operation.DELETE else UPSERTED,
+            "content_type": content_type,
+            "headers": dict(headers) if headers else null(),
+            "payload": payload,
+        }
+        for plan, payload in parts
     )
+    for batch in bounded(rows, _ROWS_PER_STATEMENT, limits.INSERT_BYTES, lambda row: len(row["payload"])):
+        connection.execute(_INSERT_EVENTS, batch)
+        batch.clear()  # before the next batch is encoded
 
 
 def _chunk_row(plan: Plan, chunk: DesiredChunk) -> dict[str, Any]:
@@ -221,5 +243,6 @@ def _update_columns(connection: Connection, plan: Plan) -> None:
         execute_for_ids(connection, update(chunks).values(values), chunks.c.chunk_id, ids)
 
 
-def _as_json(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(name): value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+def _as_json(row: StoredRow) -> dict[str, Any]:
+    values = ((name, getattr(row, name)) for name in documents.c.keys())  # noqa: SIM118  # iteration gives columns
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values}

@@ -1,4 +1,7 @@
-"""What the database holds of the documents that are about to be written: locked, and read in five statements."""
+"""What the database holds of the documents that are about to be written: locked, and read in five statements.
+
+The first one locks the documents and their rows of `suspects`; a document that does not exist may be a suspect too.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,12 +10,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import CHAR, BindParameter, Connection, Row, Select, Table, bindparam, cast, func, select
+from sqlalchemy import (
+    CHAR,
+    BindParameter,
+    Connection,
+    Row,
+    Select,
+    String,
+    Table,
+    bindparam,
+    cast,
+    column,
+    func,
+    select,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
+from producer.confirmation import Confirmation, SinkState, confirm
+from schema import limits
 from schema.batches import bounded
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
-from schema.sinks import SINKS
+from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states, suspects
+from schema.sinks import RegisteredSink
 
 _CHUNKS_PER_VALUE = 5_000  # in one JSON value, which max_allowed_packet bounds
 
@@ -39,7 +60,26 @@ class StoredChunk(ChunkColumns, frozen=True, array_like=True, gc=False):
     row_version: int
 
 
+class json_strings(FunctionElement[str]):
+    """The strings of a JSON array as rows, in their order; the column is `value`."""
+
+    inherit_cache = True
+
+
+@compiles(json_strings, "mysql")
+def _json_strings_mysql(element: json_strings, compiler: SQLCompiler, **options: Any) -> str:
+    array = compiler.process(element.clauses, **options)
+    text = f"VARCHAR({limits.DOC_ID_BYTES}) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin"
+    return f"JSON_TABLE({array}, '$[*]' COLUMNS (value {text} PATH '$'))"
+
+
+@compiles(json_strings, "sqlite")
+def _json_strings_sqlite(element: json_strings, compiler: SQLCompiler, **options: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **options)})"
+
+
 _DOC_IDS: BindParameter[Any] = bindparam("doc_ids", expanding=True)
+_GIVEN = json_strings(bindparam("json_doc_ids", type_=String)).table_valued(column("value", String), name="given")
 _DECODER = msgspec.json.Decoder(list[StoredChunk])
 
 
@@ -55,7 +95,18 @@ def _packed_chunks(aggregate: Any) -> Select[Any]:
     return _select_shared(chunks, chunks.c.doc_id, cast(values, CHAR).label("packed")).group_by(chunks.c.doc_id, piece)
 
 
-_DOCUMENTS = select(documents).where(documents.c.doc_id.in_(_DOC_IDS)).order_by(documents.c.doc_id).with_for_update()
+_DOCUMENTS = (  # a row per given id, locked in their order
+    select(_GIVEN.c.value.label("given_id"), documents, suspects.c.lost_version)
+    .select_from(
+        _GIVEN.outerjoin(documents, documents.c.doc_id == _GIVEN.c.value).outerjoin(
+            suspects, suspects.c.doc_id == _GIVEN.c.value
+        )
+    )
+    # Never a scan of a small table: it would lock rows of other documents.
+    .with_hint(documents, "FORCE INDEX (PRIMARY)", "mysql")
+    .with_hint(suspects, "FORCE INDEX (PRIMARY)", "mysql")
+    .with_for_update(of=[documents, suspects])
+)
 _CHUNKS = _packed_chunks(func.json_arrayagg)
 _CHUNKS_IN_SQLITE = _packed_chunks(func.json_group_array)
 _TOMBSTONES = _select_shared(chunk_tombstones, chunk_tombstones.c.doc_id, chunk_tombstones.c.chunk_id)
@@ -67,20 +118,34 @@ _STATES = _select_shared(sink_states, *(sink_states.c[name] for name in ("doc_id
 class StoredDocument:
     """A document as it is stored."""
 
-    row: StoredRow  # of `documents`
+    row: StoredRow  # of `documents`, and `lost_version`
     chunks: Mapping[str, StoredChunk]  # by chunk id
     tombstones: AbstractSet[str]  # chunk ids
     files: Mapping[str, StoredRow]  # by object key, removed ones included
-    confirmed_version: int  # the newest version that every sink is known to hold
-    failed_sinks: AbstractSet[str]  # they refused the newest version, or lost part of it
+    confirmation: Confirmation
 
 
-def lock_documents(connection: Connection, doc_ids: Sequence[str]) -> dict[str, StoredDocument]:
-    """The documents that exist, by doc_id, locked until the transaction ends.
+@dataclass(frozen=True, slots=True)
+class LockedDocuments:
+    """The documents that exist, and the highest lost version of each suspect, which may not exist; by doc_id."""
+
+    stored: Mapping[str, StoredDocument]
+    lost_versions: Mapping[str, int]
+
+
+def lock_documents(connection: Connection, doc_ids: Sequence[str], sinks: Sequence[RegisteredSink]) -> LockedDocuments:
+    """Lock documents until the transaction ends, and read them; `sinks` are those of the system's identity.
 
     Locks are taken in the order of the ids, so that two batches cannot deadlock on their documents.
     """
-    rows = {row.doc_id: row for row in _select(connection, _DOCUMENTS, sorted(doc_ids))}
+    rows: dict[str, StoredRow] = {}
+    lost_versions: dict[str, int] = {}
+    for some in bounded(sorted(doc_ids), IDS_PER_STATEMENT):
+        for row in connection.execute(_DOCUMENTS, {"json_doc_ids": msgspec.json.encode(some).decode()}):
+            if row.doc_id is not None:
+                rows[row.doc_id] = row
+            if row.lost_version is not None:
+                lost_versions[row.given_id] = row.lost_version
     chunks_of: dict[str, dict[str, StoredChunk]] = defaultdict(dict)
     packed = _CHUNKS_IN_SQLITE if connection.dialect.name == "sqlite" else _CHUNKS
     for row in _select(connection, packed, rows):
@@ -91,23 +156,20 @@ def lock_documents(connection: Connection, doc_ids: Sequence[str]) -> dict[str, 
     files_of: dict[str, dict[str, StoredRow]] = defaultdict(dict)
     for row in _select(connection, _FILES, rows):
         files_of[row.doc_id][row.object_key] = row
-    applied_by: dict[str, dict[str, int]] = defaultdict(dict)
-    failed_of: dict[str, set[str]] = defaultdict(set)
+    states_of: dict[str, dict[str, SinkState]] = defaultdict(dict)
     for row in _select(connection, _STATES, rows):
-        applied_by[row.doc_id][row.sink] = row.applied_version
-        if row.state == "failed":
-            failed_of[row.doc_id].add(row.sink)
-    return {
+        states_of[row.doc_id][row.sink] = SinkState(row.applied_version, row.state)
+    stored = {
         doc_id: StoredDocument(
             row,
             chunks_of[doc_id],
             tombstones_of[doc_id],
             files_of[doc_id],
-            min(applied_by[doc_id].get(sink, 0) for sink in SINKS),
-            failed_of[doc_id],
+            confirm(sinks, states_of[doc_id], version=row.version, is_suspect=doc_id in lost_versions),
         )
         for doc_id, row in rows.items()
     }
+    return LockedDocuments(stored, lost_versions)
 
 
 def _select(connection: Connection, statement: Select[Any], doc_ids: Iterable[str]) -> Iterator[StoredRow]:

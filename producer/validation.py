@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,13 @@ from schema.events.identity import doc_id_error
 _ASCII_CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
 _C1_CONTROLS = re.compile("[\x80-\x9f]")
 _INT32_MAX = 2**31 - 1
+_STRINGS: Mapping[str, Mapping[str, Any]] = {
+    "title": {"characters": limits.TITLE_CHARACTERS, "filled": True},
+    "source_url": {"characters": limits.SOURCE_URL_CHARACTERS},
+    "business_tag": {"size_bytes": limits.BUSINESS_TAG_BYTES},
+    "domain": {"characters": limits.DOMAIN_CHARACTERS},
+    "language": {"characters": limits.LANGUAGE_CHARACTERS},
+}
 _FLOAT32_MIN, _FLOAT32_MAX = float(np.finfo("float32").tiny), float(np.finfo("float32").max)
 
 
@@ -55,15 +63,19 @@ def validate(document: Document, model: str, dimension: int) -> list[bytes | Non
     return vectors
 
 
+def validate_metadata(doc_id: str, values: Mapping[str, object]) -> None:
+    """Check fields of a document by name: title, source_url, business_tag, domain, language. Raises InvalidDocument."""
+    if problems := [problem for name, value in values.items() for problem in _string(name, value, **_STRINGS[name])]:
+        raise InvalidDocument(doc_id, problems)
+
+
 def _metadata(document: Document, model: str) -> Iterator[Problem]:
     if wrong := doc_id_error(document.doc_id):
         yield Problem("doc_id", wrong)
-    yield from _string("title", document.title, characters=limits.TITLE_CHARACTERS, filled=True)
+    yield from _string("title", document.title, **_STRINGS["title"])
     yield from _choice("source_type", document.source_type, SOURCE_TYPES)
-    yield from _string("source_url", document.source_url, characters=limits.SOURCE_URL_CHARACTERS)
-    yield from _string("business_tag", document.business_tag, size_bytes=limits.BUSINESS_TAG_BYTES)
-    yield from _string("domain", document.domain, characters=limits.DOMAIN_CHARACTERS)
-    yield from _string("language", document.language, characters=limits.LANGUAGE_CHARACTERS)
+    for name in ("source_url", "business_tag", "domain", "language"):
+        yield from _string(name, getattr(document, name), **_STRINGS[name])
     yield from _natural("page_count", document.page_count)
     for name, file in (("file", document.file), ("text", document.text)):
         if file is not None and (wrong := file_error(file)):

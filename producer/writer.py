@@ -3,8 +3,9 @@
 Invariant 1: all of it commits or rolls back with that transaction; the writer never commits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection
 
 from producer import desired, statements
@@ -14,9 +15,10 @@ from producer.errors import FileRequired, InvalidDocument, Problem, UnknownDocum
 from producer.event_parts import encode_event
 from producer.plan import Operation, Plan, plan_delete, plan_upsert
 from producer.receipts import Receipt
-from producer.stored import StoredDocument, lock_documents
+from producer.relabel import plan_relabel
+from producer.stored import LockedDocuments, StoredDocument, lock_documents
 from producer.unpublished import read_unpublished
-from producer.validation import validate
+from producer.validation import validate, validate_metadata
 from schema import limits
 from schema.database.history import Identity, NotInitialised, lock_identity, read_identity
 from schema.events.events import MSGPACK
@@ -52,13 +54,13 @@ class Writer:
         vectors = [validate(document, self._model, identity.dimension) for document in documents]
         doc_ids = [document.doc_id for document in documents]
         _refuse_duplicates(doc_ids)
-        stored = lock_documents(connection, doc_ids)
+        locked = lock_documents(connection, doc_ids, identity.sinks)
         plans = [
-            _plan_document(document, document_vectors, stored.get(document.doc_id), identity.history_id)
+            _plan_document(document, document_vectors, locked, identity.history_id)
             for document, document_vectors in zip(documents, vectors, strict=True)
         ]
-        self._write(connection, identity, plans, stored, headers)
-        return _receipts(connection, doc_ids, plans, stored)
+        self._write(connection, identity, plans, locked.stored, headers)
+        return _receipts(connection, doc_ids, plans, locked.stored)
 
     def delete(self, connection: Connection, doc_id: str) -> Receipt:
         """Delete a document from every store; see `delete_many`."""
@@ -70,11 +72,14 @@ class Writer:
         Skips documents that are deleted already. Raises UnknownDocument before anything is written.
         """
         identity = self._lock_identity(connection)
-        stored = _lock_existing(connection, doc_ids)
+        locked = _lock_existing(connection, doc_ids, identity)
         _refuse_duplicates(doc_ids)
-        plans = [plan_delete(stored[doc_id], identity.history_id) for doc_id in doc_ids]
-        self._write(connection, identity, plans, stored)
-        return _receipts(connection, doc_ids, plans, stored)
+        plans = [
+            plan_delete(locked.stored[doc_id], identity.history_id, lost_version=locked.lost_versions.get(doc_id, 0))
+            for doc_id in doc_ids
+        ]
+        self._write(connection, identity, plans, locked.stored)
+        return _receipts(connection, doc_ids, plans, locked.stored)
 
     def resync(self, connection: Connection, doc_id: str, chunks: Sequence[Chunk] = ()) -> Receipt:
         """Send a document's current state again as its next version (the SYNC operation).
@@ -84,16 +89,48 @@ class Writer:
         deleted document), InvalidDocument, VectorRequired, FileRequired or WrongModel before anything is written.
         """
         identity = self._lock_identity(connection)
-        stored = _lock_existing(connection, [doc_id])
-        document = stored[doc_id]
-        if document.row.deleted_at is not None:
-            raise UnknownDocument([doc_id])
+        locked = _lock_living(connection, doc_id, identity)
+        document = locked.stored[doc_id]
         given = self._validate_chunks(document, chunks, identity.dimension)
         waiting, files = read_unpublished(connection, doc_id)
         state = desired.from_stored(document, {**waiting, **given}, files)
-        plans = [plan_upsert(state, document, identity.history_id, resend=True)]
-        self._write(connection, identity, plans, stored)
-        return _receipts(connection, [doc_id], plans, stored)[0]
+        lost_version = locked.lost_versions.get(doc_id, 0)
+        plans = [plan_upsert(state, document, identity.history_id, lost_version=lost_version, resend=True)]
+        self._write(connection, identity, plans, locked.stored)
+        return _receipts(connection, [doc_id], plans, locked.stored)[0]
+
+    def relabel(
+        self,
+        connection: Connection,
+        doc_id: str,
+        *,
+        title: str | UnsetType = UNSET,
+        source_url: str | UnsetType | None = UNSET,
+        business_tag: str | UnsetType | None = UNSET,
+        domain: str | UnsetType | None = UNSET,
+        language: str | UnsetType | None = UNSET,
+        headers: Mapping[str, str] | None = None,
+    ) -> Receipt:
+        """Change a document's metadata as its next version, without its chunks; a field that is left out stays.
+
+        Raises UnknownDocument (also for a deleted document), InvalidDocument or WrongModel before anything is written;
+        VectorRequired or FileRequired when a sink lost the document: write its whole state with `upsert`.
+        """
+        given = {
+            "title": title,
+            "source_url": source_url,
+            "business_tag": business_tag,
+            "domain": domain,
+            "language": language,
+        }
+        values = {name: value for name, value in given.items() if value is not UNSET}
+        identity = self._lock_identity(connection)
+        locked = _lock_living(connection, doc_id, identity)
+        validate_metadata(doc_id, values)
+        lost_version = locked.lost_versions.get(doc_id, 0)
+        plans = [plan_relabel(values, locked.stored[doc_id], identity.history_id, lost_version=lost_version)]
+        self._write(connection, identity, plans, locked.stored, headers)
+        return _receipts(connection, [doc_id], plans, locked.stored)[0]
 
     def dimension(self, connection: Connection) -> int:
         """The system's vector dimension; raises WrongModel unless the system's model is this writer's."""
@@ -142,32 +179,44 @@ class Writer:
         _require_complete(changed)
         if not changed:
             return
-        statements.insert_documents(connection, [plan for plan in changed if plan.operation is Operation.INSERT])
+        inserted = [plan for plan in changed if plan.operation is Operation.INSERT]
+        statements.insert_documents(connection, inserted, identity.sinks)
         for plan in changed:
             if plan.operation is not Operation.INSERT:
                 statements.update_document(connection, plan, stored[plan.doc_id].row.version)
                 statements.change_chunks(connection, plan)
         statements.insert_chunks(connection, changed)
         statements.write_files(connection, changed)
+        statements.clear_suspects(connection, changed)
         statements.log_operations(connection, changed, stored, self._operator)
         parts = ((plan, payload) for plan in changed for payload in self._encode(plan, identity))
         statements.append_events(connection, parts, self._content_type, headers)
 
-    def _encode(self, plan: Plan, identity: Identity) -> list[bytes]:
+    def _encode(self, plan: Plan, identity: Identity) -> Iterator[bytes]:
         return encode_event(plan, self._content_type, embedding_model=self._model, dimension=identity.dimension)
 
 
 def _plan_document(
-    document: Document, vectors: Sequence[bytes | None], stored: StoredDocument | None, history_id: str
+    document: Document, vectors: Sequence[bytes | None], locked: LockedDocuments, history_id: str
 ) -> Plan | None:
-    return plan_upsert(desired.from_document(document, vectors, stored), stored, history_id)
+    stored = locked.stored.get(document.doc_id)
+    lost_version = locked.lost_versions.get(document.doc_id, 0)
+    return plan_upsert(desired.from_document(document, vectors, stored), stored, history_id, lost_version=lost_version)
 
 
-def _lock_existing(connection: Connection, doc_ids: Sequence[str]) -> dict[str, StoredDocument]:
-    stored = lock_documents(connection, [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is None])
-    if unknown := [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is not None or doc_id not in stored]:
+def _lock_existing(connection: Connection, doc_ids: Sequence[str], identity: Identity) -> LockedDocuments:
+    valid = [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is None]
+    locked = lock_documents(connection, valid, identity.sinks)
+    if unknown := [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is not None or doc_id not in locked.stored]:
         raise UnknownDocument(unknown)
-    return stored
+    return locked
+
+
+def _lock_living(connection: Connection, doc_id: str, identity: Identity) -> LockedDocuments:
+    locked = _lock_existing(connection, [doc_id], identity)
+    if locked.stored[doc_id].row.deleted_at is not None:
+        raise UnknownDocument([doc_id])
+    return locked
 
 
 def _refuse_duplicates(doc_ids: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The sinks: stores that consumers keep up to date. A document is completed when each of them holds its version."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from schema.events.events import Envelope
@@ -9,6 +10,22 @@ from schema.failures import DeadLetter
 MILVUS = "milvus"
 MINIO = "minio"
 SINKS = (MILVUS, MINIO)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RegisteredSink:
+    """A row of the table `sinks`; `state` is "active", "joining" or "leaving"."""
+
+    name: str
+    required: bool
+    takes_vectors: bool
+    takes_files: bool
+    state: str = "active"
+
+    @property
+    def is_gating(self) -> bool:
+        """Whether a document is completed only when this sink holds its version."""
+        return self.required and self.state == "active"
 
 
 class Applier(Protocol):

@@ -27,7 +27,7 @@ GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-writer';
 GRANT INSERT ON operation_logs TO 'rag-writer'; -- it can append to the log, but neither read nor change it
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-writer'; -- after a failover: a new history
 GRANT INSERT ON histories TO 'rag-writer';
-GRANT SELECT ON suspects TO 'rag-writer';
+GRANT SELECT, DELETE ON suspects TO 'rag-writer'; -- DELETE: the document's version is above the lost one
 GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync reads vectors from pending events
 
 -- The relay: `rag-outbox relay`. It never sees a document.

@@ -1,10 +1,31 @@
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 START TRANSACTION;
-SELECT history_id FROM system_identity WHERE id = 1 FOR SHARE INTO @history;
+SELECT IF(server_uuid = @@server_uuid, history_id, NULL) FROM system_identity WHERE id = 1 FOR SHARE INTO @history;
+SET @version = NULL; -- stays NULL for a document that does not exist
+SELECT GREATEST(d.version, COALESCE(s.lost_version, 0)) + 1,
+       JSON_OBJECT(
+           'doc_id', d.doc_id, 'version', d.version, 'history_id', d.history_id, 'history_base', d.history_base,
+           'title', d.title, 'source_type', d.source_type, 'source_url', d.source_url, 'business_tag', d.business_tag,
+           'domain', d.domain, 'language', d.language, 'file_size', d.file_size, 'page_count', d.page_count,
+           'oss_key', d.oss_key, 'content_sha256', d.content_sha256, 'status', d.status, 'chunk_count', d.chunk_count,
+           'created_at', d.created_at, 'updated_at', d.updated_at, 'deleted_at', d.deleted_at)
+FROM documents d LEFT JOIN suspects s USING (doc_id) WHERE d.doc_id = @doc_id FOR UPDATE
+INTO @version, @before;
+
 UPDATE documents SET history_base = IF(history_id = @history, history_base, version), history_id = @history,
-                     version = version + 1, status = 'deleting', chunk_count = 0,
+                     version = @version, status = 'deleting', chunk_count = 0,
                      deleted_at = UTC_TIMESTAMP(6), updated_at = UTC_TIMESTAMP(6)
 WHERE doc_id = @doc_id;
+INSERT INTO operation_logs (operation_type, target_table, target_id, payload, operator)
+SELECT 'DELETE', 'documents', doc_id, @before, @operator FROM documents WHERE doc_id = @doc_id;
+
+-- A store may hold a lost version of a suspect: its consumer replaces the whole document.
+INSERT INTO sink_states (doc_id, sink, desired_version, state)
+SELECT s.doc_id, k.name, @version, 'absent' FROM suspects s JOIN sinks k ON k.state <> 'leaving'
+WHERE s.doc_id = @doc_id AND s.lost_version < @version
+ON DUPLICATE KEY UPDATE desired_version = @version, applied_version = 0, state = 'absent',
+                        requested_at = UTC_TIMESTAMP(6);
+DELETE FROM suspects WHERE doc_id = @doc_id AND lost_version < @version;
 
 INSERT INTO chunk_tombstones (chunk_id, doc_id, removed_in_version)
 SELECT c.chunk_id, d.doc_id, d.version FROM documents d JOIN chunks c USING (doc_id) WHERE d.doc_id = @doc_id;

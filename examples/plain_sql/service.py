@@ -22,6 +22,7 @@ from pymysql.constants import CLIENT
 
 HERE = Path(__file__).parent
 WRITE, DELETE = (HERE / "write.sql").read_text(), (HERE / "delete.sql").read_text()
+ANOTHER_SERVER = (HERE / "another_server.sql").read_text()
 ATTEMPTS = 5
 LOCK_WAIT_TIMEOUT, DEADLOCK = 1205, 1213
 
@@ -29,18 +30,22 @@ LOCK_WAIT_TIMEOUT, DEADLOCK = 1205, 1213
 def main() -> None:
     options = parser().parse_args()
     with closing(connect(options)) as connection:
+        if is_another_server(connection):
+            in_transaction(connection, lambda: execute(connection, ANOTHER_SERVER, {}))
         if options.action == "delete":
-            delete(connection, options.doc_id)
+            delete(connection, options.doc_id, options.user)
             print(f"deleted {options.doc_id}")
             return
         model, dimension = embedding_model(connection)
         for line in options.file.read_text().splitlines():
             document = json.loads(line)
-            write(connection, document, model, dimension)
+            write(connection, document, model, dimension, options.user)
             print(f"wrote {document['doc_id']}")
 
 
-def write(connection: "pymysql.Connection[Any]", document: Mapping[str, Any], model: str, dimension: int) -> None:
+def write(
+    connection: "pymysql.Connection[Any]", document: Mapping[str, Any], model: str, dimension: int, operator: str
+) -> None:
     """Write a document's whole state as its next version."""
     if any(len(chunk["vector"]) != dimension for chunk in document["chunks"]):
         raise SystemExit(f"{document['doc_id']}: vectors of {model} have {dimension} dimensions")
@@ -53,17 +58,25 @@ def write(connection: "pymysql.Connection[Any]", document: Mapping[str, Any], mo
         "model": model,
         "dimension": dimension,
         "chunks": json.dumps(chunks),
+        "operator": operator,
     }
     in_transaction(connection, lambda: execute(connection, WRITE, values))
 
 
-def delete(connection: "pymysql.Connection[Any]", doc_id: str) -> None:
-    in_transaction(connection, lambda: execute(connection, DELETE, {"doc_id": doc_id}))
+def delete(connection: "pymysql.Connection[Any]", doc_id: str, operator: str) -> None:
+    in_transaction(connection, lambda: execute(connection, DELETE, {"doc_id": doc_id, "operator": operator}))
 
 
 def encode(vector: Sequence[float]) -> str:
     """Base64 of little-endian float32."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def is_another_server(connection: "pymysql.Connection[Any]") -> bool:
+    """Whether this is a replica that was promoted: the first write on it starts a new history."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT server_uuid <> @@server_uuid FROM system_identity")
+        return bool(cursor.fetchone() == (1,))
 
 
 def embedding_model(connection: "pymysql.Connection[Any]") -> tuple[str, int]:

@@ -1,19 +1,43 @@
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED; -- no gap locks: writers of other documents do not wait
 START TRANSACTION;
 
-SELECT history_id FROM system_identity WHERE id = 1 FOR SHARE INTO @history; -- no other history starts before COMMIT
+-- No other history starts before COMMIT. NULL on another server: then the next statement fails.
+SELECT IF(server_uuid = @@server_uuid, history_id, NULL) FROM system_identity WHERE id = 1 FOR SHARE INTO @history;
 
-INSERT INTO documents (doc_id, version, history_id, title, source_type, business_tag, chunk_count)
-VALUES (@doc_id, 1, @history, @title, @source_type, @business_tag, JSON_LENGTH(@chunks)) AS new
-ON DUPLICATE KEY UPDATE
-    history_base = IF(documents.history_id = @history, documents.history_base, documents.version),
-    history_id = @history, version = documents.version + 1, -- after the line that reads both
-    title = new.title, source_type = new.source_type,
-    business_tag = new.business_tag, chunk_count = new.chunk_count, status = 'pending', updated_at = UTC_TIMESTAMP(6),
-    oss_key = IF(documents.deleted_at IS NULL, documents.oss_key, NULL), -- its file went when it was deleted
-    file_size = IF(documents.deleted_at IS NULL, documents.file_size, NULL),
-    content_sha256 = IF(documents.deleted_at IS NULL, documents.content_sha256, NULL),
-    deleted_at = NULL; -- after those that look at it
+INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_count)
+VALUES (@doc_id, 1, IF(@history IS NULL, NULL, ''), @title, @source_type, 0) -- a new row has an empty history_id
+ON DUPLICATE KEY UPDATE doc_id = documents.doc_id; -- changes nothing, locks the row
+
+SELECT d.history_id = '', GREATEST(IF(d.history_id = '', 0, d.version), COALESCE(s.lost_version, 0)) + 1,
+       JSON_OBJECT(
+           'doc_id', d.doc_id, 'version', d.version, 'history_id', d.history_id, 'history_base', d.history_base,
+           'title', d.title, 'source_type', d.source_type, 'source_url', d.source_url, 'business_tag', d.business_tag,
+           'domain', d.domain, 'language', d.language, 'file_size', d.file_size, 'page_count', d.page_count,
+           'oss_key', d.oss_key, 'content_sha256', d.content_sha256, 'status', d.status, 'chunk_count', d.chunk_count,
+           'created_at', d.created_at, 'updated_at', d.updated_at, 'deleted_at', d.deleted_at)
+FROM documents d LEFT JOIN suspects s USING (doc_id) WHERE d.doc_id = @doc_id FOR UPDATE
+INTO @is_new, @version, @before;
+
+UPDATE documents SET
+    history_base = IF(@is_new, 0, IF(history_id = @history, history_base, version)),
+    history_id = @history, version = @version, -- after the line that reads both
+    title = @title, source_type = @source_type, business_tag = @business_tag, chunk_count = JSON_LENGTH(@chunks),
+    status = 'pending', updated_at = UTC_TIMESTAMP(6),
+    oss_key = IF(deleted_at IS NULL, oss_key, NULL), -- its file went when it was deleted
+    file_size = IF(deleted_at IS NULL, file_size, NULL),
+    content_sha256 = IF(deleted_at IS NULL, content_sha256, NULL),
+    deleted_at = NULL -- after those that look at it
+WHERE doc_id = @doc_id;
+INSERT INTO operation_logs (operation_type, target_table, target_id, payload, operator)
+VALUES (IF(@is_new, 'INSERT', 'UPDATE'), 'documents', @doc_id, IF(@is_new, NULL, @before), @operator);
+
+-- A store may hold a lost version of a suspect: its consumer replaces the whole document.
+INSERT INTO sink_states (doc_id, sink, desired_version, state)
+SELECT s.doc_id, k.name, @version, 'absent' FROM suspects s JOIN sinks k ON k.state <> 'leaving'
+WHERE s.doc_id = @doc_id AND s.lost_version < @version
+ON DUPLICATE KEY UPDATE desired_version = @version, applied_version = 0, state = 'absent',
+                        requested_at = UTC_TIMESTAMP(6);
+DELETE FROM suspects WHERE doc_id = @doc_id AND lost_version < @version;
 
 -- Every chunk that was there becomes a tombstone; those that are there again are lifted below.
 INSERT INTO chunk_tombstones (chunk_id, doc_id, removed_in_version)

@@ -6,25 +6,28 @@ whole; the first write on another server starts a new one before it writes anyth
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, literal_column, select, update
+from sqlalchemy import Connection, Row, Select, insert, literal_column, select, true, update
 
 from schema.database import sqlite_progress
 from schema.database.tables import histories, sinks, system_identity
-from schema.sinks import MILVUS, MINIO
+from schema.sinks import MILVUS, MINIO, RegisteredSink
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The one row of `system_identity`."""
+    """The one row of `system_identity`, with the rows of `sinks`."""
 
     system_id: str
     history_id: str
     embedding_model: str
     dimension: int
     lanes: int
+    sinks: tuple[RegisteredSink, ...]
 
 
 class NotInitialised(Exception):
@@ -61,21 +64,21 @@ def create_system(
 
 def read_identity(connection: Connection) -> Identity:
     """The identity, without a lock. Raises NotInitialised."""
-    return _identity(_read(connection, _select()))
+    return _identity(_read(connection, is_locking=False))
 
 
 def lock_identity(connection: Connection) -> Identity:
     """The identity, which stays as it is until the transaction ends: what a write calls before it writes anything.
 
-    Starts a new history when the database is another server than the history's, or an older copy of the file.
-    Raises NotInitialised.
+    One locking read, so that it sees the newest committed rows in REPEATABLE READ too. Starts a new history when the
+    database is another server than the history's, or an older copy of the file. Raises NotInitialised.
     """
-    row = _read(connection, _select().with_for_update(read=True))
-    reason = _reason_for_new_history(connection, row)
+    rows = _read(connection, is_locking=True)
+    reason = _reason_for_new_history(connection, rows[0])
     if reason is None:
-        return _identity(row)
-    start_history(connection, reason, instead_of=row.history_id)
-    return _identity(_read(connection, _select().with_for_update(read=True)))
+        return _identity(rows)
+    start_history(connection, reason, instead_of=rows[0].history_id)
+    return _identity(_read(connection, is_locking=True))
 
 
 def start_history(connection: Connection, reason: str, *, instead_of: str) -> bool:
@@ -103,20 +106,33 @@ def is_valid(event_history: str, event_version: int, *, history_id: str, history
     return event_version <= history_base
 
 
-def _select() -> Select[Any]:
-    return select(system_identity).where(system_identity.c.id == 1)
-
-
-def _read(connection: Connection, statement: Select[Any]) -> Row[Any]:
-    if connection.dialect.name == "mysql":
+@cache
+def _statement(dialect: str, *, is_locking: bool) -> Select[Any]:
+    """A row per sink; the identity's row is read, and locked, before those of the sinks."""
+    if dialect == "mysql":
         here, counter = "@@server_uuid", "NULL"
     else:
         here, counter = "''", sqlite_progress.COUNTER
-    statement = statement.add_columns(literal_column(here).label("here"), literal_column(counter).label("counter"))
-    row = connection.execute(statement).one_or_none()
-    if row is None:
+    of_identity = ("system_id", "history_id", "server_uuid", "embedding_model", "dimension", "lanes")
+    of_sink = ("name", "required", "takes_vectors", "takes_files", "state")
+    statement = (
+        select(
+            *(system_identity.c[name] for name in of_identity),
+            literal_column(here).label("here"),
+            literal_column(counter).label("counter"),
+            *(sinks.c[name] for name in of_sink),
+        )
+        .select_from(system_identity.outerjoin(sinks, true()))
+        .where(system_identity.c.id == 1)
+    )
+    return statement.with_for_update(read=True) if is_locking else statement
+
+
+def _read(connection: Connection, *, is_locking: bool) -> Sequence[Row[Any]]:
+    rows = connection.execute(_statement(connection.dialect.name, is_locking=is_locking)).all()
+    if not rows:
         raise NotInitialised("the system is not initialised: run rag-outbox init")
-    return row
+    return rows
 
 
 def _reason_for_new_history(connection: Connection, row: Row[Any]) -> str | None:
@@ -127,8 +143,14 @@ def _reason_for_new_history(connection: Connection, row: Row[Any]) -> str | None
     return None
 
 
-def _identity(row: Row[Any]) -> Identity:
-    return Identity(row.system_id, row.history_id, row.embedding_model, row.dimension, row.lanes)
+def _identity(rows: Sequence[Row[Any]]) -> Identity:
+    row = rows[0]
+    registered = sorted(
+        RegisteredSink(one.name, one.required, one.takes_vectors, one.takes_files, one.state)
+        for one in rows
+        if one.name is not None
+    )
+    return Identity(row.system_id, row.history_id, row.embedding_model, row.dimension, row.lanes, tuple(registered))
 
 
 def _server_uuid(connection: Connection) -> str:

@@ -1,7 +1,7 @@
 """The events that go from the outbox to the sinks: CloudEvents with a JSON or MessagePack payload.
 
-Invariant 7: an upsert carries every vector, row, file and tombstone that some sink has not confirmed yet, so it never
-depends on an earlier event.
+Invariant 7: an upsert carries every vector, row, file and tombstone that some sink has not confirmed yet, so it depends
+on no earlier event but the one that it names in `builds_on`.
 """
 
 from collections.abc import Mapping
@@ -56,10 +56,18 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     staged_key: str | None = None
 
 
+class BuildsOn(msgspec.Struct, frozen=True, kw_only=True):
+    """The version whose event is applied first; it builds on no other."""
+
+    history_id: str
+    version: int
+
+
 class DocumentUpserted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a sink may lack of a document at `version`, in `parts` parts; the last part completes the version.
 
-    A sink writes `chunks` and `relabelled` before it removes `tombstones`; tombstones come in the last parts.
+    A sink writes `chunks` and `relabelled` before it removes `tombstones`; tombstones come in the last parts. An event
+    with `builds_on` carries all changes of labels since that version, and no vector and no file.
     """
 
     doc_id: str
@@ -77,6 +85,7 @@ class DocumentUpserted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     domain: str = ""
     language: str = ""
     oss_key: str = ""
+    builds_on: BuildsOn | None = None
     chunks: list[ChunkRow] = msgspec.field(default_factory=list)
     relabelled: list[ChunkLabels] = msgspec.field(default_factory=list)
     files: list[FileRecord] = msgspec.field(default_factory=list)

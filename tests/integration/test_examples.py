@@ -146,6 +146,7 @@ def test_plain_sql_service_reaches_both_stores(
 def test_plain_sql_scripts_are_the_blocks_of_the_contract() -> None:
     assert (PLAIN_SQL / "write.sql").read_text() == f"{plain_sql.UPSERT}\n{plain_sql.EVENT}"
     assert (PLAIN_SQL / "delete.sql").read_text() == plain_sql.DELETE
+    assert (PLAIN_SQL / "another_server.sql").read_text() == plain_sql.ANOTHER_SERVER
 
 
 def test_plain_sql_service_imports_nothing_of_ours() -> None:

@@ -186,3 +186,94 @@ def test_concurrent_services_write_one_document_in_turn(pipeline: Pipeline, conn
     assert [envelope.version for envelope in pipeline.pending()] == list(range(1, 41))
     [row] = pipeline.sql("SELECT version, chunk_count, (SELECT COUNT(*) FROM chunks) FROM documents")
     assert tuple(row) == (40, 2, 2)
+
+
+def test_write_on_another_server_waits_for_a_new_history(pipeline: Pipeline, service: Service) -> None:
+    service.upsert("one")
+    [(before,)] = pipeline.sql("SELECT history_id FROM system_identity")
+    pipeline.execute("UPDATE system_identity SET server_uuid = 'the old primary'")
+    for block in (plain_sql.UPSERT, plain_sql.DELETE):
+        with pytest.raises(pymysql.MySQLError, match="'history_id' cannot be null"):
+            service.run(block)
+        service.run("ROLLBACK")
+    assert pipeline.sql("SELECT version FROM documents") == [(1,)]
+
+    service.run(plain_sql.ANOTHER_SERVER, plain_sql.ANOTHER_SERVER)
+    service.upsert("two")
+
+    [(after,)] = pipeline.sql("SELECT history_id FROM system_identity WHERE server_uuid = @@server_uuid")
+    assert after != before
+    assert pipeline.sql("SELECT history_id, reason FROM histories ORDER BY number") == [
+        (before, "init"),
+        (after, "another server"),
+    ]
+    assert [json.loads(envelope.payload)["history_id"] for envelope in pipeline.pending()] == [before, after]
+    assert pipeline.sql("SELECT version, history_id, history_base FROM documents") == [(2, after, 1)]
+
+
+def test_operation_log_keeps_previous_state_of_plain_sql(pipeline: Pipeline, service: Service) -> None:
+    service.upsert("one", "two")
+    service.bind(title="Second", operator="another")
+    service.upsert("one")
+    service.run(plain_sql.DELETE)
+    statement = "SELECT operation_type, target_table, target_id, operator, payload FROM operation_logs ORDER BY log_id"
+    log = pipeline.sql(statement)
+    assert [tuple(row)[:4] for row in log] == [
+        ("INSERT", "documents", "handbook", "handbook-service"),
+        ("UPDATE", "documents", "handbook", "another"),
+        ("DELETE", "documents", "handbook", "another"),
+    ]
+    assert log[0].payload is None
+    first, second = (json.loads(row.payload) for row in log[1:])
+    assert (first["version"], first["title"], first["chunk_count"], first["status"]) == (1, "Handbook", 2, "pending")
+    assert (second["version"], second["title"], second["chunk_count"]) == (2, "Second", 1)
+
+    pipeline.upsert(document("handbook", "one"))
+    [(ours,)] = pipeline.sql("SELECT payload FROM operation_logs ORDER BY log_id DESC LIMIT 1")
+    assert first.keys() == second.keys() == json.loads(ours).keys()
+
+
+def test_plain_sql_writes_a_suspect_above_its_lost_version(pipeline: Pipeline, service: Service) -> None:
+    def suspect(lost_version: int) -> None:
+        pipeline.execute(f"INSERT INTO suspects (doc_id, lost_version) VALUES ('handbook', {lost_version}), ('x', 9)")
+
+    def assert_absent(version: int) -> None:
+        assert pipeline.sql("SELECT version, history_base FROM documents") == [(version, 0)]
+        states = pipeline.sql("SELECT sink, desired_version, applied_version, state FROM sink_states ORDER BY sink")
+        assert states == [(sink, version, 0, "absent") for sink in ("milvus", "minio")]
+        assert pipeline.sql("SELECT doc_id FROM suspects") == [("x",)]
+        assert pipeline.pending()[-1].version == version
+        pipeline.execute("DELETE FROM suspects")
+
+    suspect(3)
+    service.upsert("one")  # the document itself was lost
+    assert_absent(4)
+    pipeline.execute("UPDATE sink_states SET applied_version = 4, state = 'applied'")
+    suspect(7)
+    service.upsert("two")
+    assert_absent(8)
+    suspect(2)
+    service.upsert("three")
+    assert_absent(9)
+    suspect(11)
+    service.run(plain_sql.DELETE)
+    assert_absent(12)
+
+
+def test_deleting_an_unknown_document_in_plain_sql_writes_nothing(pipeline: Pipeline, service: Service) -> None:
+    service.upsert("one")
+    pipeline.execute("INSERT INTO suspects (doc_id, lost_version) VALUES ('unknown', 1)")
+    service.bind(doc_id="unknown")
+    service.run(plain_sql.DELETE)
+    assert pipeline.sql("SELECT doc_id FROM suspects") == [("unknown",)]
+    assert pipeline.sql("SELECT operation_type FROM operation_logs") == [("INSERT",)]
+    assert len(pipeline.pending()) == 1
+
+
+def test_dimension_may_be_bound_as_a_string(pipeline: Pipeline, service: Service) -> None:
+    service.bind(dimension="8")
+    service.upsert("one")
+    [envelope] = pipeline.pending()
+    assert json.loads(envelope.payload)["dimension"] == 8
+    pipeline.run()
+    pipeline.assert_in_step()

@@ -1,16 +1,20 @@
 """The limits agree: accepted values fit the columns and Milvus, and are read back unchanged."""
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Table
+from sqlalchemy import Engine, Table, text
 
-from producer import Chunk, DocumentFile, Writer
+from producer import Chunk, Document, DocumentFile, Writer, desired, event_parts, statements
+from producer.event_parts import encode_event
+from producer.plan import plan_upsert
 from schema.database import tables
+from schema.events.events import encode
 from tests.support import written
-from tests.support.pipeline import MODEL, Pipeline, document, vector
+from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, vector
 
 pytestmark = pytest.mark.integration
 
@@ -129,3 +133,53 @@ def test_document_at_every_limit_is_read_back_unchanged(pipeline: Pipeline, cont
     assert all(np.allclose(rows[row.chunk_id]["vector"], vector(LARGEST[row.chunk_index])) for row in chunks)
     assert {row["doc_id"] for row in rows.values()} == {METADATA["doc_id"]}
     assert {row["business_tag"] for row in rows.values()} == {METADATA["business_tag"]}
+
+
+@pytest.mark.parametrize("content_type", ["application/msgpack", "application/json"])
+def test_parts_of_a_huge_document_are_not_in_memory_together(engine: Engine, content_type: str) -> None:
+    content = "word " * 300
+    huge = Document(
+        doc_id="d",
+        title="t",
+        source_type="text",
+        chunks=[Chunk(content=content, vector=vector(content))] * 100_000,
+    )
+    plan = plan_upsert(desired.from_document(huge, [bytes(4 * DIMENSION)] * 100_000, None), None, "history")
+    assert plan is not None
+    with engine.connect() as connection:
+        tracemalloc.start()
+        try:
+            encoded = encode_event(plan, content_type, embedding_model=MODEL, dimension=DIMENSION)
+            statements.append_events(connection, ((plan, payload) for payload in encoded), content_type, None)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        totals = connection.execute(text("SELECT COUNT(*), SUM(payload_bytes), MAX(payload_bytes) FROM outbox")).one()
+        connection.rollback()
+    assert peak < 24 * 1024 * 1024
+    parts, total_bytes, largest = totals
+    assert parts > 250
+    assert total_bytes > 150_000_000
+    assert largest <= EVENT_BYTES
+
+
+def test_event_of_one_part_is_encoded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+
+    def count(value: object, content_type: str) -> bytes:
+        encoded.append(type(value).__name__)
+        return encode(value, content_type)
+
+    monkeypatch.setattr(event_parts, "encode", count)
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one", "two"))
+    assert encoded == ["dict", "ChunkRow", "ChunkRow", "DocumentUpserted"]
+
+
+def test_inserts_of_a_batch_are_bounded_in_bytes(engine: Engine) -> None:
+    words = ["x" * 60_000 + str(number) for number in range(8)]
+    batch = [document(f"d{number}", *words) for number in range(80)]
+    with engine.begin() as connection, written.statements(engine) as sent:
+        Writer(MODEL).upsert_many(connection, batch)
+    assert len([statement for statement in sent if statement.startswith("INSERT INTO outbox")]) == 3
+    assert written.rows(engine, "SELECT COUNT(*) FROM outbox") == [(80,)]

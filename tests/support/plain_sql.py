@@ -24,6 +24,7 @@ def sql(heading: str) -> str:
 VALUES = sql("What the service has")
 UPSERT, FILE, EVENT = sql("Write a document"), sql("A file, if there is one"), sql("The event")
 DELETE = sql("Delete a document")
+ANOTHER_SERVER = sql("On another server")
 WHOLE = sql("Reading from a replica")
 
 

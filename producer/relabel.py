@@ -1,0 +1,62 @@
+"""A change of a document's metadata alone: without its chunks, vectors and files.
+
+Invariant 7: what a sink may still lack is in the event of the version that the plan builds on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from producer.desired import from_stored
+from producer.plan import ChunkChanges, FileChanges, Plan, Send, plan_upsert
+from producer.stored import StoredDocument
+from schema.events.events import BuildsOn
+
+
+def plan_relabel(
+    values: Mapping[str, Any], stored: StoredDocument, history_id: str, *, lost_version: int = 0
+) -> Plan | None:
+    """The plan that sets these columns of a document, None if it has them already.
+
+    A vector or file that a sink may lack stays missing in the plan, if no version is known that carried all of them.
+    """
+    state = from_stored(stored, {}, {})
+    plan = plan_upsert(
+        replace(state, columns={**state.columns, **values}), stored, history_id, lost_version=lost_version
+    )
+    if plan is None or not (plan.chunks.missing_vectors() or plan.files.missing):
+        return plan
+    base = _last_whole_version(plan, stored)
+    return plan if base is None else _build_on(plan, base)
+
+
+def _last_whole_version(plan: Plan, stored: StoredDocument) -> BuildsOn | None:
+    """The version whose event carried all that a sink may lack; every later one was a relabel that builds on it."""
+    row, confirmation = stored.row, stored.confirmation
+    if not confirmation.is_sound:
+        return None
+    versions = {stored.chunks[chunk.chunk_id].vector_version for chunk in plan.chunks.to_send(Send.VECTOR)}
+    versions |= {
+        file.version
+        for file in stored.files.values()
+        if file.removed_in_version is None and file.version > confirmation.files
+    }
+    if len(versions) != 1 or max(versions) <= row.history_base:  # the history of an older version is not known
+        return None
+    return BuildsOn(history_id=row.history_id, version=max(versions))
+
+
+def _build_on(plan: Plan, base: BuildsOn) -> Plan:
+    """The same plan without vectors and files: it carries the labels of every chunk whose vector the base carries."""
+    changes = (
+        msgspec.structs.replace(change, send=Send.LABELS) if change.send is Send.VECTOR else change
+        for change in plan.chunks.changes
+    )
+    return replace(
+        plan,
+        builds_on=base,
+        chunks=ChunkChanges(tuple(changes), tombstones=plan.chunks.tombstones),
+        files=FileChanges(tombstones=plan.files.tombstones),
+    )

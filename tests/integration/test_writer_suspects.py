@@ -1,0 +1,189 @@
+"""Suspects: a sink may hold a lost version of a document, so its next version is above it, and carries everything."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, text
+
+from producer import Chunk, Document, Receipt, VectorRequired, Writer, stored
+from schema.database import history
+from tests.support import written
+from tests.support.pipeline import MODEL, chunk, document
+
+pytestmark = pytest.mark.integration
+
+ON_BOTH = pytest.mark.parametrize("database", ["engine", "mysql"])
+STATES = "SELECT sink, desired_version, applied_version, state FROM sink_states ORDER BY sink"
+OPERATIONS: dict[str, Callable[[Connection], Receipt]] = {
+    "upsert": lambda connection: Writer(MODEL).upsert(connection, document("d", "one", "two", file=b"x")),
+    "resync": lambda connection: Writer(MODEL).resync(connection, "d", [chunk("one"), chunk("two")]),
+    "delete": lambda connection: Writer(MODEL).delete(connection, "d"),
+}
+
+
+@pytest.fixture
+def some(database: str, request: pytest.FixtureRequest) -> Engine:
+    engine: Engine = request.getfixturevalue(database)
+    return engine
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def suspect(engine: Engine, doc_id: str, lost_version: int) -> None:
+    execute(engine, f"INSERT INTO suspects (doc_id, lost_version) VALUES ('{doc_id}', {lost_version})")
+
+
+def write_confirmed(engine: Engine) -> None:
+    """A document that both sinks hold."""
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one", "two"))
+    execute(engine, "UPDATE sink_states SET applied_version = 1, state = 'applied'")
+
+
+@ON_BOTH
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_next_version_of_a_suspect_is_above_the_lost_one(
+    some: Engine, operation: Callable[[Connection], Receipt]
+) -> None:
+    write_confirmed(some)
+    suspect(some, "d", 5)
+    suspect(some, "other", 7)
+    with some.begin() as connection:
+        assert operation(connection).version == 6
+    assert written.rows(some, "SELECT version, history_base FROM documents") == [(6, 0)]
+    assert written.rows(some, "SELECT doc_id, lost_version FROM suspects") == [("other", 7)]
+    assert written.rows(some, STATES) == [("milvus", 6, 0, "absent"), ("minio", 6, 0, "absent")]
+    [event] = written.events(some, "d", 6)
+    carried = event["tombstones"] or event["chunks"]
+    assert len(carried) == 2, "both chunks, though the sinks had confirmed them"
+
+
+@ON_BOTH
+def test_lost_document_is_written_above_its_lost_version(some: Engine) -> None:
+    suspect(some, "d", 3)
+    with some.begin() as connection:
+        receipts = Writer(MODEL).upsert_many(connection, [document("d", "one"), document("e", "one")])
+    assert [(receipt.doc_id, receipt.version) for receipt in receipts] == [("d", 4), ("e", 1)]
+    assert written.rows(some, "SELECT doc_id, version, history_base FROM documents ORDER BY 1") == [
+        ("d", 4, 0),
+        ("e", 1, 0),
+    ]
+    assert written.rows(some, "SELECT doc_id, sink, state FROM sink_states ORDER BY 1, 2") == [
+        ("d", "milvus", "absent"),
+        ("d", "minio", "absent"),
+        ("e", "milvus", "pending"),
+        ("e", "minio", "pending"),
+    ]
+    assert written.rows(some, "SELECT * FROM suspects") == []
+    assert written.rows(some, "SELECT aggregate_id, aggregate_version FROM outbox ORDER BY id") == [("d", 4), ("e", 1)]
+
+
+def test_lost_version_below_the_document_is_no_step_back(engine: Engine) -> None:
+    write_confirmed(engine)
+    execute(engine, "UPDATE documents SET version = 9", "UPDATE sink_states SET desired_version = 9, state = 'pending'")
+    suspect(engine, "d", 4)
+    with engine.begin() as connection:
+        assert OPERATIONS["upsert"](connection).version == 10
+
+
+def test_suspect_needs_its_vectors_again(engine: Engine) -> None:
+    write_confirmed(engine)
+    suspect(engine, "d", 5)
+    before = written.tables(engine)
+    without = Document(
+        doc_id="d", title="Title of d", source_type="text", chunks=[Chunk(content="one"), Chunk(content="two")]
+    )
+    with pytest.raises(VectorRequired) as refused, engine.begin() as connection:
+        Writer(MODEL).upsert(connection, without)
+    assert refused.value.chunks == {"d": (0, 1)}
+    assert written.tables(engine) == before
+
+
+def test_rolled_back_write_keeps_the_suspect(engine: Engine) -> None:
+    write_confirmed(engine)
+    suspect(engine, "d", 5)
+    before = written.tables(engine)
+    with engine.connect() as connection:
+        connection.begin()
+        OPERATIONS["upsert"](connection)
+        connection.rollback()
+    assert written.tables(engine) == before
+
+
+@ON_BOTH
+def test_sink_stays_absent_until_its_consumer_replaced_the_document(some: Engine) -> None:
+    write_confirmed(some)
+    execute(some, "UPDATE sink_states SET applied_version = 0, state = 'absent' WHERE sink = 'milvus'")
+    with some.begin() as connection:
+        assert OPERATIONS["upsert"](connection).version == 2
+    assert written.rows(some, STATES) == [("milvus", 2, 0, "absent"), ("minio", 2, 1, "pending")]
+    assert [row["content"] for row in written.events(some, "d", 2)[0]["chunks"]] == ["one", "two"]
+
+
+@ON_BOTH
+def test_suspects_cost_no_statement_unless_there_are_some(some: Engine) -> None:
+    write_confirmed(some)
+    with some.begin() as connection, written.statements(some) as sent:
+        Writer(MODEL).upsert(connection, document("d", "one", "two", title="Second"))
+    assert [" ".join(statement.split()[:2]) for statement in sent if not statement.startswith("SELECT")] == [
+        "UPDATE documents",
+        "UPDATE sink_states",
+        "INSERT INTO",  # operation_logs
+        "INSERT INTO",  # outbox
+    ]
+    assert len(sent) == 10  # the identity; the document, and its chunks, tombstones, files and states
+
+    suspect(some, "d", 5)
+    with some.begin() as connection, written.statements(some) as sent:
+        Writer(MODEL).upsert(connection, document("d", "one", "two", title="Third"))
+    changes = [" ".join(statement.split()[:3]) for statement in sent if not statement.startswith("SELECT")]
+    assert changes.count("DELETE FROM suspects") == 1
+    assert len(sent) == 12  # the vectors travel again: an UPDATE of chunks too
+
+
+def test_lock_reads_documents_and_suspects_by_their_keys(mysql: Engine) -> None:
+    """A scan of a small table would lock the rows of other documents."""
+    write_confirmed(mysql)
+    suspect(mysql, "other", 2)
+    statement = str(stored._DOCUMENTS.compile(mysql))
+    with mysql.begin() as connection:
+        connection.execute(text("ANALYZE TABLE documents, suspects"))
+        explained = connection.exec_driver_sql(
+            f"EXPLAIN FORMAT=TRADITIONAL {statement}", {"json_doc_ids": '["d", "e", "other"]'}
+        ).mappings()
+        plan = [(row["table"], row["type"], row["key"]) for row in explained]
+    assert plan == [("given", "ALL", None), ("documents", "eq_ref", "PRIMARY"), ("suspects", "eq_ref", "PRIMARY")]
+
+
+def test_write_in_repeatable_read_sees_what_others_committed(mysql: Engine) -> None:
+    """The caller's snapshot is older than the new history, the suspect, and the sink that joined."""
+    write_confirmed(mysql)
+    theirs = create_engine(mysql.url, isolation_level="REPEATABLE READ")
+    count: Any = text("SELECT (SELECT COUNT(*) FROM suspects), (SELECT COUNT(*) FROM histories)")
+    with theirs.begin() as connection:
+        assert connection.execute(count).one() == (0, 1)
+        with mysql.begin() as other:
+            old = history.lock_identity(other).history_id
+            assert history.start_history(other, "test", instead_of=old)
+        suspect(mysql, "d", 5)
+        suspect(mysql, "lost", 3)
+        execute(
+            mysql,
+            "INSERT INTO sinks (name, required, takes_vectors, takes_files, state) VALUES ('s', 0, 0, 0, 'joining')",
+        )
+        assert connection.execute(count).one() == (0, 1), "the snapshot is older"
+        receipts = Writer(MODEL).upsert_many(connection, [document("d", "one", "three"), document("lost", "one")])
+    theirs.dispose()
+
+    assert [receipt.version for receipt in receipts] == [6, 4]
+    current = "SELECT doc_id, history_id = (SELECT history_id FROM system_identity) FROM documents ORDER BY 1"
+    assert written.rows(mysql, current) == [("d", 1), ("lost", 1)]
+    assert {event["history_id"] for event in written.events(mysql, "d", 6)} != {old}
+    assert written.rows(mysql, "SELECT * FROM suspects") == []
+    lost = written.rows(mysql, "SELECT sink FROM sink_states WHERE doc_id = 'lost' ORDER BY 1")
+    assert lost == [("milvus",), ("minio",), ("s",)]
