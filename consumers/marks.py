@@ -136,6 +136,17 @@ def mark_damaged(connection: Connection, sink: str, reasons: Mapping[str, str]) 
         connection.execute(update(documents).where(documents.c.doc_id == doc_id).values(status="failed"))
 
 
+def mark_absent(connection: Connection, sink: str, reasons: Mapping[str, str]) -> None:
+    """Nothing that the sink holds of these documents counts, until a refill; `reasons` by doc_id."""
+    for doc_id, reason in reasons.items():
+        state = and_(sink_states.c.sink == sink, sink_states.c.doc_id == doc_id)
+        absent = {"state": "absent", "applied_version": 0, "parts_version": 0, "parts_applied": 0}
+        marks = sink_states.c.marks + 1  # a consumer that applies the document now notices it
+        connection.execute(update(sink_states).where(state).values(**absent, marks=marks, last_error=reason))
+    status = case((documents.c.deleted_at.is_not(None), "deleting"), else_="pending")
+    execute_for_ids(connection, update(documents).values(status=status), documents.c.doc_id, sorted(reasons))
+
+
 def group_by_version(pairs: Iterable[tuple[int, Sequence[str]]]) -> list[tuple[int, list[str]]]:
     """(version, ids) pairs, one per version, in the order of the versions."""
     grouped: dict[int, list[str]] = defaultdict(list)
