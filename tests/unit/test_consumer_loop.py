@@ -53,9 +53,6 @@ def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: Memo
         def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
             assert [(change.doc_id, change.version) for change in changes] == [("d1", 1)]
 
-        def mark_damage(self, connection: Connection, change: Change) -> str | None:
-            raise AssertionError("nothing is late")
-
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d1", "one"))
         [row] = connection.execute(text("SELECT * FROM outbox")).all()
