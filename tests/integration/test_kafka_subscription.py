@@ -114,9 +114,7 @@ def sized_letter(number: int, size_bytes: int) -> tuple[Message, DeadLetter]:
     return message, replace(dead, envelope=message.envelope)
 
 
-def test_dead_letter_too_large_for_kafka_is_kept_in_the_database(
-    servers: Servers, names: Names, mysql: Engine
-) -> None:
+def test_dead_letter_too_large_for_kafka_is_kept_in_the_database(servers: Servers, names: Names, mysql: Engine) -> None:
     topic = names.dead_letters_topic(MILVUS)
     limit_message_bytes(servers, topic, 10_000)
     dead_letters = KafkaDeadLetters(kafka.properties(servers), topic, mysql)
