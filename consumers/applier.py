@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from consumers import marks
 from consumers.marking import Marking, Part, Refused, Written
 from consumers.marks import Known, SinkMarks
+from consumers.removals import hold_back, is_empty, needs_earlier_parts
 from consumers.selection import Selection, select_changes
 from consumers.sink import Change, Sink
 from schema.batches import bounded
@@ -64,7 +66,8 @@ class Applier:
             known = self._load_known(events)
             selection = select_changes(events, known, refused)
             self._report_missing(selection)
-            held, refused = self._apply_and_mark(selection, known)
+            changes = self._arrange_removals(selection.changes, known)
+            held, refused = self._apply_and_mark(replace(selection, changes=changes), known)
             lost = {(event.doc_id, event.version, event.history_id) for event in selection.lost}
             self._sink.clean_up([event for event in events if _is_done(event, held, lost)])
         except DBAPIError as error:
@@ -102,6 +105,16 @@ class Applier:
             _log.warning("part_missing sink=%s doc_id=%s version=%d part=%d", self._sink.name, doc_id, version, part)
         self.counts["part_missing"] += len(selection.missing_parts)
 
+    def _arrange_removals(self, changes: Sequence[Change], known: Mapping[str, Known]) -> list[Change]:
+        """Nothing is removed before the last part; that one removes what all parts do."""
+        arranged = {one.doc_id: one if marks.completes(one, known) else hold_back(one) for one in changes}
+        last = [one for one in changes if marks.completes(one, known) and needs_earlier_parts(one)]
+        if last:
+            with reading(self._engine) as connection:
+                completed = self._sink_marks.complete_removals(connection, last)
+            arranged |= {change.doc_id: change for change in completed}
+        return list(arranged.values())
+
     def _apply_and_mark(self, selection: Selection, known: Mapping[str, Known]) -> tuple[dict[str, int], Refused]:
         """Returns the version that the sink holds per document, and what it refuses."""
         again = {(change.doc_id, change.version) for change in selection.changes}
@@ -128,6 +141,7 @@ class Applier:
 
     def _apply(self, changes: Sequence[Change]) -> Refused:
         """Apply; halve a batch that the sink refuses until only the documents at fault are left. Returns those."""
+        changes = [change for change in changes if not is_empty(change)]
         if not changes:
             return {}
         self._written.update({(change.doc_id, change.version): change.events[0].history_id for change in changes})

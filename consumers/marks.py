@@ -37,13 +37,16 @@ from schema.sinks import MILVUS
 
 
 class SinkMarks(Protocol):
-    """The marks of one sink's own rows: chunks and tombstones for Milvus, files for the object store.
-
-    The method runs in the caller's transaction, which holds the documents' locks.
-    """
+    """The marks of one sink's own rows: chunks and tombstones for Milvus, files for the object store."""
 
     def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
-        """Mark what the sink acknowledged, except what a newer version has changed since."""
+        """Mark what the sink acknowledged, except what a newer version has changed since.
+
+        Runs in the caller's transaction, which holds the documents' locks.
+        """
+
+    def complete_removals(self, connection: Connection, changes: Sequence[Change]) -> list[Change]:
+        """These last parts, with everything that their version removes; see `consumers.removals`."""
 
 
 @dataclass(frozen=True)

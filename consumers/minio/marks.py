@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection
 
 from consumers.marks import confirm_removed
+from consumers.removals import add_removals, load_removals
 from consumers.sink import Change
 from schema.database.tables import document_files
 
@@ -15,6 +16,12 @@ class MinioMarks:
             (key, change.version) for change in changes for event in change.events for key in event.removed_files
         ]
         confirm_removed_files(connection, removed, [(one.doc_id, one.version) for one in changes if one.replace])
+
+    def complete_removals(self, connection: Connection, changes: Sequence[Change]) -> list[Change]:
+        columns = document_files.c
+        versions = {change.doc_id: change.version for change in changes}
+        removed = load_removals(connection, columns.object_key, columns.removed_in_version, versions)
+        return [add_removals(change, "removed_files", removed[change.doc_id]) for change in changes]
 
 
 def confirm_removed_files(

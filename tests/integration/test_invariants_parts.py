@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 from unittest.mock import patch
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import Engine
 
 from consumers.marking import Marking
 from schema import limits
-from schema.events.events import Envelope
+from schema.events.events import DocumentUpserted, Envelope, decode
 from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import Pipeline, document
 
@@ -87,18 +88,37 @@ def test_invariant_8_part_that_a_relay_could_not_publish_leaves_the_document_pen
     pipeline.assert_in_step()
 
 
-def test_invariant_10_nothing_is_deleted_before_all_chunks_are_written(
+def test_invariant_10_nothing_is_deleted_before_all_parts_are_applied(
     pipeline: Pipeline, parts: list[Envelope]
 ) -> None:
-    for number, part in enumerate(parts, start=1):
+    with_tombstones = [number for number, part in enumerate(parts) if cast(DocumentUpserted, decode(part)).tombstones]
+    assert len(with_tombstones) > 1
+    for number, part in enumerate(parts[:-1], start=1):
+        deliver(pipeline, [part])
         assert contents(pipeline) >= set(OLD)
         assert old_files(pipeline) != []
+        assert progress(pipeline) == [(1, 2, number)] * 2
+        assert pipeline.sql("SELECT status FROM documents") == [("pending",)]
+    deliver(pipeline, parts[-1:])
+    assert contents(pipeline) == set(NEW)
+    assert old_files(pipeline) == []
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_10_deletion_in_parts_starts_with_its_last_part(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", *OLD, file=b"x"))
+    pipeline.run()
+    rows, objects = pipeline.milvus_rows(), pipeline.objects()
+    with patch.object(limits, "EVENT_BYTES", 450):
+        pipeline.delete("a")
+    deletion = pipeline.pending()
+    assert len(deletion) > 1
+    for part in deletion[:-1]:
         deliver(pipeline, [part])
-        if number < len(parts):
-            assert progress(pipeline) == [(1, 2, number)] * 2
-            assert pipeline.sql("SELECT status FROM documents") == [("pending",)]
-        if not contents(pipeline) >= set(OLD):
-            assert contents(pipeline) >= set(NEW)
+        assert (pipeline.milvus_rows(), pipeline.objects()) == (rows, objects)
+    deliver(pipeline, deletion[-1:])
+    assert (pipeline.milvus_rows(), pipeline.objects()) == ({}, {})
     pipeline.run()
     pipeline.assert_in_step()
 

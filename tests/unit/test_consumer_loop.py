@@ -53,6 +53,9 @@ def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: Memo
         def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
             assert [(change.doc_id, change.version) for change in changes] == [("d1", 1)]
 
+        def complete_removals(self, connection: Connection, changes: Sequence[Change]) -> list[Change]:
+            raise AssertionError("every event is whole")
+
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d1", "one"))
         [row] = connection.execute(text("SELECT * FROM outbox")).all()
