@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     and_,
     case,
@@ -19,7 +20,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    true,
     update,
 )
 from sqlalchemy.dialects import mysql, sqlite
@@ -132,8 +132,8 @@ def mark_applied(
         return
     given: Any = values_table(
         connection,
-        {"doc_id": str, "version": int, "parts": int, "is_complete": int, "is_replace": int},
-        [_row_of(change, known) for change in changes],
+        {"doc_id": str, "sink": str, "version": int, "parts": int, "is_complete": int, "is_replace": int},
+        [_row_of(change, sink, known) for change in changes],
     )
     state: Any = sink_states.c.state
     is_complete = given.c.is_complete == 1
@@ -143,8 +143,7 @@ def mark_applied(
     connection.execute(
         update(sink_states)
         .where(
-            sink_states.c.sink == sink,
-            sink_states.c.doc_id == given.c.doc_id,
+            *_is_given(given),
             sink_states.c.applied_version < given.c.version,  # no newer version is applied
             sink_states.c.parts_version <= given.c.version,  # nor a part of it
             sink_states.c.desired_version >= given.c.version,
@@ -174,20 +173,19 @@ def mark_refused(connection: Connection, sink: str, reasons: Mapping[tuple[str, 
     """Store why the sink refused (doc_id, version), unless the document has a newer version or is absent there."""
     if not reasons:
         return
-    rows = [(doc_id, version, reason) for (doc_id, version), reason in reasons.items()]
-    given = values_table(connection, {"doc_id": str, "version": int, "reason": str}, rows)
+    rows = [(doc_id, sink, version, reason) for (doc_id, version), reason in reasons.items()]
+    given = values_table(connection, {"doc_id": str, "sink": str, "version": int, "reason": str}, rows)
     connection.execute(
         update(sink_states)
         .where(
-            sink_states.c.sink == sink,
-            sink_states.c.doc_id == given.c.doc_id,
+            *_is_given(given),
             sink_states.c.desired_version == given.c.version,
             sink_states.c.applied_version < given.c.version,
             sink_states.c.state != "absent",
         )
         .values(state="failed", last_error=given.c.reason, attempts=sink_states.c.attempts + 1)
     )
-    completion.fail_documents(connection, sorted({doc_id for doc_id, _, _ in rows}))
+    completion.fail_documents(connection, sorted({doc_id for doc_id, _ in reasons}))
 
 
 def mark_absent(connection: Connection, sink: str, reasons: Mapping[str, str]) -> None:
@@ -242,10 +240,11 @@ def _mark_absent(connection: Connection, reasons: Mapping[str, str], sink: str |
     if not reasons:
         return
     doc_ids = sorted(reasons)
-    given = values_table(connection, {"doc_id": str, "reason": str}, reasons.items())
+    rows = [(doc_id, sink, reason) for doc_id, reason in reasons.items()]
+    given = values_table(connection, {"doc_id": str, "sink": str, "reason": str}, rows)
     connection.execute(
         update(sink_states)
-        .where(sink_states.c.doc_id == given.c.doc_id, true() if sink is None else sink_states.c.sink == sink)
+        .where(*_is_given(given)[: 1 if sink is None else 2])
         .values(
             state="absent",
             applied_version=0,
@@ -262,9 +261,14 @@ def _mark_absent(connection: Connection, reasons: Mapping[str, str], sink: str |
     completion.reopen_documents(connection, doc_ids)
 
 
-def _row_of(change: Change, known: Mapping[str, Known] | None) -> tuple[str, int, int, int, int]:
+def _is_given(given: Any) -> tuple[ColumnElement[bool], ...]:
+    """The sink stands in the rows: next to a constant, SQLite would read all states of the sink by their index."""
+    return sink_states.c.doc_id == given.c.doc_id, sink_states.c.sink == given.c.sink
+
+
+def _row_of(change: Change, sink: str, known: Mapping[str, Known] | None) -> tuple[str, str, int, int, int, int]:
     is_complete = completes(change, known)
-    return change.doc_id, change.version, _count_parts(change, known), int(is_complete), int(change.replace)
+    return change.doc_id, sink, change.version, _count_parts(change, known), int(is_complete), int(change.replace)
 
 
 def _count_parts(change: Change, known: Mapping[str, Known] | None) -> int:

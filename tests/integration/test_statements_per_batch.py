@@ -6,7 +6,11 @@ import msgspec
 import pytest
 from sqlalchemy import Engine
 
-from schema.events.events import Envelope
+from consumers import marks
+from consumers.marks import Known
+from consumers.milvus.marks import mark_chunks_synced
+from consumers.sink import Change
+from schema.events.events import DocumentDeleted, Envelope
 from tests.support import written
 from tests.support.foreign_events import forge, lose
 from tests.support.pipeline import Pipeline, document
@@ -71,3 +75,23 @@ def test_lost_versions_share_their_statements(pipeline: Pipeline) -> None:
     lost = [lose(event) for event in write_at_versions(pipeline, range(2, 2 + DOCUMENTS))]
     assert count_statements(pipeline, lost[:1]) == count_statements(pipeline, lost)
     assert pipeline.sql("SELECT min(lost_version), max(lost_version) FROM suspects") == [(2, 1 + DOCUMENTS)]
+
+
+def test_marks_look_rows_up_in_sqlite(sqlite: Engine) -> None:
+    """The planner may read the given rows, and the few rows of `sinks`, as a whole, and no other table."""
+    known = Known(1, "h", 0, 1, 0, 0, 0, 0, False, 0, "")
+    event = DocumentDeleted(doc_id="a", version=1, history_id="h")
+    with written.statements(sqlite) as sent, sqlite.begin() as connection:
+        marks.mark_applied(connection, "milvus", [Change("a", 1, (event,))], {"a": known})
+        marks.mark_refused(connection, "milvus", {("a", 1): "reason"})
+        marks.mark_absent(connection, "milvus", {"a": "reason"})
+        marks.mark_lost(connection, "milvus", [("a", 1)])
+        mark_chunks_synced(connection, [("c", 1)])
+    steps = []
+    with sqlite.connect() as connection:
+        for statement in sent[1:]:
+            none = tuple(None for _ in range(statement.count("?")))
+            steps += [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", none)]
+    scanned = {step.split()[1] for step in steps if step.startswith("SCAN")}
+    assert scanned == {"json_each", "sinks"}
+    assert [step for step in steps if "ix_sink_states_sink_state_requested_at" in step] == []
