@@ -1,28 +1,34 @@
-"""Apply a batch of events to one sink: decode, drop what the sink already holds, apply, mark.
+"""Apply a batch of events to one sink: decode, select what the sink lacks, apply, mark.
 
 Invariant 6: versions are fenced here, so an event that is applied twice, or after a newer one, changes nothing.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from consumers import marks
-from consumers.marking import Marking, Refused
+from consumers.marking import Marking, Part, Refused, Written
 from consumers.marks import Known, SinkMarks
+from consumers.removals import hold_back, is_empty, needs_earlier_parts
+from consumers.selection import Selection, select_changes
 from consumers.sink import Change, Sink
 from schema.batches import bounded
 from schema.database.connection import is_transient, reading
 from schema.events.events import Envelope, Event, MalformedEvent, decode
+from schema.events.identity import doc_id_error
 from schema.failures import DeadLetter, Permanent, Retryable
 
 _log = logging.getLogger(__name__)
 
 _CHANGES_PER_MARK = 500
 _CHUNKS_PER_MARK = 2_000
+_LAST_VERSION = 2**63 - 1  # of a BIGINT
 
 
 class Applier:
@@ -43,6 +49,8 @@ class Applier:
         self._sink = sink
         self._sink_marks = sink_marks
         self._new_executor = new_executor
+        self._written: Written = {}  # given to the sink by this process and not marked yet
+        self.counts: Counter[str] = Counter()  # lost_history, part_missing, applied_late: how often each was found
 
     @property
     def name(self) -> str:
@@ -56,9 +64,12 @@ class Applier:
         try:
             events, refused = self._decode(envelopes)
             known = self._load_known(events)
-            changes, refused = self._drop_held(events, known, refused)
-            held, refused = self._apply_and_mark(changes, known, refused)
-            self._sink.clean_up([event for event in events if event.version <= held.get(event.doc_id, 0)])
+            selection = select_changes(events, known, refused)
+            self._report_missing(selection)
+            changes = self._arrange_removals(selection.changes, known)
+            held, refused = self._apply_and_mark(replace(selection, changes=changes), known)
+            lost = {(event.doc_id, event.version, event.history_id) for event in selection.lost}
+            self._sink.clean_up([event for event in events if _is_done(event, held, lost)])
         except DBAPIError as error:
             if is_transient(error):
                 raise Retryable(f"metadata database: {error.orig}") from error
@@ -74,55 +85,66 @@ class Applier:
         refused: Refused = {}
         for envelope in envelopes:
             try:
-                events.append(decode(envelope))
+                event = decode(envelope)
+                if problem := doc_id_error(event.doc_id):
+                    raise MalformedEvent(problem)
+                if not 1 <= event.version <= _LAST_VERSION:
+                    raise MalformedEvent(f"version {event.version}")
+                events.append(event)
             except MalformedEvent as error:
                 refused[envelope.doc_id, envelope.version] = str(error)
         return events, refused
 
     def _load_known(self, events: Sequence[Event]) -> dict[str, Known]:
+        doc_ids = {event.doc_id for event in events} | {doc_id for doc_id, _ in self._written}
         with reading(self._engine) as connection:
-            return marks.load_known(connection, self._sink.name, {event.doc_id for event in events})
+            return marks.load_known(connection, self._sink.name, doc_ids)
 
-    def _drop_held(
-        self, events: Sequence[Event], known: Mapping[str, Known], refused: Refused
-    ) -> tuple[list[Change], Refused]:
-        """The newest version of each document that the sink does not hold, and what is refused.
+    def _report_missing(self, selection: Selection) -> None:
+        for doc_id, version, part in selection.missing_parts:
+            _log.warning("part_missing sink=%s doc_id=%s version=%d part=%d", self._sink.name, doc_id, version, part)
+        self.counts["part_missing"] += len(selection.missing_parts)
 
-        Older versions are skipped (invariant 7). A version is refused as a whole: after a refused part, its tombstones
-        must not remove the rows that the part should replace.
-        """
-        refused = dict(refused)
-        changes = []
-        for doc_id, parts in _group_newest(events).items():
-            version, document = parts[0].version, known.get(doc_id)
-            if document is None:
-                _log.warning("event_without_document doc_id=%s version=%d", doc_id, version)
-            elif version > document.version:
-                refused[doc_id, version] = f"the document is at version {document.version}, the event ahead of it"
-            elif version == document.refused_version:
-                refused.setdefault((doc_id, version), document.reason)
-            elif version > document.applied_version and (doc_id, version) not in refused:
-                changes.append(Change(doc_id, version, tuple(parts)))
-        return changes, refused
+    def _arrange_removals(self, changes: Sequence[Change], known: Mapping[str, Known]) -> list[Change]:
+        """Nothing is removed before the last part; that one removes what all parts do."""
+        arranged = {one.doc_id: one if marks.completes(one, known) else hold_back(one) for one in changes}
+        last = [one for one in changes if marks.completes(one, known) and needs_earlier_parts(one)]
+        if last:
+            with reading(self._engine) as connection:
+                completed = self._sink_marks.complete_removals(connection, last)
+            arranged |= {change.doc_id: change for change in completed}
+        return list(arranged.values())
 
-    def _apply_and_mark(
-        self, changes: Sequence[Change], known: Mapping[str, Known], refused: Refused
-    ) -> tuple[dict[str, int], Refused]:
+    def _apply_and_mark(self, selection: Selection, known: Mapping[str, Known]) -> tuple[dict[str, int], Refused]:
         """Returns the version that the sink holds per document, and what it refuses."""
-        parts = list(bounded(changes, _CHANGES_PER_MARK, _CHUNKS_PER_MARK, lambda change: change.chunks))
-        if refused and not parts:
+        again = {(change.doc_id, change.version) for change in selection.changes}
+        rewritten = {key: history_id for key, history_id in self._written.items() if key not in again}
+        rest = Part((), selection.refused, selection.lost, rewritten)  # marked with the first changes
+        parts = list(bounded(selection.changes, _CHANGES_PER_MARK, _CHUNKS_PER_MARK, lambda change: change.chunks))
+        if not parts and (rest.refused or rest.lost or rest.rewritten):
             parts = [[]]
         with self._new_executor() as executor:  # waits for marks under way, also after a failure
-            marking = Marking(self._engine, self._sink.name, self._sink_marks, known, executor)
-            for part in parts:
-                marking.submit(part, refused | self._apply(part))
-                refused = {}
+            marking = Marking(
+                self._engine,
+                self._sink.name,
+                self._sink_marks,
+                known,
+                executor,
+                written=self._written,
+                counts=self.counts,
+            )
+            for changes in parts:
+                refused = self._drop_absent(self._apply(changes), known)
+                marking.submit(Part(changes, rest.refused | refused, rest.lost, rest.rewritten))
+                rest = Part()
             return marking.finish()
 
     def _apply(self, changes: Sequence[Change]) -> Refused:
         """Apply; halve a batch that the sink refuses until only the documents at fault are left. Returns those."""
+        changes = [change for change in changes if not is_empty(change)]
         if not changes:
             return {}
+        self._written.update({(change.doc_id, change.version): change.events[0].history_id for change in changes})
         try:
             self._sink.apply(changes)
         except Permanent as error:
@@ -132,14 +154,17 @@ class Applier:
             return self._apply(changes[:middle]) | self._apply(changes[middle:])
         return {}
 
+    def _drop_absent(self, refused: Refused, known: Mapping[str, Known]) -> Refused:
+        """A sink may refuse an event because it lacks the document; the refill does not need the event."""
+        absent = {key: reason for key, reason in refused.items() if known[key[0]].is_absent}
+        for (doc_id, version), reason in absent.items():
+            _log.warning(
+                "refused_while_absent sink=%s doc_id=%s version=%d reason=%s", self._sink.name, doc_id, version, reason
+            )
+        return {key: reason for key, reason in refused.items() if key not in absent}
 
-def _group_newest(events: Sequence[Event]) -> dict[str, list[Event]]:
-    """doc_id and the parts of its newest version, in order."""
-    newest: dict[str, list[Event]] = {}
-    for event in events:
-        parts = newest.setdefault(event.doc_id, [])
-        if parts and parts[0].version < event.version:
-            parts.clear()
-        if not parts or parts[0].version == event.version:
-            parts.append(event)
-    return newest
+
+def _is_done(event: Event, held: Mapping[str, int], lost: Collection[tuple[str, int, str]]) -> bool:
+    """Whether the sink holds the event's version; a file of a lost history may have another use."""
+    is_lost = (event.doc_id, event.version, event.history_id) in lost
+    return not is_lost and event.version <= held.get(event.doc_id, 0)

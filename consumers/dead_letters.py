@@ -4,19 +4,33 @@ Invariant 11: an event that a sink refuses is stored here before its offset is c
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
+from sqlalchemy import Engine, insert
+from sqlalchemy.exc import DBAPIError
 
 from consumers.subscription import Message
+from schema.database.connection import is_transient
+from schema.database.tables import outbox_dead_letters
 from schema.failures import DeadLetter, Retryable
 from schema.kafka.clients import for_producer
+from schema.limits import DOC_ID_BYTES
 
 _log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 10.0
-_DURABLE = {"enable.idempotence": True, "acks": "all", "linger.ms": 5}
+_DURABLE = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "batch.num.messages": 1,  # Kafka refuses a batch as a whole: a large letter takes no other with it
+}
+_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
+_NOT_DELIVERED = KafkaError(KafkaError._TIMED_OUT)
+
+OnDelivery = Callable[[KafkaError | None, Any], None]
 
 
 class DeadLetters(Protocol):
@@ -27,11 +41,15 @@ class DeadLetters(Protocol):
 
 
 class KafkaDeadLetters:
-    """A topic; each record has the key, value and headers of the refused event, and three more headers."""
+    """A topic; each record has the key, value and headers of the refused event, and three more headers.
 
-    def __init__(self, kafka: Mapping[str, Any], topic: str) -> None:
+    A letter that is too large for the topic goes to `outbox_dead_letters` instead.
+    """
+
+    def __init__(self, kafka: Mapping[str, Any], topic: str, engine: Engine) -> None:
         self._kafka = kafka
         self._topic = topic
+        self._engine = engine
         self._producer: Producer | None = None
 
     def send(self, letters: Sequence[tuple[Message, DeadLetter]]) -> None:
@@ -39,17 +57,64 @@ class KafkaDeadLetters:
             return
         producer = self._producer or Producer({**for_producer(self._kafka), **_DURABLE})
         self._producer = None  # replaced after any failure below
-        for message, letter in letters:
-            self._produce(producer, message, letter)
+        errors: list[KafkaError | None] = [_NOT_DELIVERED] * len(letters)
+        for place, (message, letter) in enumerate(letters):
+            _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
+            self._produce(producer, message, letter, partial(_note, errors, place))
         if producer.flush(_FLUSH_SECONDS):
             producer.purge()
-            raise Retryable("Kafka does not take the dead letters")
-        self._producer = producer
+        too_large = [place for place, error in enumerate(errors) if error is not None and error.code() in _TOO_LARGE]
+        for place, error in enumerate(errors):
+            if error is not None and place not in too_large:
+                raise Retryable(f"Kafka does not take the dead letters: {error.str()}")
+        self._keep([letters[place] for place in too_large])
+        if not too_large:
+            self._producer = producer
 
-    def _produce(self, producer: Producer, message: Message, letter: DeadLetter) -> None:
-        _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
+    def _produce(self, producer: Producer, message: Message, letter: DeadLetter, note: OnDelivery) -> None:
         headers = headers_of(message, letter)
-        producer.produce(self._topic, key=message.key, value=message.value, headers=headers)
+        try:
+            producer.produce(self._topic, key=message.key, value=message.value, headers=headers, on_delivery=note)
+        except BufferError as error:
+            raise Retryable("Kafka does not take the dead letters: the producer's queue is full") from error
+        except KafkaException as error:
+            note(error.args[0], None)
+
+    def _keep(self, letters: Sequence[tuple[Message, DeadLetter]]) -> None:
+        """Store letters in the database; one that is there already stays."""
+        if not letters:
+            return
+        once: Any = insert(outbox_dead_letters)
+        once = once.prefix_with("IGNORE", dialect="mysql").prefix_with("OR IGNORE", dialect="sqlite")
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(once, [_row_of(message, letter) for message, letter in letters])
+        except DBAPIError as error:
+            if is_transient(error):
+                raise Retryable(f"metadata database: {error.orig}") from error
+            raise
+
+
+def _note(errors: list[KafkaError | None], place: int, error: KafkaError | None, _record: object) -> None:
+    errors[place] = error
+
+
+def _row_of(message: Message, letter: DeadLetter) -> dict[str, Any]:
+    envelope = letter.envelope
+    return {
+        "stage": letter.stage,
+        "outbox_id": 0,  # unknown here
+        "event_id": envelope.event_id[-36:],  # without a header ce_id: the end of the origin
+        "aggregate_type": "document",
+        "aggregate_id": envelope.doc_id[:DOC_ID_BYTES],
+        "aggregate_version": envelope.version,
+        "event_type": envelope.event_type[:64],
+        "content_type": envelope.content_type[:64],
+        "headers": {**envelope.headers, "dead_letter_origin": message.origin},
+        "payload": envelope.payload,
+        "error": letter.reason,
+        "attempts": 1,
+    }
 
 
 def headers_of(message: Message, letter: DeadLetter) -> list[tuple[str, str | bytes | None]]:

@@ -82,6 +82,8 @@ class KafkaConsumer:
         while len(self._batch) < _BATCH_ROWS and size_bytes < _BATCH_BYTES:
             messages = self._subscription.poll(rows, timeout)
             if not messages:
+                if not self._batch:
+                    self._subscription.store_positions()
                 return
             self._batch += messages
             size_bytes += sum(len(message.value or b"") for message in messages)

@@ -27,6 +27,7 @@ class KafkaSubscription:
         self._topic = names.documents_topic
         self._group = names.sink_group(sink)
         self._owned: set[Partition] = set()
+        self._ends: dict[Partition, int] = {}  # the offset after everything that was fetched, where nothing is left
         self._paused = False
 
     def join(self, *, on_revoke: OnPartitions, on_lost: OnPartitions) -> None:
@@ -39,8 +40,11 @@ class KafkaSubscription:
         for record in self._consumer.consume(rows, seconds):
             if (error := record.error()) is None:
                 message = _message(record)
+                self._ends.pop(message.partition, None)
                 if message.partition in self._owned:  # it may have been revoked since it was fetched
                     messages.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._note_end(record)
             elif error.fatal():
                 raise KafkaException(error)
             else:  # librdkafka retries by itself
@@ -58,13 +62,23 @@ class KafkaSubscription:
 
     def serve(self, seconds: float) -> None:
         record = self._consumer.poll(seconds)
-        if record is not None and record.error() is None:
+        if record is None:
+            return
+        if (error := record.error()) is None:
             raise AssertionError("a paused partition gave a message")
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._note_end(record)
 
     def store_offsets(self, messages: Sequence[Message]) -> None:
         for (topic, number), last in {message.partition: message for message in messages}.items():
             following = TopicPartition(topic, number, last.offset + 1, leader_epoch=last.leader_epoch)
             self._consumer.store_offsets(offsets=[following])
+
+    def store_positions(self) -> None:
+        ends = [TopicPartition(topic, number, offset) for (topic, number), offset in self._ends.items()]
+        self._ends.clear()
+        if ends:
+            self._consumer.store_offsets(offsets=ends)
 
     def commit(self) -> None:
         try:
@@ -77,7 +91,7 @@ class KafkaSubscription:
         if self._membership.given_up(self._consumer):
             _log.warning("kafka_client_given_up group=%s", self._group)
             self._consumer.close()
-            self._owned.clear()
+            self._disown(set(self._owned))
             self._consumer = self._new_consumer()
 
     def leave(self) -> None:
@@ -86,7 +100,11 @@ class KafkaSubscription:
     def _new_consumer(self) -> Consumer:
         return join_group(
             self._kafka,
-            {"enable.auto.offset.store": False, "auto.offset.reset": "earliest"},
+            {
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,  # the only way to learn a position after the end of a transaction
+            },
             group=self._group,
             topic=self._topic,
             on_assign=self._on_assign,
@@ -106,12 +124,25 @@ class KafkaSubscription:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._revoke(_keys_of(partitions))
-        self._owned -= _keys_of(partitions)
+        self._disown(_keys_of(partitions))
         consumer.incremental_unassign(partitions)
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._owned -= _keys_of(partitions)
+        self._disown(_keys_of(partitions))
         self._lose(_keys_of(partitions))
+
+    def _disown(self, partitions: set[Partition]) -> None:
+        self._owned -= partitions
+        self._ends = {partition: offset for partition, offset in self._ends.items() if partition in self._owned}
+
+    def _note_end(self, record: confluent_kafka.Message) -> None:
+        partition, offset = _partition_of(record), record.offset()
+        if partition in self._owned and offset is not None:
+            self._ends[partition] = offset
+
+
+def _partition_of(record: confluent_kafka.Message) -> Partition:
+    return record.topic() or "", record.partition() or 0
 
 
 def _keys_of(partitions: Collection[TopicPartition]) -> set[Partition]:
@@ -120,8 +151,12 @@ def _keys_of(partitions: Collection[TopicPartition]) -> set[Partition]:
 
 def _message(record: confluent_kafka.Message) -> Message:
     headers = cast(list[tuple[str, str | bytes | None]], record.headers() or [])
-    partition = (record.topic() or "", record.partition() or 0)
     epoch = record.leader_epoch()
     return Message(
-        partition, record.offset() or 0, record.key(), record.value(), headers, -1 if epoch is None else epoch
+        _partition_of(record),
+        record.offset() or 0,
+        record.key(),
+        record.value(),
+        headers,
+        -1 if epoch is None else epoch,
     )

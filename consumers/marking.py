@@ -1,43 +1,71 @@
 """Mark a batch part by part, in the background: the database marks one part while the sink applies the next.
 
-Invariant 6: a version is marked only if no other consumer marked the document since the batch began.
+Invariant 6: a version is marked only if no other consumer marked the document since the batch began. A version that
+was applied after a newer one, or that belongs to a lost history, makes the document absent in the sink.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from consumers import marks
+from consumers import completion, marks
 from consumers.marks import Known, SinkMarks
 from consumers.sink import Change
+from schema.events.events import Event
 from schema.failures import Retryable
 
 _log = logging.getLogger(__name__)
 
 Refused = dict[tuple[str, int], str]  # (doc_id, version) and the reason
+Written = MutableMapping[tuple[str, int], str]  # (doc_id, version) and the history
+
+
+@dataclass(frozen=True)
+class Part:
+    """Changes that the sink was given and what it refused; events of a lost history; what earlier attempts wrote."""
+
+    changes: Sequence[Change] = ()
+    refused: Refused = field(default_factory=dict)
+    lost: Sequence[Event] = ()
+    rewritten: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
 
 class Marking:
-    """The marks of one batch in one sink; `known` was loaded before the batch was applied."""
+    """The marks of one batch in one sink; `known` was loaded before the batch was applied.
+
+    What is marked leaves `written`. `counts` is incremented for what is found.
+    """
 
     def __init__(
-        self, engine: Engine, sink: str, sink_marks: SinkMarks, known: Mapping[str, Known], executor: Executor
+        self,
+        engine: Engine,
+        sink: str,
+        sink_marks: SinkMarks,
+        known: Mapping[str, Known],
+        executor: Executor,
+        *,
+        written: Written,
+        counts: Counter[str],
     ) -> None:
         self._engine = engine
         self._sink = sink
         self._sink_marks = sink_marks
         self._known = known
         self._executor = executor
+        self._written = written
+        self._counts = counts
         self._running: Future[None] | None = None
         self._held = {doc_id: document.applied_version for doc_id, document in known.items()}
         self._refused: Refused = {}
 
-    def submit(self, changes: Sequence[Change], refused: Refused) -> None:
+    def submit(self, part: Part) -> None:
         """Wait for the previous part's marks, then start to mark this part. Raises the previous part's error."""
         self._wait()
-        self._running = self._executor.submit(self._mark, changes, refused)
+        self._running = self._executor.submit(self._mark, part)
 
     def finish(self) -> tuple[dict[str, int], Refused]:
         """Wait for the last part's marks. Returns the version that the sink holds per document, and what it refuses."""
@@ -48,42 +76,92 @@ class Marking:
         if self._running is not None:
             self._running.result()
 
-    def _mark(self, part: Sequence[Change], refused: Refused) -> None:
+    def _mark(self, part: Part) -> None:
         """One transaction for one part.
 
         Of two consumers that applied the same document concurrently, the second to mark detects it: with the newer
-        version it applies again, with the older version it marks the damage that it did.
+        version it applies again, with the older version it makes the document absent.
         """
-        changes = [change for change in part if (change.doc_id, change.version) not in refused]
-        doc_ids = {change.doc_id for change in changes}
-        touched = doc_ids | {doc_id for doc_id, _ in refused}
+        marked = {change.doc_id for change in part.changes} | {doc_id for doc_id, _ in part.rewritten}
+        touched = marked | {doc_id for doc_id, _ in part.refused} | {event.doc_id for event in part.lost}
         with self._engine.begin() as connection:
             marks.lock_documents(connection, touched)
             now = marks.load_known(connection, self._sink, touched)
-            refused = {key: reason for key, reason in refused.items() if not _is_overtaken(key, self._known, now)}
-            late = [change for change in changes if change.version < now[change.doc_id].applied_version]
-            newest = [change for change in changes if change.version > now[change.doc_id].applied_version]
-            for change in newest:
-                if now[change.doc_id].marks != self._known[change.doc_id].marks:
-                    raise Retryable(f"another consumer applied document {change.doc_id!r} concurrently")
-            damage = {change.doc_id: self._sink_marks.mark_damage(connection, change) for change in late}
-            marks.mark_damaged(connection, self._sink, {doc_id: why for doc_id, why in damage.items() if why})
-            self._sink_marks.mark_applied(connection, newest)
-            marks.mark_applied(connection, self._sink, newest)
-            marks.count_mark(connection, self._sink, doc_ids)
-            marks.mark_refused(connection, self._sink, refused)
-        for change in late:
+            verdict = _judge(part, self._known, now)
+            marks.mark_lost(connection, self._sink, verdict.lost)
+            marks.mark_absent(connection, self._sink, _explain(verdict.overtaken))
+            behind = [doc_id for doc_id, document in now.items() if document.desired_version < document.version]
+            completion.follow_documents(connection, behind)
+            self._sink_marks.mark_applied(connection, verdict.newest)
+            marks.mark_applied(connection, self._sink, verdict.newest, now)
+            marks.count_mark(connection, self._sink, marked)
+            marks.mark_refused(connection, self._sink, verdict.refused)
+        self._note(part, now, verdict)
+
+    def _note(self, part: Part, now: Mapping[str, Known], verdict: "_Verdict") -> None:
+        """Remember and log what the transaction committed."""
+        for doc_id, (version, newer) in verdict.overtaken.items():
+            _log.warning("applied_late sink=%s doc_id=%s version=%d newer=%d", self._sink, doc_id, version, newer)
+        for (doc_id, version), history_id in verdict.lost.items():
             _log.warning(
-                "applied_late sink=%s doc_id=%s version=%d newer=%d damage=%s",
-                *(self._sink, change.doc_id, change.version, now[change.doc_id].applied_version),
-                damage[change.doc_id],
+                "lost_history sink=%s doc_id=%s version=%d history=%s", self._sink, doc_id, version, history_id
             )
+        self._counts["applied_late"] += len(verdict.overtaken)
+        self._counts["lost_history"] += len(verdict.lost)
         self._held |= {doc_id: document.applied_version for doc_id, document in now.items()}
-        self._held |= {change.doc_id: change.version for change in newest if change.complete}
-        self._refused |= refused
+        self._held |= {change.doc_id: change.version for change in verdict.newest if marks.completes(change, now)}
+        self._held |= dict.fromkeys([*verdict.overtaken, *(doc_id for doc_id, _ in verdict.lost)], 0)
+        self._refused |= verdict.refused
+        for key in [*((change.doc_id, change.version) for change in part.changes), *part.rewritten]:
+            self._written.pop(key, None)
+
+
+@dataclass
+class _Verdict:
+    """What a part's transaction marks, decided under the documents' locks."""
+
+    newest: list[Change] = field(default_factory=list)
+    refused: Refused = field(default_factory=dict)
+    overtaken: dict[str, tuple[int, int]] = field(default_factory=dict)  # the version that was written, and a newer one
+    lost: dict[tuple[str, int], str] = field(default_factory=dict)  # (doc_id, version) and the history
+
+
+def _judge(part: Part, known: Mapping[str, Known], now: Mapping[str, Known]) -> _Verdict:
+    """Raises Retryable when another consumer marked a document that this part would move on."""
+    verdict = _Verdict(lost={(event.doc_id, event.version): event.history_id for event in part.lost})
+    written = {(change.doc_id, change.version): change.events[0].history_id for change in part.changes}
+    for (doc_id, version), history_id in {**part.rewritten, **written}.items():
+        document = now[doc_id]
+        if not document.is_valid(history_id, version):
+            verdict.lost[doc_id, version] = history_id
+        elif document.is_newer_than(version):
+            verdict.overtaken[doc_id] = (version, max(document.applied_version, document.parts_version))
+    lost = {doc_id for doc_id, _ in verdict.lost}
+    verdict.refused = {
+        key: reason
+        for key, reason in part.refused.items()
+        if key not in verdict.lost and not _is_overtaken(key, known, now)
+    }
+    for change in part.changes:
+        doc_id, document = change.doc_id, now[change.doc_id]
+        if doc_id in lost or doc_id in verdict.overtaken or (doc_id, change.version) in part.refused:
+            continue
+        if change.version > document.applied_version:
+            if document.marks != known[doc_id].marks:
+                raise Retryable(f"another consumer applied document {doc_id!r} concurrently")
+            if change.replace or not document.is_absent:
+                verdict.newest.append(change)
+    return verdict
 
 
 def _is_overtaken(key: tuple[str, int], known: Mapping[str, Known], now: Mapping[str, Known]) -> bool:
     """Whether another consumer applied this (doc_id, version), or a newer version, since `known` was loaded."""
     doc_id, version = key
     return doc_id in known and doc_id in now and known[doc_id].applied_version < version <= now[doc_id].applied_version
+
+
+def _explain(overtaken: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+    return {
+        doc_id: f"a consumer that had lost its partitions applied version {version} after version {newer}"
+        for doc_id, (version, newer) in overtaken.items()
+    }

@@ -1,53 +1,91 @@
 """Marks: what each sink holds, written to the metadata database after the sink acknowledged it.
 
 Invariant 8: every statement here checks that no newer version was written since; a document is completed only when
-every sink holds its version. The functions run in the caller's transaction, which holds the documents' locks.
+every required sink holds its version. The functions run in the caller's transaction, which holds the documents' locks.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from sqlalchemy import Connection, and_, case, insert, literal, not_, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    case,
+    delete,
+    false,
+    func,
+    not_,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import mysql, sqlite
 
+from consumers import completion
 from consumers.sink import Change
 from schema.batches import bounded
+from schema.database import history
 from schema.database.clock import utc_now
 from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
-from schema.database.tables import documents, sink_states
-from schema.sinks import SINKS
+from schema.database.tables import chunks, documents, sink_states, suspects
+from schema.database.values import values_table
+from schema.events.events import Event
+from schema.sinks import MILVUS
 
 
 class SinkMarks(Protocol):
-    """The marks of one sink's own rows: chunks and tombstones for Milvus, files for the object store.
-
-    The methods run in the caller's transaction, which holds the documents' locks.
-    """
+    """The marks of one sink's own rows: chunks and tombstones for Milvus, files for the object store."""
 
     def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
-        """Mark what the sink acknowledged, except what a newer version has changed since."""
+        """Mark what the sink acknowledged, except what a newer version has changed since.
 
-    def mark_damage(self, connection: Connection, change: Change) -> str | None:
-        """Compute, from the database alone, what a late change damaged in a sink that holds a newer version.
-
-        Returns the reason for the document's failure, None without damage. What the change brought back becomes a
-        tombstone (invariant 9); what it removed or overwrote is no longer marked (invariant 8).
+        Runs in the caller's transaction, which holds the documents' locks.
         """
+
+    def complete_removals(self, connection: Connection, changes: Sequence[Change]) -> list[Change]:
+        """These last parts, with everything that their version removes; see `consumers.removals`."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A document's version, and the newest versions that one sink applied and refused; 0 means none.
+    """A document's version and history, and what one sink holds of it; 0 means none.
 
-    `marks` counts how often consumers marked the document in this sink.
+    Parts 1 to `parts_applied` of `parts_version` are applied. `marks` counts how often consumers marked the document in
+    this sink.
     """
 
     version: int
+    history_id: str
+    history_base: int
+    desired_version: int  # 0: the sink has no state of the document yet
     applied_version: int
+    parts_version: int
+    parts_applied: int
     refused_version: int
+    is_absent: bool
     marks: int
     reason: str
+
+    def is_valid(self, history_id: str, version: int) -> bool:
+        """Whether an event belongs to the document's history."""
+        return history.is_valid(
+            history_id, version, history_id=self.history_id, history_base=self.history_base, version=self.version
+        )
+
+    def is_newer_than(self, version: int) -> bool:
+        """Whether the sink was given a newer version, or a part of it."""
+        return max(self.applied_version, self.parts_version) > version
+
+    def count_parts(self, version: int, events: Iterable[Event]) -> int:
+        """How many parts of `version`, from the first without a gap, are applied once these events are."""
+        count = self.parts_applied if self.parts_version == version else 0
+        for part in sorted(event.part for event in events):
+            if part == count + 1:
+                count = part
+        return count
 
 
 def load_known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dict[str, Known]:
@@ -55,12 +93,19 @@ def load_known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dic
     joined = documents.outerjoin(
         sink_states, and_(sink_states.c.doc_id == documents.c.doc_id, sink_states.c.sink == sink)
     )
-    columns = select(documents.c.doc_id, documents.c.version, sink_states).select_from(joined)
+    names = ("doc_id", "version", "history_id", "history_base")
+    columns = select(*(documents.c[name] for name in names), sink_states).select_from(joined)
     return {
         row.doc_id: Known(
             row.version,
+            row.history_id,
+            row.history_base,
+            row.desired_version or 0,
             row.applied_version or 0,
+            row.parts_version or 0,
+            row.parts_applied or 0,
             row.desired_version if row.state == "failed" and row.applied_version < row.desired_version else 0,
+            row.state == "absent",
             row.marks or 0,
             row.last_error or "",
         )
@@ -76,32 +121,46 @@ def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> None:
         connection.execute(ordered.with_for_update()).all()
 
 
-def mark_applied(connection: Connection, sink: str, changes: Sequence[Change]) -> None:
-    """Move the sink's state to the versions that are complete."""
-    complete = [change for change in changes if change.complete]
-    for version, doc_ids in group_by_version((change.version, [change.doc_id]) for change in complete):
-        for some in bounded(doc_ids, IDS_PER_STATEMENT):
-            _follow_documents(connection, some)
-            statement = (
-                update(sink_states)
-                .where(
-                    sink_states.c.sink == sink,
-                    sink_states.c.doc_id.in_(some),
-                    sink_states.c.applied_version < version,  # no newer version is applied
-                    sink_states.c.desired_version >= version,
-                    # no other part of this version was refused
-                    not_(and_(sink_states.c.state == "failed", sink_states.c.desired_version == version)),
-                )
-                .values(
-                    applied_version=version,
-                    applied_at=utc_now(),
-                    attempts=0,
-                    last_error=null(),
-                    state=case((sink_states.c.desired_version == version, "applied"), else_=sink_states.c.state),
-                )
-            )
-            connection.execute(statement)
-    _complete_documents(connection, [change.doc_id for change in complete])
+def mark_applied(
+    connection: Connection, sink: str, changes: Sequence[Change], known: Mapping[str, Known] | None = None
+) -> None:
+    """Move the sink's state on by the parts that it acknowledged; the last one completes the version.
+
+    `known` was loaded in this transaction; without it, the changes are whole documents.
+    """
+    if not changes:
+        return
+    given: Any = values_table(
+        connection,
+        {"doc_id": str, "sink": str, "version": int, "parts": int, "is_complete": int, "is_replace": int},
+        [_row_of(change, sink, known) for change in changes],
+    )
+    state: Any = sink_states.c.state
+    is_complete = given.c.is_complete == 1
+    is_desired = sink_states.c.desired_version == given.c.version
+    is_refused = and_(state == "failed", is_desired)  # a part of this version
+    new = {"applied_version": given.c.version, "applied_at": utc_now(), "attempts": 0, "last_error": null()}
+    connection.execute(
+        update(sink_states)
+        .where(
+            *_is_given(given),
+            sink_states.c.applied_version < given.c.version,  # no newer version is applied
+            sink_states.c.parts_version <= given.c.version,  # nor a part of it
+            sink_states.c.desired_version >= given.c.version,
+            or_(given.c.is_replace == 1, not_(or_(is_refused, state == "absent"))),
+        )
+        .values(
+            parts_version=given.c.version,
+            parts_applied=given.c.parts,
+            state=case(
+                (and_(is_complete, is_desired), "applied"),
+                (and_(is_complete, state == "absent"), "pending"),
+                else_=state,
+            ),
+            **{name: case((is_complete, value), else_=sink_states.c[name]) for name, value in new.items()},
+        )
+    )
+    completion.complete_documents(connection, [one.doc_id for one in changes if completes(one, known)])
 
 
 def count_mark(connection: Connection, sink: str, doc_ids: Collection[str]) -> None:
@@ -111,60 +170,108 @@ def count_mark(connection: Connection, sink: str, doc_ids: Collection[str]) -> N
 
 
 def mark_refused(connection: Connection, sink: str, reasons: Mapping[tuple[str, int], str]) -> None:
-    """Store why the sink refused (doc_id, version), unless the document has a newer version."""
-    for (doc_id, version), reason in reasons.items():
-        _follow_documents(connection, [doc_id])
-        refused = connection.execute(
-            update(sink_states)
-            .where(
-                sink_states.c.sink == sink,
-                sink_states.c.doc_id == doc_id,
-                sink_states.c.desired_version == version,
-                sink_states.c.applied_version < version,
-            )
-            .values(state="failed", last_error=reason, attempts=sink_states.c.attempts + 1)
-        )
-        if refused.rowcount:
-            connection.execute(update(documents).where(documents.c.doc_id == doc_id).values(status="failed"))
-
-
-def mark_damaged(connection: Connection, sink: str, reasons: Mapping[str, str]) -> None:
-    """Fail documents whose applied version was damaged by an older one, until they are written again."""
-    for doc_id, reason in reasons.items():
-        state = and_(sink_states.c.sink == sink, sink_states.c.doc_id == doc_id)
-        connection.execute(update(sink_states).where(state).values(state="failed", last_error=reason))
-        connection.execute(update(documents).where(documents.c.doc_id == doc_id).values(status="failed"))
-
-
-def group_by_version(pairs: Iterable[tuple[int, Sequence[str]]]) -> list[tuple[int, list[str]]]:
-    """(version, ids) pairs, one per version, in the order of the versions."""
-    grouped: dict[int, list[str]] = defaultdict(list)
-    for version, ids in pairs:
-        grouped[version] += ids
-    return sorted(grouped.items())
-
-
-def _complete_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
-    behind = select(literal(1)).where(
-        sink_states.c.doc_id == documents.c.doc_id,
-        or_(sink_states.c.applied_version < documents.c.version, sink_states.c.state == "failed"),
-    )
-    statement = update(documents).values(status="completed").where(~behind.exists())
-    execute_for_ids(connection, statement, documents.c.doc_id, doc_ids)
-
-
-def _follow_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
-    """Create or update sink states that a writer in another language left out; completion needs all of them."""
-    states = select(sink_states.c.doc_id, sink_states.c.sink).where(sink_states.c.doc_id.in_(doc_ids))
-    known = {(row.doc_id, row.sink) for row in connection.execute(states)}
-    for sink in SINKS:
-        missing = [doc_id for doc_id in doc_ids if (doc_id, sink) not in known]
-        if missing:
-            rows = select(documents.c.doc_id, literal(sink), documents.c.version).where(documents.c.doc_id.in_(missing))
-            connection.execute(insert(sink_states).from_select(["doc_id", "sink", "desired_version"], rows))
-    version = select(documents.c.version).where(documents.c.doc_id == sink_states.c.doc_id).scalar_subquery()
+    """Store why the sink refused (doc_id, version), unless the document has a newer version or is absent there."""
+    if not reasons:
+        return
+    rows = [(doc_id, sink, version, reason) for (doc_id, version), reason in reasons.items()]
+    given = values_table(connection, {"doc_id": str, "sink": str, "version": int, "reason": str}, rows)
     connection.execute(
         update(sink_states)
-        .where(sink_states.c.doc_id.in_(doc_ids), sink_states.c.desired_version < version)
-        .values(desired_version=version, state="pending", requested_at=utc_now(), attempts=0, last_error=null())
+        .where(
+            *_is_given(given),
+            sink_states.c.desired_version == given.c.version,
+            sink_states.c.applied_version < given.c.version,
+            sink_states.c.state != "absent",
+        )
+        .values(state="failed", last_error=given.c.reason, attempts=sink_states.c.attempts + 1)
     )
+    completion.fail_documents(connection, sorted({doc_id for doc_id, _ in reasons}))
+
+
+def mark_absent(connection: Connection, sink: str, reasons: Mapping[str, str]) -> None:
+    """Nothing that the sink holds of these documents counts, until a refill; `reasons` by doc_id."""
+    _mark_absent(connection, reasons, sink)
+
+
+def mark_lost(connection: Connection, sink: str, lost: Iterable[tuple[str, int]]) -> None:
+    """Suspect documents that an event of a lost history was seen for: (doc_id, version) of each event.
+
+    Any sink may hold the lost version, so all of them are absent. `sink` received the event.
+    """
+    versions = dict(sorted(lost))  # the highest per document
+    if not versions:
+        return
+    dialect = mysql if connection.dialect.name == "mysql" else sqlite
+    rows = [{"doc_id": doc_id, "lost_version": version} for doc_id, version in versions.items()]
+    new: Any = dialect.insert(suspects)
+    if connection.dialect.name == "mysql":
+        highest = func.greatest(suspects.c.lost_version, new.inserted.lost_version)
+        new = new.on_duplicate_key_update(lost_version=highest)
+    else:
+        highest = func.max(suspects.c.lost_version, new.excluded.lost_version)
+        new = new.on_conflict_do_update(index_elements=["doc_id"], set_={"lost_version": highest})
+    connection.execute(new, rows)
+    completion.follow_documents(connection, versions)
+    reason = "{} received version {} of a lost history"
+    _mark_absent(connection, {doc_id: reason.format(sink, version) for doc_id, version in versions.items()}, None)
+
+
+def completes(change: Change, known: Mapping[str, Known] | None) -> bool:
+    """Whether the sink holds the whole version once it acknowledged this change."""
+    return change.replace or _count_parts(change, known) == change.events[0].parts
+
+
+def confirm_removed(
+    connection: Connection, key: Any, matched: Any, removed_in_version: Any, given: Iterable[tuple[str, int]]
+) -> None:
+    """Delete tombstones whose column `matched` and version are given; a newer version's tombstones stay.
+
+    The tombstones cannot change: their documents are locked.
+    """
+    for some in bounded(given, IDS_PER_STATEMENT):
+        versions = dict(some)
+        found = connection.execute(select(key, matched, removed_in_version).where(matched.in_(versions)))
+        confirmed = [row[0] for row in found if row[2] is not None and row[2] <= versions[row[1]]]
+        execute_for_ids(connection, delete(key.table), key, confirmed)
+
+
+def _mark_absent(connection: Connection, reasons: Mapping[str, str], sink: str | None) -> None:
+    """In one sink, or in all of them."""
+    if not reasons:
+        return
+    doc_ids = sorted(reasons)
+    rows = [(doc_id, sink, reason) for doc_id, reason in reasons.items()]
+    given = values_table(connection, {"doc_id": str, "sink": str, "reason": str}, rows)
+    connection.execute(
+        update(sink_states)
+        .where(*_is_given(given)[: 1 if sink is None else 2])
+        .values(
+            state="absent",
+            applied_version=0,
+            parts_version=0,
+            parts_applied=0,
+            attempts=0,
+            requested_at=utc_now(),
+            last_error=given.c.reason,
+            marks=sink_states.c.marks + 1,  # a consumer that applies the document now notices it
+        )
+    )
+    if sink in (None, MILVUS):
+        execute_for_ids(connection, update(chunks).values(milvus_synced=false()), chunks.c.doc_id, doc_ids)
+    completion.reopen_documents(connection, doc_ids)
+
+
+def _is_given(given: Any) -> tuple[ColumnElement[bool], ...]:
+    """The sink stands in the rows: next to a constant, SQLite would read all states of the sink by their index."""
+    return sink_states.c.doc_id == given.c.doc_id, sink_states.c.sink == given.c.sink
+
+
+def _row_of(change: Change, sink: str, known: Mapping[str, Known] | None) -> tuple[str, str, int, int, int, int]:
+    is_complete = completes(change, known)
+    return change.doc_id, sink, change.version, _count_parts(change, known), int(is_complete), int(change.replace)
+
+
+def _count_parts(change: Change, known: Mapping[str, Known] | None) -> int:
+    if known is None or change.replace:
+        return max(event.part for event in change.events)
+    return known[change.doc_id].count_parts(change.version, change.events)

@@ -9,11 +9,15 @@ from schema.events.events import DocumentUpserted, Event
 
 @dataclass(frozen=True)
 class Change:
-    """The parts of one version of a document in one batch, in order; the last part completes the version."""
+    """The parts of one version of a document in one batch, in order; the last part completes the version.
+
+    With `replace`, the events list every chunk and file of the document: the sink removes all others of that doc_id.
+    """
 
     doc_id: str
     version: int
     events: tuple[Event, ...]
+    replace: bool = False
 
     @property
     def complete(self) -> bool:
@@ -36,6 +40,7 @@ class Sink(Protocol):
     def apply(self, changes: Sequence[Change]) -> None:
         """Bring the store to these changes, at most one per document, writing before deleting (invariant 10).
 
+        A change with `replace` is written whole; then every other row or object of its document is removed.
         Returns when the store acknowledged all of them. Raises Retryable or Permanent; any part may then be applied.
         Applying a change twice has the same effect as applying it once (invariant 6).
         """

@@ -76,6 +76,12 @@ class Subscription(Protocol):
     def store_offsets(self, messages: Sequence[Message]) -> None:
         """Note that these messages, and those before them in their partitions, are applied; `commit` commits that."""
 
+    def store_positions(self) -> None:
+        """Like `store_offsets`, for what carries no message, e.g. the end of a transaction: then no lag is left.
+
+        Call it only while every message that `poll` returned is stored or belongs to another member.
+        """
+
     def commit(self) -> None:
         """Commit the stored offsets. What Kafka rejects while the group changes stays stored for the next call."""
 

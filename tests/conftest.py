@@ -96,10 +96,16 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(empty_database: Path, tmp_path: Path) -> Iterator[Engine]:
+def sqlite(empty_database: Path, tmp_path: Path) -> Iterator[Engine]:
     engine = connect(f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def engine(sqlite: Engine) -> Engine:
+    """The database of the fixture `pipeline`; a test module may override it."""
+    return sqlite
 
 
 @pytest.fixture

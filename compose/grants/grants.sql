@@ -36,10 +36,11 @@ GRANT INSERT ON outbox_dead_letters TO 'rag-relay';
 GRANT SESSION_VARIABLES_ADMIN ON *.* TO 'rag-relay'; -- optional: without it, the binlog contains each payload twice
 
 -- The consumer: `rag-outbox consume`, for any sink. It never sees the outbox, and in documents and chunks it can change
--- only the marks. INSERT: tombstones of rows and objects that a late consumer brought back.
+-- only the marks.
 GRANT SELECT, UPDATE (status) ON documents TO 'rag-consumer';
 GRANT SELECT, UPDATE (milvus_synced) ON chunks TO 'rag-consumer';
-GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-consumer';
-GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer';
+GRANT SELECT, DELETE ON chunk_tombstones TO 'rag-consumer';
+GRANT SELECT, DELETE ON document_files TO 'rag-consumer';
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
 GRANT SELECT, INSERT, UPDATE ON suspects TO 'rag-consumer';
+GRANT INSERT ON outbox_dead_letters TO 'rag-consumer'; -- a dead letter that is too large for Kafka

@@ -56,7 +56,7 @@ def consume(system: System, sink_name: str) -> int:
         KafkaConsumer(
             Applier(system.engine, sink, sink_marks),
             KafkaSubscription(kafka, names, sink_name),
-            KafkaDeadLetters(kafka, names.dead_letters_topic(sink_name)),
+            KafkaDeadLetters(kafka, names.dead_letters_topic(sink_name), system.engine),
             report=report,
         ).run(stop)
     return consumed

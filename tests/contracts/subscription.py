@@ -118,6 +118,23 @@ class SubscriptionContract:
         assert second.values() == [b"1"]
         second.subscription.leave()
 
+    def test_positions_are_after_every_message_that_was_polled(self, group: Group) -> None:
+        for number in range(9):
+            group.append(f"d{number}", b"old")
+        first = Member(group.subscription())
+        receive(9, first)
+        assert list(first.subscription.poll(100, 0.5)) == []
+        first.subscription.store_offsets(first.received)
+        first.subscription.store_positions()
+        for number in range(9):
+            group.append(f"d{number}", b"new")
+        first.subscription.commit()
+        first.subscription.leave()
+        second = Member(group.subscription())
+        receive(9, second)
+        assert set(second.values()) == {b"new"}
+        second.subscription.leave()
+
     def test_paused_member_gives_nothing_until_resumed(self, group: Group) -> None:
         member = Member(group.subscription())
         group.append("d1", b"1")

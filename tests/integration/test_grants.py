@@ -12,6 +12,7 @@ from pymysql.constants import CLIENT, ER
 from sqlalchemy import Engine, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
+from consumers.dead_letters import KafkaDeadLetters
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from producer import Writer
@@ -21,9 +22,11 @@ from schema.database.connection import connect, reading
 from schema.database.tables import system_identity
 from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore
+from tests.contracts.dead_letters import letter
 from tests.integration.test_kafka_consumers import wait_until_completed
 from tests.support import kafka
-from tests.support.pipeline import DIMENSION, MODEL, Pipeline, chunk, document
+from tests.support.foreign_events import lose
+from tests.support.pipeline import DIMENSION, MODEL, Pipeline, applier, chunk, document
 from tests.support.servers import ROOT, Servers
 from tests.support.waiting import wait_for
 
@@ -136,6 +139,24 @@ def test_consumer_user_may_mark_a_refused_event(
         wait_for(lambda: state_of(mysql) == "failed", "the sink to refuse it")
 
 
+def test_consumer_user_may_mark_a_lost_version_and_keep_a_dead_letter(
+    servers: Servers, mysql: Engine, users: Users, names: Names, store: DirectoryStore, milvus: MilvusClient
+) -> None:
+    sink = MinioSink(store)
+    written = Pipeline(mysql, store, milvus, Writer(MODEL), MilvusSink(milvus, DIMENSION), sink)
+    written.upsert(document("d", "one", file=b"x"))
+    [event] = written.pending()
+    assert applier(users.consumer, sink).apply([event, lose(event)]) == []
+    sink.close()
+    message, dead = letter(1, [("ce_id", b"e"), ("x", b"x" * 2_000_000)])
+    KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic("minio"), users.consumer).send(
+        [(message, dead)]
+    )
+    assert written.sql("SELECT DISTINCT state FROM sink_states") == [("absent",)]
+    assert written.sql("SELECT lost_version FROM suspects") == [(1,)]
+    assert written.sql("SELECT event_id FROM outbox_dead_letters") == [("e",)]
+
+
 def test_binlog_has_only_keys_of_rows_that_the_relay_deletes(mysql: Engine, users: Users) -> None:
     def row_image() -> str:
         with users.relay.connect() as connection:
@@ -202,7 +223,11 @@ STATEMENTS = {
         "DELETE FROM chunks",
         "SELECT * FROM outbox",
         "DELETE FROM outbox",
+        "INSERT INTO chunk_tombstones VALUES ('c', 'd', 1)",
         "UPDATE document_files SET sha256 = 'other'",
+        "SELECT * FROM outbox_dead_letters",
+        "DELETE FROM suspects",
+        "UPDATE sinks SET required = 0",
         "DELETE FROM sink_states",
         "SELECT * FROM operation_logs",
         "DROP TABLE chunks",

@@ -1,23 +1,27 @@
 """The contracts of the consumer loop's ports, on Kafka."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]  # no __all__
+from sqlalchemy import Engine, text
 
 from consumers import dead_letters as dead_letters_module
 from consumers.dead_letters import KafkaDeadLetters
 from consumers.kafka_subscription import KafkaSubscription
-from consumers.subscription import Headers
-from schema.failures import Retryable
+from consumers.subscription import Headers, Message
+from schema.failures import DeadLetter, Retryable
 from schema.kafka.names import Names
-from schema.sinks import MILVUS
+from schema.sinks import MILVUS, MINIO
 from tests.contracts.dead_letters import DeadLettersContract, letter
 from tests.contracts.subscription import SubscriptionContract
 from tests.support import kafka
+from tests.support.pipeline import Pipeline
 from tests.support.servers import Servers
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -42,8 +46,8 @@ def group(servers: Servers, names: Names) -> KafkaGroup:
 
 
 @pytest.fixture
-def dead_letters(servers: Servers, names: Names) -> KafkaDeadLetters:
-    return KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic(MILVUS))
+def dead_letters(servers: Servers, names: Names, engine: Engine) -> KafkaDeadLetters:
+    return KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic(MILVUS), engine)
 
 
 @pytest.fixture
@@ -63,9 +67,90 @@ class TestKafkaDeadLetters(DeadLettersContract):
     """On the fixtures `dead_letters` and `stored`."""
 
 
-def test_dead_letters_without_a_broker_are_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "aborted"])
+def test_idle_consumer_has_no_lag_after_a_transaction(
+    servers: Servers, names: Names, pipeline: Pipeline, committed: bool
+) -> None:
+    """A transaction ends with a marker, which no consumer receives."""
+    producer = Producer({"bootstrap.servers": servers.kafka, "transactional.id": names.documents_topic})
+    producer.init_transactions(30)
+    for finish in (
+        producer.commit_transaction,
+        producer.commit_transaction if committed else producer.abort_transaction,
+    ):
+        producer.begin_transaction()
+        for number in range(20):
+            producer.produce(names.documents_topic, key=b"d%d" % number, value=b"")
+        finish(30)
+    with kafka.consuming(pipeline.engine, pipeline.minio_sink, servers, names):
+        wait_for(lambda: lag(servers, names) == 0, "a committed offset at the end of every partition")
+
+
+def lag(servers: Servers, names: Names) -> int | None:
+    """The number of offsets that the minio group has not committed; None while a partition has no committed offset."""
+    client = Consumer({"bootstrap.servers": servers.kafka, "group.id": names.sink_group(MINIO)})
+    try:
+        numbers = client.list_topics(names.documents_topic, timeout=30).topics[names.documents_topic].partitions
+        partitions = [TopicPartition(names.documents_topic, number) for number in numbers]
+        offsets = [one.offset for one in client.committed(partitions, timeout=30)]
+        ends = [client.get_watermark_offsets(one, timeout=30)[1] for one in partitions]
+        return None if min(offsets) < 0 else sum(ends) - sum(offsets)
+    finally:
+        client.close()
+
+
+def limit_message_bytes(servers: Servers, topic: str, limit: int) -> None:
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    resource.add_incremental_config(
+        ConfigEntry("max.message.bytes", str(limit), incremental_operation=AlterConfigOpType.SET)
+    )
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    admin.incremental_alter_configs([resource])[resource].result(30)
+
+
+def sized_letter(number: int, size_bytes: int) -> tuple[Message, DeadLetter]:
+    message, dead = letter(number, [("ce_id", b"event-%d" % number), ("ce_sequence", b"1")])
+    message = replace(message, value=b"x" * size_bytes)
+    return message, replace(dead, envelope=message.envelope)
+
+
+def test_dead_letter_too_large_for_kafka_is_kept_in_the_database(servers: Servers, names: Names, mysql: Engine) -> None:
+    topic = names.dead_letters_topic(MILVUS)
+    limit_message_bytes(servers, topic, 10_000)
+    dead_letters = KafkaDeadLetters(kafka.properties(servers), topic, mysql)
+    sizes = [10, 20_000, 20, 2_000_000, 30]  # the fourth is too large for the client, too
+    letters = [sized_letter(number, size) for number, size in enumerate(sizes)]
+    for _ in range(2):  # a batch that is applied again
+        dead_letters.send(letters)
+
+    assert [len(one.value) for one in kafka.topic(servers, topic)] == [10, 20, 30] * 2
+    with mysql.connect() as connection:
+        rows = connection.execute(
+            text("SELECT stage, event_id, aggregate_id, length(payload), error FROM outbox_dead_letters ORDER BY id")
+        ).all()
+    assert rows == [
+        ("milvus", "event-1", "d1", 20_000, "reason 1"),
+        ("milvus", "event-3", "d1", 2_000_000, "reason 3"),
+    ]
+
+
+def test_dead_letter_that_kafka_refuses_is_retryable(
+    servers: Servers, names: Names, mysql: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic refuses a letter for a reason that is not its size: `flush` succeeds, the delivery failed."""
+    topic = names.dead_letters_topic(MILVUS)
+    client = {**kafka.properties(servers), "message.timeout.ms": 1_000}
+    dead_letters = KafkaDeadLetters(client, "no topic has this name", mysql)
+    with pytest.raises(Retryable, match="Kafka does not take the dead letters"):
+        dead_letters.send([sized_letter(1, 10)])
+    monkeypatch.setattr(dead_letters, "_topic", topic)
+    dead_letters.send([sized_letter(1, 10)])
+    assert len(kafka.topic(servers, topic)) == 1
+
+
+def test_dead_letters_without_a_broker_are_retryable(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters_module, "_FLUSH_SECONDS", 0.2)
-    unreachable = KafkaDeadLetters({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, "topic")
+    unreachable = KafkaDeadLetters({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, "topic", engine)
     for _ in range(2):
         with pytest.raises(Retryable, match="Kafka does not take the dead letters"):
             unreachable.send([letter(1)])

@@ -66,7 +66,7 @@ def consuming(engine: Engine, sink: Sink, servers: Servers, names: Names) -> Ite
     consumer = KafkaConsumer(
         applier(engine, sink),
         KafkaSubscription(kafka, names, sink.name),
-        KafkaDeadLetters(kafka, names.dead_letters_topic(sink.name)),
+        KafkaDeadLetters(kafka, names.dead_letters_topic(sink.name), engine),
     )
     with running(consumer.run):
         yield

@@ -77,6 +77,9 @@ class MemorySubscription:
         assert {message.partition for message in messages} <= self.owned
         self._stored |= {message.partition: message.offset + 1 for message in messages}
 
+    def store_positions(self) -> None:
+        self._stored |= {partition: self._positions[partition] for partition in self.owned}
+
     def commit(self) -> None:
         if self in self.topic.members:
             self.topic.committed |= self._stored

@@ -16,7 +16,7 @@ from schema.failures import DeadLetter, Retryable, TooManyDeadLetters
 from tests.support.consumer_loop import Loop, ScriptedApplier, append, committed, fail
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_dead_letters import MemoryDeadLetters
-from tests.support.memory_subscription import MemoryTopic
+from tests.support.memory_subscription import MemorySubscription, MemoryTopic
 from tests.support.pipeline import MODEL, document
 
 pytestmark = pytest.mark.unit
@@ -53,8 +53,8 @@ def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: Memo
         def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
             assert [(change.doc_id, change.version) for change in changes] == [("d1", 1)]
 
-        def mark_damage(self, connection: Connection, change: Change) -> str | None:
-            raise AssertionError("nothing is late")
+        def complete_removals(self, connection: Connection, changes: Sequence[Change]) -> list[Change]:
+            raise AssertionError("every event is whole")
 
     with engine.begin() as connection:
         Writer(MODEL).upsert(connection, document("d1", "one"))
@@ -80,6 +80,26 @@ def test_batch_is_bounded_in_rows_and_bytes(group: MemoryTopic) -> None:
     applier.batches.clear()
     loop.turn()
     assert [len(batch) for batch in applier.batches] == [51], "16 MiB, and what one poll brings"
+
+
+def test_positions_are_stored_only_while_no_message_is_in_flight(group: MemoryTopic) -> None:
+    stored: list[int] = []
+
+    class Watched(MemorySubscription):
+        def store_positions(self) -> None:
+            stored.append(len(loop._batch))
+            super().store_positions()
+
+    loop = Loop(group, ScriptedApplier())
+    loop.subscription.__class__ = Watched
+    loop.turn()
+    append(group, 3)
+    loop.poll_batch()
+    loop.poll_batch()
+    assert stored == [0]
+    loop.apply(threading.Event())
+    loop.turn()
+    assert stored == [0, 0]
 
 
 def test_failing_batch_is_paused_and_applied_again_with_backoff(group: MemoryTopic) -> None:

@@ -1,0 +1,66 @@
+"""Which events of a batch are applied to a sink: of each document, the newest version that can be applied.
+
+Invariant 6: no older version and no part out of order is applied; no event of a lost history is.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from consumers.marking import Refused
+from consumers.marks import Known
+from consumers.sink import Change
+from schema.events.events import Event
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to do with a batch; an event that is in none of the fields is held already, or waits for its document."""
+
+    changes: list[Change] = field(default_factory=list)
+    refused: Refused = field(default_factory=dict)
+    lost: list[Event] = field(default_factory=list)  # events of a lost history
+    missing_parts: list[tuple[str, int, int]] = field(default_factory=list)  # doc_id, version, the first one missing
+
+
+def select_changes(events: Sequence[Event], known: Mapping[str, Known], refused: Refused) -> Selection:
+    """`refused` are versions with an event that cannot be decoded.
+
+    A version is refused as a whole: after a refused part, its tombstones must not remove the rows that the part should
+    replace.
+    """
+    selection = Selection(refused=dict(refused))
+    documents: dict[str, dict[int, list[Event]]] = defaultdict(lambda: defaultdict(list))
+    for event in events:
+        document = known.get(event.doc_id)
+        if document is not None and document.is_valid(event.history_id, event.version):
+            documents[event.doc_id][event.version].append(event)
+        else:
+            selection.lost.append(event)
+    for doc_id, versions in documents.items():
+        _select_version(doc_id, versions, known[doc_id], selection)
+    return selection
+
+
+def _select_version(
+    doc_id: str, versions: Mapping[int, Sequence[Event]], document: Known, selection: Selection
+) -> None:
+    """Older versions are skipped (invariant 7), unless no part of the newer one can be applied yet."""
+    for version in sorted(versions, reverse=True):
+        if version <= document.applied_version or document.is_newer_than(version):
+            return
+        if version == document.refused_version:
+            selection.refused.setdefault((doc_id, version), document.reason)
+        if (doc_id, version) in selection.refused:
+            return
+        parts = {event.part: event for event in versions[version]}
+        count = document.count_parts(version, parts.values())
+        if max(parts) > count:
+            selection.missing_parts.append((doc_id, version, count + 1))
+        found = tuple(parts[part] for part in sorted(parts) if part <= count)
+        if found:
+            selection.changes.append(Change(doc_id, version, found))
+            return

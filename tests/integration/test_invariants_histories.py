@@ -1,0 +1,197 @@
+"""Invariant 6 across histories: an event of a lost history is never applied, and what may hold it becomes absent."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+from sqlalchemy import Engine
+
+from consumers import marks
+from consumers.sink import Change, Sink
+from producer import DocumentFile
+from schema.database import history
+from schema.events.events import DocumentUpserted
+from schema.limits import INLINE_FILE_BYTES
+from tests.support.foreign_events import LOST, forge, lose
+from tests.support.pipeline import Pipeline, applier, document
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(params=["sqlite", "mysql"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """The fixture `pipeline` on both databases."""
+    made: Engine = request.getfixturevalue(request.param)
+    return made
+
+
+def start_history(pipeline: Pipeline) -> None:
+    with pipeline.engine.begin() as connection:
+        assert history.start_history(connection, "test", instead_of=history.read_identity(connection).history_id)
+
+
+def states(pipeline: Pipeline) -> dict[str, tuple[int, str, str | None]]:
+    rows = pipeline.sql("SELECT sink, applied_version, state, last_error FROM sink_states")
+    return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+def suspects(pipeline: Pipeline) -> list[tuple[str, int]]:
+    return [tuple(row) for row in pipeline.sql("SELECT doc_id, lost_version FROM suspects ORDER BY doc_id")]
+
+
+def absent(sink: str, version: int) -> dict[str, tuple[int, str, str]]:
+    reason = f"{sink} received version {version} of a lost history"
+    return {"milvus": (0, "absent", reason), "minio": (0, "absent", reason)}
+
+
+class Interrupted:
+    """The real sink; `after` runs once it has applied a batch, before the marks."""
+
+    def __init__(self, sink: Sink, after: Callable[[], object]) -> None:
+        self.name = sink.name
+        self._sink, self._after = sink, after
+        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        self._sink.apply(changes)
+        self._after()
+
+
+@pytest.mark.parametrize("sink", ["milvus", "minio"])
+def test_invariant_6_lost_version_is_not_applied_and_all_states_become_absent(
+    pipeline: Pipeline, sink: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.upsert(document("a", "one", file=b"kept"))
+    [event] = pipeline.pending()
+    pipeline.run()
+    rows, objects = pipeline.milvus_rows(), pipeline.objects()
+    consumer = applier(pipeline.engine, pipeline.milvus_sink if sink == "milvus" else pipeline.minio_sink)
+    with caplog.at_level(logging.WARNING):
+        assert consumer.apply([lose(event, title="lost", business_tag="lost", files=[])]) == []
+
+    assert (pipeline.milvus_rows(), pipeline.objects()) == (rows, objects)
+    assert states(pipeline) == absent(sink, 1)
+    assert suspects(pipeline) == [("a", 1)]
+    assert pipeline.sql("SELECT status FROM documents") == [("pending",)]
+    assert pipeline.sql("SELECT milvus_synced FROM chunks") == [(0,)]
+    assert consumer.counts["lost_history"] == 1
+    assert f"lost_history sink={sink} doc_id=a version=1 history={LOST}" in caplog.text
+
+
+def test_suspect_keeps_its_highest_lost_version(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"))
+    [event] = pipeline.pending()
+    milvus, minio = pipeline.appliers()
+    for one, versions in ((milvus, [5, 7, 6]), (minio, [4]), (minio, [9])):
+        assert one.apply([lose(event, version=version) for version in versions]) == []
+        assert suspects(pipeline) == [("a", 9 if versions == [9] else 7)]
+
+
+def test_event_of_a_document_that_was_lost_makes_a_suspect(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"))
+    [event] = pipeline.pending()
+    pipeline.run()
+    for one in pipeline.appliers():
+        assert one.apply([forge(event, doc_id="missing", version=3)]) == []
+    assert suspects(pipeline) == [("missing", 3)]
+    assert pipeline.sql("SELECT DISTINCT doc_id FROM sink_states") == [("a",)]
+    pipeline.assert_in_step()
+
+
+def test_event_ahead_of_its_document_belongs_to_a_lost_history(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"))
+    [event] = pipeline.pending()
+    pipeline.run()
+    milvus, _ = pipeline.appliers()
+    assert milvus.apply([forge(event, version=2)]) == []
+    assert states(pipeline) == absent("milvus", 2)
+    assert suspects(pipeline) == [("a", 2)]
+
+
+def test_inherited_event_is_applied_in_the_next_history(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"))
+    inherited = pipeline.pending()
+    start_history(pipeline)
+    pipeline.upsert(document("a", "one", "two"))
+    for one in pipeline.appliers():
+        assert one.apply(inherited) == []
+    assert {state[:2] for state in states(pipeline).values()} == {(1, "pending")}
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_6_version_lost_while_it_is_applied_becomes_absent(pipeline: Pipeline) -> None:
+    """The database moves to a replica that lacks the version, which is then written again, before the mark."""
+
+    def fail_over() -> None:
+        start_history(pipeline)
+        pipeline.execute("UPDATE documents SET history_id = (SELECT history_id FROM system_identity)")
+
+    pipeline.upsert(document("a", "one"))
+    events = pipeline.pending()
+    consumer = applier(pipeline.engine, Interrupted(pipeline.milvus_sink, fail_over))
+    assert consumer.apply(events) == []
+    assert states(pipeline) == absent("milvus", 1)
+    assert suspects(pipeline) == [("a", 1)]
+    assert len(pipeline.milvus_rows()) == 1, "a refill replaces it"
+
+
+def test_lost_and_newest_version_in_one_batch_leave_the_state_absent(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"), document("b", "one"))
+    events = pipeline.pending()
+    milvus, minio = pipeline.appliers()
+    assert minio.apply(events) == []
+    assert milvus.apply([lose(events[0]), *events]) == []
+    rows = pipeline.sql("SELECT doc_id, state, applied_version FROM sink_states WHERE sink = 'milvus' ORDER BY doc_id")
+    assert [tuple(row) for row in rows] == [("a", "absent", 0), ("b", "applied", 1)]
+    assert milvus.apply(events) == []
+    rows = pipeline.sql("SELECT doc_id, status FROM documents ORDER BY doc_id")
+    assert [tuple(row) for row in rows] == [("a", "pending"), ("b", "completed")]
+
+
+def test_event_that_a_sink_refuses_while_absent_is_no_dead_letter(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    """New labels for rows that Milvus lost: the refill brings them with their vectors."""
+    pipeline.upsert(document("a", "one"))
+    [event] = pipeline.pending()
+    pipeline.run()
+    pipeline.upsert(document("a", "one", business_tag="new"))
+    milvus, _ = pipeline.appliers()
+    assert milvus.apply([lose(event)]) == []
+    pipeline.milvus.delete("rag_vectors", ids=list(pipeline.milvus_rows()))
+    assert milvus.apply(pipeline.pending()) == []
+    assert states(pipeline)["milvus"][:2] == (0, "absent")
+    assert "refused_while_absent sink=milvus doc_id=a version=2 reason=Milvus lacks 1 marked chunks" in caplog.text
+
+
+def test_lost_event_leaves_the_staged_file_of_a_document_alone(pipeline: Pipeline) -> None:
+    content = b"x" * (INLINE_FILE_BYTES + 1)
+    file = DocumentFile.from_bytes(content, "original.md", pipeline.store)
+    pipeline.upsert(document("a", "one", file=file))
+    events = pipeline.pending()
+    pipeline.run()
+    again = DocumentFile.from_bytes(content, "original.md", pipeline.store)
+    assert again.staged_key is not None
+    [record] = lose_files(events[0].payload, again.staged_key)
+    _, minio = pipeline.appliers()
+    assert minio.apply([lose(events[0], files=[record])]) == []
+    assert list(pipeline.store.keys("temp/")) == [again.staged_key]
+
+
+def lose_files(payload: bytes, staged_key: str) -> list[object]:
+    files = msgspec.msgpack.decode(payload, type=DocumentUpserted).files
+    return [msgspec.structs.replace(file, staged_key=staged_key) for file in files]
+
+
+def test_optional_sink_that_becomes_absent_leaves_the_document_completed(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"))
+    pipeline.run()
+    pipeline.execute("INSERT INTO sinks (name, required, takes_vectors, takes_files) VALUES ('cache', 0, 0, 0)")
+    pipeline.execute("INSERT INTO sink_states (doc_id, sink, desired_version) VALUES ('a', 'cache', 1)")
+    for sink, status in (("cache", "completed"), ("milvus", "pending")):
+        with pipeline.engine.begin() as connection:
+            marks.lock_documents(connection, ["a"])
+            marks.mark_absent(connection, sink, {"a": "lost"})
+        assert pipeline.sql("SELECT status FROM documents") == [(status,)]
