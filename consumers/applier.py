@@ -63,13 +63,9 @@ class Applier:
         """
         try:
             events, refused = self._decode(envelopes)
-            known = self._load_known(events)
-            selection = select_changes(events, known, refused)
-            self._report_missing(selection)
-            changes = self._arrange_removals(selection.changes, known)
-            held, refused = self._apply_and_mark(replace(selection, changes=changes), known)
-            lost = {(event.doc_id, event.version, event.history_id) for event in selection.lost}
-            self._sink.clean_up([event for event in events if _is_done(event, held, lost)])
+            refused, bases = self._apply_newest(events, refused)
+            if bases:  # now the versions that build on them
+                refused, _ = self._apply_newest(events, refused, bases)
         except DBAPIError as error:
             if is_transient(error):
                 raise Retryable(f"metadata database: {error.orig}") from error
@@ -79,6 +75,19 @@ class Applier:
             for envelope in envelopes
             if (envelope.doc_id, envelope.version) in refused
         ]
+
+    def _apply_newest(
+        self, events: Sequence[Event], refused: Refused, tried: Collection[tuple[str, int]] = ()
+    ) -> tuple[Refused, set[tuple[str, int]]]:
+        """Returns what the sink refuses, and the versions that were applied because newer ones build on them."""
+        known = self._load_known(events)
+        selection = select_changes(events, known, refused, tried)
+        self._report_missing(selection)
+        changes = self._arrange_removals(selection.changes, known)
+        held, refused = self._apply_and_mark(replace(selection, changes=changes), known)
+        lost = {(event.doc_id, event.version, event.history_id) for event in selection.lost}
+        self._sink.clean_up([event for event in events if _is_done(event, held, lost)])
+        return refused, selection.bases
 
     def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[Event], Refused]:
         events: list[Event] = []

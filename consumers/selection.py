@@ -1,17 +1,18 @@
 """Which events of a batch are applied to a sink: of each document, the newest version that can be applied.
 
-Invariant 6: no older version and no part out of order is applied; no event of a lost history is.
+Invariant 6: no older version and no part out of order is applied; no event of a lost history is. Invariant 7: a version
+that builds on another one is applied after it.
 """
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from consumers.marking import Refused
 from consumers.marks import Known
 from consumers.sink import Change
-from schema.events.events import Event
+from schema.events.events import DocumentUpserted, Event
 
 _log = logging.getLogger(__name__)
 
@@ -24,10 +25,13 @@ class Selection:
     refused: Refused = field(default_factory=dict)
     lost: list[Event] = field(default_factory=list)  # events of a lost history
     missing_parts: list[tuple[str, int, int]] = field(default_factory=list)  # doc_id, version, the first one missing
+    bases: set[tuple[str, int]] = field(default_factory=set)  # changes that a newer version of the batch builds on
 
 
-def select_changes(events: Sequence[Event], known: Mapping[str, Known], refused: Refused) -> Selection:
-    """`refused` are versions with an event that cannot be decoded.
+def select_changes(
+    events: Sequence[Event], known: Mapping[str, Known], refused: Refused, tried: Collection[tuple[str, int]] = ()
+) -> Selection:
+    """`refused` are versions with an event that cannot be decoded. `tried` are bases that were selected before.
 
     A version is refused as a whole: after a refused part, its tombstones must not remove the rows that the part should
     replace.
@@ -41,12 +45,16 @@ def select_changes(events: Sequence[Event], known: Mapping[str, Known], refused:
         else:
             selection.lost.append(event)
     for doc_id, versions in documents.items():
-        _select_version(doc_id, versions, known[doc_id], selection)
+        _select_version(doc_id, versions, known[doc_id], selection, tried)
     return selection
 
 
 def _select_version(
-    doc_id: str, versions: Mapping[int, Sequence[Event]], document: Known, selection: Selection
+    doc_id: str,
+    versions: Mapping[int, Sequence[Event]],
+    document: Known,
+    selection: Selection,
+    tried: Collection[tuple[str, int]],
 ) -> None:
     """Older versions are skipped (invariant 7), unless no part of the newer one can be applied yet."""
     for version in sorted(versions, reverse=True):
@@ -56,6 +64,17 @@ def _select_version(
             selection.refused.setdefault((doc_id, version), document.reason)
         if (doc_id, version) in selection.refused:
             return
+        base = _find_missing_base(versions[version], document)
+        if base is not None and (doc_id, base) not in tried and base in versions:
+            selection.bases.add((doc_id, base))
+            _select_version(doc_id, {base: versions[base]}, document, selection, tried)
+            return
+        if base is not None:
+            if not document.is_absent:  # a refill needs no event
+                reason = selection.refused.get((doc_id, base))
+                why = "which the sink does not hold" if reason is None else f"which was refused: {reason}"
+                selection.refused[doc_id, version] = f"it builds on version {base}, {why}"
+            return
         parts = {event.part: event for event in versions[version]}
         count = document.count_parts(version, parts.values())
         if max(parts) > count:
@@ -64,3 +83,12 @@ def _select_version(
         if found:
             selection.changes.append(Change(doc_id, version, found))
             return
+
+
+def _find_missing_base(parts: Sequence[Event], document: Known) -> int | None:
+    """The version that these parts build on, if the sink does not hold it."""
+    event = parts[0]
+    if not isinstance(event, DocumentUpserted) or event.builds_on is None:
+        return None
+    base = event.builds_on.version
+    return base if document.applied_version < base else None
