@@ -12,10 +12,12 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from relays.ports import Fenced, LaneOffset, OutboxRow, Outcome, Published, Refused, Undone
+from schema.kafka import topics
 from schema.kafka.clients import for_producer
 from schema.kafka.names import Names
 from schema.retry import Backoff, call_with_retry
 
+_BATCH_BYTES = 1_000_000  # per partition
 _TRANSACTION_MILLISECONDS = 10_000  # how long a transaction that a dead relay left open delays the next owner
 _CALL_SECONDS = 20.0  # longer than a transaction may take, and than a session: a relay that stood still is fenced first
 _GIVE_UP_SECONDS = 25.0  # for a call that ignores its own time limit, _CALL_SECONDS
@@ -39,15 +41,19 @@ _FENCED = {  # this relay stood still for too long
 
 
 class KafkaPublisher:
-    """Connects a transactional producer when it needs one, and replaces it after a failure."""
+    """Connects a transactional producer when it needs one, and replaces it after each failure.
 
-    def __init__(self, names: Names, kafka: Mapping[str, Any]) -> None:
+    After a refused event a producer may count wrong: Kafka would find a gap in its sequence numbers.
+    """
+
+    def __init__(self, names: Names, kafka: Mapping[str, Any], lanes: int) -> None:
         self._names = names
+        self._kafka = kafka
+        self._lanes = lanes
         self._settings = {
             "linger.ms": 5,
-            "batch.size": 1_000_000,
+            "batch.size": _BATCH_BYTES,
             "compression.type": "lz4",
-            "partitioner": "murmur2_random",
             "transaction.timeout.ms": _TRANSACTION_MILLISECONDS,
             "queue.buffering.max.messages": 1_000_000,
             "delivery.report.only.error": True,
@@ -104,7 +110,8 @@ class KafkaPublisher:
         if self._producer is None:
             # Each producer has its own transactional id: the membership in the group fences a relay, not the id.
             transactional_id = f"{self._names.relays_group}-{uuid.uuid4().hex}"
-            producer = Producer({**self._settings, "transactional.id": transactional_id})
+            batch = min(int(self._settings["batch.size"]), self._read_limit() // 10 * 9)
+            producer = Producer({**self._settings, "batch.size": batch, "transactional.id": transactional_id})
             call_with_retry(
                 lambda: call_with_timeout(lambda: producer.init_transactions(_CALL_SECONDS)),
                 retry_on=lambda error: isinstance(error, KafkaException) and error.args[0].retriable(),
@@ -114,6 +121,16 @@ class KafkaPublisher:
             self._producer = producer
         return self._producer
 
+    def _read_limit(self) -> int:
+        """How many bytes the topic takes per batch, and per event. Raises TopicDiffers, KafkaException."""
+        try:
+            return topics.read_message_limit(self._kafka, self._names.documents_topic, self._lanes)
+        except KafkaException as error:
+            reason: KafkaError = error.args[0]
+            if reason.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise
+            raise KafkaException(KafkaError(reason.code(), reason.str(), retriable=True)) from error
+
     def _produce(
         self, producer: Producer, row: OutboxRow, on_delivery: Callable[[KafkaError | None, Any], None]
     ) -> None:
@@ -122,6 +139,7 @@ class KafkaPublisher:
             try:
                 producer.produce(
                     self._names.documents_topic,
+                    partition=row.lane,
                     key=envelope.doc_id.encode(),
                     value=envelope.payload,
                     headers=_headers(row),
@@ -147,8 +165,7 @@ class KafkaPublisher:
                 reason = abort_error.args[0]
         refused = self._refused[0] if self._refused else reason.str() if reason.code() in _REFUSED else None
         in_doubt = refused is None or not aborted
-        if in_doubt:
-            self._producer = None
+        self._producer = None
         if refused is not None:
             return Refused(refused, in_doubt)
         if reason.code() in _FENCED:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -61,7 +62,7 @@ def test_message_is_a_cloud_event_keyed_by_document(servers: Servers, mysql: Eng
         kafka.wait_until_empty(mysql)
 
     [one] = kafka.topic(servers, names.documents_topic)
-    assert one.doc_id == "d"
+    assert (one.doc_id, one.partition) == ("d", crc32(b"d") % LANES)
     time = one.headers.pop("ce_time")
     assert time.endswith("+00:00")
     assert one.headers == {
@@ -181,19 +182,31 @@ def test_lanes_are_shared_and_taken_over(servers: Servers, mysql: Engine, names:
 
 def test_init_names_the_topic_that_differs(servers: Servers, names: Names) -> None:
     properties = {"bootstrap.servers": servers.kafka}
-    assert topics.ensure(properties, names) == []
+    assert topics.ensure(properties, names, LANES) == []
 
     other = Names(f"{names.namespace}-x")
     admin = AdminClient({"bootstrap.servers": servers.kafka})
     new = [
-        NewTopic(other.documents_topic, num_partitions=3, replication_factor=1, config={"retention.ms": "1000"}),
+        NewTopic(other.documents_topic, num_partitions=16, replication_factor=1, config={"retention.ms": "1000"}),
         NewTopic(other.lanes_topic, num_partitions=3, replication_factor=1),
     ]
     for future in admin.create_topics(new).values():
         future.result()
 
     with pytest.raises(topics.TopicDiffers, match=rf"topic {other.lanes_topic} has 3 partitions, and must have 16"):
-        topics.ensure(properties, other)
+        topics.ensure(properties, other, LANES)
+    with pytest.raises(topics.TopicDiffers, match=rf"topic {other.documents_topic} has 16 partitions, and must have 8"):
+        topics.ensure(properties, other, 8)
+
+
+def test_init_refuses_a_limit_below_the_largest_event(servers: Servers) -> None:
+    names = servers.names()
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    config = {"max.message.bytes": "589823"}  # 512 KiB for the event, 64 KiB for its headers
+    topic = NewTopic(names.documents_topic, num_partitions=16, replication_factor=1, config=config)
+    admin.create_topics([topic])[names.documents_topic].result()
+    with pytest.raises(topics.TopicDiffers, match=r"max\.message\.bytes=589823, and must have at least 589824"):
+        topics.ensure({"bootstrap.servers": servers.kafka}, names, LANES)
 
 
 def test_relay_reconnects_to_the_database(servers: Servers, mysql: Engine, names: Names) -> None:

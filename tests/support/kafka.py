@@ -17,6 +17,7 @@ from consumers.kafka import KafkaConsumer
 from consumers.kafka_subscription import KafkaSubscription
 from consumers.sink import Sink
 from relays.kafka import KafkaRelay, kafka_relay
+from schema.database.tables import LANES
 from schema.kafka import topics
 from schema.kafka.names import Names
 from tests.support.pipeline import applier
@@ -31,7 +32,7 @@ def properties(servers: Servers) -> dict[str, Any]:
 
 
 def create_topics(servers: Servers, names: Names) -> None:
-    assert topics.ensure({"bootstrap.servers": servers.kafka}, names) == []
+    assert topics.ensure({"bootstrap.servers": servers.kafka}, names, LANES) == []
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def running(run: Callable[[threading.Event], None]) -> Iterator[None]:
 @contextmanager
 def relaying(engine: Engine, servers: Servers, names: Names) -> Iterator[KafkaRelay]:
     """A running relay."""
-    relay = kafka_relay(engine, names, properties(servers))
+    relay = kafka_relay(engine, names, properties(servers), lanes=LANES)
     with running(relay.run):
         yield relay
 
@@ -83,6 +84,7 @@ def wait_until_empty(engine: Engine, *, timeout_seconds: float = 60.0) -> None:
 
 @dataclass(frozen=True)
 class Seen:
+    partition: int
     event_id: str
     doc_id: str
     version: int
@@ -144,4 +146,4 @@ def _seen(message: Message) -> Seen:
     key, value = message.key(), message.value()
     assert isinstance(key, bytes)
     assert isinstance(value, bytes)
-    return Seen(headers["ce_id"], key.decode(), int(headers["ce_sequence"]), headers, value)
+    return Seen(message.partition() or 0, headers["ce_id"], key.decode(), int(headers["ce_sequence"]), headers, value)
