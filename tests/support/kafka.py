@@ -1,7 +1,7 @@
 """Relays and consumers in threads, and the messages that a reader of the topic sees."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import msgspec
-from confluent_kafka import Consumer, Message
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from sqlalchemy import Engine, text
 
 from consumers.dead_letters import KafkaDeadLetters
@@ -17,6 +17,7 @@ from consumers.kafka import KafkaConsumer
 from consumers.kafka_subscription import KafkaSubscription
 from consumers.sink import Sink
 from relays.kafka import KafkaRelay, kafka_relay
+from relays.ports import OutboxRow
 from schema.database.tables import LANES
 from schema.kafka import topics
 from schema.kafka.names import Names
@@ -53,9 +54,11 @@ def running(run: Callable[[threading.Event], None]) -> Iterator[None]:
 
 
 @contextmanager
-def relaying(engine: Engine, servers: Servers, names: Names) -> Iterator[KafkaRelay]:
+def relaying(
+    engine: Engine, servers: Servers, names: Names, *, report: Callable[[Sequence[OutboxRow]], None] = lambda _: None
+) -> Iterator[KafkaRelay]:
     """A running relay."""
-    relay = kafka_relay(engine, names, properties(servers), lanes=LANES)
+    relay = kafka_relay(engine, names, properties(servers), lanes=LANES, report=report)
     with running(relay.run):
         yield relay
 
@@ -99,17 +102,16 @@ def topic(servers: Servers, name: str) -> list[Seen]:
             "bootstrap.servers": servers.kafka,
             "group.id": uuid4().hex,
             "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
         }
     )
     try:
-        partitions = len(consumer.list_topics(name, timeout=30).topics[name].partitions)
-        consumer.subscribe([name])
+        partitions = consumer.list_topics(name, timeout=30).topics[name].partitions
+        consumer.assign([TopicPartition(name, partition, OFFSET_BEGINNING) for partition in partitions])
         ended: set[int | None] = set()
         seen: list[Seen] = []
-        while len(ended) < partitions:
+        while len(ended) < len(partitions):
             for message in consumer.consume(500, 1.0):
                 if message.error() is not None:
                     ended.add(message.partition())
