@@ -4,6 +4,7 @@ Invariant 5: a reader with `read_committed` sees each event once; what a transac
 """
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ from schema.retry import Backoff, call_with_retry
 _BATCH_BYTES = 1_000_000  # per partition
 _TRANSACTION_MILLISECONDS = 10_000  # how long a transaction that a dead relay left open delays the next owner
 _CALL_SECONDS = 20.0  # longer than a transaction may take, and than a session: a relay that stood still is fenced first
+_FLUSH_SECONDS = 0.05  # between two looks for a refused event
 _GIVE_UP_SECONDS = 25.0  # for a call that ignores its own time limit, _CALL_SECONDS
 _SOURCE = "rag-outbox"
 _REFUSED = {  # Kafka will never accept this event
@@ -63,7 +65,7 @@ class KafkaPublisher:
             "acks": "all",
         }
         self._producer: Producer | None = None
-        self._refused: list[str] = []  # why Kafka rejects events of the open transaction
+        self._refused: list[KafkaError] = []  # why Kafka rejects events of the open transaction
 
     def send(self, rows: Sequence[OutboxRow]) -> Undone | Fenced | Refused | None:
         try:
@@ -72,12 +74,11 @@ class KafkaPublisher:
             if not error.args[0].retriable():
                 raise
             return Undone(error.args[0].str(), in_doubt=False)
-        refused: list[str] = []
-        self._refused = refused
+        self._refused = refused = []
 
         def note_refusal(error: KafkaError | None, _message: Any) -> None:
             if error is not None and error.code() in _REFUSED:
-                refused.append(error.str())
+                refused.append(error)
 
         try:
             producer.begin_transaction()
@@ -85,7 +86,7 @@ class KafkaPublisher:
                 self._produce(producer, row, note_refusal)
             producer.poll(0)
         except KafkaException as error:
-            return self._abort(producer, error)
+            return self._abort(producer, error.args[0])
         return None
 
     def commit(self, offsets: Sequence[LaneOffset], membership: object) -> Outcome:
@@ -95,9 +96,12 @@ class KafkaPublisher:
         positions = [TopicPartition(self._names.lanes_topic, one.lane, one.offset, one.metadata) for one in offsets]
         try:
             call_with_timeout(lambda: producer.send_offsets_to_transaction(positions, membership, _CALL_SECONDS))
+            self._flush(producer)
+            if self._refused:
+                return self._abort(producer, self._refused[0])
             call_with_timeout(lambda: producer.commit_transaction(_CALL_SECONDS))
         except KafkaException as error:
-            return self._abort(producer, error)
+            return self._abort(producer, error.args[0])
         return Published()
 
     def close(self) -> None:
@@ -149,13 +153,18 @@ class KafkaPublisher:
             except BufferError:  # the local queue is full
                 producer.poll(0.1)
 
-    def _abort(self, producer: Producer, error: KafkaException) -> Undone | Fenced | Refused:
+    def _flush(self, producer: Producer) -> None:
+        """Send all events, or end when Kafka refuses one: the client keeps the others until they time out."""
+        deadline = time.monotonic() + _CALL_SECONDS
+        while producer.flush(_FLUSH_SECONDS) and not self._refused and time.monotonic() < deadline:
+            pass
+
+    def _abort(self, producer: Producer, reason: KafkaError) -> Undone | Fenced | Refused:
         """Abort the transaction and classify its error.
 
         No transactional call is repeated, even if its error allows it: see `call_with_timeout`. The committed offsets
         say later whether the transaction was committed.
         """
-        reason: KafkaError = error.args[0]
         aborted = False
         if not reason.fatal():
             try:
@@ -163,11 +172,11 @@ class KafkaPublisher:
                 aborted = True
             except KafkaException as abort_error:  # the broker ends the transaction when its time is over
                 reason = abort_error.args[0]
-        refused = self._refused[0] if self._refused else reason.str() if reason.code() in _REFUSED else None
+        refused = self._refused[0] if self._refused else reason if reason.code() in _REFUSED else None
         in_doubt = refused is None or not aborted
         self._producer = None
         if refused is not None:
-            return Refused(refused, in_doubt)
+            return Refused(refused.str(), in_doubt)
         if reason.code() in _FENCED:
             return Fenced(reason.str(), in_doubt)
         return Undone(reason.str(), in_doubt)

@@ -1,12 +1,19 @@
 """The relay to Kafka on real servers: in order, lossless, exactly once."""
 
+import base64
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # no __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Engine, text
 
@@ -224,3 +231,45 @@ def test_relay_reconnects_to_the_database(servers: Servers, mysql: Engine, names
         kafka.wait_until_empty(mysql)
     administrator.dispose()
     assert {one.doc_id for one in kafka.topic(servers, names.documents_topic)} == {"a", "b"}
+
+
+def test_event_above_a_lowered_limit_holds_up_no_other(servers: Servers, mysql: Engine, names: Names) -> None:
+    set_limit(servers, names.documents_topic, 520_000)
+    with mysql.begin() as connection:  # in the middle, one document of two parts, of which the first is too large
+        for number in range(20):
+            if number == 10:
+                words = (base64.b64encode(random.randbytes(48_750)).decode() for _ in range(10))  # lz4 gains nothing
+                Writer(MODEL).upsert(connection, document("large", *words))
+            Writer(MODEL).upsert(connection, document(f"d{number}", "one"))
+        sizes = text("SELECT payload_bytes > 520000 FROM outbox WHERE aggregate_id = 'large' ORDER BY id")
+        assert connection.execute(sizes).scalars().all() == [1, 0]
+
+    with kafka.relaying(mysql, servers, names):
+        kafka.wait_until_empty(mysql, timeout_seconds=20)  # on a slow machine
+
+    published = {(one.doc_id, one.version) for one in kafka.topic(servers, names.documents_topic)}
+    assert published >= {(f"d{number}", 1) for number in range(20)}
+    with mysql.connect() as connection:
+        letters = connection.execute(text("SELECT aggregate_id FROM outbox_dead_letters")).scalars().all()
+    assert letters == ["large"]
+
+
+def test_batch_stays_below_the_limit_of_the_topic(servers: Servers, mysql: Engine, names: Names) -> None:
+    """Otherwise it would be refused and halved, again and again."""
+    set_limit(servers, names.documents_topic, 600_000)
+    with mysql.begin() as connection:
+        for number in range(100):
+            content = base64.b64encode(random.randbytes(22_500)).decode()
+            Writer(MODEL).upsert(connection, document(f"d{number % 4}", content))
+    batches: list[int] = []
+    with kafka.relaying(mysql, servers, names, report=lambda rows: batches.append(len(rows))):
+        kafka.wait_until_empty(mysql)
+    assert batches == [100]
+
+
+def set_limit(servers: Servers, topic: str, max_message_bytes: int) -> None:
+    entry = ConfigEntry("max.message.bytes", str(max_message_bytes), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()

@@ -112,6 +112,16 @@ class TestSqliteOutbox(SqlOutboxFixtures, EmbeddedOutboxContract):
         return engine
 
 
+def test_older_copy_starts_a_history_before_anything_is_relayed(engine: Engine) -> None:
+    outbox = SqlOutbox(engine)
+    outbox.start_history()
+    outbox.note_relayed(5)  # by a relay on the newer file
+    outbox.start_history()
+    outbox.start_history()
+    reasons = written.rows(engine, "SELECT reason FROM histories ORDER BY number")
+    assert reasons == [("init",), ("an older copy of the file",)]
+
+
 class RealKafka:
     def __init__(self, servers: Servers, names: Names) -> None:
         self._servers = servers
