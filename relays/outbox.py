@@ -28,6 +28,7 @@ from sqlalchemy import (
     null,
     select,
     tuple_,
+    update,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.mysql import BINARY
@@ -251,14 +252,16 @@ def _outbox_row(row: Row[Any], history_id: str) -> OutboxRow:
 
 def _store_dead_letters(connection: Connection, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
     """An event may become a dead letter twice: the newest is kept."""
-    letters = {(letter.stage, letter.envelope.event_id): letter for letter in dead}
-    if not letters:
+    if not dead:
         return
     ids = {row.envelope.event_id: row.id for row in rows}
-    known = tuple_(outbox_dead_letters.c.stage, outbox_dead_letters.c.event_id)
-    connection.execute(delete(outbox_dead_letters).where(known.in_(list(letters))))
-    dead_rows = [_dead_row(ids[letter.envelope.event_id], letter) for letter in letters.values()]
-    connection.execute(insert(outbox_dead_letters), dead_rows)
+    letters = {(one.stage, one.envelope.event_id): _dead_row(ids[one.envelope.event_id], one) for one in dead}
+    key = (outbox_dead_letters.c.stage, outbox_dead_letters.c.event_id)
+    for stage, event_id in connection.execute(select(*key).where(tuple_(*key).in_(list(letters)))).all():
+        known = update(outbox_dead_letters).where(key[0] == stage, key[1] == event_id)
+        connection.execute(known.values(letters.pop((stage, event_id))))
+    if letters:
+        connection.execute(insert(outbox_dead_letters), list(letters.values()))
 
 
 def _dead_row(outbox_id: int, letter: DeadLetter) -> Mapping[str, Any]:

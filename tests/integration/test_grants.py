@@ -18,7 +18,8 @@ from producer import Writer
 from relays.outbox import SqlOutbox
 from schema.database import revision
 from schema.database.connection import connect, reading
-from schema.database.tables import system_identity
+from schema.database.tables import LANES, system_identity
+from schema.failures import DeadLetter
 from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore
 from tests.integration.test_kafka_consumers import wait_until_completed
@@ -26,6 +27,7 @@ from tests.support import kafka
 from tests.support.pipeline import DIMENSION, MODEL, Pipeline, chunk, document
 from tests.support.servers import ROOT, Servers
 from tests.support.waiting import wait_for
+from tests.support.written import rows
 
 pytestmark = pytest.mark.integration
 
@@ -134,6 +136,18 @@ def test_consumer_user_may_mark_a_refused_event(
     ):
         kafka.wait_until_empty(mysql)
         wait_for(lambda: state_of(mysql) == "failed", "the sink to refuse it")
+
+
+def test_relay_user_may_store_a_dead_letter_twice(servers: Servers, mysql: Engine, users: Users, names: Names) -> None:
+    """The second time, the outcome of the first transaction was unknown."""
+    with users.writer.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one"))
+    relay = SqlOutbox(users.relay)
+    [row] = relay.claim_lanes(range(LANES), [], 10, 1_000_000)
+    for reason in ("first", "last"):
+        relay.settle([row], [DeadLetter("relay", row.envelope, reason)])
+    assert rows(mysql, "SELECT error FROM outbox_dead_letters") == [("last",)]
+    assert rows(mysql, "SELECT id FROM outbox") == []
 
 
 def test_binlog_has_only_keys_of_rows_that_the_relay_deletes(mysql: Engine, users: Users) -> None:
