@@ -24,12 +24,11 @@ _CALL_SECONDS = 20.0  # longer than a transaction may take, and than a session: 
 _FLUSH_SECONDS = 0.05  # between two looks for a refused event
 _GIVE_UP_SECONDS = 25.0  # for a call that ignores its own time limit, _CALL_SECONDS
 _SOURCE = "rag-outbox"
-_REFUSED = {  # Kafka will never accept this event
+_REFUSED = {  # Kafka will never accept this event; a wrong timestamp is the fault of this machine's clock
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_MSG,
     KafkaError.INVALID_RECORD,
-    KafkaError.INVALID_TIMESTAMP,
     KafkaError.POLICY_VIOLATION,
 }
 _FENCED = {  # this relay stood still for too long

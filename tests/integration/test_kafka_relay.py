@@ -234,7 +234,7 @@ def test_relay_reconnects_to_the_database(servers: Servers, mysql: Engine, names
 
 
 def test_event_above_a_lowered_limit_holds_up_no_other(servers: Servers, mysql: Engine, names: Names) -> None:
-    set_limit(servers, names.documents_topic, 520_000)
+    configure(servers, names.documents_topic, "max.message.bytes", 520_000)
     with mysql.begin() as connection:  # in the middle, one document of two parts, of which the first is too large
         for number in range(20):
             if number == 10:
@@ -256,7 +256,7 @@ def test_event_above_a_lowered_limit_holds_up_no_other(servers: Servers, mysql: 
 
 def test_batch_stays_below_the_limit_of_the_topic(servers: Servers, mysql: Engine, names: Names) -> None:
     """Otherwise it would be refused and halved, again and again."""
-    set_limit(servers, names.documents_topic, 600_000)
+    configure(servers, names.documents_topic, "max.message.bytes", 600_000)
     with mysql.begin() as connection:
         for number in range(100):
             content = base64.b64encode(random.randbytes(22_500)).decode()
@@ -267,8 +267,22 @@ def test_batch_stays_below_the_limit_of_the_topic(servers: Servers, mysql: Engin
     assert batches == [100]
 
 
-def set_limit(servers: Servers, topic: str, max_message_bytes: int) -> None:
-    entry = ConfigEntry("max.message.bytes", str(max_message_bytes), incremental_operation=AlterConfigOpType.SET)
+def test_wrong_clock_makes_no_dead_letters(
+    servers: Servers, mysql: Engine, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = "message.timestamp.before.max.ms"  # the broker refuses older timestamps, as if the relay's clock were slow
+    configure(servers, names.documents_topic, before, 0)
+    for number in range(5):
+        write(mysql, f"d{number}", "one")
+    with kafka.relaying(mysql, servers, names):
+        wait_for(lambda: "batch_undone" in caplog.text, "the batch to be refused")
+        configure(servers, names.documents_topic, before, 24 * 3_600_000)
+        kafka.wait_until_empty(mysql)
+    assert len(kafka.topic(servers, names.documents_topic)) == 5
+
+
+def configure(servers: Servers, topic: str, name: str, value: int) -> None:
+    entry = ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": servers.kafka})
     for future in admin.incremental_alter_configs([resource]).values():
