@@ -113,7 +113,7 @@ def claim() -> float:
     with _engine.begin() as connection:
         again = select(func.uuid(), *COPIED).where(outbox.c.id.in_(ids))
         connection.execute(insert(outbox).from_select([outbox.c.event_id, *COPIED], again))
-    SqlOutbox(_engine).settle(ids)
+    SqlOutbox(_engine).settle(rows)
     return 1e6 * seconds / len(rows)
 
 

@@ -78,7 +78,7 @@ def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
         create_system(connection, embedding_model=MODEL, dimension=dimension, lanes=LANES)
     names = Names(name)
     kafka: dict[str, str | int | float | bool] = {"bootstrap.servers": found[f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"]}
-    topics.ensure(kafka, names)
+    topics.ensure(kafka, names, LANES)
     _stamp(AdminClient(kafka), names.documents_topic)
     administrator = MilvusClient(found[f"{PREFIX}MILVUS_URI"])
     administrator.create_database(name)

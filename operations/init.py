@@ -1,34 +1,61 @@
-"""`rag-outbox init`: create tables, collection, bucket and topics, and store the embedding model. May be repeated."""
+"""`rag-outbox init`: create tables, collection, bucket and topics, and store the system's identity. May be repeated."""
 
 from contextlib import closing
+
+from sqlalchemy import Engine
 
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from operations import wiring
+from operations.errors import OperationError
 from operations.settings import Settings
 from schema.database import migrate
-from schema.database.history import create_system
+from schema.database.history import NotInitialised, create_system, read_identity
 from schema.database.tables import LANES
 from schema.kafka import topics
 
 
-def init(settings: Settings) -> list[str]:
+class LanesDiffer(OperationError):
+    """Raised when the system exists with another number of lanes; the message names both."""
+
+
+def init(settings: Settings, lanes: int | None = None) -> list[str]:
     """Create what is missing. Returns a line per harmless difference between a topic and what init would create.
 
-    Raises WrongModel if the system has another embedding model, TopicDiffers if a topic cannot be used.
+    A new system has `lanes` lanes. Raises LanesDiffer if the system has another number, WrongModel if it has another
+    embedding model, TopicDiffers if a topic cannot be used.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with wiring.open_system(settings, initialised=False) as system:
         migrate.upgrade(system.engine)
-        with system.engine.begin() as connection:
-            create_system(
-                connection,
-                embedding_model=settings.embedding_model,
-                dimension=settings.vector_dimension,
-                lanes=LANES,
-            )
+        _store_identity(system.engine, settings, lanes)
     with wiring.open_system(settings) as system:
         system.with_milvus(lambda client: MilvusSink(client, settings.vector_dimension).ensure())
         with closing(MinioSink(system.store)) as sink:
             sink.ensure()
-    return [] if settings.kafka is None else topics.ensure(settings.kafka, settings.names)
+        return [] if settings.kafka is None else topics.ensure(settings.kafka, settings.names, system.identity.lanes)
+
+
+def _store_identity(engine: Engine, settings: Settings, lanes: int | None) -> None:
+    with engine.begin() as connection:
+        try:
+            found = read_identity(connection).lanes
+        except NotInitialised:
+            given = lanes or LANES
+            create_system(
+                connection, embedding_model=settings.embedding_model, dimension=settings.vector_dimension, lanes=given
+            )
+            _set_lanes(engine, given)
+            return
+    if lanes not in (None, found):
+        raise LanesDiffer(
+            f"the system has {found} lanes, not {lanes}: their number is fixed when the system is created"
+        )
+
+
+def _set_lanes(engine: Engine, lanes: int) -> None:
+    """Let MySQL compute this number of lanes. The outbox is not used yet: the identity is not committed."""
+    if engine.dialect.name == "mysql":
+        column = f"lane SMALLINT GENERATED ALWAYS AS (mod(crc32(aggregate_id), {lanes:d})) STORED NOT NULL"
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"ALTER TABLE outbox MODIFY {column}")

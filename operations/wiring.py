@@ -22,7 +22,7 @@ from operations.settings import PREFIX, Settings, SettingsError
 from operations.transient_error_counts import count_transient_errors
 from schema.database import revision
 from schema.database.connection import connect, reading
-from schema.database.history import NotInitialised, read_identity
+from schema.database.history import Identity, NotInitialised, read_identity
 from schema.failures import Retryable
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import ObjectStore
@@ -46,6 +46,12 @@ class System:
         self.settings = settings
         self.engine = engine
         self.retries = Counter() if retries is None else retries  # transient errors of the database, by code
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The identity of the system, read once. Raises NotInitialised."""
+        with reading(self.engine) as connection:
+            return read_identity(connection)
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -108,10 +114,11 @@ def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[Sys
     """Open the metadata database. Raises SchemaOutdated or WrongModel if `init` must run first (`initialised`)."""
     engine = _engine(settings)
     try:
+        system = System(settings, engine, count_transient_errors(engine))
         if initialised:
             revision.require_current(engine)
-            _require_model(engine, settings)
-        yield System(settings, engine, count_transient_errors(engine))
+            _require_model(system)
+        yield system
     finally:
         engine.dispose()
 
@@ -136,10 +143,10 @@ def _require_folder(folder: Path, settings: Settings) -> None:
         raise OperationError(f"the folder {folder} cannot be written to")
 
 
-def _require_model(engine: Engine, settings: Settings) -> None:
+def _require_model(system: System) -> None:
+    settings = system.settings
     try:
-        with reading(engine) as connection:
-            found = read_identity(connection)
+        found = system.identity
     except NotInitialised as error:
         wrong = str(error)
     else:

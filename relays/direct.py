@@ -1,7 +1,8 @@
 """The embedded relay: claim, apply, settle, report. It hands outbox rows straight to the sinks, in one process.
 
 Invariants 3 and 4: it reads in id order, each time from the oldest row; a row leaves the outbox only when every sink
-holds it or it became a dead letter. The outbox is the queue, so a crash at any step repeats work and loses none.
+holds it or it became a dead letter. The outbox is the queue, so a crash at any step repeats work and loses none. What
+the sinks may have seen is noted first, so that an older copy of the database is recognised and starts a new history.
 """
 
 import logging
@@ -58,6 +59,7 @@ class DirectRelay:
 
         A failing sink is retried for ever, or for `patience_seconds` per batch; then its Retryable is raised.
         """
+        self._outbox.start_history()
         pause = IdlePause()
         while not stop.is_set():
             rows = self.claim()
@@ -67,6 +69,7 @@ class DirectRelay:
                 stop.wait(pause.next_seconds())
                 continue
             pause.reset()
+            self._outbox.note_relayed(rows[-1].id)
             dead = self.apply_with_retry(rows, stop, patience_seconds)
             if dead is None:
                 return
@@ -104,9 +107,7 @@ class DirectRelay:
 
     def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
         """Remove the rows, and store those that a sink refused as dead letters, in one transaction."""
-        ids = {row.envelope.event_id: row.id for row in rows}
-        letters = [(ids[letter.envelope.event_id], letter) for letter in dead]
-        self._outbox.settle([row.id for row in rows], letters)
+        self._outbox.settle(rows, dead)
 
     def report(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
         """Report settled rows and log dead letters. Raises TooManyDeadLetters."""

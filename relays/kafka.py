@@ -8,6 +8,7 @@ next owner of a lane settles the rows that the last committed transaction names.
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +23,7 @@ from relays.outbox import SqlOutbox
 from relays.ports import Fenced, LaneOffset, Lanes, Outbox, OutboxRow, Outcome, Published, Publisher, Refused, Undone
 from relays.publisher import KafkaPublisher
 from relays.settle import Settler
-from schema.failures import DeadLetter, Retryable
+from schema.failures import DeadLetter
 from schema.kafka.names import Names
 from schema.retry import Backoff
 
@@ -57,6 +58,7 @@ class KafkaRelay:
         self._settling = Background(settling, lanes, backoff)
         self._claimer = Claimer(outbox, lanes, self._claiming)
         self._settler = Settler(outbox, self._settling)
+        self._waiting: AbstractSet[int] = frozenset()  # arriving lanes whose offsets cannot be read yet
         self._stop = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
@@ -90,11 +92,11 @@ class KafkaRelay:
         self._lanes.poll(0)
         if not self._lanes.arriving:
             return
-        try:
-            committed = self._lanes.read_committed()
-        except Retryable as error:
-            _log.info("takeover_waits reason=%s", error)
-            return
+        committed = self._lanes.read_committed()
+        waiting = self._lanes.arriving - committed.keys()
+        if waiting - self._waiting:
+            _log.info("takeover_waits lanes=%s", sorted(waiting))
+        self._waiting = waiting
         named = [row for metadata in committed.values() for row in offset_metadata.decode(metadata)]
         if named:
             settled = self._settler.settle_named(named)
@@ -163,13 +165,14 @@ def kafka_relay(
     names: Names,
     kafka: Mapping[str, Any],
     *,
+    lanes: int,
     report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
 ) -> KafkaRelay:
-    """A relay from a MySQL database to Kafka; `kafka` are librdkafka properties."""
+    """A relay from a MySQL database with this number of lanes to Kafka; `kafka` are librdkafka properties."""
     return KafkaRelay(
         SqlOutbox(engine),
         KafkaLanes(names, kafka),
-        KafkaPublisher(names, kafka),
+        KafkaPublisher(names, kafka, lanes),
         claiming=ThreadPoolExecutor(1, thread_name_prefix="claim"),
         settling=ThreadPoolExecutor(1, thread_name_prefix="settle"),
         report=report,

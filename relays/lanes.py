@@ -12,13 +12,13 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from relays.ports import LaneOffset
-from schema.failures import Retryable
 from schema.kafka.clients import Membership, join_group
 from schema.kafka.names import Names
 
 _log = logging.getLogger(__name__)
 
-_ANSWER_SECONDS = 1.0  # for committed offsets, which time out while a transaction on them is open; for lost lanes
+_ANSWER_SECONDS = 1.0  # for committed offsets, and for lost lanes
+_ANSWER_AGAIN_SECONDS = 0.2  # for a lane that did not answer before, because a transaction on it is open
 
 
 class LaneStates:
@@ -72,6 +72,7 @@ class KafkaLanes(LaneStates):
         self._topic = names.lanes_topic
         self._group = names.relays_group
         self._kafka = kafka
+        self._unanswered: list[int] = []  # lanes without an answer; the next to ask is the first
         self._member: Membership  # both are made by `join`
         self._consumer: Consumer
 
@@ -97,17 +98,35 @@ class KafkaLanes(LaneStates):
         return metadata if self._consumer.memberid() else None
 
     def read_committed(self) -> dict[int, str]:
-        arriving = [TopicPartition(self._topic, lane) for lane in sorted(self.arriving)]
+        """Ask for new lanes together; when that fails, lane by lane, up to the first that does not answer.
+
+        The client answers only when none of the lanes is in an open transaction.
+        """
+        self._unanswered = [lane for lane in self._unanswered if lane in self.arriving]
+        together = sorted(self.arriving.difference(self._unanswered))
+        metadata = self._ask(together, _ANSWER_SECONDS) if together else {}
+        self._unanswered += [lane for lane in together if lane not in metadata]
+        while self._unanswered:
+            lane = self._unanswered.pop(0)
+            answer = self._ask([lane], _ANSWER_AGAIN_SECONDS)
+            if not answer:
+                self._unanswered.append(lane)
+                break
+            metadata |= answer
+        return metadata
+
+    def _ask(self, lanes: Collection[int], seconds: float) -> dict[int, str]:
+        """The metadata of the lanes whose committed offsets can be read."""
         try:
-            answers = self._consumer.committed(arriving, timeout=_ANSWER_SECONDS)
+            answers = self._consumer.committed([TopicPartition(self._topic, lane) for lane in lanes], timeout=seconds)
         except KafkaException as error:
-            raise Retryable(f"committed offsets of the lanes: {error}") from error
+            _log.debug("committed_offsets_unread lanes=%s reason=%s", lanes, error)
+            return {}
         metadata = {}
         for answer in answers:
-            if answer.error is not None:
-                raise Retryable(f"committed offset of lane {answer.partition}: {answer.error}")
-            self._keep_offset(answer.partition, max(answer.offset, 0))
-            metadata[answer.partition] = answer.metadata or ""
+            if answer.error is None:
+                self._keep_offset(answer.partition, max(answer.offset, 0))
+                metadata[answer.partition] = answer.metadata or ""
         return metadata
 
     def has_lost(self, lanes: AbstractSet[int]) -> bool:

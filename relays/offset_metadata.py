@@ -8,14 +8,12 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from relays.ports import OutboxRow
+from relays.ports import Named, OutboxRow
 from schema import varint
 
 _METADATA_BYTES = 4_096 - 1  # Kafka's `offset.metadata.max.bytes`; the client appends a zero byte
 _PACKED_BYTES = _METADATA_BYTES // 4 * 3  # before base64
 _CHECKSUM_BYTES = 4
-
-Named = tuple[int, int]  # outbox id, checksum of the event id
 
 
 def checksum(event_id: str) -> int:
@@ -72,10 +70,10 @@ def decode(metadata: str) -> list[Named]:
     return rows
 
 
-def matching_ids(published: Iterable[Named], found: Iterable[tuple[int, str]]) -> list[int]:
-    """The ids of the rows found, given as (id, event id), that are the rows that were published."""
+def match(published: Iterable[Named], found: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Those of the rows found, given as (id, event id), that are the rows that were published."""
     checksums = dict(published)
-    return [outbox_id for outbox_id, event_id in found if checksums.get(outbox_id) == checksum(event_id)]
+    return [(outbox_id, event_id) for outbox_id, event_id in found if checksums.get(outbox_id) == checksum(event_id)]
 
 
 def _name_by_lane(rows: Iterable[OutboxRow]) -> dict[int, list[Named]]:

@@ -28,15 +28,20 @@ from sqlalchemy import (
     null,
     select,
     tuple_,
+    update,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.mysql import BINARY
 
-from relays.ports import OutboxRow
+from relays import offset_metadata
+from relays.ports import Named, OutboxRow
 from schema.batches import bounded
+from schema.database import sqlite_progress
 from schema.database.connection import reading
+from schema.database.history import NotInitialised, lock_identity
 from schema.database.outbox_rows import envelope_of
-from schema.database.tables import outbox, outbox_dead_letters
+from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.tables import outbox, outbox_dead_letters, system_identity
 from schema.events.events import Envelope
 from schema.failures import DeadLetter
 
@@ -48,8 +53,10 @@ _GROUP_BYTES = 1024 * 1024
 _WHOLE = "/*+ SET_VAR(group_concat_max_len = 1073741824) */"  # GROUP_CONCAT would cut off after 1 KiB
 _OLDEST = "(SELECT id, payload_bytes FROM outbox WHERE lane = {lane:d}{skip} ORDER BY id LIMIT {rows:d})"
 _SIZES_AS_JSON = (
-    f"SELECT {_WHOLE} CONCAT('[', GROUP_CONCAT('[', id, ',', payload_bytes, ']'), ']') FROM ({{lanes}}) AS oldest"
+    f"SELECT {_WHOLE} (SELECT history_id FROM system_identity WHERE id = 1), "
+    "CONCAT('[', GROUP_CONCAT('[', id, ',', payload_bytes, ']'), ']') FROM ({lanes}) AS oldest"
 )
+_HISTORY = select(system_identity.c.history_id).where(system_identity.c.id == 1)
 _PACKED_ROW = func.concat(
     cast(
         func.json_array(
@@ -98,7 +105,7 @@ _SIZES_DECODER = msgspec.json.Decoder(list[tuple[int, int]])  # id, bytes of the
 
 
 class SqlOutbox:
-    """The outbox in MySQL or, for `claim_oldest` and `settle`, in SQLite."""
+    """The outbox in MySQL or, without `claim_lanes`, in SQLite."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -108,12 +115,20 @@ class SqlOutbox:
         event.listen(self._engine, "connect", _log_small_deletes)
         self._engine.dispose()  # connections that exist would go on logging whole rows
 
+    def start_history(self) -> None:
+        with self._engine.begin() as connection:
+            lock_identity(connection)
+
+    def note_relayed(self, outbox_id: int) -> None:
+        sqlite_progress.note_relayed(self._engine, outbox_id)
+
     def claim_oldest(self, rows: int, size_bytes: int) -> list[OutboxRow]:
         with reading(self._engine) as connection:
+            history_id = _require(connection.execute(_HISTORY).scalar())  # before the rows: see `settle`
             columns = (outbox.c.id, outbox.c.payload_bytes)
             sizes = connection.execute(select(*columns).order_by(outbox.c.id).limit(rows)).all()
             batch = next(bounded(sizes, rows, size_bytes, lambda row: int(row.payload_bytes)), [])
-            return _read(connection, [row.id for row in batch])
+            return _read(connection, [row.id for row in batch], history_id)
 
     def claim_lanes(
         self, lanes: Collection[int], in_flight: Collection[OutboxRow], rows_per_lane: int, size_bytes: int
@@ -121,27 +136,31 @@ class SqlOutbox:
         if not lanes:
             return []
         with reading(self._engine) as connection:
-            sizes = _read_sizes(connection, lanes, in_flight, rows_per_lane)
+            history_id, sizes = _read_sizes(connection, lanes, in_flight, rows_per_lane)
             batch = next(bounded(sizes, len(sizes) or 1, size_bytes, lambda one: one[1]), [])
-            return _read_packed(connection, batch)
+            return _read_packed(connection, batch, history_id)
 
-    def read_event_ids(self, ids: Collection[int]) -> list[tuple[int, str]]:
-        with reading(self._engine) as connection:
-            found = connection.execute(select(outbox.c.id, outbox.c.event_id).where(outbox.c.id.in_(ids)))
-            return [(row.id, row.event_id) for row in found]
-
-    def settle(self, ids: Sequence[int], dead: Sequence[tuple[int, DeadLetter]] = ()) -> None:
-        letters = {(letter.stage, letter.envelope.event_id): (outbox_id, letter) for outbox_id, letter in dead}
+    def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter] = ()) -> None:
+        if not rows:
+            return
         with self._engine.begin() as connection:
-            if letters:  # an event may become a dead letter twice: the newest is kept
-                known = tuple_(outbox_dead_letters.c.stage, outbox_dead_letters.c.event_id)
-                connection.execute(delete(outbox_dead_letters).where(known.in_(list(letters))))
-                connection.execute(insert(outbox_dead_letters), [_dead_row(*letter) for letter in letters.values()])
-            if ids:
-                connection.exec_driver_sql(f"DELETE FROM outbox WHERE {_ids_condition(ids)}")
+            # A new history waits for this lock before it inserts rows, and this waits for one that is starting: a row
+            # that uses an id again is never here in the history of the claim.
+            history_id = connection.execute(_HISTORY.with_for_update(read=True)).scalar()
+            _store_dead_letters(connection, rows, dead)
+            if all(row.history_id == history_id for row in rows):
+                connection.exec_driver_sql(f"DELETE FROM outbox WHERE {_ids_condition(row.id for row in rows)}")
+            else:
+                _delete_exactly(connection, [(row.id, row.envelope.event_id) for row in rows])
+
+    def settle_named(self, named: Collection[Named]) -> int:
+        with self._engine.begin() as connection:
+            ids = [outbox_id for outbox_id, _ in named]
+            found = connection.execute(select(outbox.c.id, outbox.c.event_id).where(outbox.c.id.in_(ids)))
+            return _delete_exactly(connection, offset_metadata.match(named, ((row.id, row.event_id) for row in found)))
 
 
-def unpack(packed: bytes) -> Iterator[OutboxRow]:
+def unpack(packed: bytes, history_id: str) -> Iterator[OutboxRow]:
     """The rows of a packed value. Raises ValueError when MySQL cut it off."""
     at = 0
     while at < len(packed):
@@ -154,30 +173,36 @@ def unpack(packed: bytes) -> Iterator[OutboxRow]:
         envelope = Envelope(
             head.event_id, head.event_type, head.doc_id, head.version, head.content_type, packed[begin:at], headers
         )
-        yield OutboxRow(head.id, head.lane, head.created_at, envelope)
+        yield OutboxRow(head.id, head.lane, head.created_at, envelope, history_id)
 
 
 def _read_sizes(
     connection: Connection, lanes: Collection[int], in_flight: Collection[OutboxRow], rows_per_lane: int
-) -> list[tuple[int, int]]:
-    """(id, bytes of the payload) of the oldest rows of each lane, in id order."""
+) -> tuple[str, list[tuple[int, int]]]:
+    """The history, and (id, bytes of the payload) of the oldest rows of each lane, in id order."""
     runs, single = _find_runs(row.id for row in in_flight)
     skipped = set(single)  # read and left out below: many conditions cost MySQL more than many rows
     most_skipped = max(Counter(row.lane for row in in_flight if row.id in skipped).values(), default=0)
     skip = "".join(f" AND id NOT BETWEEN {first:d} AND {last:d}" for first, last in runs)
     oldest = (_OLDEST.format(lane=lane, skip=skip, rows=rows_per_lane + most_skipped) for lane in sorted(lanes))
-    found = connection.exec_driver_sql(_SIZES_AS_JSON.format(lanes=" UNION ALL ".join(oldest))).scalar()
-    return sorted(one for one in _SIZES_DECODER.decode(found or "[]") if one[0] not in skipped)
+    history_id, found = connection.exec_driver_sql(_SIZES_AS_JSON.format(lanes=" UNION ALL ".join(oldest))).one()
+    return _require(history_id), sorted(one for one in _SIZES_DECODER.decode(found or "[]") if one[0] not in skipped)
 
 
-def _read_packed(connection: Connection, sizes: Sequence[tuple[int, int]]) -> list[OutboxRow]:
+def _require(history_id: str | None) -> str:
+    if history_id is None:
+        raise NotInitialised("the system is not initialised: run rag-outbox init")
+    return history_id
+
+
+def _read_packed(connection: Connection, sizes: Sequence[tuple[int, int]], history_id: str) -> list[OutboxRow]:
     if not sizes:
         return []
     groups = bounded(sizes, _GROUP_ROWS, _GROUP_BYTES, lambda one: one[1])
     conditions = (_ids_condition([outbox_id for outbox_id, _ in group]) for group in groups)
     statement = " UNION ALL ".join(f"({_PACKED_ROWS} WHERE {condition})" for condition in conditions)
     values = connection.exec_driver_sql(statement).scalars()
-    rows = [row for value in values if value is not None for row in unpack(value)]
+    rows = [row for value in values if value is not None for row in unpack(value, history_id)]
     return sorted(rows, key=lambda row: row.id)
 
 
@@ -203,15 +228,40 @@ def _find_runs(ids: Iterable[int]) -> tuple[list[tuple[int, int]], list[int]]:
     return runs, single
 
 
-def _read(connection: Connection, ids: Sequence[int]) -> list[OutboxRow]:
+def _delete_exactly(connection: Connection, rows: Iterable[tuple[int, str]]) -> int:
+    """Delete the rows that have this id and this event id; return how many."""
+    deleted = 0
+    for some in bounded(rows, IDS_PER_STATEMENT):
+        by_id = outbox.c.id.in_([outbox_id for outbox_id, _ in some])  # the index; the rest compares
+        exact = tuple_(outbox.c.id, outbox.c.event_id).in_(some)
+        deleted += connection.execute(delete(outbox).where(by_id, exact)).rowcount
+    return deleted
+
+
+def _read(connection: Connection, ids: Sequence[int], history_id: str) -> list[OutboxRow]:
     if not ids:
         return []
     rows = connection.execute(select(outbox).where(outbox.c.id.in_(ids)).order_by(outbox.c.id))
-    return [_outbox_row(row) for row in rows]
+    return [_outbox_row(row, history_id) for row in rows]
 
 
-def _outbox_row(row: Row[Any]) -> OutboxRow:
-    return OutboxRow(row.id, row.lane, row.created_at.replace(tzinfo=UTC).isoformat(), envelope_of(row))
+def _outbox_row(row: Row[Any], history_id: str) -> OutboxRow:
+    created_at = row.created_at.replace(tzinfo=UTC).isoformat()
+    return OutboxRow(row.id, row.lane, created_at, envelope_of(row), history_id)
+
+
+def _store_dead_letters(connection: Connection, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
+    """An event may become a dead letter twice: the newest is kept."""
+    if not dead:
+        return
+    ids = {row.envelope.event_id: row.id for row in rows}
+    letters = {(one.stage, one.envelope.event_id): _dead_row(ids[one.envelope.event_id], one) for one in dead}
+    key = (outbox_dead_letters.c.stage, outbox_dead_letters.c.event_id)
+    for stage, event_id in connection.execute(select(*key).where(tuple_(*key).in_(list(letters)))).all():
+        known = update(outbox_dead_letters).where(key[0] == stage, key[1] == event_id)
+        connection.execute(known.values(letters.pop((stage, event_id))))
+    if letters:
+        connection.execute(insert(outbox_dead_letters), list(letters.values()))
 
 
 def _dead_row(outbox_id: int, letter: DeadLetter) -> Mapping[str, Any]:

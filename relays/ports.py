@@ -19,6 +19,10 @@ class OutboxRow(msgspec.Struct, frozen=True, gc=False):  # thousands at a time, 
     lane: int
     created_at: str  # RFC 3339, UTC
     envelope: Envelope
+    history_id: str  # the history of the database when the row was claimed
+
+
+Named = tuple[int, int]  # a published row: outbox id, checksum of the event id
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,12 @@ class Outbox(Protocol):
     def open(self) -> None:
         """Prepare the connections of a relay to Kafka."""
 
+    def start_history(self) -> None:
+        """Start a new history if this database is an older copy or on another server: before anything is claimed."""
+
+    def note_relayed(self, outbox_id: int) -> None:
+        """Note durably that rows up to this id are about to reach the sinks."""
+
     def claim_oldest(self, rows: int, size_bytes: int) -> list[OutboxRow]:
         """Read the oldest rows of all lanes in id order, bounded in rows and bytes."""
 
@@ -79,11 +89,14 @@ class Outbox(Protocol):
     ) -> list[OutboxRow]:
         """Read the oldest rows of each lane that are not in flight, in id order, bounded per lane and in bytes."""
 
-    def read_event_ids(self, ids: Collection[int]) -> list[tuple[int, str]]:
-        """Return (id, event id) of the rows that still exist."""
+    def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter] = ()) -> None:
+        """Remove claimed rows, and store dead letters of some of them. Idempotent.
 
-    def settle(self, ids: Sequence[int], dead: Sequence[tuple[int, DeadLetter]] = ()) -> None:
-        """Remove rows and store dead letters, given as (id, dead letter). Idempotent."""
+        In another history than that of the claim, an id may belong to another row: that row stays.
+        """
+
+    def settle_named(self, named: Collection[Named]) -> int:
+        """Remove those of the named rows that are still the ones that were published; return how many."""
 
 
 class Lanes(Protocol):
@@ -112,9 +125,9 @@ class Lanes(Protocol):
         """Return what a transaction must carry; None while this relay is not a member."""
 
     def read_committed(self) -> dict[int, str]:
-        """Return the metadata of the committed offset of each arriving lane.
+        """Return the metadata of the committed offset of each arriving lane that can be read now.
 
-        Raises Retryable while a transaction on one of them is open, or when the group does not answer.
+        A lane whose offset is in an open transaction is missing; all are when the group does not answer.
         """
 
     def take_over(self, lanes: Collection[int]) -> None:
@@ -140,7 +153,10 @@ class Lanes(Protocol):
 
 
 class Publisher(Protocol):
-    """One Kafka transaction per batch: its events, and the offsets that name them, all or nothing (invariant 5)."""
+    """One Kafka transaction per batch: its events, and the offsets that name them, all or nothing (invariant 5).
+
+    An event goes to the partition with the number of its lane, so that an open transaction holds up its own lanes only.
+    """
 
     def send(self, rows: Sequence[OutboxRow]) -> Undone | Fenced | Refused | None:
         """Begin a transaction and send the rows in order. None: it is open; `commit` must follow."""

@@ -4,6 +4,7 @@ Invariant 5: a reader with `read_committed` sees each event once; what a transac
 """
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -12,20 +13,22 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from relays.ports import Fenced, LaneOffset, OutboxRow, Outcome, Published, Refused, Undone
+from schema.kafka import topics
 from schema.kafka.clients import for_producer
 from schema.kafka.names import Names
 from schema.retry import Backoff, call_with_retry
 
+_BATCH_BYTES = 1_000_000  # per partition
 _TRANSACTION_MILLISECONDS = 10_000  # how long a transaction that a dead relay left open delays the next owner
 _CALL_SECONDS = 20.0  # longer than a transaction may take, and than a session: a relay that stood still is fenced first
+_FLUSH_SECONDS = 0.05  # between two looks for a refused event
 _GIVE_UP_SECONDS = 25.0  # for a call that ignores its own time limit, _CALL_SECONDS
 _SOURCE = "rag-outbox"
-_REFUSED = {  # Kafka will never accept this event
+_REFUSED = {  # Kafka will never accept this event; a wrong timestamp is the fault of this machine's clock
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_MSG,
     KafkaError.INVALID_RECORD,
-    KafkaError.INVALID_TIMESTAMP,
     KafkaError.POLICY_VIOLATION,
 }
 _FENCED = {  # this relay stood still for too long
@@ -39,15 +42,19 @@ _FENCED = {  # this relay stood still for too long
 
 
 class KafkaPublisher:
-    """Connects a transactional producer when it needs one, and replaces it after a failure."""
+    """Connects a transactional producer when it needs one, and replaces it after each failure.
 
-    def __init__(self, names: Names, kafka: Mapping[str, Any]) -> None:
+    After a refused event a producer may count wrong: Kafka would find a gap in its sequence numbers.
+    """
+
+    def __init__(self, names: Names, kafka: Mapping[str, Any], lanes: int) -> None:
         self._names = names
+        self._kafka = kafka
+        self._lanes = lanes
         self._settings = {
             "linger.ms": 5,
-            "batch.size": 1_000_000,
+            "batch.size": _BATCH_BYTES,
             "compression.type": "lz4",
-            "partitioner": "murmur2_random",
             "transaction.timeout.ms": _TRANSACTION_MILLISECONDS,
             "queue.buffering.max.messages": 1_000_000,
             "delivery.report.only.error": True,
@@ -57,7 +64,7 @@ class KafkaPublisher:
             "acks": "all",
         }
         self._producer: Producer | None = None
-        self._refused: list[str] = []  # why Kafka rejects events of the open transaction
+        self._refused: list[KafkaError] = []  # why Kafka rejects events of the open transaction
 
     def send(self, rows: Sequence[OutboxRow]) -> Undone | Fenced | Refused | None:
         try:
@@ -66,12 +73,11 @@ class KafkaPublisher:
             if not error.args[0].retriable():
                 raise
             return Undone(error.args[0].str(), in_doubt=False)
-        refused: list[str] = []
-        self._refused = refused
+        self._refused = refused = []
 
         def note_refusal(error: KafkaError | None, _message: Any) -> None:
             if error is not None and error.code() in _REFUSED:
-                refused.append(error.str())
+                refused.append(error)
 
         try:
             producer.begin_transaction()
@@ -79,7 +85,7 @@ class KafkaPublisher:
                 self._produce(producer, row, note_refusal)
             producer.poll(0)
         except KafkaException as error:
-            return self._abort(producer, error)
+            return self._abort(producer, error.args[0])
         return None
 
     def commit(self, offsets: Sequence[LaneOffset], membership: object) -> Outcome:
@@ -89,9 +95,12 @@ class KafkaPublisher:
         positions = [TopicPartition(self._names.lanes_topic, one.lane, one.offset, one.metadata) for one in offsets]
         try:
             call_with_timeout(lambda: producer.send_offsets_to_transaction(positions, membership, _CALL_SECONDS))
+            self._flush(producer)
+            if self._refused:
+                return self._abort(producer, self._refused[0])
             call_with_timeout(lambda: producer.commit_transaction(_CALL_SECONDS))
         except KafkaException as error:
-            return self._abort(producer, error)
+            return self._abort(producer, error.args[0])
         return Published()
 
     def close(self) -> None:
@@ -104,7 +113,8 @@ class KafkaPublisher:
         if self._producer is None:
             # Each producer has its own transactional id: the membership in the group fences a relay, not the id.
             transactional_id = f"{self._names.relays_group}-{uuid.uuid4().hex}"
-            producer = Producer({**self._settings, "transactional.id": transactional_id})
+            batch = min(int(self._settings["batch.size"]), self._read_limit() // 10 * 9)
+            producer = Producer({**self._settings, "batch.size": batch, "transactional.id": transactional_id})
             call_with_retry(
                 lambda: call_with_timeout(lambda: producer.init_transactions(_CALL_SECONDS)),
                 retry_on=lambda error: isinstance(error, KafkaException) and error.args[0].retriable(),
@@ -114,6 +124,16 @@ class KafkaPublisher:
             self._producer = producer
         return self._producer
 
+    def _read_limit(self) -> int:
+        """How many bytes the topic takes per batch, and per event. Raises TopicDiffers, KafkaException."""
+        try:
+            return topics.read_message_limit(self._kafka, self._names.documents_topic, self._lanes)
+        except KafkaException as error:
+            reason: KafkaError = error.args[0]
+            if reason.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise
+            raise KafkaException(KafkaError(reason.code(), reason.str(), retriable=True)) from error
+
     def _produce(
         self, producer: Producer, row: OutboxRow, on_delivery: Callable[[KafkaError | None, Any], None]
     ) -> None:
@@ -122,6 +142,7 @@ class KafkaPublisher:
             try:
                 producer.produce(
                     self._names.documents_topic,
+                    partition=row.lane,
                     key=envelope.doc_id.encode(),
                     value=envelope.payload,
                     headers=_headers(row),
@@ -131,13 +152,18 @@ class KafkaPublisher:
             except BufferError:  # the local queue is full
                 producer.poll(0.1)
 
-    def _abort(self, producer: Producer, error: KafkaException) -> Undone | Fenced | Refused:
+    def _flush(self, producer: Producer) -> None:
+        """Send all events, or end when Kafka refuses one: the client keeps the others until they time out."""
+        deadline = time.monotonic() + _CALL_SECONDS
+        while producer.flush(_FLUSH_SECONDS) and not self._refused and time.monotonic() < deadline:
+            pass
+
+    def _abort(self, producer: Producer, reason: KafkaError) -> Undone | Fenced | Refused:
         """Abort the transaction and classify its error.
 
         No transactional call is repeated, even if its error allows it: see `call_with_timeout`. The committed offsets
         say later whether the transaction was committed.
         """
-        reason: KafkaError = error.args[0]
         aborted = False
         if not reason.fatal():
             try:
@@ -145,12 +171,11 @@ class KafkaPublisher:
                 aborted = True
             except KafkaException as abort_error:  # the broker ends the transaction when its time is over
                 reason = abort_error.args[0]
-        refused = self._refused[0] if self._refused else reason.str() if reason.code() in _REFUSED else None
+        refused = self._refused[0] if self._refused else reason if reason.code() in _REFUSED else None
         in_doubt = refused is None or not aborted
-        if in_doubt:
-            self._producer = None
+        self._producer = None
         if refused is not None:
-            return Refused(refused, in_doubt)
+            return Refused(refused.str(), in_doubt)
         if reason.code() in _FENCED:
             return Fenced(reason.str(), in_doubt)
         return Undone(reason.str(), in_doubt)

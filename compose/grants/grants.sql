@@ -32,7 +32,7 @@ GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync reads vector
 
 -- The relay: `rag-outbox relay`. It never sees a document.
 GRANT SELECT, DELETE ON outbox TO 'rag-relay';
-GRANT INSERT ON outbox_dead_letters TO 'rag-relay';
+GRANT INSERT, UPDATE, SELECT (stage, event_id) ON outbox_dead_letters TO 'rag-relay'; -- UPDATE: an event that died before
 GRANT SESSION_VARIABLES_ADMIN ON *.* TO 'rag-relay'; -- optional: without it, the binlog contains each payload twice
 
 -- The consumer: `rag-outbox consume`, for any sink. It never sees the outbox, and in documents and chunks it can change

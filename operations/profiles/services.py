@@ -29,7 +29,8 @@ def relay(system: System) -> int:
         raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
     _enable_info_logs("relays")
     stop = stop_on_signals()
-    kafka_relay(system.engine, system.settings.names, kafka, report=report).run(stop)
+    lanes = system.identity.lanes
+    kafka_relay(system.engine, system.settings.names, kafka, lanes=lanes, report=report).run(stop)
     return published
 
 

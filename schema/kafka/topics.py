@@ -9,16 +9,17 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]  # no __all__
 
 from schema import limits
-from schema.database.tables import LANES
+from schema.kafka.clients import for_producer
 from schema.kafka.names import Names
 from schema.retry import Backoff, call_with_retry
 from schema.sinks import SINKS
 
 _CALL_SECONDS = 30.0
+_READ_SECONDS = 5.0  # by a relay, which serves its group afterwards
 _BACKOFF = Backoff(0.2, 0.4)
-_DOCUMENT_PARTITIONS = 12  # the most consumers per sink that have work
 _DAY = 24 * 3600 * 1000  # milliseconds
 _MESSAGE_BYTES = 2 * limits.EVENT_BYTES  # an event, its headers, and a reserve for writers in other languages
+_LEAST_MESSAGE_BYTES = limits.EVENT_BYTES + 64 * 1024  # the largest event of our writer with its headers
 
 
 class TopicDiffers(Exception):
@@ -35,12 +36,13 @@ class Topic:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def expected_topics(names: Names) -> list[Topic]:
+def expected_topics(names: Names, lanes: int) -> list[Topic]:
+    """A lane is a partition, in the topic of documents as well as in that of the relays."""
     message = {"max.message.bytes": str(_MESSAGE_BYTES)}
     events = {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY), "compression.type": "producer", **message}
     return [
-        Topic(names.documents_topic, _DOCUMENT_PARTITIONS, settings=events),
-        Topic(names.lanes_topic, LANES, fixed=True),
+        Topic(names.documents_topic, lanes, fixed=True, settings=events),
+        Topic(names.lanes_topic, lanes, fixed=True),
         *(
             Topic(names.dead_letters_topic(sink), 1, settings={**events, "retention.ms": str(30 * _DAY)})
             for sink in SINKS
@@ -48,11 +50,11 @@ def expected_topics(names: Names) -> list[Topic]:
     ]
 
 
-def ensure(kafka: Mapping[str, Any], names: Names) -> list[str]:
+def ensure(kafka: Mapping[str, Any], names: Names, lanes: int) -> list[str]:
     """Create missing topics; return harmless differences of existing ones. Raises TopicDiffers on a harmful one."""
-    admin = AdminClient(dict(kafka))
+    admin = AdminClient(for_producer(kafka))
     brokers = len(admin.list_topics(timeout=_CALL_SECONDS).brokers)
-    topics = expected_topics(names)
+    topics = expected_topics(names, lanes)
     created = admin.create_topics(
         [
             NewTopic(
@@ -80,26 +82,42 @@ def ensure(kafka: Mapping[str, Any], names: Names) -> list[str]:
     return differences
 
 
+def read_message_limit(kafka: Mapping[str, Any], topic: str, lanes: int) -> int:
+    """The topic's max.message.bytes. Raises TopicDiffers unless it has a partition per lane, KafkaException."""
+    admin = AdminClient({"log_level": 4, **for_producer(kafka)})  # it warns, and does not tell of its end
+    _require_partitions(admin, topic, lanes, _READ_SECONDS)
+    return int(_read_configs(admin, topic, _READ_SECONDS)["max.message.bytes"].value)
+
+
 def _unknown_topic(error: BaseException) -> bool:
     return isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
 def _compare(admin: AdminClient, topic: Topic) -> list[str]:
-    described = admin.list_topics(topic.name, timeout=_CALL_SECONDS).topics[topic.name]
-    if described.error is not None:
-        raise KafkaException(described.error)
-    partitions = len(described.partitions)
-    if topic.fixed and partitions != topic.partitions:
-        raise TopicDiffers(f"topic {topic.name} has {partitions} partitions, and must have {topic.partitions}")
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic.name)
-    found = admin.describe_configs([resource])[resource].result()
+    if topic.fixed:
+        _require_partitions(admin, topic.name, topic.partitions)
+    found = _read_configs(admin, topic.name)
     differences = []
     for name, value in topic.settings.items():
         actual = found[name].value
-        if name == "max.message.bytes" and int(actual) < limits.EVENT_BYTES:
-            raise TopicDiffers(f"topic {topic.name} has {name}={actual}, and must have at least {limits.EVENT_BYTES}")
+        if name == "max.message.bytes" and int(actual) < _LEAST_MESSAGE_BYTES:
+            raise TopicDiffers(f"topic {topic.name} has {name}={actual}, and must have at least {_LEAST_MESSAGE_BYTES}")
         if name == "cleanup.policy" and "compact" in actual:
             raise TopicDiffers(f"topic {topic.name} has {name}={actual}: compaction drops events that others need")
         if actual != value:
             differences.append(f"topic {topic.name} has {name}={actual}; init would have set {value}")
     return differences
+
+
+def _require_partitions(admin: AdminClient, topic: str, partitions: int, seconds: float = _CALL_SECONDS) -> None:
+    described = admin.list_topics(topic, timeout=seconds).topics[topic]
+    if described.error is not None:
+        raise KafkaException(described.error)
+    if len(described.partitions) != partitions:
+        raise TopicDiffers(f"topic {topic} has {len(described.partitions)} partitions, and must have {partitions}")
+
+
+def _read_configs(admin: AdminClient, topic: str, seconds: float = _CALL_SECONDS) -> Any:
+    """The topic's configuration, by name."""
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    return admin.describe_configs([resource], request_timeout=seconds)[resource].result()

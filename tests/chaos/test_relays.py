@@ -29,6 +29,7 @@ PROMISED_SECONDS = 20  # in the README: the session plus the time limit of an op
 SLOW_MACHINE_SECONDS = 15
 TEXT_BYTES = 20_000  # per document, so that a batch takes a while
 DOCUMENTS_PER_WRITE = 20
+READ_SECONDS = 8  # far less than the transaction of the killed relay stays open
 PAUSE_SECONDS = 0.05  # between two writes
 SLOW = {  # a relay that sends slowly, and whose open transaction outlives the test
     "kafka_queue_buffering_max_kbytes": "100",
@@ -59,13 +60,17 @@ class Load:
 
     def write(self, lanes: set[int]) -> None:
         """Write a new version of some documents in these lanes."""
-        doc_ids = [f"doc-{number}" for number in range(200) if crc32(b"doc-%d" % number) % LANES in lanes]
+        doc_ids = self.documents_in(lanes)
         chosen = random.sample(doc_ids, min(len(doc_ids), DOCUMENTS_PER_WRITE))
         with self._engine.begin() as connection:
             documents = [document(doc_id, random.randbytes(TEXT_BYTES // 2).hex()) for doc_id in chosen]
             self._writer.upsert_many(connection, documents)
         for doc_id in chosen:
             self.written[doc_id] = self.written.get(doc_id, 0) + 1
+
+    @staticmethod
+    def documents_in(lanes: set[int]) -> list[str]:
+        return [f"doc-{number}" for number in range(200) if crc32(b"doc-%d" % number) % LANES in lanes]
 
     @contextmanager
     def in_lanes(self, lanes: set[int]) -> Iterator[None]:
@@ -160,6 +165,37 @@ def test_killed_relay_delays_its_lanes_no_longer_than_promised(
     kafka.assert_exactly_once_and_in_order(seen, load.written)
     sys.stdout.write(f"all events were visible {seconds:.1f} seconds after the kill\n")
     assert seconds < PROMISED_SECONDS + SLOW_MACHINE_SECONDS
+
+
+def test_killed_relay_holds_up_its_own_lanes_only(
+    folder: Folder, servers: Servers, mysql: Engine, names: Names
+) -> None:
+    load = Load(mysql)
+
+    def readable_versions() -> dict[str, int]:
+        return {
+            one.doc_id: one.version for one in kafka.topic(servers, names.documents_topic) if one.partition in lanes
+        }
+
+    def write_and_read() -> None:
+        load.write(lanes)
+        written = {doc_id: load.written[doc_id] for doc_id in load.documents_in(lanes) if doc_id in load.written}
+        began = time.monotonic()
+        wait_for(lambda: readable_versions() == written, "the events of the other relay", timeout_seconds=READ_SECONDS)
+        seconds.append(time.monotonic() - began)
+
+    with services(folder) as some:
+        killed, other = two_relays(some, kafka_session_timeout_ms="6000", kafka_transaction_timeout_ms="120000")
+        pause_in_a_transaction(some, killed, load, offsets=True)
+        lanes = some.owned(other)
+        killed.kill()
+        seconds: list[float] = []
+        while len(some.owned(other)) < LANES:  # until the session of the killed relay ends
+            write_and_read()
+        for _ in range(5):  # now the other relay asks for the offsets in the open transaction
+            write_and_read()
+        assert some.offsets_in_transaction()
+        sys.stdout.write(f"{len(seconds)} writes were readable after {max(seconds):.1f} seconds at most\n")
 
 
 def test_invariant_4_lossless_with_relays_as_processes(

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(400)]
 
 WRITERS = 4
 KINDS = ("relay", "milvus", "minio")
-LANES_OR_PARTITIONS = {"relay": LANES, "milvus": 12, "minio": 12}
+LANES_OR_PARTITIONS = {"relay": LANES, "milvus": LANES, "minio": LANES}
 SECONDS_AT_WORK = (1.0, 4.0)  # before a kill
 KILLS = 9  # at least
 HANDOVER_SECONDS = 30.0  # half of the session; allows for a slow machine

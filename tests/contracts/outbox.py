@@ -4,12 +4,14 @@ from collections.abc import Callable, Collection
 
 import pytest
 
+from relays.offset_metadata import checksum
 from relays.ports import Outbox, OutboxRow
 from schema.database.tables import LANES
 from schema.failures import DeadLetter
 
 MIB = 1024 * 1024
 ALL_LANES = range(LANES)
+FailOver = Callable[[], None]  # the outbox is empty, uses its ids again, and is in a new history
 Append = Callable[[str, int, bytes], None]  # document, version, payload
 DeadLetters = Callable[[], list[tuple[str, int, bytes, str]]]  # document, version, payload, reason
 
@@ -19,7 +21,7 @@ def names(rows: Collection[OutboxRow]) -> list[tuple[str, int]]:
 
 
 class EmbeddedOutboxContract:
-    """For the relay in one process. Derive a class with fixtures `outbox`, `append` and `dead_letters`."""
+    """For the relay in one process. Derive a class with fixtures `outbox`, `append`, `dead_letters`, `fail_over`."""
 
     def test_claim_oldest_returns_rows_in_id_order(self, outbox: Outbox, append: Append) -> None:
         for version in (1, 2, 3):
@@ -39,16 +41,33 @@ class EmbeddedOutboxContract:
     def test_settled_rows_are_gone(self, outbox: Outbox, append: Append) -> None:
         for version in (1, 2, 3):
             append("d", version, b"")
-        ids = [row.id for row in outbox.claim_oldest(10, MIB)]
-        outbox.settle(ids[:2])
-        outbox.settle(ids[:2])
+        rows = outbox.claim_oldest(10, MIB)
+        outbox.settle(rows[:2])
+        outbox.settle(rows[:2])
         assert names(outbox.claim_oldest(10, MIB)) == [("d", 3)]
+
+    def test_settle_in_a_new_history_keeps_rows_with_reused_ids(
+        self, outbox: Outbox, append: Append, fail_over: FailOver
+    ) -> None:
+        append("lost", 1, b"")
+        append("kept", 1, b"")
+        lost, kept = outbox.claim_oldest(10, MIB)
+        fail_over()
+        append("new", 1, b"")
+        append("kept", 1, b"")
+        new, inherited = outbox.claim_oldest(10, MIB)
+        assert (new.id, inherited.id, inherited.envelope.event_id) == (lost.id, kept.id, kept.envelope.event_id)
+        assert new.history_id != lost.history_id
+        outbox.settle([lost, kept])
+        assert outbox.claim_oldest(10, MIB) == [new]
+        outbox.settle([new])
+        assert outbox.claim_oldest(10, MIB) == []
 
     def test_dead_letter_is_stored_once(self, outbox: Outbox, append: Append, dead_letters: DeadLetters) -> None:
         append("d", 1, b"payload")
         [row] = outbox.claim_oldest(10, MIB)
         for reason in ("first", "last"):
-            outbox.settle([row.id], [(row.id, DeadLetter("relay", row.envelope, reason))])
+            outbox.settle([row], [DeadLetter("relay", row.envelope, reason)])
         assert outbox.claim_oldest(10, MIB) == []
         assert dead_letters() == [("d", 1, b"payload", "last")]
 
@@ -87,12 +106,14 @@ class OutboxContract(EmbeddedOutboxContract):
         assert {row.envelope.doc_id for row in claimed} == {doc_id for doc_id, one in lanes.items() if one == lane}
         assert outbox.claim_lanes([], [], 100, MIB) == []
 
-    def test_event_ids_are_of_rows_that_still_exist(self, outbox: Outbox, append: Append) -> None:
-        append("d", 1, b"")
-        append("d", 2, b"")
-        first, second = outbox.claim_lanes(ALL_LANES, [], 10, MIB)
-        outbox.settle([first.id])
-        assert outbox.read_event_ids([first.id, second.id]) == [(second.id, second.envelope.event_id)]
+    def test_named_rows_are_settled_if_they_still_exist(self, outbox: Outbox, append: Append) -> None:
+        for version in (1, 2, 3):
+            append("d", version, b"")
+        first, second, third = outbox.claim_lanes(ALL_LANES, [], 10, MIB)
+        outbox.settle([first])
+        named = [(row.id, checksum(row.envelope.event_id)) for row in (first, second)]
+        assert outbox.settle_named([*named, (third.id, checksum("another"))]) == 1
+        assert outbox.claim_lanes(ALL_LANES, [], 10, MIB) == [third]
 
     @pytest.mark.parametrize("payload", [b"", b"pay\n \x00load", bytes(range(256))])
     def test_claim_returns_any_payload(self, outbox: Outbox, append: Append, payload: bytes) -> None:

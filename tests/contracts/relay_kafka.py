@@ -1,13 +1,13 @@
 """What the group of relays and their transactions owe a relay."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
 from relays.ports import Fenced, LaneOffset, Lanes, OutboxRow, Outcome, Published, Publisher, Refused
 from schema.database.tables import LANES
 from schema.events.events import Envelope
-from schema.failures import Retryable
 from tests.support.waiting import wait_for
 
 ALL_LANES = set(range(LANES))
@@ -24,10 +24,13 @@ class RelayKafka(Protocol):
     def read_event_ids(self) -> list[str]:
         """What a `read_committed` reader sees, in order for one document."""
 
+    def open_transaction(self, lane: int, member: Lanes) -> AbstractContextManager[None]:
+        """A transaction of this member that holds an event and an offset of the lane; aborted in the end."""
+
 
 def row(number: int, lane: int = 0, payload: bytes = b"x") -> OutboxRow:
     envelope = Envelope(f"event-{number}", "type", "d", number, "content/type", payload, {})
-    return OutboxRow(number, lane, "2026-11-21T00:00:00+00:00", envelope)
+    return OutboxRow(number, lane, "2026-11-21T00:00:00+00:00", envelope, "history")
 
 
 def poll_until(condition: Callable[[], bool], *members: Lanes) -> None:
@@ -39,24 +42,22 @@ def poll_until(condition: Callable[[], bool], *members: Lanes) -> None:
     wait_for(look, "the group to change")
 
 
-def read_committed(lanes: Lanes) -> dict[int, str]:
-    found: list[dict[int, str]] = []
+def read_committed(lanes: Lanes, *, without: AbstractSet[int] = frozenset()) -> dict[int, str]:
+    """The metadata of all arriving lanes but some."""
+    found: dict[int, str] = {}
 
     def look() -> bool:
         lanes.poll(0)
-        try:
-            found.append(lanes.read_committed())
-        except Retryable:
-            return False
-        return True
+        found.update(lanes.read_committed())
+        return found.keys() >= lanes.arriving - without
 
     wait_for(look, "committed offsets")
-    return found[-1]
+    return found
 
 
-def take_over(lanes: Lanes) -> dict[int, str]:
-    """Own all arriving lanes; returns their metadata."""
-    committed = read_committed(lanes)
+def take_over(lanes: Lanes, *, without: AbstractSet[int] = frozenset()) -> dict[int, str]:
+    """Own all arriving lanes but some; returns their metadata."""
+    committed = read_committed(lanes, without=without)
     lanes.take_over(committed)
     return committed
 
@@ -120,6 +121,25 @@ class RelayKafkaContract:
         with publishing(kafka) as publisher:
             assert publisher.send([row(1)]) is None
         assert kafka.read_event_ids() == []
+
+    def test_lane_in_an_open_transaction_delays_no_other_takeover(self, kafka: RelayKafka) -> None:
+        with member(kafka) as lanes, publishing(kafka) as publisher:
+            take_over(lanes)
+            assert commit(lanes, publisher, [row(1, lane=3)], "known") == Published()
+            with kafka.open_transaction(3, lanes):
+                lanes.doubt()
+                assert take_over(lanes, without={3}) == dict.fromkeys(ALL_LANES - {3}, "")
+                assert (lanes.owned, lanes.arriving) == (ALL_LANES - {3}, {3})
+            assert take_over(lanes) == {3: "known"}
+            assert lanes.owned == ALL_LANES
+
+    def test_open_transaction_hides_events_of_its_own_lane_only(self, kafka: RelayKafka) -> None:
+        with member(kafka) as lanes, publishing(kafka) as publisher:
+            take_over(lanes)
+            with kafka.open_transaction(3, lanes):
+                assert commit(lanes, publisher, [row(1, lane=3), row(2, lane=4)], "") == Published()
+                assert kafka.read_event_ids() == ["event-2"]
+            wait_for(lambda: sorted(kafka.read_event_ids()) == ["event-1", "event-2"], "the end of the transaction")
 
     def test_two_members_share_the_lanes(self, kafka: RelayKafka) -> None:
         with member(kafka) as first:

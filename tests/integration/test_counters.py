@@ -12,6 +12,7 @@ from producer import Document, Writer
 from relays.kafka import kafka_relay
 from relays.ports import OutboxRow
 from schema.database.connection import connect
+from schema.database.tables import LANES
 from schema.kafka.names import Names
 from tests.contracts.milvus_collection import record_requests
 from tests.support import kafka, written
@@ -45,7 +46,7 @@ def test_backlog_is_published_with_few_statements_and_transactions(
             stop.set()
 
     with written.statements(engine) as sent:
-        kafka_relay(engine, names, kafka.properties(servers), report=report).run(stop)
+        kafka_relay(engine, names, kafka.properties(servers), lanes=LANES, report=report).run(stop)
     engine.dispose()
 
     assert kafka.pending(mysql) == 0

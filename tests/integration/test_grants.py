@@ -19,7 +19,8 @@ from producer import Writer
 from relays.outbox import SqlOutbox
 from schema.database import revision
 from schema.database.connection import connect, reading
-from schema.database.tables import system_identity
+from schema.database.tables import LANES, system_identity
+from schema.failures import DeadLetter
 from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore
 from tests.contracts.dead_letters import letter
@@ -29,6 +30,7 @@ from tests.support.foreign_events import lose
 from tests.support.pipeline import DIMENSION, MODEL, Pipeline, applier, chunk, document
 from tests.support.servers import ROOT, Servers
 from tests.support.waiting import wait_for
+from tests.support.written import rows
 
 pytestmark = pytest.mark.integration
 
@@ -155,6 +157,18 @@ def test_consumer_user_may_mark_a_lost_version_and_keep_a_dead_letter(
     assert written.sql("SELECT DISTINCT state FROM sink_states") == [("absent",)]
     assert written.sql("SELECT lost_version FROM suspects") == [(1,)]
     assert written.sql("SELECT event_id FROM outbox_dead_letters") == [("e",)]
+
+
+def test_relay_user_may_store_a_dead_letter_twice(servers: Servers, mysql: Engine, users: Users, names: Names) -> None:
+    """The second time, the outcome of the first transaction was unknown."""
+    with users.writer.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one"))
+    relay = SqlOutbox(users.relay)
+    [row] = relay.claim_lanes(range(LANES), [], 10, 1_000_000)
+    for reason in ("first", "last"):
+        relay.settle([row], [DeadLetter("relay", row.envelope, reason)])
+    assert rows(mysql, "SELECT error FROM outbox_dead_letters") == [("last",)]
+    assert rows(mysql, "SELECT id FROM outbox") == []
 
 
 def test_binlog_has_only_keys_of_rows_that_the_relay_deletes(mysql: Engine, users: Users) -> None:

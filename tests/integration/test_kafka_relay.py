@@ -1,11 +1,19 @@
 """The relay to Kafka on real servers: in order, lossless, exactly once."""
 
+import base64
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # no __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Engine, text
 
@@ -61,7 +69,7 @@ def test_message_is_a_cloud_event_keyed_by_document(servers: Servers, mysql: Eng
         kafka.wait_until_empty(mysql)
 
     [one] = kafka.topic(servers, names.documents_topic)
-    assert one.doc_id == "d"
+    assert (one.doc_id, one.partition) == ("d", crc32(b"d") % LANES)
     time = one.headers.pop("ce_time")
     assert time.endswith("+00:00")
     assert one.headers == {
@@ -181,19 +189,31 @@ def test_lanes_are_shared_and_taken_over(servers: Servers, mysql: Engine, names:
 
 def test_init_names_the_topic_that_differs(servers: Servers, names: Names) -> None:
     properties = {"bootstrap.servers": servers.kafka}
-    assert topics.ensure(properties, names) == []
+    assert topics.ensure(properties, names, LANES) == []
 
     other = Names(f"{names.namespace}-x")
     admin = AdminClient({"bootstrap.servers": servers.kafka})
     new = [
-        NewTopic(other.documents_topic, num_partitions=3, replication_factor=1, config={"retention.ms": "1000"}),
+        NewTopic(other.documents_topic, num_partitions=16, replication_factor=1, config={"retention.ms": "1000"}),
         NewTopic(other.lanes_topic, num_partitions=3, replication_factor=1),
     ]
     for future in admin.create_topics(new).values():
         future.result()
 
     with pytest.raises(topics.TopicDiffers, match=rf"topic {other.lanes_topic} has 3 partitions, and must have 16"):
-        topics.ensure(properties, other)
+        topics.ensure(properties, other, LANES)
+    with pytest.raises(topics.TopicDiffers, match=rf"topic {other.documents_topic} has 16 partitions, and must have 8"):
+        topics.ensure(properties, other, 8)
+
+
+def test_init_refuses_a_limit_below_the_largest_event(servers: Servers) -> None:
+    names = servers.names()
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    config = {"max.message.bytes": "589823"}  # 512 KiB for the event, 64 KiB for its headers
+    topic = NewTopic(names.documents_topic, num_partitions=16, replication_factor=1, config=config)
+    admin.create_topics([topic])[names.documents_topic].result()
+    with pytest.raises(topics.TopicDiffers, match=r"max\.message\.bytes=589823, and must have at least 589824"):
+        topics.ensure({"bootstrap.servers": servers.kafka}, names, LANES)
 
 
 def test_relay_reconnects_to_the_database(servers: Servers, mysql: Engine, names: Names) -> None:
@@ -211,3 +231,59 @@ def test_relay_reconnects_to_the_database(servers: Servers, mysql: Engine, names
         kafka.wait_until_empty(mysql)
     administrator.dispose()
     assert {one.doc_id for one in kafka.topic(servers, names.documents_topic)} == {"a", "b"}
+
+
+def test_event_above_a_lowered_limit_holds_up_no_other(servers: Servers, mysql: Engine, names: Names) -> None:
+    configure(servers, names.documents_topic, "max.message.bytes", 520_000)
+    with mysql.begin() as connection:  # in the middle, one document of two parts, of which the first is too large
+        for number in range(20):
+            if number == 10:
+                words = (base64.b64encode(random.randbytes(48_750)).decode() for _ in range(10))  # lz4 gains nothing
+                Writer(MODEL).upsert(connection, document("large", *words))
+            Writer(MODEL).upsert(connection, document(f"d{number}", "one"))
+        sizes = text("SELECT payload_bytes > 520000 FROM outbox WHERE aggregate_id = 'large' ORDER BY id")
+        assert connection.execute(sizes).scalars().all() == [1, 0]
+
+    with kafka.relaying(mysql, servers, names):
+        kafka.wait_until_empty(mysql, timeout_seconds=20)  # on a slow machine
+
+    published = {(one.doc_id, one.version) for one in kafka.topic(servers, names.documents_topic)}
+    assert published >= {(f"d{number}", 1) for number in range(20)}
+    with mysql.connect() as connection:
+        letters = connection.execute(text("SELECT aggregate_id FROM outbox_dead_letters")).scalars().all()
+    assert letters == ["large"]
+
+
+def test_batch_stays_below_the_limit_of_the_topic(servers: Servers, mysql: Engine, names: Names) -> None:
+    """Otherwise it would be refused and halved, again and again."""
+    configure(servers, names.documents_topic, "max.message.bytes", 600_000)
+    with mysql.begin() as connection:
+        for number in range(100):
+            content = base64.b64encode(random.randbytes(22_500)).decode()
+            Writer(MODEL).upsert(connection, document(f"d{number % 4}", content))
+    batches: list[int] = []
+    with kafka.relaying(mysql, servers, names, report=lambda rows: batches.append(len(rows))):
+        kafka.wait_until_empty(mysql)
+    assert batches == [100]
+
+
+def test_wrong_clock_makes_no_dead_letters(
+    servers: Servers, mysql: Engine, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = "message.timestamp.before.max.ms"  # the broker refuses older timestamps, as if the relay's clock were slow
+    configure(servers, names.documents_topic, before, 0)
+    for number in range(5):
+        write(mysql, f"d{number}", "one")
+    with kafka.relaying(mysql, servers, names):
+        wait_for(lambda: "batch_undone" in caplog.text, "the batch to be refused")
+        configure(servers, names.documents_topic, before, 24 * 3_600_000)
+        kafka.wait_until_empty(mysql)
+    assert len(kafka.topic(servers, names.documents_topic)) == 5
+
+
+def configure(servers: Servers, topic: str, name: str, value: int) -> None:
+    entry = ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()

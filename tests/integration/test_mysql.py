@@ -136,7 +136,7 @@ def test_statements_stay_far_below_max_allowed_packet(mysql: Engine, monkeypatch
             connection, [document(f"many-{n}", *(f"{n} {at}" for at in range(2_000))) for n in range(10)]
         )
     rows = SqlOutbox(mysql).claim_lanes(range(LANES), [], 500, 100 * MIB)
-    SqlOutbox(mysql).settle([row.id for row in rows])
+    SqlOutbox(mysql).settle(rows)
     assert sum(sizes) > 24 * MIB
     assert max(sizes) < 4 * MIB
 

@@ -17,7 +17,7 @@ def test_invariant_11_dead_letter_is_shown_until_sinks_hold_newer_version(pipeli
     pipeline.upsert(document("a", "one"), document("b", "one"))
     outbox = SqlOutbox(pipeline.engine)
     [row] = [row for row in outbox.claim_oldest(10, 10_000) if row.envelope.doc_id == "a"]
-    outbox.settle([row.id], [(row.id, DeadLetter("relay", row.envelope, "too large"))])
+    outbox.settle([row], [DeadLetter("relay", row.envelope, "too large")])
     pipeline.run()
 
     now = status(system)

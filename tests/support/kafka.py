@@ -1,7 +1,7 @@
 """Relays and consumers in threads, and the messages that a reader of the topic sees."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import msgspec
-from confluent_kafka import Consumer, Message
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from sqlalchemy import Engine, text
 
 from consumers.dead_letters import KafkaDeadLetters
@@ -17,6 +17,8 @@ from consumers.kafka import KafkaConsumer
 from consumers.kafka_subscription import KafkaSubscription
 from consumers.sink import Sink
 from relays.kafka import KafkaRelay, kafka_relay
+from relays.ports import OutboxRow
+from schema.database.tables import LANES
 from schema.kafka import topics
 from schema.kafka.names import Names
 from tests.support.pipeline import applier
@@ -31,7 +33,7 @@ def properties(servers: Servers) -> dict[str, Any]:
 
 
 def create_topics(servers: Servers, names: Names) -> None:
-    assert topics.ensure({"bootstrap.servers": servers.kafka}, names) == []
+    assert topics.ensure({"bootstrap.servers": servers.kafka}, names, LANES) == []
 
 
 @contextmanager
@@ -52,9 +54,11 @@ def running(run: Callable[[threading.Event], None]) -> Iterator[None]:
 
 
 @contextmanager
-def relaying(engine: Engine, servers: Servers, names: Names) -> Iterator[KafkaRelay]:
+def relaying(
+    engine: Engine, servers: Servers, names: Names, *, report: Callable[[Sequence[OutboxRow]], None] = lambda _: None
+) -> Iterator[KafkaRelay]:
     """A running relay."""
-    relay = kafka_relay(engine, names, properties(servers))
+    relay = kafka_relay(engine, names, properties(servers), lanes=LANES, report=report)
     with running(relay.run):
         yield relay
 
@@ -83,6 +87,7 @@ def wait_until_empty(engine: Engine, *, timeout_seconds: float = 60.0) -> None:
 
 @dataclass(frozen=True)
 class Seen:
+    partition: int
     event_id: str
     doc_id: str
     version: int
@@ -97,17 +102,16 @@ def topic(servers: Servers, name: str) -> list[Seen]:
             "bootstrap.servers": servers.kafka,
             "group.id": uuid4().hex,
             "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
         }
     )
     try:
-        partitions = len(consumer.list_topics(name, timeout=30).topics[name].partitions)
-        consumer.subscribe([name])
+        partitions = consumer.list_topics(name, timeout=30).topics[name].partitions
+        consumer.assign([TopicPartition(name, partition, OFFSET_BEGINNING) for partition in partitions])
         ended: set[int | None] = set()
         seen: list[Seen] = []
-        while len(ended) < partitions:
+        while len(ended) < len(partitions):
             for message in consumer.consume(500, 1.0):
                 if message.error() is not None:
                     ended.add(message.partition())
@@ -144,4 +148,4 @@ def _seen(message: Message) -> Seen:
     key, value = message.key(), message.value()
     assert isinstance(key, bytes)
     assert isinstance(value, bytes)
-    return Seen(headers["ce_id"], key.decode(), int(headers["ce_sequence"]), headers, value)
+    return Seen(message.partition() or 0, headers["ce_id"], key.decode(), int(headers["ce_sequence"]), headers, value)

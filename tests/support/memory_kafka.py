@@ -14,7 +14,6 @@ from relays.lanes import LaneStates
 from relays.ports import Fenced, LaneOffset, OutboxRow, Outcome, Published, Refused, Undone
 from schema.database.tables import LANES
 from schema.events.events import Envelope
-from schema.failures import Retryable
 
 
 class Fault(Enum):
@@ -49,7 +48,7 @@ class MemoryBroker:
         self.before_commit: deque[Callable[[], None]] = deque()
         self.offsets: dict[int, LaneOffset] = {}
         self.transactions: list[Transaction] = []
-        self.log: list[tuple[Envelope, Transaction]] = []
+        self.partitions: dict[int, list[tuple[Envelope, Transaction]]] = {lane: [] for lane in range(LANES)}
         self.generation = 0
         self._members: dict[str, MemoryLanes] = {}
         self._owners: dict[int, str] = {}  # lane → member id; a lane without an owner is free
@@ -63,8 +62,13 @@ class MemoryBroker:
         return MemoryPublisher(self)
 
     def read(self) -> list[Envelope]:
-        """What a `read_committed` reader sees."""
-        return [envelope for envelope, transaction in self.log if transaction.state == "committed"]
+        """What a `read_committed` reader sees: of each partition, what is before the first open transaction."""
+        return [
+            envelope
+            for partition in self.partitions.values()
+            for envelope, transaction in itertools.takewhile(lambda one: one[1].state != "open", partition)
+            if transaction.state == "committed"
+        ]
 
     def end(self, transaction: Transaction, state: str) -> None:
         if transaction.state == "open":
@@ -149,11 +153,11 @@ class MemoryLanes(LaneStates):
         return GroupMembership(self.member_id, self._generation)
 
     def read_committed(self) -> dict[int, str]:
+        if self._broker.silent:
+            return {}
         pending = {one.lane for each in self._broker.transactions if each.state == "open" for one in each.offsets}
-        if self._broker.silent or pending & self.arriving:
-            raise Retryable("committed offsets: no answer")
         metadata = {}
-        for lane in sorted(self.arriving):
+        for lane in sorted(self.arriving - pending):
             committed = self._broker.offsets.get(lane, LaneOffset(lane, 0, ""))
             self._keep_offset(lane, committed.offset)
             metadata[lane] = committed.metadata
@@ -182,7 +186,7 @@ class MemoryPublisher:
             if self._broker.refuses(row):
                 transaction.refused = f"event {row.envelope.event_id} is refused"
             else:
-                self._broker.log.append((row.envelope, transaction))
+                self._broker.partitions[row.lane].append((row.envelope, transaction))
         return None
 
     def commit(self, offsets: Sequence[LaneOffset], membership: object) -> Outcome:

@@ -1,7 +1,7 @@
 """The loop of the embedded relay, on an outbox in memory, in one thread."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -93,3 +93,25 @@ def test_stop_while_a_sink_fails_keeps_the_rows(outbox: MemoryOutbox) -> None:
 
     assert run(outbox, Sink(failures=9), StopAtFirstWait()) == [("the sink is away", 0.1)]
     assert len(outbox.rows) == 3
+
+
+def test_batch_is_noted_before_the_sinks_get_it(outbox: MemoryOutbox) -> None:
+    with pytest.raises(Retryable):
+        run(outbox, Sink(failures=1), Waits(), patience_seconds=0)
+    assert outbox.relayed == 3
+
+
+def test_history_starts_before_the_first_claim(outbox: MemoryOutbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    def note(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def call(*given: object) -> object:
+            steps.append(name)
+            return real(*given)
+
+        return call
+
+    for name in ("start_history", "claim_oldest", "note_relayed"):
+        monkeypatch.setattr(outbox, name, note(name, getattr(outbox, name)))
+    run(outbox, Sink(), Waits())
+    assert steps == ["start_history", "claim_oldest", "note_relayed", "claim_oldest"]

@@ -42,4 +42,4 @@ def test_truncated_or_foreign_metadata_is_an_error(text: str) -> None:
 
 def test_row_with_a_reused_id_does_not_match() -> None:
     published = [(7, offset_metadata.checksum("a")), (8, offset_metadata.checksum("b"))]
-    assert offset_metadata.matching_ids(published, [(7, "a"), (8, "another"), (9, "c")]) == [7]
+    assert offset_metadata.match(published, [(7, "a"), (8, "another"), (9, "c")]) == [(7, "a")]

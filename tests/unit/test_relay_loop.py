@@ -65,19 +65,6 @@ def test_crash_between_commit_and_settle_repeats_nothing(system: System, monkeyp
     system.assert_published_once_and_in_order(written)
 
 
-def test_row_with_a_reused_id_is_published_after_a_takeover(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = system.outbox.append("d", 1)
-    relay = system.relay()
-    monkeypatch.setattr(relay, "settle", lambda *_: relay._stop.set())
-    relay.run(threading.Event())
-
-    restored = MemoryOutbox()
-    assert restored.append("d", 2).id == row.id
-    system.outbox = restored
-    system.relay_until_empty()
-    system.assert_published_once_and_in_order([("d", 1), ("d", 2)])
-
-
 def test_fenced_batch_is_dropped_and_claimed_again(system: System, caplog: pytest.LogCaptureFixture) -> None:
     written = system.append(20)
     system.broker.before_commit.append(lambda: system.broker.expire("member-1"))
@@ -227,10 +214,10 @@ def test_database_calls_are_retried_with_backoff(system: System, monkeypatch: py
     written = system.append(20)
     failures = iter(range(3))
 
-    def settle(ids: Sequence[int], dead: Sequence[tuple[int, DeadLetter]] = ()) -> None:
+    def settle(rows: Sequence[OutboxRow], dead: Sequence[DeadLetter] = ()) -> None:
         if next(failures, None) is not None:
             raise Retryable("the database is away")
-        MemoryOutbox.settle(system.outbox, ids, dead)
+        MemoryOutbox.settle(system.outbox, rows, dead)
 
     monkeypatch.setattr(system.outbox, "settle", settle)
     stop = StopWhen(lambda: not system.outbox.rows)
