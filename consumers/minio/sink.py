@@ -5,12 +5,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-import msgspec
-
 from consumers.sink import Change
+from schema import archive
 from schema.events.events import DocumentDeleted, DocumentUpserted, Event, FileRecord
 from schema.failures import Permanent
-from schema.object_store import layout
 from schema.object_store.port import ObjectMissing, ObjectStore
 from schema.sinks import MINIO
 
@@ -60,15 +58,14 @@ class MinioSink:
             else:
                 self._unstage(file)
         if event.chunks:
-            archive = msgspec.msgpack.encode(event.chunks)
-            self._put(layout.embeddings_key(event.doc_id, event.version, event.part), archive, "application/msgpack")
+            archive.write(self._store, event.doc_id, event.version, event.part, event.chunks)
 
     def _remove(self, event: DocumentUpserted | DocumentDeleted) -> None:
         self._store.remove(event.removed_files)
         if isinstance(event, DocumentDeleted):
-            self._store.remove(list(self._store.keys(layout.embeddings_prefix(event.doc_id))))
+            archive.remove(self._store, event.doc_id)
 
-    def _put(self, key: str, content: bytes, content_type: str, sha256: str | None = None) -> None:
+    def _put(self, key: str, content: bytes, content_type: str, sha256: str) -> None:
         self._store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=content_type, sha256=sha256)
 
     def _unstage(self, file: FileRecord) -> None:

@@ -26,6 +26,12 @@ def embeddings_key(doc_id: str, version: int, part: int) -> str:
     return f"{embeddings_prefix(doc_id)}{version:012d}-{part:05d}.msgpack"
 
 
+def embeddings_version(key: str) -> int:
+    """The version in a key of `embeddings_key`; 0 for another key."""
+    version = key.rpartition("/")[2].partition("-")[0]
+    return int(version) if version.isdecimal() else 0
+
+
 def staging_key(upload_id: str) -> str:
     return f"{STAGING_PREFIX}upload_{upload_id}/file"
 
