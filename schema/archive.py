@@ -1,7 +1,7 @@
 """The archive: the vectors and whole contents of every event, in the object store, by document, version and part.
 
-The object-store sink writes it; refill reads it. An object holds the `ChunkRow`s of one part of an event as MessagePack.
-The labels in it are those of that event; the newest ones are in the metadata database.
+The object-store sink writes it; refill reads it. An object holds the `ChunkRow`s of one part of an event, as
+MessagePack. The labels in it are those of that event; the newest ones are in the metadata database.
 """
 
 import io
