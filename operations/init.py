@@ -1,10 +1,6 @@
 """`rag-outbox init`: create tables, collection, bucket and topics, and store the embedding model. May be repeated."""
 
-from contextlib import closing
-
-from consumers.milvus.sink import MilvusSink
-from consumers.minio.sink import MinioSink
-from operations import wiring
+from operations import sinks, wiring
 from operations.settings import Settings
 from schema.database import migrate
 from schema.database.history import create_system
@@ -13,7 +9,7 @@ from schema.kafka import topics
 
 
 def init(settings: Settings) -> list[str]:
-    """Create what is missing. Returns a line per harmless difference between a topic and what init would create.
+    """Create what is missing. Returns a line per store that was lost, and per topic that differs harmlessly.
 
     Raises WrongModel if the system has another embedding model, TopicDiffers if a topic cannot be used.
     """
@@ -28,7 +24,5 @@ def init(settings: Settings) -> list[str]:
                 lanes=LANES,
             )
     with wiring.open_system(settings) as system:
-        system.with_milvus(lambda client: MilvusSink(client, settings.vector_dimension).ensure())
-        with closing(MinioSink(system.store)) as sink:
-            sink.ensure()
-    return [] if settings.kafka is None else topics.ensure(settings.kafka, settings.names)
+        lines = sinks.create_stores(system)
+    return lines if settings.kafka is None else [*lines, *topics.ensure(settings.kafka, settings.names)]

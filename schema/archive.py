@@ -40,6 +40,12 @@ def keys(store: ObjectStore, doc_id: str) -> list[str]:
     return list(store.keys(layout.embeddings_prefix(doc_id)))
 
 
+def last_part(found: Sequence[str], version: int) -> int:
+    """The highest part of a version among keys of one document; 0 if there is none."""
+    parts = [layout.embeddings_part(key) for key in found if layout.embeddings_version(key) == version]
+    return max(parts, default=0)
+
+
 def remove(store: ObjectStore, doc_id: str, *, keep: Collection[str] = ()) -> None:
     """Remove a document's archive, except the objects `keep`."""
     store.remove([key for key in keys(store, doc_id) if key not in keep])

@@ -64,8 +64,8 @@ def open_pipeline(data: Path) -> Pipeline:
 
 
 def ensure(pipeline: Pipeline) -> None:
-    pipeline.milvus_sink.ensure()
-    pipeline.minio_sink.ensure()
+    pipeline.milvus_sink.create()
+    pipeline.minio_sink.create()
 
 
 def prepare(data: Path, *, settled: bool) -> None:
