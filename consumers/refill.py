@@ -9,16 +9,14 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, func, select, update
+from sqlalchemy import Connection, Engine, and_, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from consumers import marks, whole_document
-from consumers.marks import SinkMarks
+from consumers.marks import Known, SinkMarks
 from consumers.sink import Change, Sink
 from consumers.whole_document import StoredDocument
-from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.connection import is_transient, reading, snapshot
 from schema.database.history import Identity, read_identity
@@ -99,8 +97,9 @@ class Refill:
             if size_bytes >= _ROUND_BYTES:
                 break
         refused = self._apply([change for _, change in changes.values()])
-        with self._engine.begin() as connection:
-            return len(doc_ids), self._mark(connection, list(changes.values()), refused)
+        for doc_id, reason in refused.items():
+            self._postpone(changes.pop(doc_id)[0], reason)
+        return len(doc_ids), self._mark(list(changes.values()))
 
     def _find_absent(self, connection: Connection, identity: Identity, lanes: Collection[int] | None) -> list[str]:
         joined = sink_states.join(documents, documents.c.doc_id == sink_states.c.doc_id)
@@ -122,61 +121,41 @@ class Refill:
                 break
         return doc_ids
 
-    def _apply(self, changes: Sequence[Change]) -> dict[tuple[str, int], str]:
-        """Apply; returns the reasons of the documents that the sink refuses, found by halving."""
+    def _apply(self, changes: Sequence[Change]) -> dict[str, str]:
+        """Apply; returns doc_id and reason of the documents that the sink refuses, found by halving."""
         if not changes:
             return {}
         try:
             self._sink.apply(changes)
         except Permanent as error:
             if len(changes) == 1:
-                return {(changes[0].doc_id, changes[0].version): str(error)}
+                return {changes[0].doc_id: str(error)}
             middle = len(changes) // 2
             return self._apply(changes[:middle]) | self._apply(changes[middle:])
         return {}
 
-    def _mark(
-        self,
-        connection: Connection,
-        applied: Sequence[tuple[StoredDocument, Change]],
-        refused: dict[tuple[str, int], str],
-    ) -> int:
+    def _mark(self, applied: Sequence[tuple[StoredDocument, Change]]) -> int:
+        """Returns how many documents the sink holds now. The others stay absent for the next round."""
+        if not applied:
+            return 0
         name = self._sink.name
-        doc_ids = sorted(change.doc_id for _, change in applied)
-        marks.lock_documents(connection, doc_ids)
-        now = {row.doc_id: row for row in self._load_heads(connection, doc_ids)}
+        doc_ids = [change.doc_id for _, change in applied]
         held, overtaken = [], {}
-        for stored, change in applied:
-            head = now.get(change.doc_id)
-            if head is None:
-                continue
-            if head.marks != stored.row.marks:
-                overtaken[change.doc_id] = "another consumer applied the document during a refill"
-            elif (change.doc_id, change.version) not in refused and _is_unchanged(head, stored):
-                held.append(change)
-        self._sink_marks.mark_applied(connection, held)
-        marks.mark_applied(connection, name, held)
-        marks.count_mark(connection, name, [change.doc_id for change in held])
-        marks.mark_absent(connection, name, overtaken)
-        marks.mark_refused(
-            connection,
-            name,
-            {key: reason for key, reason in refused.items() if key[0] in now.keys() - overtaken.keys()},
-        )
-        for doc_id, version in refused:
-            _log.error("refill_refused sink=%s doc_id=%s version=%d", name, doc_id, version)
-        if applied:
-            _log.info("refilled sink=%s documents=%d of=%d", name, len(held), len(applied))
+        with self._engine.begin() as connection:
+            marks.lock_documents(connection, doc_ids)
+            now = marks.load_known(connection, name, doc_ids)
+            for stored, change in applied:
+                document = now.get(change.doc_id)
+                if document is not None and document.marks != stored.row.marks:
+                    overtaken[change.doc_id] = "another consumer applied the document during a refill"
+                elif document is not None and _is_unchanged(document, stored):
+                    held.append(change)
+            self._sink_marks.mark_applied(connection, held)
+            marks.mark_applied(connection, name, held)
+            marks.count_mark(connection, name, [change.doc_id for change in held])
+            marks.mark_absent(connection, name, overtaken)
+        _log.info("refilled sink=%s documents=%d again=%d", name, len(held), len(applied) - len(held))
         return len(held)
-
-    def _load_heads(self, connection: Connection, doc_ids: Sequence[str]) -> Sequence[Row[Any]]:
-        state = and_(sink_states.c.doc_id == documents.c.doc_id, sink_states.c.sink == self._sink.name)
-        columns = (documents.c.doc_id, documents.c.version, documents.c.history_id)
-        statement = select(*columns, sink_states.c.state, sink_states.c.marks).join_from(documents, sink_states, state)
-        found: list[Row[Any]] = []
-        for some in bounded(doc_ids, IDS_PER_STATEMENT):
-            found += connection.execute(statement.where(documents.c.doc_id.in_(some)))
-        return found
 
     def _postpone(self, stored: StoredDocument, reason: str) -> None:
         """Keep the reason, and try again later: an event on its way may bring what is missing."""
@@ -219,6 +198,5 @@ def mark_all_absent(engine: Engine, sink: str, reason: str) -> int:
         marked, last = marked + len(doc_ids), doc_ids[-1]
 
 
-def _is_unchanged(head: Row[Any], stored: StoredDocument) -> bool:
-    before = (stored.row.version, stored.row.history_id, "absent")
-    return (head.version, head.history_id, head.state) == before
+def _is_unchanged(now: Known, stored: StoredDocument) -> bool:
+    return now.is_absent and (now.version, now.history_id) == (stored.row.version, stored.row.history_id)

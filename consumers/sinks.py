@@ -35,11 +35,6 @@ class UnmarkedRows:
     def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
         """Nothing to mark."""
 
-    def mark_damage(self, connection: Connection, change: Change) -> str | None:
-        return (
-            f"a consumer that had lost its partitions applied version {change.version} late: write the document again"
-        )
-
 
 def load_factory(name: str) -> SinkFactory | None:
     """The factory of an installed sink; None if there is none. Raises ImportError or AttributeError if it is broken."""
