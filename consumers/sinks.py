@@ -7,6 +7,7 @@ from typing import Final, Protocol, cast
 
 from sqlalchemy import Connection
 
+from consumers import marks
 from consumers.sink import Change, Sink
 from schema.object_store.port import ObjectStore
 
@@ -29,11 +30,22 @@ class SinkFactory(Protocol):
         """Make the sink without connecting. `store` has the files that events name by a staged key."""
 
 
-class UnmarkedRows:
-    """The marks of a sink whose rows have no marks of their own: `sink_states` says what it holds."""
+class PluginMarks:
+    """The marks of a sink whose rows have none of their own: `sink_states` alone says what it holds.
+
+    Tombstones are confirmed by Milvus and the object store. A sink that is behind them may skip the version that named
+    one, and keep what it should have removed: then the document is absent, and a refill replaces it.
+    """
+
+    def __init__(self, sink: str) -> None:
+        self._sink = sink
 
     def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
-        """Nothing to mark."""
+        versions = {change.doc_id: change.version for change in changes if not change.replace}
+        known = marks.load_known(connection, self._sink, versions)
+        held = {doc_id: max(one.applied_version, one.parts_version) for doc_id, one in known.items()}
+        skipped = [doc_id for doc_id, version in held.items() if 0 < version < versions[doc_id] - 1]
+        marks.mark_absent(connection, self._sink, dict.fromkeys(skipped, "the sink skipped a version"))
 
 
 def load_factory(name: str) -> SinkFactory | None:

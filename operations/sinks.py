@@ -68,7 +68,7 @@ def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
         from consumers.minio.sink import MinioSink
 
         return MinioSink(system.store), MinioMarks()
-    from consumers.sinks import GROUP, UnmarkedRows, load_factory
+    from consumers.sinks import GROUP, PluginMarks, load_factory
 
     try:
         factory = load_factory(name)
@@ -76,7 +76,7 @@ def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
         raise UnknownSink(f"the sink {name!r} cannot be loaded: {error}") from error
     if factory is None:
         raise UnknownSink(f"no installed package has an entry point {name!r} in the group {GROUP}")
-    return factory(system.settings, system.store), UnmarkedRows()
+    return factory(system.settings, system.store), PluginMarks(name)
 
 
 def create_stores(system: System) -> list[str]:

@@ -21,7 +21,7 @@ from schema.sinks import MILVUS
 
 _ROWS_PER_REQUEST = 1_000
 _REQUEST_BYTES = 16 * 1024 * 1024
-_PAGE_ROWS = 5_000
+_DOCUMENTS_PER_QUERY = 100
 _ANSWER_BYTES = 32 * 1024 * 1024
 
 
@@ -117,20 +117,15 @@ class MilvusSink:
     def _find_others(self, doc_ids: Sequence[str], listed: AbstractSet[str]) -> list[str]:
         """The ids of all rows of these documents that are not `listed`."""
         found: list[str] = []
-        for some in bounded(map(collection.literal, doc_ids), _ROWS_PER_REQUEST):
-            pages = self._client.query_iterator(
+        for some in bounded(map(collection.literal, doc_ids), _DOCUMENTS_PER_QUERY):
+            rows = self._client.query(  # no iterator: that of Milvus 2.3 does not see the newest writes
                 self._alias,
-                batch_size=_PAGE_ROWS,
                 filter=f"doc_id in [{', '.join(some)}]",
                 output_fields=["chunk_id"],
                 timeout=TIMEOUT_SECONDS,
-                consistency_level="Strong",  # the default may not see the newest writes
+                consistency_level="Strong",
             )
-            try:
-                while page := pages.next():
-                    found += [row["chunk_id"] for row in page if row["chunk_id"] not in listed]
-            finally:
-                pages.close()
+            found += [row["chunk_id"] for row in rows if row["chunk_id"] not in listed]
         return found
 
     @property

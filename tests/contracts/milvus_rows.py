@@ -105,7 +105,7 @@ class MilvusRowsContract:
         sink.apply(delete_change(4, []))
 
     def test_replace_removes_every_other_row_of_its_document(self, client: MilvusClient, sink: MilvusSink) -> None:
-        many = [chunk(f"old-{number}") for number in range(12_000)]  # more than a page, and than one request
+        many = [chunk(f"old-{number}") for number in range(20_000)]  # more than a limited query returns
         sink.apply(upsert_change(3, [chunk("labelled", vector=TWOS), *many]))
         other = upsert_change(1, [chunk("kept")])[0].events[0]
         sink.apply([Change("b", 1, (msgspec.structs.replace(other, doc_id="b"),))])
