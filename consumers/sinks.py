@@ -8,10 +8,13 @@ from typing import Final, Protocol, cast
 from sqlalchemy import Connection
 
 from consumers import marks
+from consumers.removals import needs_earlier_parts
 from consumers.sink import Change, Sink
 from schema.object_store.port import ObjectStore
 
 GROUP: Final = "rag_outbox.sinks"
+_SKIPPED = "the sink skipped a version"
+_IN_PARTS = "the parts of a version came one by one"
 
 
 class SinkSettings(Protocol):
@@ -34,7 +37,7 @@ class PluginMarks:
     """The marks of a sink whose rows have none of their own: `sink_states` alone says what it holds.
 
     Tombstones are confirmed by Milvus and the object store. A sink that is behind them may skip the version that named
-    one, and keep what it should have removed: then the document is absent, and a refill replaces it.
+    one, or lose the removals of a version that comes in parts. Then the document is absent, and a refill replaces it.
     """
 
     def __init__(self, sink: str) -> None:
@@ -44,8 +47,13 @@ class PluginMarks:
         versions = {change.doc_id: change.version for change in changes if not change.replace}
         known = marks.load_known(connection, self._sink, versions)
         held = {doc_id: max(one.applied_version, one.parts_version) for doc_id, one in known.items()}
-        skipped = [doc_id for doc_id, version in held.items() if 0 < version < versions[doc_id] - 1]
-        marks.mark_absent(connection, self._sink, dict.fromkeys(skipped, "the sink skipped a version"))
+        reasons = {doc_id: _SKIPPED for doc_id, version in held.items() if 0 < version < versions[doc_id] - 1}
+        ends = [change for change in changes if change.events[-1].part == change.events[-1].parts]
+        reasons |= {change.doc_id: _IN_PARTS for change in ends if needs_earlier_parts(change)}
+        marks.mark_absent(connection, self._sink, reasons)
+
+    def complete_removals(self, connection: Connection, changes: Sequence[Change]) -> list[Change]:
+        return list(changes)  # `mark_applied` makes them absent
 
 
 def load_factory(name: str) -> SinkFactory | None:

@@ -168,5 +168,24 @@ def test_skipped_version_makes_the_document_absent_and_a_refill_heals_it(
     assert dict(pipeline.sql("SELECT doc_id, status FROM documents")) == {"a": "completed", "b": "completed"}
 
 
+def test_version_in_parts_is_refilled_so_that_its_removals_are_not_lost(
+    pipeline: Pipeline, fulltext: FullTextSink
+) -> None:
+    own = Applier(pipeline.engine, fulltext, PluginMarks("fulltext"))
+    pipeline.upsert(document("a", "alpha", "beta"))
+    own.apply(pipeline.pending())
+    pipeline.run()
+    pipeline.upsert(document("a", *(f"word{number} {'x' * 60_000}" for number in range(20))))
+    events = pipeline.pending()
+    assert len(events) > 2
+    pipeline.run()  # Milvus confirms the tombstones
+    for event in events:
+        own.apply([event])
+    refill = Refill(pipeline.engine, fulltext, PluginMarks("fulltext"), pipeline.store)
+    assert refill.run_round() == 1
+    assert [fulltext.search(word) for word in ("alpha", "word0", "word19")] == [[], ["a"], ["a"]]
+    assert pipeline.sql("SELECT status FROM documents") == [("completed",)]
+
+
 def test_example_is_small() -> None:
     assert len((EXAMPLE / "own_sink.py").read_text().splitlines()) <= 80
