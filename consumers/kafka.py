@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from typing import Protocol
 
 from consumers.dead_letters import DeadLetters
 from consumers.subscription import Message, Partition, Subscription
 from schema.events.events import Envelope
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
 from schema.retry import Backoff
-from schema.sinks import Applier, Refill
+from schema.sinks import Applier
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,16 @@ _PATIENCE_SECONDS = 3.0  # how long a batch may take before partitions are pause
 _SERVE_SECONDS = 0.05
 _BACKOFF = Backoff()
 _DRAIN_SECONDS = 10.0  # how long a revoked partition waits for its batch
+
+
+class Refill(Protocol):
+    """Brings back documents that are absent from one sink, a bounded round at a time."""
+
+    def is_due(self) -> bool:
+        """Whether the next round may start."""
+
+    def run_round(self, lanes: Collection[int] | None = None, /) -> int:
+        """Refill documents of `lanes` (None: of all). Returns how many. Raises Retryable: call again later."""
 
 
 class KafkaConsumer:

@@ -1,6 +1,6 @@
 """The sinks: stores that consumers keep up to date. A document is completed when each of them holds its version."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from schema.events.events import Envelope
@@ -9,16 +9,6 @@ from schema.failures import DeadLetter
 MILVUS = "milvus"
 MINIO = "minio"
 SINKS = (MILVUS, MINIO)
-
-
-class Refill(Protocol):
-    """Brings back documents that are absent from one sink, a bounded round at a time."""
-
-    def is_due(self) -> bool:
-        """Whether the next round may start."""
-
-    def run_round(self, lanes: Collection[int] | None = None, /) -> int:
-        """Refill documents of `lanes` (None: of all). Returns how many. Raises Retryable: call again later."""
 
 
 class Applier(Protocol):
