@@ -99,7 +99,9 @@ class Refill:
         refused = self._apply([change for _, change in changes.values()])
         for doc_id, reason in refused.items():
             self._postpone(changes.pop(doc_id)[0], reason)
-        return len(doc_ids), self._mark(list(changes.values()))
+        held = self._mark(list(changes.values()))
+        self._sink.clean_up([event for change in held for event in change.events])
+        return len(doc_ids), len(held)
 
     def _find_absent(self, connection: Connection, identity: Identity, lanes: Collection[int] | None) -> list[str]:
         joined = sink_states.join(documents, documents.c.doc_id == sink_states.c.doc_id)
@@ -134,10 +136,10 @@ class Refill:
             return self._apply(changes[:middle]) | self._apply(changes[middle:])
         return {}
 
-    def _mark(self, applied: Sequence[tuple[StoredDocument, Change]]) -> int:
-        """Returns how many documents the sink holds now. The others stay absent for the next round."""
+    def _mark(self, applied: Sequence[tuple[StoredDocument, Change]]) -> list[Change]:
+        """Returns what the sink holds now. The other documents stay absent for the next round."""
         if not applied:
-            return 0
+            return []
         name = self._sink.name
         doc_ids = [change.doc_id for _, change in applied]
         held, overtaken = [], {}
@@ -155,7 +157,7 @@ class Refill:
             marks.count_mark(connection, name, [change.doc_id for change in held])
             marks.mark_absent(connection, name, overtaken)
         _log.info("refilled sink=%s documents=%d again=%d", name, len(held), len(applied) - len(held))
-        return len(held)
+        return held
 
     def _postpone(self, stored: StoredDocument, reason: str) -> None:
         """Keep the reason, and try again later: an event on its way may bring what is missing."""
