@@ -165,16 +165,14 @@ class Refill:
         first, longest = _POSTPONED_SECONDS
         with self._engine.begin() as connection:
             marks.lock_documents(connection, [row.doc_id])
+            known = marks.load_known(connection, self._sink.name, [row.doc_id]).get(row.doc_id)
+            if known is None or known.marks != row.marks or not _is_unchanged(known, stored):
+                return  # what it read may be gone because the document changed
             now = connection.execute(select(utc_now())).scalar_one()
             wait = timedelta(seconds=min(first * 2 ** min(row.attempts, 32), longest))
             connection.execute(
                 update(sink_states)
-                .where(
-                    sink_states.c.doc_id == row.doc_id,
-                    sink_states.c.sink == self._sink.name,
-                    sink_states.c.state == "absent",
-                    sink_states.c.marks == row.marks,
-                )
+                .where(sink_states.c.doc_id == row.doc_id, sink_states.c.sink == self._sink.name)
                 .values(last_error=reason, attempts=sink_states.c.attempts + 1, requested_at=now + wait)
             )
         if reason != row.last_error:  # once per document and reason
