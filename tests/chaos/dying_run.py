@@ -71,6 +71,7 @@ def ensure(pipeline: Pipeline) -> None:
 def prepare(data: Path, *, settled: bool) -> None:
     """Write documents whose events are pending; with `settled`, the sinks already hold an earlier state of them."""
     pipeline = open_pipeline(data)
+    pipeline.minio_sink.create()  # for staging
     metadata.create_all(pipeline.engine)
     with pipeline.engine.begin() as connection:
         set_model(connection)
