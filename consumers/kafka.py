@@ -1,4 +1,4 @@
-"""The consumer loop, the same for every sink: poll a batch, apply it, commit its offsets.
+"""The consumer loop, the same for every sink: poll a batch, apply it, commit its offsets, refill absent documents.
 
 Invariant 8: offsets are committed only after the marks, so a crash repeats at most the batch in flight. While the sink
 is slow or down the partitions are paused and the group is served, so that the consumer keeps them.
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from typing import Protocol
 
 from consumers.dead_letters import DeadLetters
 from consumers.subscription import Message, Partition, Subscription
@@ -31,10 +32,21 @@ _BACKOFF = Backoff()
 _DRAIN_SECONDS = 10.0  # how long a revoked partition waits for its batch
 
 
+class Refill(Protocol):
+    """Brings back documents that are absent from one sink, a bounded round at a time."""
+
+    def is_due(self) -> bool:
+        """Whether the next round may start."""
+
+    def run_round(self, lanes: Collection[int] | None = None, /) -> int:
+        """Refill documents of `lanes` (None: of all). Returns how many. Raises Retryable: call again later."""
+
+
 class KafkaConsumer:
     """One of any number of consumers of a sink.
 
-    `report` is called with each batch that is applied and marked. `executor` applies batches, one at a time, and is
+    `report` is called with each batch that is applied and marked. `refill` brings back documents that are absent from
+    the sink, after each batch and when idle. `executor` applies batches, one at a time, and is
     shut down by `close`. `clock` returns seconds; `backoff` has the random source.
     """
 
@@ -45,6 +57,7 @@ class KafkaConsumer:
         dead_letters: DeadLetters,
         *,
         report: Callable[[Sequence[Envelope], Sequence[DeadLetter]], None] = lambda _applied, _dead: None,
+        refill: Refill | None = None,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff = _BACKOFF,
@@ -53,12 +66,16 @@ class KafkaConsumer:
         self._subscription = subscription
         self._dead_letters = dead_letters
         self._report = report
+        self._refill = refill
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix=f"apply-{applier.name}")
         self._clock = clock
         self._backoff = backoff
         self._limit = DeadLetterLimit()
         self._batch: list[Message] = []  # in flight, of partitions that this consumer owns
         self._attempt: Future[list[DeadLetter]] | None = None
+        self._round: Future[int] | None = None  # of the refill
+        self._refill_failures = 0
+        self._refill_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set; then finish and commit the batch in flight, and leave the group."""
@@ -68,6 +85,7 @@ class KafkaConsumer:
                 self.poll_batch()
                 self.apply(stop)
                 self.commit()
+                self.refill()
                 self.ensure_member()
         finally:
             self.close()
@@ -111,6 +129,26 @@ class KafkaConsumer:
         """Commit the offsets of every batch that is applied and marked."""
         self._subscription.commit()
 
+    def refill(self) -> None:
+        """Refill some documents that are absent from the sink; a partition's number is the lane of its documents."""
+        lanes = {number for _, number in self._subscription.owned}
+        if self._refill is None or not lanes or self._clock() < self._refill_at or not self._refill.is_due():
+            return
+        self._round = self._executor.submit(self._refill.run_round, lanes)
+        wait([self._round], _PATIENCE_SECONDS)
+        self._serve_until(self._round.done)
+        ended, self._round = self._round, None
+        try:
+            ended.result()
+            self._refill_failures = 0
+        except Retryable as error:
+            self._refill_failures += 1
+            self._refill_at = self._clock() + self._backoff.seconds(self._refill_failures)
+            _log.warning(
+                "refill_failing sink=%s attempt=%d reason=%s", self._applier.name, self._refill_failures, error
+            )
+        self._subscription.resume()
+
     def ensure_member(self) -> None:
         """Join again when Kafka has long ago removed this consumer from the group."""
         self._subscription.ensure_member()
@@ -152,6 +190,8 @@ class KafkaConsumer:
 
     def _release(self, partitions: Collection[Partition]) -> None:
         """Let the attempt in flight end and commit it, so that the next owner has nothing to repeat."""
+        if self._round is not None:
+            wait([self._round], _DRAIN_SECONDS)
         if self._attempt is not None:
             wait([self._attempt], _DRAIN_SECONDS)
             if self._attempt.done():

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 import confluent_kafka
@@ -50,6 +51,10 @@ class KafkaSubscription:
             else:  # librdkafka retries by itself
                 _log.warning("kafka_error reason=%s", error)
         return messages
+
+    @property
+    def owned(self) -> AbstractSet[Partition]:
+        return frozenset(self._owned)
 
     def pause(self) -> None:
         self._paused = True

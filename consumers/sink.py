@@ -30,18 +30,30 @@ class Change:
 
 
 class Sink(Protocol):
-    """A store. It knows nothing of the metadata database; `SinkMarks` does."""
+    """A store. It knows nothing of the metadata database; `SinkMarks` does.
+
+    `takes_vectors` and `takes_files` say what it keeps of an event: the chunks with their vectors, the files.
+    """
 
     name: str
+    takes_vectors: bool
+    takes_files: bool
+
+    def create(self) -> None:
+        """Create what the store needs; harmless when it exists. Only `rag-outbox init` calls it."""
 
     def ensure(self) -> None:
-        """Create what the store needs; harmless when it exists. Raises Permanent when what exists does not fit."""
+        """Check the store at the start of a process; create nothing, since an empty store would contradict the marks.
+
+        Raises StoreMissing when it is not there, Permanent when it does not fit.
+        """
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Bring the store to these changes, at most one per document, writing before deleting (invariant 10).
 
         A change with `replace` is written whole; then every other row or object of its document is removed.
         Returns when the store acknowledged all of them. Raises Retryable or Permanent; any part may then be applied.
+        Raises StoreMissing when the store is not there.
         Applying a change twice has the same effect as applying it once (invariant 6).
         """
 

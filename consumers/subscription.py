@@ -4,6 +4,7 @@ Invariant 8 rests on it: the group continues after the committed offsets, wherev
 """
 
 from collections.abc import Callable, Collection, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -63,6 +64,10 @@ class Subscription(Protocol):
 
         Returns an empty list when none arrived within `seconds`.
         """
+
+    @property
+    def owned(self) -> AbstractSet[Partition]:
+        """The partitions that this member owns now."""
 
     def pause(self) -> None:
         """Stop all partitions, and those assigned later, from giving messages."""

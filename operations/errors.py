@@ -17,7 +17,7 @@ def describe(error: Exception) -> str | None:
 
     from producer import ProducerError
     from schema.database.revision import SchemaError
-    from schema.failures import Permanent, Retryable, TooManyDeadLetters
+    from schema.failures import Permanent, Retryable, StoreMissing, TooManyDeadLetters
 
     if isinstance(error, DBAPIError):
         return f"metadata database: {error.orig}"
@@ -27,7 +27,7 @@ def describe(error: Exception) -> str | None:
         return f"Milvus: {getattr(error, 'message', error)}"
     if _is(error, "minio.error", "MinioException") or _is(error, "urllib3.exceptions", "HTTPError"):
         return f"object store: {error}"
-    ours = (OperationError, ProducerError, TooManyDeadLetters, Permanent, Retryable, SchemaError)
+    ours = (OperationError, ProducerError, TooManyDeadLetters, Permanent, Retryable, StoreMissing, SchemaError)
     return str(error) if isinstance(error, (*ours, OSError, Timeout)) else None
 
 

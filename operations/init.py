@@ -1,12 +1,8 @@
 """`rag-outbox init`: create tables, collection, bucket and topics, and store the system's identity. May be repeated."""
 
-from contextlib import closing
-
 from sqlalchemy import Engine
 
-from consumers.milvus.sink import MilvusSink
-from consumers.minio.sink import MinioSink
-from operations import wiring
+from operations import sinks, wiring
 from operations.errors import OperationError
 from operations.settings import Settings
 from schema.database import migrate
@@ -20,7 +16,7 @@ class LanesDiffer(OperationError):
 
 
 def init(settings: Settings, lanes: int | None = None) -> list[str]:
-    """Create what is missing. Returns a line per harmless difference between a topic and what init would create.
+    """Create what is missing. Returns a line per store that was lost, and per topic that differs harmlessly.
 
     A new system has `lanes` lanes. Raises LanesDiffer if the system has another number, WrongModel if it has another
     embedding model, TopicDiffers if a topic cannot be used.
@@ -30,10 +26,10 @@ def init(settings: Settings, lanes: int | None = None) -> list[str]:
         migrate.upgrade(system.engine)
         _store_identity(system.engine, settings, lanes)
     with wiring.open_system(settings) as system:
-        system.with_milvus(lambda client: MilvusSink(client, settings.vector_dimension).ensure())
-        with closing(MinioSink(system.store)) as sink:
-            sink.ensure()
-        return [] if settings.kafka is None else topics.ensure(settings.kafka, settings.names, system.identity.lanes)
+        lines = sinks.create_stores(system)
+        if settings.kafka is not None:
+            lines += topics.ensure(settings.kafka, settings.names, system.identity.lanes)
+        return lines
 
 
 def _store_identity(engine: Engine, settings: Settings, lanes: int | None) -> None:

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from typing import TypeVar
 
 from sqlalchemy import Engine
 
@@ -25,6 +26,7 @@ _BATCH_ROWS = 500
 _BATCH_BYTES = 16 * 1024 * 1024
 _BACKOFF = Backoff()
 
+T = TypeVar("T")
 Report = Callable[[int], None]
 ReportFailure = Callable[[str, float], None]
 
@@ -33,7 +35,8 @@ class DirectRelay:
     """One relay per database: two at once would apply everything twice, which is harmless but wasteful.
 
     `report` is called with the number of settled events after each batch, and `failing` with the reason and the seconds
-    until the next attempt while a sink fails. The relay owns `executor`, which has a thread per applier.
+    until the next attempt while a sink fails. `refill` is called after each batch and when idle: it refills documents
+    that are absent from a sink, and returns their number. The relay owns `executor`, which has a thread per applier.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class DirectRelay:
         backoff: Backoff = _BACKOFF,
         report: Report = lambda _: None,
         failing: ReportFailure = lambda _reason, _seconds: None,
+        refill: Callable[[], int] = lambda: 0,
     ) -> None:
         self._outbox = outbox
         self._appliers = appliers
@@ -52,29 +56,30 @@ class DirectRelay:
         self._backoff = backoff
         self._report = report
         self._failing = failing
+        self._refill = refill
         self._limit = DeadLetterLimit()
 
     def run(self, stop: threading.Event, *, until_idle: bool, patience_seconds: float | None = None) -> None:
-        """Relay until `stop` is set or, with `until_idle`, until the outbox is empty.
+        """Relay until `stop` is set or, with `until_idle`, until the outbox is empty and nothing can be refilled.
 
         A failing sink is retried for ever, or for `patience_seconds` per batch; then its Retryable is raised.
         """
         self._outbox.start_history()
         pause = IdlePause()
         while not stop.is_set():
-            rows = self.claim()
-            if not rows:
-                if until_idle:
+            if rows := self.claim():
+                self._outbox.note_relayed(rows[-1].id)
+                dead = self.apply_with_retry(rows, stop, patience_seconds)
+                if dead is None:
                     return
-                stop.wait(pause.next_seconds())
-                continue
-            pause.reset()
-            self._outbox.note_relayed(rows[-1].id)
-            dead = self.apply_with_retry(rows, stop, patience_seconds)
-            if dead is None:
+                self.settle(rows, dead)
+                self.report(rows, dead)
+            if self.refill_with_retry(stop, patience_seconds) or rows:
+                pause.reset()
+            elif until_idle:
                 return
-            self.settle(rows, dead)
-            self.report(rows, dead)
+            else:
+                stop.wait(pause.next_seconds())
 
     def claim(self) -> list[OutboxRow]:
         """Return the oldest rows, bounded in rows and bytes."""
@@ -84,9 +89,18 @@ class DirectRelay:
         self, rows: Sequence[OutboxRow], stop: threading.Event, patience_seconds: float | None
     ) -> list[DeadLetter] | None:
         """Apply rows, again while a sink fails; None when `stop` was set before every sink held them."""
+        return self._call_with_retry(lambda: self.apply(rows), stop, patience_seconds)
+
+    def refill_with_retry(self, stop: threading.Event, patience_seconds: float | None) -> int:
+        """Refill absent documents, again while a sink fails. Returns their number."""
+        return self._call_with_retry(self._refill, stop, patience_seconds) or 0
+
+    def _call_with_retry(
+        self, work: Callable[[], T], stop: threading.Event, patience_seconds: float | None
+    ) -> T | None:
         try:
             return call_with_retry(
-                lambda: self.apply(rows),
+                work,
                 retry_on=lambda error: isinstance(error, Retryable),
                 backoff=self._backoff,
                 stop=stop,
@@ -127,7 +141,11 @@ def direct_relay(
     backoff: Backoff = _BACKOFF,
     report: Report = lambda _: None,
     failing: ReportFailure = lambda _reason, _seconds: None,
+    refill: Callable[[], int] = lambda: 0,
 ) -> DirectRelay:
     """A relay from a database to sinks in this process."""
     executor = ThreadPoolExecutor(len(appliers), thread_name_prefix="direct-relay")
-    return DirectRelay(SqlOutbox(engine), appliers, executor=executor, backoff=backoff, report=report, failing=failing)
+    outbox = SqlOutbox(engine)
+    return DirectRelay(
+        outbox, appliers, executor=executor, backoff=backoff, report=report, failing=failing, refill=refill
+    )

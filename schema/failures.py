@@ -17,6 +17,10 @@ class Permanent(Exception):
     """Raised when the same call can never succeed: the event is at fault."""
 
 
+class StoreMissing(Exception):
+    """Raised when the store of a sink is not there: the process stops, no event is at fault, and `init` creates it."""
+
+
 @dataclass(frozen=True)
 class DeadLetter:
     """An event that a stage (the relay, or a sink) refused, and why."""

@@ -119,7 +119,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 def pipeline(engine: Engine, store: DirectoryStore, milvus: MilvusClient) -> Iterator[Pipeline]:
     """The embedded pipeline; its sinks are ready."""
     milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
-    milvus_sink.ensure()
-    minio_sink.ensure()
+    milvus_sink.create()
+    minio_sink.create()
     yield Pipeline(engine, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
     minio_sink.close()

@@ -29,19 +29,18 @@ _PRIMARY = collection.FIELDS[0]
 _log = logging.getLogger(__name__)
 
 
-def ensure(client: MilvusClient, dimension: int, alias: str) -> None:
-    """Create and load a collection behind `alias`; one that exists is only loaded."""
-    if not _exists(client, alias):
+def create(client: MilvusClient, dimension: int, alias: str) -> None:
+    """Create a collection behind `alias`, unless there is one."""
+    if not exists(client, alias):
         name = f"{alias}_1"
-        if not _exists(client, name):
+        if not exists(client, name):
             _create(client, name, dimension)
         stored = stored_fields(client, name)
         for field in collection.FIELDS:
             if field.name in stored:
                 _index(client, name, field)
-        if not _exists(client, alias):
+        if not exists(client, alias):
             client.create_alias(name, alias, timeout=TIMEOUT_SECONDS)
-    client.load_collection(alias, timeout=TIMEOUT_SECONDS)
 
 
 def stored_fields(client: MilvusClient, name: str) -> dict[str, dict[str, Any]]:
@@ -50,7 +49,8 @@ def stored_fields(client: MilvusClient, name: str) -> dict[str, dict[str, Any]]:
     return {field["name"]: field["params"] for field in described["fields"]}
 
 
-def _exists(client: MilvusClient, name: str) -> bool:
+def exists(client: MilvusClient, name: str) -> bool:
+    """Whether there is a collection of this name, or behind this alias."""
     return bool(client.has_collection(name, timeout=TIMEOUT_SECONDS))
 
 

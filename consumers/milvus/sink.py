@@ -1,8 +1,10 @@
 """The Milvus sink: rows by primary key, written before stale ones are deleted, in batches bounded in rows and bytes."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
 
 from consumers.milvus import collection as milvus_collection
 from consumers.milvus import rows as milvus_rows
@@ -14,11 +16,12 @@ from consumers.sink import Change
 from schema import collection
 from schema.batches import bounded
 from schema.events.events import ChunkRow, DocumentUpserted, Event
-from schema.failures import Permanent
+from schema.failures import Permanent, StoreMissing
 from schema.sinks import MILVUS
 
 _ROWS_PER_REQUEST = 1_000
 _REQUEST_BYTES = 16 * 1024 * 1024
+_DOCUMENTS_PER_QUERY = 100
 _ANSWER_BYTES = 32 * 1024 * 1024
 
 
@@ -26,6 +29,8 @@ class MilvusSink:
     """The collection behind `alias`, of vectors with `dimension` float32 numbers."""
 
     name = MILVUS
+    takes_vectors = True
+    takes_files = False
 
     def __init__(self, client: MilvusClient, dimension: int, alias: str = collection.ALIAS) -> None:
         self._client = client
@@ -33,9 +38,18 @@ class MilvusSink:
         self._alias = alias
         self._with_sparse: bool | None = None  # whether the collection has sparse weights; None before `ensure`
 
+    def create(self) -> None:
+        try:
+            milvus_collection.create(self._client, self._dimension, self._alias)
+        except ERRORS as error:
+            raise translate(error) from error
+        self.ensure()
+
     def ensure(self) -> None:
         try:
-            milvus_collection.ensure(self._client, self._dimension, self._alias)
+            if not milvus_collection.exists(self._client, self._alias):
+                raise StoreMissing(self._missing)
+            self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS)
             stored = milvus_collection.stored_fields(self._client, self._alias)
         except ERRORS as error:
             raise translate(error) from error
@@ -60,6 +74,8 @@ class MilvusSink:
             self._write(upserts.values())
             self._relabel(labels)
             self._delete([chunk_id for chunk_id in tombstones if chunk_id not in upserts])
+            replaced = [change.doc_id for change in changes if change.replace]
+            self._delete(self._find_others(replaced, upserts.keys() | labels.keys()))
         except ERRORS as error:
             raise self._translate(error) from error
 
@@ -98,8 +114,34 @@ class MilvusSink:
         for some in bounded(ids, _ROWS_PER_REQUEST, _REQUEST_BYTES, lambda literal: 4 * len(literal)):
             self._client.delete(self._alias, filter=_among(some), timeout=TIMEOUT_SECONDS)
 
+    def _find_others(self, doc_ids: Sequence[str], listed: AbstractSet[str]) -> list[str]:
+        """The ids of all rows of these documents that are not `listed`."""
+        found: list[str] = []
+        for some in bounded(map(collection.literal, doc_ids), _DOCUMENTS_PER_QUERY):
+            rows = self._client.query(  # no iterator: that of Milvus 2.3 does not see the newest writes
+                self._alias,
+                filter=f"doc_id in [{', '.join(some)}]",
+                output_fields=["chunk_id"],
+                timeout=TIMEOUT_SECONDS,
+                consistency_level="Strong",
+            )
+            found += [row["chunk_id"] for row in rows if row["chunk_id"] not in listed]
+        return found
+
+    @property
+    def _missing(self) -> str:
+        return f"there is no Milvus collection behind the alias {self._alias}: run rag-outbox init"
+
+    def _is_missing(self) -> bool:
+        try:
+            return not milvus_collection.exists(self._client, self._alias)
+        except ERRORS:
+            return False  # unknown
+
     def _translate(self, error: Exception) -> Exception:
         """The error to raise. Starts to load a collection that was released."""
+        if isinstance(error, MilvusException) and self._is_missing():
+            return StoreMissing(self._missing)
         if is_not_loaded(error):
             try:
                 self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS, _async=True)

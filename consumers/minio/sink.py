@@ -1,17 +1,16 @@
 """The object-store sink: files at their final keys, and an archive of vectors from which Milvus can be rebuilt."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 
-import msgspec
-
+from consumers.minio.translate import translate_errors
 from consumers.sink import Change
+from schema import archive
 from schema.events.events import DocumentDeleted, DocumentUpserted, Event, FileRecord
 from schema.failures import Permanent
 from schema.object_store import layout
-from schema.object_store.port import ObjectMissing, ObjectStore
+from schema.object_store.port import BucketMissing, ObjectMissing, ObjectStore
 from schema.sinks import MINIO
 
 _PARALLEL_DOCUMENTS = 8  # hides the latency of the store's requests
@@ -21,54 +20,81 @@ class MinioSink:
     """Any S3-compatible server, or a directory, behind the object store port."""
 
     name = MINIO
+    takes_vectors = True  # into the archive
+    takes_files = True
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._pool = ThreadPoolExecutor(_PARALLEL_DOCUMENTS, thread_name_prefix="minio-sink")
 
+    def create(self) -> None:
+        with translate_errors():
+            self._store.ensure()
+
     def ensure(self) -> None:
-        self._store.ensure()
+        with translate_errors():
+            if not self._store.exists():
+                raise BucketMissing
 
     def apply(self, changes: Sequence[Change]) -> None:
         outcomes = [self._pool.submit(self._apply_one, change) for change in changes]
         wait(outcomes)  # a failed batch is applied again: none of its requests may still run then
         for outcome in outcomes:
-            with _translate_errors():
+            with translate_errors():
                 outcome.result()
 
     def clean_up(self, events: Sequence[Event]) -> None:
         """Staged files go only after marking: until then an older version may come again and overwrite the copy."""
         files = [file for event in events if isinstance(event, DocumentUpserted) for file in event.files]
-        if staged := [file.staged_key for file in files if file.staged_key is not None]:
-            with _translate_errors():
+        keys = (file.staged_key for file in files if file.staged_key is not None)
+        if staged := [key for key in keys if layout.is_staging_key(key)]:  # not a key that a document has
+            with translate_errors():
                 self._store.remove(staged)
 
     def close(self) -> None:
         self._pool.shutdown()
 
     def _apply_one(self, change: Change) -> None:
-        for event in change.events:
-            if isinstance(event, DocumentUpserted):
-                self._write(event)
-        for event in change.events:
-            self._remove(event)
+        upserts = [event for event in change.events if isinstance(event, DocumentUpserted)]
+        if change.replace:
+            self._replace(change, upserts)
+            return
+        for event in upserts:
+            self._write_files(event)
+            if event.chunks:
+                archive.write(self._store, event.doc_id, event.version, event.part, event.chunks)
+        for one in change.events:
+            self._store.remove(one.removed_files)
+            if isinstance(one, DocumentDeleted):
+                archive.remove(self._store, one.doc_id)
 
-    def _write(self, event: DocumentUpserted) -> None:
+    def _replace(self, change: Change, upserts: Sequence[DocumentUpserted]) -> None:
+        """Write the whole document, then remove every other object of it.
+
+        The archive's new objects get new part numbers: an old one may hold vectors that no new one holds yet.
+        """
+        known = {file.object_key for event in upserts for file in event.files}
+        first_free = archive.last_part(archive.keys(self._store, change.doc_id), change.version)
+        kept = set(known)
+        for event in upserts:
+            self._write_files(event)
+            if event.chunks:
+                kept.add(
+                    archive.write(self._store, change.doc_id, change.version, first_free + event.part, event.chunks)
+                )
+        removed = {key for event in change.events for key in event.removed_files}
+        for prefix in layout.keys_prefixes(change.doc_id, known | removed):
+            removed |= {key for key in self._store.keys(prefix) if layout.is_key_of(change.doc_id, key)}
+        self._store.remove(sorted(removed - kept))
+
+    def _write_files(self, event: DocumentUpserted) -> None:
         for file in event.files:
             if file.content is not None:
                 self._put(file.object_key, file.content, file.content_type, file.sha256)
             else:
                 self._unstage(file)
-        if event.chunks:
-            archive = msgspec.msgpack.encode(event.chunks)
-            self._put(layout.embeddings_key(event.doc_id, event.version, event.part), archive, "application/msgpack")
 
-    def _remove(self, event: DocumentUpserted | DocumentDeleted) -> None:
-        self._store.remove(event.removed_files)
-        if isinstance(event, DocumentDeleted):
-            self._store.remove(list(self._store.keys(layout.embeddings_prefix(event.doc_id))))
-
-    def _put(self, key: str, content: bytes, content_type: str, sha256: str | None = None) -> None:
+    def _put(self, key: str, content: bytes, content_type: str, sha256: str) -> None:
         self._store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=content_type, sha256=sha256)
 
     def _unstage(self, file: FileRecord) -> None:
@@ -80,17 +106,3 @@ class MinioSink:
         except ObjectMissing as error:
             if self._store.sha256(file.object_key) != file.sha256:
                 raise Permanent(f"the staged object {file.staged_key!r} of file {file.object_key!r} is gone") from error
-
-
-@contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Raise the store's errors as Retryable or Permanent."""
-    try:
-        yield
-    except Exception as error:
-        from consumers.minio.errors import translate  # imports minio, which is slow and which a directory does not need
-
-        failure = translate(error)
-        if failure is None:
-            raise
-        raise failure from error

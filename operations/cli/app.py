@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from operations import errors
-from operations.cli import consume, delete, demo, ingest, init, relay, run, search, status, write
+from operations.cli import consume, delete, demo, ingest, init, relay, run, search, sinks, status, write
 from operations.settings import SettingsError
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ def _root(
 
 for _module in (init, write, ingest, delete, search, status, run, relay, consume, demo):
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
+app.add_typer(sinks.app, name="sinks")
 
 
 def run_command() -> int:

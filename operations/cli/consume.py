@@ -1,6 +1,6 @@
 """`rag-outbox consume`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -12,7 +12,9 @@ EXAMPLE = "rag-outbox consume milvus"
 
 
 def command(
-    sink: Annotated[Literal["milvus", "minio"], typer.Argument(help="The store to keep up to date.")],
+    sink: Annotated[
+        str, typer.Argument(help="The store to keep up to date: milvus, minio, or another of `sinks list`.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Apply events from Kafka to one store (services profile).

@@ -24,14 +24,19 @@ class RestartingMilvusSink:
     """A sink that owns its Milvus Lite process and restarts it after failures; with a server it only reconnects."""
 
     name = MILVUS
+    takes_vectors = True
+    takes_files = False
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._opened = ExitStack()
         self._sink: MilvusSink | None = None
 
+    def create(self) -> None:
+        self._open().create()
+
     def ensure(self) -> None:
-        self._open()
+        self._open().ensure()
 
     def apply(self, changes: Sequence[Change]) -> None:
         try:
@@ -57,8 +62,6 @@ class RestartingMilvusSink:
                     client = opening.enter_context(self._system.milvus(own=True))
                 except MilvusException as error:
                     raise translate(error) from error
-                sink = MilvusSink(client, self._system.settings.vector_dimension)
-                sink.ensure()
                 self._opened = opening.pop_all()
-            self._sink = sink
+            self._sink = MilvusSink(client, self._system.settings.vector_dimension)
         return self._sink

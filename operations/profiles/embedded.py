@@ -15,14 +15,12 @@ from filelock import FileLock, Timeout
 from sqlalchemy import func, select
 
 from consumers.applier import Applier
-from consumers.milvus.marks import MilvusMarks
-from consumers.minio.marks import MinioMarks
-from consumers.minio.sink import MinioSink
+from consumers.refill import Refill
 from operations.cli.output import Output
 from operations.errors import OperationError
-from operations.milvus_lite.restarting_sink import RestartingMilvusSink
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
+from operations.sinks import names, open_sink
 from operations.wiring import System
 from relays.direct import direct_relay
 from schema.database.connection import reading
@@ -54,20 +52,21 @@ def run(
         report(events)
 
     with _hold_lock(system.settings.data_dir):
-        milvus, minio = RestartingMilvusSink(system), MinioSink(system.store)
-        sinks = (milvus, minio)
-        appliers = [
-            Applier(system.engine, milvus, MilvusMarks()),
-            Applier(system.engine, minio, MinioMarks()),
-        ]
-        relay = direct_relay(system.engine, appliers, report=count, failing=failing)
+        sinks = [open_sink(system, name) for name in names(system)]
+        appliers = [Applier(system.engine, sink, marks) for sink, marks in sinks]
+        refills = [Refill(system.engine, sink, marks, system.store) for sink, marks in sinks]
+
+        def refill() -> int:
+            return sum(one.run_round() for one in refills)
+
+        relay = direct_relay(system.engine, appliers, report=count, failing=failing, refill=refill)
         try:
-            for sink in sinks:
+            for sink, _ in sinks:
                 sink.ensure()
             relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
         finally:
             relay.close()
-            for sink in sinks:
+            for sink, _ in sinks:
                 sink.close()
     return relayed
 

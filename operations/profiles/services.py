@@ -2,16 +2,12 @@
 
 import logging
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
+from operations.sinks import open_sink
 from operations.wiring import System
-from schema.sinks import MILVUS
-
-if TYPE_CHECKING:
-    from consumers.marks import SinkMarks
-    from consumers.sink import Sink
 
 
 def relay(system: System) -> int:
@@ -40,6 +36,7 @@ def consume(system: System, sink_name: str) -> int:
     from consumers.dead_letters import KafkaDeadLetters
     from consumers.kafka import KafkaConsumer
     from consumers.kafka_subscription import KafkaSubscription
+    from consumers.refill import Refill
 
     consumed = 0
 
@@ -50,7 +47,7 @@ def consume(system: System, sink_name: str) -> int:
     _enable_info_logs("consumers")
     stop = stop_on_signals()
     with ExitStack() as stack:
-        sink, sink_marks = _sink(system, sink_name)
+        sink, sink_marks = open_sink(system, sink_name)
         stack.callback(sink.close)
         sink.ensure()
         kafka, names = _kafka(system), system.settings.names
@@ -59,21 +56,9 @@ def consume(system: System, sink_name: str) -> int:
             KafkaSubscription(kafka, names, sink_name),
             KafkaDeadLetters(kafka, names.dead_letters_topic(sink_name), system.engine),
             report=report,
+            refill=Refill(system.engine, sink, sink_marks, system.store),
         ).run(stop)
     return consumed
-
-
-def _sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
-    """Import only this sink's client: that of Milvus takes a second."""
-    if name == MILVUS:
-        from consumers.milvus.marks import MilvusMarks
-        from operations.milvus_lite.restarting_sink import RestartingMilvusSink
-
-        return RestartingMilvusSink(system), MilvusMarks()
-    from consumers.minio.marks import MinioMarks
-    from consumers.minio.sink import MinioSink
-
-    return MinioSink(system.store), MinioMarks()
 
 
 def _enable_info_logs(package: str) -> None:

@@ -2,6 +2,8 @@
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -47,6 +49,21 @@ def reading(engine: Engine) -> Connection:
     if engine.dialect.name == "sqlite":  # MySQL: READ COMMITTED is enough, and saves round trips
         return connection.execution_options(isolation_level="AUTOCOMMIT")
     return connection
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection whose statements all see the same committed rows, and take no lock."""
+    if engine.dialect.name != "sqlite":
+        with engine.connect() as connection:
+            yield connection.execution_options(isolation_level="REPEATABLE READ")
+        return
+    with reading(engine) as connection:
+        connection.exec_driver_sql("BEGIN")  # deferred: the first read takes the snapshot
+        try:
+            yield connection
+        finally:
+            connection.exec_driver_sql("ROLLBACK")
 
 
 def is_transient(error: BaseException) -> bool:

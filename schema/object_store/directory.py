@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from schema.object_store.layout import STAGING_PREFIX
-from schema.object_store.port import ObjectMissing, Readable
+from schema.object_store.port import BucketMissing, ObjectMissing, Readable
 
 _PARTS = ".parts"  # folder of files that are being written; no key may start with it
 _COPY_BYTES = 1024 * 1024
@@ -26,6 +26,9 @@ class DirectoryStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def exists(self) -> bool:
+        return self.root.is_dir()
 
     def ensure(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -100,7 +103,9 @@ class DirectoryStore:
         """Make a part file, then rename it over the target: a crash leaves the old or the new file."""
         target = self._path(key)
         part = self.root / _PARTS / uuid.uuid4().hex
-        part.parent.mkdir(parents=True, exist_ok=True)
+        if not self.exists():  # a lost store must not come back empty
+            raise BucketMissing
+        part.parent.mkdir(exist_ok=True)
         try:
             make(part)
             _sync(_move(part, target))

@@ -1,15 +1,19 @@
 """The layout of the bucket: the key of each object of a document."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 
+from schema.database.tables import SOURCE_TYPES
+
 BUCKET = "rag-knowledge-base"
+_RAW_PREFIX = "raw-files/"
 STAGING_PREFIX = "temp/"  # a lifecycle rule removes objects of rolled-back transactions
 
 
 def raw_file_key(doc_id: str, source_type: str, created_at: datetime, extension: str) -> str:
     """Key of the original file. The date is that of the document's creation, so that the key is stable."""
-    return f"raw-files/{source_type}/{created_at:%Y/%m/%d}/{doc_id}.{extension}"
+    return f"{_RAW_PREFIX}{source_type}/{created_at:%Y/%m/%d}/{doc_id}.{extension}"
 
 
 def extracted_text_key(doc_id: str) -> str:
@@ -24,6 +28,40 @@ def embeddings_prefix(doc_id: str) -> str:
 def embeddings_key(doc_id: str, version: int, part: int) -> str:
     """Key of the vectors that one event carried; zero-padded, so that keys sort by version."""
     return f"{embeddings_prefix(doc_id)}{version:012d}-{part:05d}.msgpack"
+
+
+def embeddings_version(key: str) -> int:
+    """The version in a key of `embeddings_key`; 0 for another key."""
+    return _numbers(key)[0]
+
+
+def embeddings_part(key: str) -> int:
+    """The part in a key of `embeddings_key`; 0 for another key."""
+    return _numbers(key)[1]
+
+
+def _numbers(key: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]+)-([0-9]+)\.msgpack", key.rpartition("/")[2])
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def keys_prefixes(doc_id: str, known_keys: Iterable[str]) -> list[str]:
+    """Prefixes of all keys that a document may have; `is_key_of` tells them from keys of other documents.
+
+    The date in the key of an original is unknown here: it is taken from `known_keys`.
+    """
+    dates = sorted({"/".join(key.split("/")[2:-1]) for key in known_keys if key.startswith(_RAW_PREFIX)})
+    raw = [f"{_RAW_PREFIX}{source_type}/{date}/{doc_id}." for date in dates for source_type in SOURCE_TYPES]
+    folders = [f"processed-data/{kind}/{doc_id}/" for kind in ("tables", "images")]
+    return [embeddings_prefix(doc_id), extracted_text_key(doc_id), *folders, *raw]
+
+
+def is_key_of(doc_id: str, key: str) -> bool:
+    """Whether a key with one of the document's prefixes is a key of this document."""
+    if key.startswith(_RAW_PREFIX):
+        stem, _, extension = key.rpartition("/")[2].rpartition(".")
+        return stem == doc_id and extension != ""
+    return key == extracted_text_key(doc_id) or f"/{doc_id}/" in key
 
 
 def staging_key(upload_id: str) -> str:

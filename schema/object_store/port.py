@@ -12,6 +12,13 @@ class ObjectMissing(Exception):
         self.key = key
 
 
+class BucketMissing(FileNotFoundError):
+    """Raised when a write finds no bucket: only `ensure` creates it."""
+
+    def __init__(self) -> None:
+        super().__init__("the bucket or folder of the object store is missing: run rag-outbox init")
+
+
 class Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes:
         """At most `size` bytes; the rest of the stream if `size` is negative; no bytes at its end."""
@@ -19,6 +26,9 @@ class Readable(Protocol):
 
 class ObjectStore(Protocol):
     """One bucket. A reader sees a whole object, from before or after a write, never half of it."""
+
+    def exists(self) -> bool:
+        """Whether the bucket is there."""
 
     def ensure(self) -> None:
         """Create the bucket and the rules that it needs; harmless when they exist."""

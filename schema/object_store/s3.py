@@ -49,6 +49,9 @@ class S3Store:
         self._client = client
         self._bucket = bucket
 
+    def exists(self) -> bool:
+        return self._client.bucket_exists(self._bucket)
+
     def ensure(self) -> None:
         try:
             self._client.make_bucket(self._bucket)

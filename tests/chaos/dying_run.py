@@ -64,13 +64,14 @@ def open_pipeline(data: Path) -> Pipeline:
 
 
 def ensure(pipeline: Pipeline) -> None:
-    pipeline.milvus_sink.ensure()
-    pipeline.minio_sink.ensure()
+    pipeline.milvus_sink.create()
+    pipeline.minio_sink.create()
 
 
 def prepare(data: Path, *, settled: bool) -> None:
     """Write documents whose events are pending; with `settled`, the sinks already hold an earlier state of them."""
     pipeline = open_pipeline(data)
+    pipeline.minio_sink.create()  # for staging
     metadata.create_all(pipeline.engine)
     with pipeline.engine.begin() as connection:
         set_model(connection)

@@ -16,7 +16,7 @@ from consumers.milvus import upsert as milvus_upsert
 from consumers.milvus.sink import MilvusSink
 from consumers.sink import Change
 from schema.events.events import ChunkLabels, ChunkRow, DocumentDeleted, DocumentUpserted
-from schema.failures import Permanent, Retryable
+from schema.failures import Permanent, Retryable, StoreMissing
 from tests.support.waiting import wait_for
 
 MIB = 1024 * 1024
@@ -144,16 +144,16 @@ class MilvusCollectionContract:
         self.assert_collection_is_whole(client)
         [made] = client.list_collections()
         sink.apply(upsert_change(chunks=[chunk("one")]))
-        sink.ensure()
+        sink.create()
         assert client.list_collections() == [made]
         assert rows(client, "chunk_id").keys() == {"one"}
 
     def test_creation_continues_after_a_kill_at_any_step(self, client: MilvusClient) -> None:
         for step in itertools.count():
             try:
-                MilvusSink(DyingClient(client, step), 8).ensure()
+                MilvusSink(DyingClient(client, step), 8).create()
             except Killed:
-                MilvusSink(client, 8).ensure()
+                MilvusSink(client, 8).create()
             else:
                 break
             self.assert_collection_is_whole(client)
@@ -168,12 +168,12 @@ class MilvusCollectionContract:
         made = [clients() for _ in range(6)]
         start = threading.Barrier(len(made))
 
-        def ensure(client: MilvusClient) -> None:
+        def create(client: MilvusClient) -> None:
             start.wait(10)
-            wait_for(lambda: try_ensure(MilvusSink(client, 8)), "the collection")
+            wait_for(lambda: try_create(MilvusSink(client, 8)), "the collection")
 
         with ThreadPoolExecutor(len(made)) as pool:
-            list(pool.map(ensure, made))
+            list(pool.map(create, made))
         self.assert_collection_is_whole(made[0])
         assert len(made[0].list_collections()) == 1
 
@@ -183,7 +183,7 @@ class MilvusCollectionContract:
 
     def test_two_collections_are_independent(self, client: MilvusClient, sink: MilvusSink) -> None:
         other = MilvusSink(client, 4, "rebuilt_vectors")
-        other.ensure()
+        other.create()
         try:
             sink.apply(upsert_change(1, [chunk("one"), chunk("both", "old")]))
             other.apply(upsert_change(2, [chunk("two", vector=ONES[:16]), chunk("both", "new", ONES[:16])]))
@@ -202,7 +202,7 @@ class MilvusCollectionContract:
 
     def test_requests_with_large_vectors_are_bounded_in_bytes(self, client: MilvusClient) -> None:
         sink = MilvusSink(client, 1_024)
-        sink.ensure()
+        sink.create()
         made = [chunk(f"chunk-{number}", "x" * 16_000, ONES * 128) for number in range(1_000)]
         with record_requests() as seen:
             sink.apply(upsert_change(1, made))
@@ -222,18 +222,32 @@ class MilvusCollectionContract:
         wait_for(lambda: try_apply(sink, relabel), "the sink to heal")
         assert rows(client, "business_tag")["one"]["business_tag"] == "new"
 
-    def test_missing_collection_is_retryable(self, client: MilvusClient, sink: MilvusSink) -> None:
+    @pytest.mark.parametrize("with_collection", [False, True])
+    def test_missing_collection_stops_the_sink_until_it_is_created(
+        self, client: MilvusClient, sink: MilvusSink, with_collection: bool
+    ) -> None:
+        [name] = client.list_collections()
         client.drop_alias("rag_vectors")
-        with pytest.raises(Retryable, match=r"^Milvus: [^<]*collection"):
-            sink.apply(upsert_change(1, [chunk("one")]))
-        sink.ensure()
+        if with_collection:
+            client.drop_collection(name)
+        missing = "^there is no Milvus collection behind the alias rag_vectors: run rag-outbox init$"
+        replace = [Change("a", 1, (), replace=True)]
+        relabel = upsert_change(1, relabelled=[ChunkLabels(chunk_id="one")])
+        for changes in (upsert_change(1, [chunk("one")]), delete_change(1, ["one"]), relabel, replace):
+            with pytest.raises(StoreMissing, match=missing):
+                sink.apply(changes)
+        for checked in (sink, MilvusSink(client, 8)):
+            with pytest.raises(StoreMissing, match=missing):
+                checked.ensure()
+        assert not client.has_collection("rag_vectors"), "only `create` creates it"
+        sink.create()
         sink.apply(upsert_change(1, [chunk("one")]))
         assert rows(client, "chunk_id").keys() == {"one"}
 
 
-def try_ensure(sink: MilvusSink) -> bool:
+def try_create(sink: MilvusSink) -> bool:
     try:
-        sink.ensure()
+        sink.create()
     except Retryable:
         return False
     return True

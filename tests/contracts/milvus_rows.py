@@ -1,14 +1,17 @@
 """The contract of the Milvus sink about rows, on Milvus Lite and on a server."""
 
+import dataclasses
 import struct
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from pymilvus import MilvusClient
 
 from consumers.milvus.sink import MilvusSink
+from consumers.sink import Change
 from schema.events.events import ChunkLabels
 from schema.failures import Permanent
 from tests.contracts.milvus_collection import (
@@ -47,7 +50,7 @@ class MilvusRowsContract:
     def made(cls, shared_clients: Callable[[], MilvusClient]) -> MilvusClient:
         """A client after the collection was created, which takes seconds, so the tests share it."""
         client = shared_clients()
-        MilvusSink(client, 8).ensure()
+        MilvusSink(client, 8).create()
         return client
 
     @pytest.fixture
@@ -100,6 +103,27 @@ class MilvusRowsContract:
             sink.apply(delete_change(3, ["two", "three"]))
             assert rows(client) == {}
         sink.apply(delete_change(4, []))
+
+    def test_replace_removes_every_other_row_of_its_document(self, client: MilvusClient, sink: MilvusSink) -> None:
+        many = [chunk(f"old-{number}") for number in range(20_000)]  # more than a limited query returns
+        sink.apply(upsert_change(3, [chunk("labelled", vector=TWOS), *many]))
+        other = upsert_change(1, [chunk("kept")])[0].events[0]
+        sink.apply([Change("b", 1, (msgspec.structs.replace(other, doc_id="b"),))])
+        labels = [ChunkLabels(chunk_id="labelled", modal_type="image")]
+        first = upsert_change(2, [chunk("one")], part=1, parts=2)[0].events
+        second = upsert_change(2, [chunk("two")], part=2, parts=2, relabelled=labels)[0].events
+        for _ in range(2):
+            sink.apply([Change("a", 2, first + second, replace=True)])
+            found = rows(client, "doc_id", "doc_version", "vector")
+            assert {key: (row["doc_id"], row["doc_version"]) for key, row in found.items()} == {
+                "one": ("a", 2),
+                "two": ("a", 2),
+                "labelled": ("a", 2),
+                "kept": ("b", 1),
+            }
+            assert found["labelled"]["vector"] == [2.0] * 8
+        sink.apply([dataclasses.replace(delete_change(4, [])[0], replace=True)])
+        assert rows(client, "chunk_id").keys() == {"kept"}
 
     def test_quotes_in_ids_do_not_change_the_filter(self, client: MilvusClient, sink: MilvusSink) -> None:
         ids = ["a'b", 'a"b', "a\\b", "a\\", "a\nb\r\t", "😀\"'\\", "'] or chunk_id != '", '"] or chunk_id != "', "%"]

@@ -96,7 +96,7 @@ def test_every_process_works_with_its_own_user(
 ) -> None:
     milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
     for sink in (milvus_sink, minio_sink):
-        sink.ensure()
+        sink.create()
     written = Pipeline(users.writer, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
     with ExitStack() as stack:
         stack.callback(minio_sink.close)
@@ -128,7 +128,7 @@ def test_consumer_user_may_mark_a_refused_event(
 ) -> None:
     """It inserts the dead letter and the `failed` marks."""
     milvus_sink = MilvusSink(milvus, DIMENSION)
-    milvus_sink.ensure()
+    milvus_sink.create()
     with users.writer.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", "one"))
     with mysql.begin() as connection:

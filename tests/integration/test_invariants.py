@@ -88,7 +88,7 @@ def test_invariant_8_no_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, 
     folder = str(tmp_path / "other.db")
     client = MilvusClient(server_manager_instance.start_and_get_uri(folder))
     sink = MilvusSink(client, DIMENSION)
-    sink.ensure()
+    sink.create()
     server_manager_instance.release_server(folder)  # no server listens now
     pipeline.upsert(document("a", "one"))
     with patch.object(milvus_module, "TIMEOUT_SECONDS", 0.2), pytest.raises(Retryable, match=r"^Milvus: "):

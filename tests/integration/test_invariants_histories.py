@@ -49,9 +49,9 @@ class Interrupted:
     """The real sink; `after` runs once it has applied a batch, before the marks."""
 
     def __init__(self, sink: Sink, after: Callable[[], object]) -> None:
-        self.name = sink.name
+        self.name, self.takes_vectors, self.takes_files = sink.name, sink.takes_vectors, sink.takes_files
         self._sink, self._after = sink, after
-        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
+        self.create, self.ensure, self.clean_up, self.close = sink.create, sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self._sink.apply(changes)

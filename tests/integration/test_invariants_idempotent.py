@@ -206,7 +206,7 @@ def _document(step: Write, vectors: Sequence[int], file: Write | None, store: Di
 def new_world(milvus: MilvusClient) -> Iterator[World]:
     """A new database and folder, and an empty Milvus collection."""
     sink = MilvusSink(milvus, DIMENSION)
-    sink.ensure()
+    sink.create()
     with tempfile.TemporaryDirectory() as folder:
         engine = connect(f"sqlite:///{folder}/metadata.db")
         event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=OFF"))  # no test cuts the power
@@ -215,7 +215,7 @@ def new_world(milvus: MilvusClient) -> Iterator[World]:
             set_model(connection)
         store = DirectoryStore(Path(folder) / "objects")
         minio = MinioSink(store)
-        minio.ensure()
+        minio.create()
         pipeline = Pipeline(engine, store, milvus, Writer(MODEL), sink, minio)
         if stale := list(pipeline.milvus_rows()):
             milvus.delete("rag_vectors", ids=stale)

@@ -44,11 +44,12 @@ class Counting:
     """The real sink; counts how often each version of each document was applied."""
 
     name = "milvus"
+    takes_vectors, takes_files = True, False
 
     def __init__(self, sink: MilvusSink) -> None:
         self._sink = sink
         self.applied: Counter[tuple[str, int]] = Counter()
-        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
+        self.create, self.ensure, self.clean_up, self.close = sink.create, sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self.applied.update((change.doc_id, change.version) for change in changes)
@@ -115,12 +116,13 @@ class Failing:
     """The real sink; fails while `down` is set."""
 
     name = "milvus"
+    takes_vectors, takes_files = True, False
 
     def __init__(self, sink: MilvusSink) -> None:
         self._sink = sink
         self.down = threading.Event()
         self.refusals = 0
-        self.ensure, self.clean_up, self.close = sink.ensure, sink.clean_up, sink.close
+        self.create, self.ensure, self.clean_up, self.close = sink.create, sink.ensure, sink.clean_up, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         if self.down.is_set():

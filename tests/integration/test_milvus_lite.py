@@ -55,7 +55,7 @@ def client(clients: Callable[[], MilvusClient]) -> MilvusClient:
 @pytest.fixture
 def sink(client: MilvusClient) -> MilvusSink:
     sink = MilvusSink(client, 8)
-    sink.ensure()
+    sink.create()
     return sink
 
 

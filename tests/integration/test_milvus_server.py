@@ -31,7 +31,7 @@ from tests.contracts.milvus_collection import (
     delete_change,
     rows,
     try_apply,
-    try_ensure,
+    try_create,
     upsert_change,
 )
 from tests.contracts.milvus_rows import MilvusRowsContract
@@ -61,7 +61,7 @@ def client(clients: Callable[[], MilvusClient]) -> MilvusClient:
 @pytest.fixture
 def sink(client: MilvusClient) -> MilvusSink:
     sink = MilvusSink(client, 8)
-    sink.ensure()
+    sink.create()
     return sink
 
 
@@ -88,7 +88,7 @@ def test_old_milvus_stores_chunks_without_sparse_weights_and_warns_once(
 ) -> None:
     sink = MilvusSink(client, 8)
     for _ in range(2):
-        sink.ensure()
+        sink.create()
     warnings = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus.collection"]
     assert warnings == ["this Milvus takes no sparse weights: they are left out of the collection rag_vectors_1"]
     assert client.list_collections() == ["rag_vectors_1"], "the probe is dropped"
@@ -177,14 +177,14 @@ def test_killed_server_comes_back_with_everything_that_it_acknowledged(own: OwnS
     uri = own.up()
     with closing(MilvusClient(uri, timeout=1.0)) as client:
         sink = MilvusSink(client, 8)
-        sink.ensure()
+        sink.create()
         sink.apply(upsert_change(1, [chunk(f"chunk-{number}") for number in range(500)]))
         relabel = upsert_change(2, relabelled=[ChunkLabels(chunk_id="chunk-7")], business_tag="new")
         own.kill()
         for changes in (upsert_change(2, [chunk("late")]), relabel, delete_change(2, ["chunk-8"])):
             with pytest.raises(Retryable, match=r"^Milvus: [^<]"):
                 sink.apply(changes)
-        assert not try_ensure(MilvusSink(client, 8))
+        assert not try_create(MilvusSink(client, 8))
         own.up()
         for changes in (relabel, delete_change(3, ["chunk-8"]), upsert_change(4, [chunk("late")])):
             wait_for(partial(try_apply, sink, changes), "the server to take it")  # loading takes seconds
@@ -205,7 +205,7 @@ def test_silent_server_is_reported_after_the_timeout(own: OwnServer, monkeypatch
     uri = own.up()
     with closing(MilvusClient(uri, timeout=1.0)) as client:
         sink = MilvusSink(client, 8)
-        sink.ensure()
+        sink.create()
         monkeypatch.setattr(milvus_sink, "TIMEOUT_SECONDS", 0.5)
         own.kill(signal.SIGSTOP)
         began = time.monotonic()

@@ -20,7 +20,7 @@ from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from consumers.minio.sink import MinioSink
 from consumers.sink import Change
 from schema.events.events import ChunkRow, DocumentDeleted, DocumentUpserted, FileRecord
-from schema.failures import Permanent, Retryable
+from schema.failures import Permanent, Retryable, StoreMissing
 from schema.object_store import s3
 from schema.object_store.s3 import S3Store
 from tests.contracts.object_store import HELLO_SHA256, MIB, ObjectStoreContract, copy, put
@@ -286,10 +286,19 @@ def test_invalid_key_is_permanent(store: S3Store, sink: MinioSink, key: str) -> 
     assert list(store.keys("")) == []
 
 
-def test_missing_bucket_is_retryable(client: Minio, store: S3Store, sink: MinioSink, bucket: str) -> None:
+def test_missing_bucket_stops_the_sink_until_it_is_created(
+    client: Minio, store: S3Store, sink: MinioSink, bucket: str
+) -> None:
+    change = upsert_change(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])
+    sink.ensure()
     client.remove_bucket(bucket)
-    with pytest.raises(Retryable, match="NoSuchBucket"):
-        sink.apply([upsert_change(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
+    for call in (sink.ensure, lambda: sink.apply([change])):
+        with pytest.raises(StoreMissing, match=r"^the bucket or folder of the object store is missing"):
+            call()
+    assert not store.exists()
+    sink.create()
+    sink.apply([change])
+    assert len(list(store.keys(""))) == 1
 
 
 def test_wrong_credentials_are_retryable_and_named(minio_server: MinioServer, bucket: str) -> None:

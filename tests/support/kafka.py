@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from sqlalchemy import Engine, text
 
 from consumers.dead_letters import KafkaDeadLetters
-from consumers.kafka import KafkaConsumer
+from consumers.kafka import KafkaConsumer, Refill
 from consumers.kafka_subscription import KafkaSubscription
 from consumers.sink import Sink
 from relays.kafka import KafkaRelay, kafka_relay
@@ -64,13 +64,16 @@ def relaying(
 
 
 @contextmanager
-def consuming(engine: Engine, sink: Sink, servers: Servers, names: Names) -> Iterator[None]:
+def consuming(
+    engine: Engine, sink: Sink, servers: Servers, names: Names, *, refill: Refill | None = None
+) -> Iterator[None]:
     """A running consumer."""
     kafka = properties(servers)
     consumer = KafkaConsumer(
         applier(engine, sink),
         KafkaSubscription(kafka, names, sink.name),
         KafkaDeadLetters(kafka, names.dead_letters_topic(sink.name), engine),
+        refill=refill,
     )
     with running(consumer.run):
         yield

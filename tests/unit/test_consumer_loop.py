@@ -37,6 +37,9 @@ def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: Memo
 
     class Sink:
         name = "milvus"
+        takes_vectors, takes_files = True, False
+
+        def create(self) -> None: ...
 
         def ensure(self) -> None: ...
 

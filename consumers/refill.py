@@ -1,0 +1,202 @@
+"""Refill: bring a sink to a document's state without an event, from the metadata database and the archive.
+
+A state is absent when nothing that the sink holds of the document counts. The owner of the document's lane, and nobody
+else, applies the whole document as a replace and marks it. Invariant 8: the mark counts only if neither the version nor
+the history of the document changed, and no other consumer marked it, since the document was read.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine, and_, func, select, update
+from sqlalchemy.exc import DBAPIError
+
+from consumers import marks, whole_document
+from consumers.marks import Known, SinkMarks
+from consumers.sink import Change, Sink
+from consumers.whole_document import StoredDocument
+from schema.database.clock import utc_now
+from schema.database.connection import is_transient, reading, snapshot
+from schema.database.history import Identity, read_identity
+from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.tables import documents, sink_states
+from schema.failures import Permanent, Retryable
+from schema.object_store.port import ObjectStore
+
+_log = logging.getLogger(__name__)
+
+_ROUND_DOCUMENTS = 100
+_ROUND_CHUNKS = 5_000
+_ROUND_BYTES = 16 * 1024 * 1024  # a round exceeds these by at most one document
+_IDLE_SECONDS = 1.0  # between rounds that find nothing
+_POSTPONED_SECONDS = (5, 3_600)  # the first wait for a document whose vectors or files are missing, and the longest
+
+
+class Refill:
+    """Refills the absent documents of one sink, a bounded round at a time.
+
+    `store` has the archive and the files. `clock` returns seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sink: Sink,
+        sink_marks: SinkMarks,
+        store: ObjectStore,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._sink = sink
+        self._sink_marks = sink_marks
+        self._store = store
+        self._clock = clock
+        self._next_at = 0.0
+
+    def is_due(self) -> bool:
+        """Whether the next round may start: rounds take at most half of the time."""
+        return self._clock() >= self._next_at
+
+    def run_round(self, lanes: Collection[int] | None = None) -> int:
+        """Refill documents of `lanes` (None: of all), the oldest first. Returns how many the sink holds now.
+
+        Raises Retryable: nothing is marked that the sink does not hold; call again later.
+        """
+        began = self._clock()
+        try:
+            found, refilled = self._run_round(lanes)
+        except DBAPIError as error:
+            self._next_at = self._clock() + _IDLE_SECONDS
+            if is_transient(error):
+                raise Retryable(f"metadata database: {error.orig}") from error
+            raise
+        ended = self._clock()
+        self._next_at = ended + (ended - began if found else _IDLE_SECONDS)
+        return refilled
+
+    def _run_round(self, lanes: Collection[int] | None) -> tuple[int, int]:
+        with reading(self._engine) as connection:
+            identity = read_identity(connection)
+            doc_ids = self._find_absent(connection, identity, lanes)
+        if not doc_ids:
+            return 0, 0
+        with snapshot(self._engine) as connection:
+            stored = whole_document.load(connection, self._sink.name, doc_ids)
+        changes: dict[str, tuple[StoredDocument, Change]] = {}
+        size_bytes = 0
+        for document in stored:
+            whole = whole_document.build(document, self._sink, self._store, identity)
+            if whole.change is None:
+                self._postpone(document, whole.lacking)
+                continue
+            changes[document.row.doc_id] = (document, whole.change)
+            size_bytes += whole.size_bytes
+            if size_bytes >= _ROUND_BYTES:
+                break
+        refused = self._apply([change for _, change in changes.values()])
+        for doc_id, reason in refused.items():
+            self._postpone(changes.pop(doc_id)[0], reason)
+        held = self._mark(list(changes.values()))
+        self._sink.clean_up([event for change in held for event in change.events])
+        return len(doc_ids), len(held)
+
+    def _find_absent(self, connection: Connection, identity: Identity, lanes: Collection[int] | None) -> list[str]:
+        joined = sink_states.join(documents, documents.c.doc_id == sink_states.c.doc_id)
+        absent = and_(
+            sink_states.c.sink == self._sink.name,
+            sink_states.c.state == "absent",
+            sink_states.c.requested_at <= utc_now(),  # not postponed
+        )
+        statement = select(sink_states.c.doc_id, documents.c.chunk_count).select_from(joined).where(absent)
+        if lanes is not None and connection.dialect.name == "mysql":
+            lane = func.mod(func.crc32(sink_states.c.doc_id), identity.lanes)
+            statement = statement.where(lane.in_(sorted(lanes)))
+        rows = connection.execute(statement.order_by(sink_states.c.requested_at).limit(_ROUND_DOCUMENTS))
+        doc_ids, found_chunks = [], 0
+        for row in rows:
+            doc_ids.append(row.doc_id)
+            found_chunks += row.chunk_count or 0
+            if found_chunks >= _ROUND_CHUNKS:
+                break
+        return doc_ids
+
+    def _apply(self, changes: Sequence[Change]) -> dict[str, str]:
+        """Apply; returns doc_id and reason of the documents that the sink refuses, found by halving."""
+        if not changes:
+            return {}
+        try:
+            self._sink.apply(changes)
+        except Permanent as error:
+            if len(changes) == 1:
+                return {changes[0].doc_id: str(error)}
+            middle = len(changes) // 2
+            return self._apply(changes[:middle]) | self._apply(changes[middle:])
+        return {}
+
+    def _mark(self, applied: Sequence[tuple[StoredDocument, Change]]) -> list[Change]:
+        """Returns what the sink holds now. The other documents stay absent for the next round."""
+        if not applied:
+            return []
+        name = self._sink.name
+        doc_ids = [change.doc_id for _, change in applied]
+        held, overtaken = [], {}
+        with self._engine.begin() as connection:
+            marks.lock_documents(connection, doc_ids)
+            now = marks.load_known(connection, name, doc_ids)
+            for stored, change in applied:
+                document = now.get(change.doc_id)
+                if document is not None and document.marks != stored.row.marks:
+                    overtaken[change.doc_id] = "another consumer applied the document during a refill"
+                elif document is not None and _is_unchanged(document, stored):
+                    held.append(change)
+            self._sink_marks.mark_applied(connection, held)
+            marks.mark_applied(connection, name, held)
+            marks.count_mark(connection, name, [change.doc_id for change in held])
+            marks.mark_absent(connection, name, overtaken)
+        _log.info("refilled sink=%s documents=%d again=%d", name, len(held), len(applied) - len(held))
+        return held
+
+    def _postpone(self, stored: StoredDocument, reason: str) -> None:
+        """Keep the reason, and try again later: an event on its way may bring what is missing."""
+        row = stored.row
+        first, longest = _POSTPONED_SECONDS
+        with self._engine.begin() as connection:
+            marks.lock_documents(connection, [row.doc_id])
+            known = marks.load_known(connection, self._sink.name, [row.doc_id]).get(row.doc_id)
+            if known is None or known.marks != row.marks or not _is_unchanged(known, stored):
+                return  # what it read may be gone because the document changed
+            now = connection.execute(select(utc_now())).scalar_one()
+            wait = timedelta(seconds=min(first * 2 ** min(row.attempts, 32), longest))
+            connection.execute(
+                update(sink_states)
+                .where(sink_states.c.doc_id == row.doc_id, sink_states.c.sink == self._sink.name)
+                .values(last_error=reason, attempts=sink_states.c.attempts + 1, requested_at=now + wait)
+            )
+        if reason != row.last_error:  # once per document and reason
+            _log.warning("refill_lacks sink=%s doc_id=%s reason=%s", self._sink.name, row.doc_id, reason)
+
+
+def mark_all_absent(engine: Engine, sink: str, reason: str) -> int:
+    """Mark every document of a sink absent, in bounded transactions: its store is lost. Returns how many.
+
+    Run it before the store is created again: a crash in between leaves marks that are true.
+    """
+    marked, last = 0, ""
+    while True:
+        with reading(engine) as connection:
+            following = select(sink_states.c.doc_id).where(sink_states.c.sink == sink, sink_states.c.doc_id > last)
+            found = connection.execute(following.order_by(sink_states.c.doc_id).limit(IDS_PER_STATEMENT)).scalars()
+            doc_ids = list(found)
+        if not doc_ids:
+            return marked
+        with engine.begin() as connection:
+            marks.lock_documents(connection, doc_ids)
+            marks.mark_absent(connection, sink, dict.fromkeys(doc_ids, reason))
+        marked, last = marked + len(doc_ids), doc_ids[-1]
+
+
+def _is_unchanged(now: Known, stored: StoredDocument) -> bool:
+    return now.is_absent and (now.version, now.history_id) == (stored.row.version, stored.row.history_id)

@@ -1,0 +1,82 @@
+"""The archive: the vectors and whole contents of every event, in the object store, by document, version and part.
+
+The object-store sink writes it; refill reads it. An object holds the `ChunkRow`s of one part of an event, as
+MessagePack. The labels in it are those of that event; the newest ones are in the metadata database.
+"""
+
+import io
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import msgspec
+
+from schema.events.events import ChunkRow
+from schema.object_store import layout
+from schema.object_store.port import ObjectMissing, ObjectStore
+
+CONTENT_TYPE = "application/msgpack"
+_DECODER = msgspec.msgpack.Decoder(list[ChunkRow])
+_log = logging.getLogger(__name__)
+
+
+def encode(rows: Sequence[ChunkRow]) -> bytes:
+    return msgspec.msgpack.encode(rows)
+
+
+def decode(content: bytes) -> list[ChunkRow]:
+    """Raises msgspec.MsgspecError for an object that is no archive."""
+    return _DECODER.decode(content)
+
+
+def write(store: ObjectStore, doc_id: str, version: int, part: int, rows: Sequence[ChunkRow]) -> str:
+    """Write the rows of one part of an event. Returns the key of the object."""
+    key, content = layout.embeddings_key(doc_id, version, part), encode(rows)
+    store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=CONTENT_TYPE, sha256=None)
+    return key
+
+
+def keys(store: ObjectStore, doc_id: str) -> list[str]:
+    """The keys of a document's archive, in the order of versions and parts."""
+    return list(store.keys(layout.embeddings_prefix(doc_id)))
+
+
+def last_part(found: Sequence[str], version: int) -> int:
+    """The highest part of a version among keys of one document; 0 if there is none."""
+    parts = [layout.embeddings_part(key) for key in found if layout.embeddings_version(key) == version]
+    return max(parts, default=0)
+
+
+def remove(store: ObjectStore, doc_id: str, *, keep: Collection[str] = ()) -> None:
+    """Remove a document's archive, except the objects `keep`."""
+    store.remove([key for key in keys(store, doc_id) if key not in keep])
+
+
+def read_vectors(store: ObjectStore, doc_id: str, chunks: Mapping[str, tuple[str, int]]) -> Iterator[ChunkRow]:
+    """The archived rows of chunks, each once, in no particular order; a chunk that the archive lacks is left out.
+
+    `chunks` maps chunk ids to (content hash, version of the last event with this vector). Reads one object at a time:
+    those of the named versions first, then the others, the newest first, since equal content has an equal vector.
+    """
+    missing = {chunk_id: content_hash for chunk_id, (content_hash, _) in chunks.items()}
+    if not missing:
+        return
+    versions = {version for _, version in chunks.values()}
+    newest_first = reversed(keys(store, doc_id))
+    for key in sorted(newest_first, key=lambda key: layout.embeddings_version(key) not in versions):
+        for row in _read(store, key):
+            if missing.get(row.chunk_id) == row.content_hash:
+                del missing[row.chunk_id]
+                yield row
+        if not missing:
+            return
+
+
+def _read(store: ObjectStore, key: str) -> list[ChunkRow]:
+    """The rows of an object; none if it was removed meanwhile or is damaged."""
+    try:
+        return decode(store.read(key))
+    except ObjectMissing:
+        return []
+    except msgspec.MsgspecError as error:
+        _log.warning("archive_object_damaged key=%s reason=%s", key, error)
+        return []
