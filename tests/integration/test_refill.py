@@ -1,6 +1,7 @@
 """Refill: a sink that holds nothing that counts of a document gets it back without an event."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from unittest.mock import patch
 
 import pytest
@@ -14,13 +15,17 @@ from producer import Writer
 from schema import archive
 from schema.database.connection import snapshot
 from schema.failures import Retryable, StoreMissing
+from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore
 from schema.sinks import MILVUS, MINIO
 from tests.contracts.milvus_collection import chunk as stored_chunk
 from tests.contracts.milvus_collection import upsert_change
 from tests.contracts.object_store import put
+from tests.support import kafka
 from tests.support.pipeline import DIMENSION, MODEL, Pipeline, applier, document
 from tests.support.refill import During, empty_milvus, errors, refill_of, sink_of, states
+from tests.support.servers import Servers
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -153,6 +158,24 @@ def test_owner_of_a_lane_refills_only_its_documents(on_mysql: Pipeline) -> None:
         assert {doc_id for doc_id, (state, _) in states(pipeline, held.name).items() if state == "applied"} == mine
         assert one.run_round([3, 4]) == 0
         assert one.run_round(set(range(16)) - {3, 4}) == 60 - len(mine)
+    pipeline.assert_in_step()
+
+
+def test_two_consumers_of_a_group_refill_all_documents_once(on_mysql: Pipeline, servers: Servers, names: Names) -> None:
+    pipeline = on_mysql
+    pipeline.upsert(*(document(f"d{number}", "one", f"two {number}") for number in range(60)))
+    pipeline.run()
+    mark_all_absent(pipeline.engine, MILVUS, "lost")
+    empty_milvus(pipeline)
+    sinks = [During(pipeline.milvus_sink, lambda: None) for _ in range(2)]
+    with ExitStack() as stack:
+        for sink in sinks:
+            one = refill_of(pipeline, sink)
+            stack.enter_context(kafka.consuming(pipeline.engine, sink, servers, names, refill=one))
+        missing = "SELECT 1 FROM documents WHERE status <> 'completed' LIMIT 1"
+        wait_for(lambda: pipeline.sql(missing) == [], "the documents to be refilled")
+    applied = [change.doc_id for sink in sinks for changes in sink.applied for change in changes]
+    assert sorted(applied) == sorted(f"d{number}" for number in range(60))
     pipeline.assert_in_step()
 
 
