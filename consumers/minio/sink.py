@@ -60,13 +60,9 @@ class MinioSink:
             self._replace(change, upserts)
             return
         for event in upserts:
-            self._write_files(event)
-            if event.chunks:
-                archive.write(self._store, event.doc_id, event.version, event.part, event.chunks)
+            self._write(event, event.part)
         for one in change.events:
-            self._store.remove(one.removed_files)
-            if isinstance(one, DocumentDeleted):
-                archive.remove(self._store, one.doc_id)
+            self._remove(one)
 
     def _replace(self, change: Change, upserts: Sequence[DocumentUpserted]) -> None:
         """Write the whole document, then remove every other object of it.
@@ -74,25 +70,30 @@ class MinioSink:
         The archive's new objects get new part numbers: an old one may hold vectors that no new one holds yet.
         """
         known = {file.object_key for event in upserts for file in event.files}
-        first_free = archive.last_part(archive.keys(self._store, change.doc_id), change.version)
+        last = archive.last_part(archive.keys(self._store, change.doc_id), change.version)
         kept = set(known)
         for event in upserts:
-            self._write_files(event)
-            if event.chunks:
-                kept.add(
-                    archive.write(self._store, change.doc_id, change.version, first_free + event.part, event.chunks)
-                )
+            kept |= self._write(event, last + event.part)
         removed = {key for event in change.events for key in event.removed_files}
         for prefix in layout.keys_prefixes(change.doc_id, known | removed):
             removed |= {key for key in self._store.keys(prefix) if layout.is_key_of(change.doc_id, key)}
         self._store.remove(sorted(removed - kept))
 
-    def _write_files(self, event: DocumentUpserted) -> None:
+    def _write(self, event: DocumentUpserted, archive_part: int) -> set[str]:
+        """Returns the keys of the archive's objects."""
         for file in event.files:
             if file.content is not None:
                 self._put(file.object_key, file.content, file.content_type, file.sha256)
             else:
                 self._unstage(file)
+        if not event.chunks:
+            return set()
+        return {archive.write(self._store, event.doc_id, event.version, archive_part, event.chunks)}
+
+    def _remove(self, event: DocumentUpserted | DocumentDeleted) -> None:
+        self._store.remove(event.removed_files)
+        if isinstance(event, DocumentDeleted):
+            archive.remove(self._store, event.doc_id)
 
     def _put(self, key: str, content: bytes, content_type: str, sha256: str) -> None:
         self._store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=content_type, sha256=sha256)
