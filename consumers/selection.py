@@ -3,7 +3,6 @@
 Invariant 6: no older version and no part out of order is applied; no event of a lost history is.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,6 @@ from consumers.marking import Refused
 from consumers.marks import Known
 from consumers.sink import Change
 from schema.events.events import Event
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
