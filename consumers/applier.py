@@ -116,8 +116,8 @@ class Applier:
 
     def _arrange_removals(self, changes: Sequence[Change], known: Mapping[str, Known]) -> list[Change]:
         """Nothing is removed before the last part; that one removes what all parts do."""
-        arranged = {one.doc_id: one if marks.completes(one, known) else hold_back(one) for one in changes}
-        last = [one for one in changes if marks.completes(one, known) and needs_earlier_parts(one)]
+        arranged = {one.doc_id: one if marks.has_all_parts(one, known) else hold_back(one) for one in changes}
+        last = [one for one in changes if marks.has_all_parts(one, known) and needs_earlier_parts(one)]
         if last:
             with reading(self._engine) as connection:
                 completed = self._sink_marks.complete_removals(connection, last)

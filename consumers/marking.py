@@ -92,7 +92,8 @@ class Marking:
             marks.mark_absent(connection, self._sink, _explain(verdict.overtaken))
             behind = [doc_id for doc_id, document in now.items() if document.desired_version < document.version]
             completion.follow_documents(connection, behind)
-            self._sink_marks.mark_applied(connection, verdict.newest)
+            counted = [one for one in verdict.newest if one.replace or not now[one.doc_id].is_absent]
+            self._sink_marks.mark_applied(connection, counted)
             marks.mark_applied(connection, self._sink, verdict.newest, now)
             marks.count_mark(connection, self._sink, marked)
             marks.mark_refused(connection, self._sink, verdict.refused)
@@ -130,17 +131,19 @@ def _judge(part: Part, known: Mapping[str, Known], now: Mapping[str, Known]) -> 
     """Raises Retryable when another consumer marked a document that this part would move on."""
     verdict = _Verdict(lost={(event.doc_id, event.version): event.history_id for event in part.lost})
     written = {(change.doc_id, change.version): change.events[0].history_id for change in part.changes}
+    applied_lost = set()
     for (doc_id, version), history_id in {**part.rewritten, **written}.items():
         document = now[doc_id]
         if not document.is_valid(history_id, version):
             verdict.lost[doc_id, version] = history_id
+            applied_lost.add((doc_id, version))
         elif document.is_newer_than(version):
             verdict.overtaken[doc_id] = (version, max(document.applied_version, document.parts_version))
     lost = {doc_id for doc_id, _ in verdict.lost}
     verdict.refused = {
         key: reason
         for key, reason in part.refused.items()
-        if key not in verdict.lost and not _is_overtaken(key, known, now)
+        if key not in applied_lost and not _is_overtaken(key, known, now)
     }
     for change in part.changes:
         doc_id, document = change.doc_id, now[change.doc_id]
@@ -149,8 +152,7 @@ def _judge(part: Part, known: Mapping[str, Known], now: Mapping[str, Known]) -> 
         if change.version > document.applied_version:
             if document.marks != known[doc_id].marks:
                 raise Retryable(f"another consumer applied document {doc_id!r} concurrently")
-            if change.replace or not document.is_absent:
-                verdict.newest.append(change)
+            verdict.newest.append(change)
     return verdict
 
 

@@ -147,7 +147,7 @@ def mark_applied(
             sink_states.c.applied_version < given.c.version,  # no newer version is applied
             sink_states.c.parts_version <= given.c.version,  # nor a part of it
             sink_states.c.desired_version >= given.c.version,
-            or_(given.c.is_replace == 1, not_(or_(is_refused, state == "absent"))),
+            or_(given.c.is_replace == 1, not_(is_refused)),
         )
         .values(
             parts_version=given.c.version,
@@ -217,7 +217,15 @@ def mark_lost(connection: Connection, sink: str, lost: Iterable[tuple[str, int]]
 
 
 def completes(change: Change, known: Mapping[str, Known] | None) -> bool:
-    """Whether the sink holds the whole version once it acknowledged this change."""
+    """Whether the sink holds the version once it acknowledged this change; an absent state waits for a replace."""
+    if change.replace:
+        return True
+    is_absent = known is not None and known[change.doc_id].is_absent
+    return not is_absent and has_all_parts(change, known)
+
+
+def has_all_parts(change: Change, known: Mapping[str, Known] | None) -> bool:
+    """Whether every part of the version is applied once the sink acknowledged this change."""
     return change.replace or _count_parts(change, known) == change.events[0].parts
 
 

@@ -4,7 +4,6 @@ Invariant 6: no older version and no part out of order is applied; no event of a
 that builds on another one is applied after it.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,6 @@ from consumers.marking import Refused
 from consumers.marks import Known
 from consumers.sink import Change
 from schema.events.events import DocumentUpserted, Event
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ STEPS = [
     "relays.direct.DirectRelay.apply",
     "relays.direct.DirectRelay.settle",
     "consumers.applier.Applier._decode",
-    "consumers.applier.Applier._drop_held",
+    "consumers.applier.select_changes",
     "consumers.applier.Applier._apply",
     "consumers.marking.Marking._mark",
     "consumers.marks.lock_documents",

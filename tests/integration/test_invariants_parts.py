@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from typing import cast
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
+from consumers import marks
 from consumers.marking import Marking
 from schema import limits
-from schema.events.events import DocumentUpserted, Envelope, decode
+from schema.events.events import ChunkRow, DocumentUpserted, Envelope, decode
+from schema.object_store import layout
 from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import Pipeline, document
 
@@ -176,3 +179,22 @@ def test_whole_older_version_is_applied_when_the_newer_one_cannot_be(pipeline: P
     assert [tuple(row) for row in pipeline.sql(states)] == [(1, 1)] * 2
     pipeline.run()
     pipeline.assert_in_step()
+
+
+def test_parts_of_an_absent_document_are_applied_and_move_no_mark(pipeline: Pipeline, parts: list[Envelope]) -> None:
+    """They may carry vectors that the archive lacks; a replace ends the state."""
+    with pipeline.engine.begin() as connection:
+        for sink in (MILVUS, MINIO):
+            marks.mark_absent(connection, sink, {"a": "lost"})
+    for part in parts:
+        deliver(pipeline, [part])
+    assert progress(pipeline) == [(0, 2, len(parts))] * 2
+    assert {row.state for row in pipeline.sql("SELECT state FROM sink_states")} == {"absent"}
+    assert pipeline.sql("SELECT 1 FROM chunks WHERE milvus_synced") == []
+    assert contents(pipeline) == set(NEW)
+    objects = pipeline.objects()
+    keys = [layout.embeddings_key("a", 2, number) for number in range(1, len(parts) + 1)]
+    archives = [msgspec.msgpack.decode(objects[key], type=list[ChunkRow]) for key in keys if key in objects]
+    archived = [chunk.content for chunks in archives for chunk in chunks]
+    assert sorted(archived) == sorted(NEW)
+    assert pipeline.sql("SELECT status FROM documents") == [("pending",)]
