@@ -133,7 +133,7 @@ def load() -> Settings:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     given = {name.upper(): value for name, value in DotEnvSettingsSource(Settings).env_vars.items()} | os.environ
     for name, value in given.items():
-        if not name.startswith(PREFIX) or name.startswith(_OPEN_PREFIXES):
+        if not name.startswith(PREFIX) or (name.startswith(_OPEN_PREFIXES) and name not in known):
             continue
         if name not in known:
             near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, 1)
