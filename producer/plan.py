@@ -1,6 +1,6 @@
 """What one version of a document changes: a pure comparison of the desired state with the stored one.
 
-Invariant 7: the event carries again whatever not every sink is known to hold, no matter what earlier events carried.
+Invariant 7: the event carries everything that a sink may still lack, no matter what earlier events carried.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
