@@ -195,6 +195,11 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
             "http://127.0.0.1:9000",
             "RAG_OUTBOX_OBJECT_STORE: a server needs RAG_OUTBOX_OBJECT_STORE_ACCESS_KEY and …_SECRET_KEY",
         ),
+        (
+            "kafka_bootstrap_server",
+            "127.0.0.1:9092",
+            "RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVER is set, but RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS is not",
+        ),
         *(
             (
                 "object_store_bucket",
