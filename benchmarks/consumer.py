@@ -1,7 +1,7 @@
-"""How fast one consumer brings documents from Kafka into Milvus and marks them, beside raw batched pymilvus upserts.
+"""How fast one consumer applies documents from Kafka to Milvus and marks them, compared with raw pymilvus upserts.
 
-Ten chunks of 1,024 dimensions a document. The same rows, server and batch size on both sides; the consumer's rate is
-between its first and its last mark, so the start of the process does not count.
+A document has ten chunks of 1,024 dimensions. Both sides write the same rows to the same server in batches of the same
+size. The consumer's rate is measured from its first to its last mark, without the start of the process.
 """
 
 import subprocess
@@ -58,7 +58,7 @@ def write(some: System, documents: int) -> None:
 
 
 def consumed(some: System, documents: int) -> float:
-    """Rows a second; every chunk is marked at the end, and stands in Milvus."""
+    """Rows per second. Verifies that every chunk is in Milvus and marked."""
     with closing(MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"])) as client:
         with some.running("consume", "milvus") as process:
             wait_until(lambda: marked(some, process) == documents, "every document to be marked")
@@ -83,7 +83,7 @@ def marked(some: System, process: "subprocess.Popen[bytes]") -> int:
 
 
 def upserted(some: System, rows: int) -> float:
-    """The same rows again, with a new key each, into the same collection, straight from memory."""
+    """Rows per second of raw upserts: the same rows under new keys into the same collection, from memory."""
     random = np.random.default_rng(2)
     fields = {"doc_version": 1, "business_tag": "", "oss_id": "", "modal_type": "text", "vector_level": "text"}
 

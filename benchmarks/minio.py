@@ -1,9 +1,9 @@
-"""Files on their way into the object store, beside plain minio-py puts of the same bytes to the same server.
+"""How fast files reach the object store, compared with plain minio-py puts of the same bytes to the same server.
 
-A small file (16 KiB) travels in its event: the sink applies batches of documents, eight at once, as it does with what
-Kafka brings; the plain side puts them from eight threads. A large file (100 MiB) goes the way of two: the caller stages
-it before the transaction, then the sink copies it within the server, and removes the staged object after the mark. The
-plain side puts it at its key, as minio-py does by itself. So what the caller waits for is compared, and the whole way.
+A small file (16 KiB) travels in its event: the sink applies batches of documents, eight documents concurrently; the
+plain side puts the files from eight threads. A large file (100 MiB) takes two steps: the caller stages it before the
+transaction; later the sink copies it within the server, and removes the staged object after the mark. The plain side
+puts it at its key. Two times are compared with it: that of staging, which the caller waits for, and that of all steps.
 """
 
 import os
@@ -48,7 +48,7 @@ class Bucket:
     store: S3Store
 
     def empty(self, wanted: dict[str, int]) -> None:
-        """Verify what lies there, by key and size, and remove it."""
+        """Verify the objects by key and size, and remove them."""
         found = {one.object_name: one.size for one in self.raw.list_objects(self.name, recursive=True)}
         if found != wanted:
             raise SystemExit(f"{len(found)} objects in the store, not the {len(wanted)} that were written")
@@ -138,7 +138,7 @@ def key(doc_id: str) -> str:
 
 
 def change(doc_id: str, file: DocumentFile) -> Change:
-    """What the sink gets of a document with a file and no chunks."""
+    """The change of a document with a file and no chunks, as the sink gets it."""
     described = FileRecord(
         object_key=key(doc_id),
         content_type=file.content_type,

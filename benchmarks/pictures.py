@@ -1,4 +1,4 @@
-"""SVG pictures of the newest results in benchmarks/results, for the README: `python -m benchmarks.pictures`.
+"""SVG pictures of the newest results in benchmarks/results, for docs/performance.md: `python -m benchmarks.pictures`.
 
 Needs matplotlib. The background is transparent; the grey ink is readable on white and on black.
 """

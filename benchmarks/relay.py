@@ -1,4 +1,4 @@
-"""How fast one relay drains the outbox: events of 1 KiB, ordered, exactly once; beside Debezium, tuned.
+"""How fast one relay drains an outbox of 1 KiB events, ordered and exactly once, compared with Debezium.
 
 Debezium reads the same backlog from the binlog, at least once. The rate is between the broker's times of the first and
 the last event. Every run is verified.

@@ -1,7 +1,7 @@
-"""What one edited chunk of a document of 1,000 costs the writer, beside writing a document of one chunk.
+"""What one edited chunk of a document of 1,000 chunks costs the writer, compared with writing a document of one chunk.
 
-The caller hands over the whole document, with the one vector that is new. Before each update the document is marked as
-every sink would: the last version is confirmed, and its tombstones are gone. The sides alternate.
+The caller gives the writer the whole document, with the one vector that is new. Before each update the document is
+marked as the sinks would mark it: the last version is confirmed, and its tombstones are removed. The sides alternate.
 """
 
 import sys
@@ -86,7 +86,7 @@ def vector(random: np.random.Generator) -> "np.ndarray[tuple[int, ...], np.dtype
 
 
 def verify(connection: Connection, turn: int, number: int, writes: int) -> None:
-    """Every write made one event, and the last edit stands."""
+    """Every write made one event, and the last edit is stored."""
     newest = f"SELECT COUNT(*) FROM chunks WHERE doc_id = 'large' AND content LIKE '{turn}-{number} %'"
     with connection.begin():
         for statement, wanted in (
@@ -100,7 +100,7 @@ def verify(connection: Connection, turn: int, number: int, writes: int) -> None:
 
 
 def payload_bytes(some: System) -> dict[str, int]:
-    """Of the newest event of each side."""
+    """The payload sizes of the newest event of each side."""
     newest = "SELECT payload_bytes FROM outbox WHERE aggregate_id LIKE :doc_id ORDER BY id DESC LIMIT 1"
     with some.engine.connect() as connection:
         return {

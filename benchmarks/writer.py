@@ -1,10 +1,9 @@
-"""What the outbox costs a writer: documents of ten chunks with outbox, sink states and log, beside the same rows of
-`documents` and `chunks` alone.
+"""What the outbox costs a writer: documents of ten chunks, with and without outbox, sink states and operation log.
 
-Both sides make the same rows of the same documents (hashes and chunk ids included) on connections of the same engine,
-and commit the same number of documents a transaction. The plain side sends one multi-row INSERT a table straight
-through the driver, and stores no vector anywhere, since SQL has no table for it. Random vectors of 1,024 dimensions
-make 40 KiB of an event. The sides alternate, and take turns in who begins. Rows are counted after each run.
+Both sides make the same rows in `documents` and `chunks` (hashes and chunk ids included) on connections of the same
+engine, and commit the same number of documents per transaction. The plain side sends one multi-row INSERT per table
+directly through the driver, and stores no vectors: SQL has no table for them. An event with ten random vectors of 1,024
+dimensions has 40 KiB. The sides alternate, and take turns in going first. Rows are counted after each run.
 """
 
 import sys
@@ -22,8 +21,8 @@ from producer import Document, Writer
 from schema import limits
 from schema.events import identity
 
-CASES = ((1, 1), (8, 1), (1, 100))  # threads, documents a transaction
-# Nothing but %s stands in VALUES: else PyMySQL sends a statement a row.
+CASES = ((1, 1), (8, 1), (1, 100))  # threads, documents per transaction
+# VALUES contains only %s: otherwise PyMySQL sends one statement per row.
 DOCUMENTS = (
     "INSERT INTO documents (doc_id, version, history_id, status, title, source_type, chunk_count) "
     "VALUES (%s, %s, %s, %s, %s, %s, %s)"
@@ -60,7 +59,7 @@ def labels(threads: int, documents: int) -> tuple[str, str]:
 
 
 def timed(some: System, write: Write, documents: int, threads: int, a_transaction: int) -> float:
-    """Milliseconds of the clock a document; every thread has its connection and its documents before."""
+    """Wall-clock milliseconds per document; connections and documents are made before the clock starts."""
     random = np.random.default_rng()
     prefix = f"{time.monotonic_ns():x}"
     made = [corpus.document(f"{prefix}-{number}", random) for number in range(documents)]
@@ -97,7 +96,7 @@ def plain(connection: Connection, documents: Sequence[Document]) -> None:
 
 
 def verify(some: System, documents: int) -> None:
-    """Both sides wrote everything; what the outbox needs, ours alone."""
+    """Both sides wrote all documents and chunks; only rag-outbox wrote what the outbox needs."""
     wanted = {
         "documents": 2 * documents,
         "chunks": 2 * documents * CHUNKS,

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -133,7 +134,7 @@ def load() -> Settings:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     given = {name.upper(): value for name, value in DotEnvSettingsSource(Settings).env_vars.items()} | os.environ
     for name, value in given.items():
-        if not name.startswith(PREFIX) or name.startswith(_OPEN_PREFIXES):
+        if not name.startswith(PREFIX) or (name.startswith(_OPEN_PREFIXES) and name not in known):
             continue
         if name not in known:
             near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, 1)
@@ -141,6 +142,7 @@ def load() -> Settings:
             raise SettingsError(f"unknown setting {name}{hint}")
         if not value:  # an empty variable is a mistake, and must not select the embedded profile
             raise SettingsError(f"{name} is empty: give it a value, or unset it")
+    _refuse_kafka_without_servers(given)
     try:
         settings = Settings()
     except ValidationError as error:
@@ -148,6 +150,14 @@ def load() -> Settings:
         raise SettingsError(f"{PREFIX}{str(first['loc'][0]).upper()}: {first['msg']}") from None
     _check(settings)
     return settings
+
+
+def _refuse_kafka_without_servers(given: Mapping[str, str | None]) -> None:
+    """A misspelt name of the bootstrap servers must not select the embedded profile."""
+    servers = f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"
+    kafka = sorted(name for name in given if name.startswith(f"{PREFIX}KAFKA_"))
+    if kafka and servers not in given:
+        raise SettingsError(f"{kafka[0]} is set, but {servers} is not")
 
 
 def _check(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from schema.retry import Backoff, call_with_retry, is_transient
 
 T = TypeVar("T")
 _ATTEMPTS = 6
+_SECONDS = 60.0  # SQLite waits up to 30 seconds for a lock in each attempt
 _BACKOFF = Backoff(0.05, 2.0)
 
 
@@ -29,6 +30,7 @@ def run(engine: Engine, work: Callable[[Connection], T]) -> T:
         retry_on=lambda error: isinstance(error, WriteConflict) or is_transient(error),
         backoff=_BACKOFF,
         attempts=_ATTEMPTS,
+        seconds=_SECONDS,
     )
 
 

@@ -1,6 +1,6 @@
 """What one version of a document changes: a pure comparison of the desired state with the stored one.
 
-Invariant 7: the event carries again whatever a sink that takes it is not known to hold, no matter what earlier events
+Invariant 7: the event carries everything that a sink that takes it may still lack, no matter what earlier events
 carried.
 """
 

@@ -14,7 +14,7 @@ from relays.ports import Lanes, Outbox, OutboxRow
 
 _ROWS_PER_LANE = 500
 _BATCH_BYTES = 32 * 1024 * 1024
-_BACKLOG_ROWS = 500  # a batch of so many rows: claim the next one ahead; with fewer, a later claim finds more rows
+_BACKLOG_ROWS = 500  # from this size on the next batch is claimed ahead; below it, a later claim finds more rows
 
 
 class Claimer:

@@ -47,7 +47,7 @@ from schema.failures import DeadLetter
 
 _log = logging.getLogger(__name__)
 
-_RUN_ROWS = 16  # so many consecutive ids make a range
+_RUN_ROWS = 16  # the shortest run of consecutive ids that becomes a range
 _GROUP_ROWS = 1_000  # per value
 _GROUP_BYTES = 1024 * 1024
 _WHOLE = "/*+ SET_VAR(group_concat_max_len = 1073741824) */"  # GROUP_CONCAT would cut off after 1 KiB

@@ -31,7 +31,7 @@ class DeadLetter:
 
 
 class TooManyDeadLetters(Exception):
-    """Raised when so many events are refused that the fault is not in them; the process stops, and the rest is kept."""
+    """Raised when too many events are refused: the cause is hardly in them. Stop the process; the rest is kept."""
 
 
 class DeadLetterLimit:

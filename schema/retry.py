@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, stop_never
-from tenacity.stop import stop_base
+from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from schema.database import connection
 from schema.failures import Retryable
@@ -48,12 +47,13 @@ def call_with_retry(
     attempts: int | None = None,
     seconds: float | None = None,
     stop: threading.Event | None = None,
+    clock: Callable[[], float] = time.monotonic,
     report: Callable[[BaseException, float], None] = lambda _error, _seconds: None,
 ) -> T:
     """Return what `work` returns. Raises its last error after `attempts`, after `seconds`, or once `stop` is set.
 
-    `report` is called before each further attempt, with the error and the seconds until that attempt. `stop` also does
-    the waiting, so that a simulation can pass its own clock.
+    `report` is called before each further attempt, with the error and the seconds until that attempt. A simulation
+    passes its own `clock`, and a `stop` that does the waiting.
     """
 
     def report_attempt(state: RetryCallState) -> None:
@@ -67,15 +67,18 @@ def call_with_retry(
         else:
             stop.wait(seconds)
 
-    until: stop_base = stop_never
-    if attempts is not None:
-        until |= stop_after_attempt(attempts)
-    if seconds is not None:
-        until |= stop_after_delay(seconds)
+    def is_over(state: RetryCallState) -> bool:
+        return (
+            (stop is not None and stop.is_set())
+            or (attempts is not None and state.attempt_number >= attempts)
+            or (seconds is not None and clock() - started >= seconds)
+        )
+
+    started = clock()
     return Retrying(
         retry=retry_if_exception(retry_on),
         wait=lambda state: backoff.seconds(state.attempt_number),
-        stop=lambda state: (stop is not None and stop.is_set()) or until(state),
+        stop=is_over,
         sleep=pause,
         before_sleep=report_attempt,
         reraise=True,

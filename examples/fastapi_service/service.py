@@ -20,6 +20,8 @@ from producer.processing.embed.wordllama import WordLlamaEmbedder
 from schema.database.connection import connect
 from schema.retry import Backoff, call_with_retry, is_transient
 
+BACKOFF = Backoff(0.05, 1.0)
+
 DATABASE_URL = "sqlite:///rag-outbox-data/metadata.db"  # where `rag-outbox init` makes it when nothing is set
 
 
@@ -79,7 +81,7 @@ def create_app(database_url: str | None = None) -> FastAPI:
                 return writer.upsert(session.connection(), document)
 
         try:
-            receipt = call_with_retry(write, retry_on=may_succeed_later, backoff=Backoff(0.05, 1.0), attempts=5)
+            receipt = call_with_retry(write, retry_on=may_succeed_later, backoff=BACKOFF, attempts=5)
         except InvalidDocument as error:
             raise HTTPException(422, str(error)) from error
         except IntegrityError as error:
@@ -91,12 +93,16 @@ def create_app(database_url: str | None = None) -> FastAPI:
     @app.delete("/articles/{article_id}", status_code=204)
     def delete(article_id: str) -> None:
         """Delete an article, from the service's table and from every store."""
-        with Session(engine) as session, session.begin():
-            article = session.get(Article, article_id)
-            if article is None:
-                raise HTTPException(404, "no such article")
-            session.delete(article)
-            writer.delete(session.connection(), article_id)
+
+        def delete_both() -> None:
+            with Session(engine) as session, session.begin():
+                article = session.get(Article, article_id)
+                if article is None:
+                    raise HTTPException(404, "no such article")
+                session.delete(article)
+                writer.delete(session.connection(), article_id)
+
+        call_with_retry(delete_both, retry_on=may_succeed_later, backoff=BACKOFF, attempts=5)
 
     return app
 

@@ -38,12 +38,12 @@ def command(
             modal_type=modal_type,
         )
     lines = [
-        f"{hit.score:.3f}  {hit.title}  [{hit.doc_id}]\n       {_shortened(hit.content)}\n       {hit.file or '-'}"
+        f"{hit.score:.3f}  {hit.title}  [{hit.doc_id}]\n       {_shorten(hit.content)}\n       {hit.file or '-'}"
         for hit in hits
     ]
     output.result({"hits": [asdict(hit) for hit in hits]}, *(lines or ["Nothing found."]))
 
 
-def _shortened(content: str, characters: int = 160) -> str:
+def _shorten(content: str, characters: int = 160) -> str:
     flat = " ".join(content.split())
     return flat if len(flat) <= characters else flat[:characters].rsplit(" ", 1)[0] + " …"

@@ -48,7 +48,7 @@ def kill_in_the_middle(system: System, lines: Sequence[bytes], business_tag: str
     `lines` are at least MIN_DOCUMENTS lines of JSON, one document per line, all with `business_tag`. Both processes
     write their errors to `log`. Returns with 0 < applied < written < len(lines). Raises DrillFailed.
     """
-    with _started(system, log, "run") as run, _started(system, log, "write", "-") as write:
+    with _start(system, log, "run") as run, _start(system, log, "write", "-") as write:
 
         def wait_for(condition: Callable[[Killed], bool], what: str, *alive: "subprocess.Popen[bytes]") -> None:
             deadline = time.monotonic() + _DEADLINE_SECONDS
@@ -71,7 +71,7 @@ def kill_in_the_middle(system: System, lines: Sequence[bytes], business_tag: str
 
 
 @contextmanager
-def _started(system: System, log: Path, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
+def _start(system: System, log: Path, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
     """Start a rag-outbox command on the stores of the demo; it sees no settings and no `.env` of the user."""
     data_dir = system.settings.data_dir
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

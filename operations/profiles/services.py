@@ -44,13 +44,13 @@ def consume(system: System, sink_name: str) -> int:
         nonlocal consumed
         consumed += len(applied)
 
+    kafka, names = _kafka(system), system.settings.names
     _enable_info_logs("consumers")
     stop = stop_on_signals()
     with ExitStack() as stack:
         sink, sink_marks = open_sink(system, sink_name)
         stack.callback(sink.close)
         sink.ensure()
-        kafka, names = _kafka(system), system.settings.names
         KafkaConsumer(
             Applier(system.engine, sink, sink_marks),
             KafkaSubscription(kafka, names, sink_name),
@@ -62,7 +62,7 @@ def consume(system: System, sink_name: str) -> int:
 
 
 def _enable_info_logs(package: str) -> None:
-    """A long-running process logs one line whenever the lanes or partitions that it owns change."""
+    """A long-running process logs its routine changes, too: a relay, for instance, the lanes that it gets and loses."""
     logging.getLogger(package).setLevel(logging.INFO)
 
 

@@ -13,7 +13,7 @@ _EVERY_CLIENT = {
     "reconnect.backoff.max.ms": 1_000,  # so a broker is found again within a second
     "socket.nagle.disable": True,
 }
-_SESSION_MILLISECONDS = 10_000  # a dead process keeps its lanes or partitions for so long
+_SESSION_MILLISECONDS = 10_000  # how long a dead process keeps its lanes or partitions
 _GIVE_UP_SECONDS = 30.0  # without a member id: longer than a rebalance takes
 _CONSUMER_ONLY = {
     "session.timeout.ms",

@@ -183,12 +183,22 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
         ("data_dri", "x", "unknown setting RAG_OUTBOX_DATA_DRI; did you mean RAG_OUTBOX_DATA_DIR?"),
         ("colour", "x", "unknown setting RAG_OUTBOX_COLOUR"),
         ("milvus_uri", "", "RAG_OUTBOX_MILVUS_URI is empty: give it a value, or unset it"),
+        (
+            "kafka_bootstrap_servers",
+            "",
+            "RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS is empty: give it a value, or unset it",
+        ),
         ("milvus_uri", "./vectors.db", "RAG_OUTBOX_MILVUS_URI: must start with http:// or https://"),
         ("object_store", "s3://bucket", "RAG_OUTBOX_OBJECT_STORE: must be file:///path or http(s)://host:port"),
         (
             "object_store",
             "http://127.0.0.1:9000",
             "RAG_OUTBOX_OBJECT_STORE: a server needs RAG_OUTBOX_OBJECT_STORE_ACCESS_KEY and …_SECRET_KEY",
+        ),
+        (
+            "kafka_bootstrap_server",
+            "127.0.0.1:9092",
+            "RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVER is set, but RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS is not",
         ),
         *(
             (
@@ -240,6 +250,18 @@ def test_every_command_asks_for_init_first(arguments: list[str], tmp_path: Path,
     reason = f"nothing is initialised in {folder.path}: run rag-outbox init"
     assert (outcome.status, outcome.facts) == (1, {"error": reason})
     assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("arguments", [["relay"], ["consume", "milvus"], ["consume", "minio"]], ids=" ".join)
+def test_services_ask_for_kafka_before_they_open_a_store(arguments: list[str], folder: Folder, here: Here) -> None:
+    log = folder.path / "vectors.log"
+    log.unlink()
+
+    outcome = here(folder, *arguments, "--json")
+
+    reason = "RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS is not set; without Kafka, use: rag-outbox run"
+    assert (outcome.status, outcome.facts) == (2, {"error": reason})
+    assert not log.exists()  # Milvus Lite was not started
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,6 @@ from tests.support.commands import Folder
 
 pytestmark = pytest.mark.acceptance
 
-pytestmark = pytest.mark.acceptance
-
 _README = Path(__file__).parents[2] / "README.md"
 
 

@@ -68,8 +68,8 @@ def ensure(pipeline: Pipeline) -> None:
     pipeline.minio_sink.create()
 
 
-def prepare(data: Path, *, settled: bool) -> None:
-    """Write documents whose events are pending; with `settled`, the sinks already hold an earlier state of them."""
+def prepare(data: Path, *, applied: bool) -> None:
+    """Write documents whose events are pending; with `applied`, the sinks already hold an earlier state of them."""
     pipeline = open_pipeline(data)
     pipeline.minio_sink.create()  # for staging
     metadata.create_all(pipeline.engine)
@@ -83,7 +83,7 @@ def prepare(data: Path, *, settled: bool) -> None:
         document("filed", "one", file=b"filed"),
         *(document(doc_id, "one", "two", file=b"gone") for doc_id in ("gone-1", "gone-2", "again")),
     )
-    if settled:
+    if applied:
         ensure(pipeline)
         pipeline.run()
         pipeline.assert_in_step()
@@ -171,7 +171,7 @@ def serve() -> None:
 def _status(data: Path, order: dict[str, Any]) -> int:
     try:
         if "prepare" in order:
-            prepare(data, settled=order["prepare"] == "settled")
+            prepare(data, applied=order["prepare"] == "applied")
         else:
             run(data, order.get("point"), order.get("hit", 1))
     except BaseException:  # noqa: BLE001  # the test shows any error
@@ -184,14 +184,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--prepare", choices=["settled", "fresh"])
+    parser.add_argument("--prepare", choices=["applied", "fresh"])
     parser.add_argument("--point")
     parser.add_argument("--hit", type=int, default=1)
     options = parser.parse_args()
     if options.serve:
         serve()
     elif options.prepare:
-        prepare(options.data, settled=options.prepare == "settled")
+        prepare(options.data, applied=options.prepare == "applied")
     else:
         run(options.data, options.point, options.hit)
 

@@ -87,9 +87,9 @@ def runs() -> Iterator[Runs]:
 
 @pytest.fixture(scope="module")
 def templates(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data folders to copy: in "settled" the sinks hold a state before the pending events, in "fresh" nothing."""
+    """Data folders to copy: in "applied" the sinks hold a state before the pending events, in "fresh" nothing."""
     folders = {}
-    for name in ("settled", "fresh"):
+    for name in ("applied", "fresh"):
         folders[name] = tmp_path_factory.mktemp(name)
         assert runs(folders[name], prepare=name) == 0
     return folders
@@ -100,7 +100,7 @@ def templates(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_killed_process_leaves_nothing_lost_doubled_or_left_over(
     runs: Runs, templates: dict[str, Path], tmp_path: Path, step: str, when: str
 ) -> None:
-    data = shutil.copytree(templates["settled"], tmp_path / "data")
+    data = shutil.copytree(templates["applied"], tmp_path / "data")
     point = f"{step}:{when}"
     assert runs(data, point=point, hit=2) == DIED
     assert runs(data, point=point, hit=1) == DIED
@@ -118,7 +118,7 @@ def test_process_killed_during_first_start_can_start_again(
         assert runs(data) == 0
 
 
-@pytest.mark.parametrize("template", ["settled", "fresh"])
+@pytest.mark.parametrize("template", ["applied", "fresh"])
 def test_process_without_kills_reaches_the_same_state(
     runs: Runs, templates: dict[str, Path], tmp_path: Path, template: str
 ) -> None:
@@ -128,7 +128,7 @@ def test_process_without_kills_reaches_the_same_state(
 
 
 def test_command_line_kills_at_the_given_point(templates: dict[str, Path], tmp_path: Path) -> None:
-    data = shutil.copytree(templates["settled"], tmp_path / "data")
+    data = shutil.copytree(templates["applied"], tmp_path / "data")
     command = [sys.executable, "-m", "tests.chaos.dying_run", "--data", str(data)]
     point = ["--point", "relays.direct.DirectRelay.settle:after", "--hit", "2"]
     assert subprocess.run([*command, *point], check=False).returncode == DIED

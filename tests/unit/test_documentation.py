@@ -60,6 +60,14 @@ def test_every_setting_that_a_page_names_exists(page: Path) -> None:
     assert [variable for variable in named if variable not in known and not variable.startswith(free)] == []
 
 
+def test_every_log_line_of_the_services_has_a_meaning() -> None:
+    code = "".join(path.read_text() for folder in ("relays", "consumers") for path in (ROOT / folder).rglob("*.py"))
+    logged = set(re.findall(r'_log\.\w+\(\s*"([a-z]+(?:_[a-z]+)+) ', code))
+    assert {"lanes_assigned", "sink_failing"} < logged
+    table = (ROOT / "docs" / "operations.md").read_text().partition("| log line |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", table)) == logged
+
+
 def test_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
 

@@ -9,8 +9,6 @@ from relays.publisher import call_with_timeout
 
 pytestmark = pytest.mark.unit
 
-pytestmark = pytest.mark.unit
-
 
 def test_timeout_is_fatal_for_the_producer() -> None:
     never = threading.Event()

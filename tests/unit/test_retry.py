@@ -93,3 +93,11 @@ def test_report_gets_each_error_that_is_retried() -> None:
             report=lambda error, seconds: reported.append((error, seconds)),
         )
     assert reported == [(errors[0], 0.0), (errors[1], 0.0)]
+
+
+def test_given_clock_counts_the_seconds() -> None:
+    now = iter(range(0, 100, 10))
+    work = Work(*(Retryable("down") for _ in range(10)))
+    with pytest.raises(Retryable):
+        call_with_retry(work, backoff=NO_WAIT, seconds=30.0, clock=lambda: next(now))
+    assert work.calls == 3  # after 10, 20 and 30 seconds
