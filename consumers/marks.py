@@ -136,7 +136,8 @@ def mark_applied(
         [_row_of(change, sink, known) for change in changes],
     )
     state: Any = sink_states.c.state
-    is_complete = given.c.is_complete == 1
+    # Only a replace ends an absent state, also one that the sink's own marks have just set.
+    is_complete = and_(given.c.is_complete == 1, or_(given.c.is_replace == 1, state != "absent"))
     is_desired = sink_states.c.desired_version == given.c.version
     is_refused = and_(state == "failed", is_desired)  # a part of this version
     new = {"applied_version": given.c.version, "applied_at": utc_now(), "attempts": 0, "last_error": null()}
