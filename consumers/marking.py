@@ -133,8 +133,8 @@ def _judge(part: Part, known: Mapping[str, Known], now: Mapping[str, Known]) -> 
     written = {(change.doc_id, change.version): change.events[0].history_id for change in part.changes}
     applied_lost = set()
     for (doc_id, version), history_id in {**part.rewritten, **written}.items():
-        document = now[doc_id]
-        if not document.is_valid(history_id, version):
+        document = now.get(doc_id)
+        if document is None or not document.is_valid(history_id, version):
             verdict.lost[doc_id, version] = history_id
             applied_lost.add((doc_id, version))
         elif document.is_newer_than(version):
@@ -146,9 +146,10 @@ def _judge(part: Part, known: Mapping[str, Known], now: Mapping[str, Known]) -> 
         if key not in applied_lost and not _is_overtaken(key, known, now)
     }
     for change in part.changes:
-        doc_id, document = change.doc_id, now[change.doc_id]
+        doc_id = change.doc_id
         if doc_id in lost or doc_id in verdict.overtaken or (doc_id, change.version) in part.refused:
             continue
+        document = now[doc_id]
         if change.version > document.applied_version:
             if document.marks != known[doc_id].marks:
                 raise Retryable(f"another consumer applied document {doc_id!r} concurrently")

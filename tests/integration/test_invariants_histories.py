@@ -137,6 +137,18 @@ def test_invariant_6_version_lost_while_it_is_applied_becomes_absent(pipeline: P
     assert len(pipeline.milvus_rows()) == 1, "a refill replaces it"
 
 
+def test_document_lost_while_it_is_applied_makes_a_suspect(pipeline: Pipeline) -> None:
+    def fail_over() -> None:
+        start_history(pipeline)
+        for table in ("chunks", "sink_states", "documents"):
+            pipeline.execute(f"DELETE FROM {table}")
+
+    pipeline.upsert(document("a", "one"))
+    consumer = applier(pipeline.engine, Interrupted(pipeline.milvus_sink, fail_over))
+    assert consumer.apply(pipeline.pending()) == []
+    assert (suspects(pipeline), states(pipeline)) == ([("a", 1)], {})
+
+
 def test_lost_and_newest_version_in_one_batch_leave_the_state_absent(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"), document("b", "one"))
     events = pipeline.pending()
