@@ -13,7 +13,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, Engine, and_, func, select, update
 from sqlalchemy.exc import DBAPIError
 
-from consumers import marks, whole_document
+from consumers import completion, marks, whole_document
 from consumers.marks import Known, SinkMarks
 from consumers.sink import Change, Sink
 from consumers.whole_document import StoredDocument
@@ -152,6 +152,8 @@ class Refill:
                     overtaken[change.doc_id] = "another consumer applied the document during a refill"
                 elif document is not None and _is_unchanged(document, stored):
                     held.append(change)
+            behind = [doc_id for doc_id, document in now.items() if document.desired_version < document.version]
+            completion.follow_documents(connection, behind)
             self._sink_marks.mark_applied(connection, held)
             marks.mark_applied(connection, name, held)
             marks.count_mark(connection, name, [change.doc_id for change in held])
