@@ -74,6 +74,8 @@ def build(stored: StoredDocument, sink: Sink, store: ObjectStore, identity: Iden
         "removed_files": [file.object_key for file in stored.files if file.removed_in_version is not None],
     }
     if row.deleted_at is not None:
+        if row.oss_key:  # a late consumer may have copied it again, after its removal was confirmed
+            removed["removed_files"].append(row.oss_key)
         return Whole(Change(row.doc_id, row.version, (DocumentDeleted(**common, **removed),), replace=True), 0)
     try:
         with translate_errors():

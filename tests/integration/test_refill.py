@@ -11,9 +11,11 @@ from sqlalchemy import Engine, text
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from consumers.refill import mark_all_absent
+from consumers.sink import Change
 from producer import Writer
 from schema import archive
 from schema.database.connection import snapshot
+from schema.events.events import decode
 from schema.failures import Retryable, StoreMissing
 from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore
@@ -62,6 +64,33 @@ def test_deleted_document_refills_as_nothing(pipeline: Pipeline) -> None:
         assert refill_of(pipeline, one).run_round() == 2
     pipeline.run()
     pipeline.assert_in_step()
+
+
+def test_original_that_came_back_after_its_removal_goes(pipeline: Pipeline) -> None:
+    """A late consumer copied it again, when its row was confirmed and gone."""
+    pipeline.upsert(document("a", "one", file=b"first"))
+    late = pipeline.pending()
+    pipeline.run()
+    pipeline.delete("a")
+    pipeline.run()
+    change = Change("a", 1, tuple(decode(envelope) for envelope in late))
+    pipeline.minio_sink.apply([change])
+    assert b"first" in pipeline.objects().values()
+    mark_all_absent(pipeline.engine, MINIO, "late")
+    assert refill_of(pipeline, pipeline.minio_sink).run_round() == 1
+    pipeline.assert_in_step()
+    assert pipeline.objects() == {}
+
+
+def test_version_of_a_writer_that_leaves_out_the_states_is_refilled(pipeline: Pipeline) -> None:
+    """SQL of another language: no state asks for the new version, and its event is not here yet."""
+    pipeline.upsert(document("a", "one"))
+    pipeline.run()
+    mark_all_absent(pipeline.engine, MILVUS, "lost")
+    pipeline.execute("UPDATE documents SET version = 2, business_tag = 'new'")
+    one = refill_of(pipeline, pipeline.milvus_sink)
+    assert (one.run_round(), one.run_round()) == (1, 0)
+    assert states(pipeline, MILVUS) == {"a": ("applied", 2)}
 
 
 @pytest.mark.parametrize("name", [MILVUS, MINIO])
