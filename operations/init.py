@@ -28,7 +28,7 @@ def init(settings: Settings, lanes: int | None = None) -> list[str]:
     with wiring.open_system(settings) as system:
         lines = sinks.create_stores(system)
         if settings.kafka is not None:
-            lines += topics.ensure(settings.kafka, settings.names, system.identity.lanes)
+            lines += topics.ensure(settings.kafka, settings.names, system.identity.lanes, sinks.names(system))
         return lines
 
 

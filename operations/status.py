@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
+from operations import sinks
 from operations.wiring import System
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.tables import documents, outbox, outbox_dead_letters, sink_states
-from schema.sinks import SINKS
 
 _FAILURES_SHOWN = 20
 
@@ -35,7 +35,7 @@ def status(system: System) -> Status:
             documents=_documents(connection),
             pending_events=pending[0],
             oldest_pending_age_seconds=_age(now, pending[1]),
-            sinks={sink: _sink(connection, sink, now) for sink in SINKS},
+            sinks={sink: _sink(connection, sink, now) for sink in sinks.names(system)},
             failed=_failed(connection) + _never_published(connection),
             dead_letters=connection.execute(select(func.count()).where(~_superseded())).scalar_one(),
         )
@@ -53,11 +53,11 @@ def _sink(connection: Connection, sink: str, now: datetime) -> dict[str, Any]:
     counted = select(sink_states.c.state, func.count(), func.min(sink_states.c.requested_at))
     rows = connection.execute(counted.where(sink_states.c.sink == sink).group_by(sink_states.c.state))
     by_state = {row[0]: (row[1], row[2]) for row in rows}
-    unapplied, since = by_state.get("pending", (0, None))
+    waiting = [by_state[state] for state in ("pending", "absent") if state in by_state]
     return {
         "applied": by_state.get("applied", (0, None))[0],
-        "unapplied": unapplied,
-        "oldest_unapplied_age_seconds": _age(now, since),
+        "unapplied": sum(count for count, _ in waiting),
+        "oldest_unapplied_age_seconds": _age(now, min((since for _, since in waiting), default=None)),
         "failed": by_state.get("failed", (0, None))[0],
     }
 

@@ -1,6 +1,6 @@
 """Create the topics with the settings that the pipeline needs; compare those that exist already."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ class Topic:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def expected_topics(names: Names, lanes: int) -> list[Topic]:
+def expected_topics(names: Names, lanes: int, sinks: Collection[str] = SINKS) -> list[Topic]:
     """A lane is a partition, in the topic of documents as well as in that of the relays."""
     message = {"max.message.bytes": str(_MESSAGE_BYTES)}
     events = {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY), "compression.type": "producer", **message}
@@ -45,16 +45,16 @@ def expected_topics(names: Names, lanes: int) -> list[Topic]:
         Topic(names.lanes_topic, lanes, fixed=True),
         *(
             Topic(names.dead_letters_topic(sink), 1, settings={**events, "retention.ms": str(30 * _DAY)})
-            for sink in SINKS
+            for sink in sinks
         ),
     ]
 
 
-def ensure(kafka: Mapping[str, Any], names: Names, lanes: int) -> list[str]:
+def ensure(kafka: Mapping[str, Any], names: Names, lanes: int, sinks: Collection[str] = SINKS) -> list[str]:
     """Create missing topics; return harmless differences of existing ones. Raises TopicDiffers on a harmful one."""
     admin = AdminClient(for_producer(kafka))
     brokers = len(admin.list_topics(timeout=_CALL_SECONDS).brokers)
-    topics = expected_topics(names, lanes)
+    topics = expected_topics(names, lanes, sinks)
     created = admin.create_topics(
         [
             NewTopic(

@@ -206,6 +206,14 @@ def test_init_names_the_topic_that_differs(servers: Servers, names: Names) -> No
         topics.ensure(properties, other, 8)
 
 
+def test_init_creates_a_topic_of_dead_letters_for_each_sink(servers: Servers) -> None:
+    names = servers.names()
+    assert topics.ensure({"bootstrap.servers": servers.kafka}, names, LANES, ["fulltext", "milvus"]) == []
+    found = AdminClient({"bootstrap.servers": servers.kafka}).list_topics(timeout=30).topics
+    made = {name for name in found if name.startswith(names.dead_letters_topic(""))}
+    assert made == {names.dead_letters_topic("fulltext"), names.dead_letters_topic("milvus")}
+
+
 def test_init_refuses_a_limit_below_the_largest_event(servers: Servers) -> None:
     names = servers.names()
     admin = AdminClient({"bootstrap.servers": servers.kafka})

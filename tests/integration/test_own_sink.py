@@ -120,7 +120,9 @@ def test_installed_sink_is_refilled_and_kept_up_to_date(tmp_path: Path, installe
     run(folder, installed, "run", "--until-idle")
     assert (fulltext.search("taxes"), fulltext.search("sleeps"), fulltext.search("barks")) == ([], [], ["new"])
     assert sinks(folder)["fulltext"] == (True, "active", 2, 0, 0, 0)
-    assert folder.succeed("status")["documents"] == {"completed": 1, "deleted": 1}
+    status = folder.succeed("status")
+    assert status["documents"] == {"completed": 1, "deleted": 1}
+    assert set(status["sinks"]) == {"fulltext", "milvus", "minio"}
     shown = folder.run("sinks", "list").out
     assert [line.split() for line in shown.splitlines()] == [
         ["sink", "required", "state", "applied", "pending", "absent", "failed"],
@@ -166,6 +168,19 @@ def test_skipped_version_makes_the_document_absent_and_a_refill_heals_it(
     assert pipeline.sql(state) == [("a", "applied", 3), ("b", "applied", 1)]
     assert [fulltext.search(word) for word in ("alpha", "beta", "gamma", "delta")] == [[], ["a"], ["a"], ["b"]]
     assert dict(pipeline.sql("SELECT doc_id, status FROM documents")) == {"a": "completed", "b": "completed"}
+
+
+def test_optional_sink_that_skipped_the_first_version_is_refilled(pipeline: Pipeline, fulltext: FullTextSink) -> None:
+    """The required sinks confirmed the vectors of version 1, so version 2 does not carry them."""
+    pipeline.execute("UPDATE sinks SET required = FALSE WHERE name = 'fulltext'")
+    events = []
+    for contents in (["alpha", "beta"], ["alpha", "beta", "gamma"]):
+        pipeline.upsert(document("a", *contents))
+        events += pipeline.pending()
+        pipeline.run()
+    Applier(pipeline.engine, fulltext, PluginMarks("fulltext")).apply(events)
+    assert Refill(pipeline.engine, fulltext, PluginMarks("fulltext"), pipeline.store).run_round() == 1
+    assert [fulltext.search(word) for word in ("alpha", "beta", "gamma")] == [["a"]] * 3
 
 
 def test_version_in_parts_is_refilled_so_that_its_removals_are_not_lost(
