@@ -65,7 +65,10 @@ class Applier:
             events, refused = self._decode(envelopes)
             refused, bases = self._apply_newest(events, refused)
             if bases:  # now the versions that build on them
-                refused, _ = self._apply_newest(events, refused, bases)
+                doc_ids = {doc_id for doc_id, _ in bases}
+                rest = {key: reason for key, reason in refused.items() if key[0] in doc_ids}
+                more, _ = self._apply_newest([event for event in events if event.doc_id in doc_ids], rest, bases)
+                refused |= more
         except DBAPIError as error:
             if is_transient(error):
                 raise Retryable(f"metadata database: {error.orig}") from error

@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 
 from relays import direct
+from tests.support.foreign_events import lose
 from tests.support.pipeline import Pipeline, document
 
 pytestmark = pytest.mark.integration
@@ -32,6 +33,18 @@ def test_relabels_in_batches_of_their_own_follow_their_base(pipeline: Pipeline) 
     with patch.object(direct, "_BATCH_ROWS", 1):
         pipeline.run()
     pipeline.assert_in_step()
+
+
+def test_lost_event_next_to_a_base_is_counted_once(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("other", "one"))
+    [event] = pipeline.pending()
+    pipeline.run()
+    pipeline.upsert(document("d", "one"))
+    relabel(pipeline, business_tag="tag")
+    milvus, _ = pipeline.appliers()
+    assert milvus.apply([lose(event), *pipeline.pending()]) == []
+    assert milvus.counts["lost_history"] == 1
+    assert [row["business_tag"] for row in pipeline.milvus_rows().values() if row["doc_id"] == "d"] == ["tag"]
 
 
 def test_relabel_without_its_base_is_refused_and_healed_by_a_write(pipeline: Pipeline) -> None:
