@@ -11,6 +11,8 @@ from typing import Protocol
 
 from schema.events.events import Envelope
 
+_VERSION_DIGITS = 19  # of a BIGINT; Python reads no number of more than 4,300
+
 Partition = tuple[str, int]  # topic and number
 OnPartitions = Callable[[Collection[Partition]], None]
 Headers = Sequence[tuple[str, str | bytes | None]]
@@ -42,7 +44,7 @@ class Message:
             event_id=headers.get("ce_id", self.origin),
             event_type=headers.get("ce_type", ""),
             doc_id=(self.key or b"").decode(errors="replace"),
-            version=int(sequence) if sequence.isdecimal() else 0,
+            version=int(sequence) if sequence.isdecimal() and len(sequence) <= _VERSION_DIGITS else 0,
             content_type=headers.get("content-type", ""),
             payload=self.value or b"",
             headers=headers,

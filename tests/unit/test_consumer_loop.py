@@ -71,6 +71,13 @@ def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: Memo
     assert journal == [("apply", 0, 0), ("clean up", 1, 0), ("commit", 1, 1)]
 
 
+def test_sequence_that_no_version_can_have_is_read_as_zero() -> None:
+    def read(sequence: str) -> int:
+        return Message(("topic", 0), 0, b"d1", b"", [("ce_sequence", sequence)]).envelope.version
+
+    assert [read(sequence) for sequence in ("7", "9" * 5_000, "-1", "")] == [7, 0, 0, 0]
+
+
 def test_batch_is_bounded_in_rows_and_bytes(group: MemoryTopic) -> None:
     append(group, 1_203)
     applier = ScriptedApplier()
