@@ -46,8 +46,8 @@ class KafkaConsumer:
     """One of any number of consumers of a sink.
 
     `report` is called with each batch that is applied and marked. `refill` brings back documents that are absent from
-    the sink, after each batch and when idle. `executor` applies batches, one at a time, and is
-    shut down by `close`. `clock` returns seconds; `backoff` has the random source.
+    the sink, after each batch and when idle. `executor` applies batches, one at a time, and is shut down by `close`.
+    `clock` returns seconds; `backoff` has the random source.
     """
 
     def __init__(

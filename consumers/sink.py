@@ -20,10 +20,6 @@ class Change:
     replace: bool = False
 
     @property
-    def complete(self) -> bool:
-        return any(event.part == event.parts for event in self.events)
-
-    @property
     def chunks(self) -> int:
         """The number of chunks that the change carries with their vectors."""
         return sum(len(event.chunks) for event in self.events if isinstance(event, DocumentUpserted))
