@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, literal_column, select, true, update
+from sqlalchemy import Connection, Row, Select, case, false, insert, literal_column, select, true, update
 
 from schema.database import sqlite_progress
-from schema.database.tables import histories, sinks, system_identity
+from schema.database.clock import utc_now
+from schema.database.tables import chunks, documents, histories, sink_states, sinks, system_identity
 from schema.sinks import MILVUS, MINIO, RegisteredSink
+
+_OLDER_COPY = "an older copy of the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ def lock_identity(connection: Connection) -> Identity:
     if reason is None:
         return _identity(rows)
     start_history(connection, reason, instead_of=rows[0].history_id)
+    if reason == _OLDER_COPY:
+        _mark_all_absent(connection)
     return _identity(_read(connection, is_locking=True))
 
 
@@ -139,8 +144,22 @@ def _reason_for_new_history(connection: Connection, row: Row[Any]) -> str | None
     if row.server_uuid != row.here:
         return "another server"
     if sqlite_progress.is_older_copy(connection.engine, row.counter):
-        return "an older copy of the file"
+        return _OLDER_COPY
     return None
+
+
+def _mark_all_absent(connection: Connection) -> None:
+    """Any sink may hold a version that the older copy lacks, and no topic tells of which documents."""
+    state = sink_states.c
+    absent = {"state": "absent", "applied_version": 0, "parts_version": 0, "parts_applied": 0, "attempts": 0}
+    connection.execute(
+        update(sink_states).values(
+            **absent, requested_at=utc_now(), last_error=f"the database is {_OLDER_COPY}", marks=state.marks + 1
+        )
+    )
+    connection.execute(update(chunks).values(milvus_synced=false()))
+    status = case((documents.c.deleted_at.is_not(None), "deleting"), else_="pending")
+    connection.execute(update(documents).where(documents.c.status != "processing").values(status=status))
 
 
 def _identity(rows: Sequence[Row[Any]]) -> Identity:

@@ -1,7 +1,9 @@
 """Refill: a sink that holds nothing that counts of a document gets it back without an event."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -14,7 +16,8 @@ from consumers.refill import mark_all_absent
 from consumers.sink import Change
 from producer import Writer
 from schema import archive
-from schema.database.connection import snapshot
+from schema.database import history
+from schema.database.connection import reading, snapshot
 from schema.events.events import decode
 from schema.failures import Retryable, StoreMissing
 from schema.kafka.names import Names
@@ -91,6 +94,31 @@ def test_version_of_a_writer_that_leaves_out_the_states_is_refilled(pipeline: Pi
     one = refill_of(pipeline, pipeline.milvus_sink)
     assert (one.run_round(), one.run_round()) == (1, 0)
     assert states(pipeline, MILVUS) == {"a": ("applied", 2)}
+
+
+def test_document_of_an_older_copy_of_the_database_is_refilled(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.upsert(document("a", "one", "two"), document("deleted", "one"))
+    pipeline.run()
+    pipeline.delete("deleted")
+    pipeline.run()
+    backup, database = tmp_path / "backup.db", Path(str(pipeline.engine.url.database))
+    with reading(pipeline.engine) as connection:
+        connection.execute(text("VACUUM INTO :backup"), {"backup": str(backup)})
+    pipeline.upsert(document("a", "two", "lost"))
+    pipeline.run()
+    pipeline.engine.dispose()
+    for path in database.parent.glob(f"{database.name}-*"):  # the write-ahead log of the file that is replaced
+        path.unlink()
+    shutil.copy(backup, database)
+
+    with pipeline.engine.begin() as connection:
+        history.lock_identity(connection)
+    assert states(pipeline, MILVUS) == {"a": ("absent", 0), "deleted": ("absent", 0)}
+    assert dict(pipeline.sql("SELECT doc_id, status FROM documents")) == {"a": "pending", "deleted": "deleting"}
+    for name in (MILVUS, MINIO):
+        assert refill_of(pipeline, sink_of(pipeline, name)).run_round() == 2
+    assert sorted(row["content"] for row in pipeline.milvus_rows().values()) == ["one", "two"]
+    pipeline.assert_in_step()
 
 
 @pytest.mark.parametrize("name", [MILVUS, MINIO])
