@@ -15,11 +15,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from pymilvus import MilvusClient
 from sqlalchemy import Engine, make_url, text
 
-from schema.database import migrate
 from schema.database.connection import connect
-from schema.database.history import create_system
-from schema.database.tables import LANES
-from schema.kafka import topics
 from schema.kafka.names import Names
 
 ROOT = Path(__file__).parents[1]
@@ -66,20 +62,15 @@ class System:
 
 @contextmanager
 def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
-    """Its own database, topics and Milvus database, removed at the end. Messages get the time of the broker."""
+    """Its own database, topics and Milvus database, made by `rag-outbox init` and removed at the end.
+
+    Messages get the time of the broker.
+    """
     name = f"bench_{uuid.uuid4().hex[:12]}"
     server = connect(found[f"{PREFIX}DATABASE_URL"])
     with server.begin() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
     url = make_url(found[f"{PREFIX}DATABASE_URL"]).set(database=name).render_as_string(hide_password=False)
-    engine = connect(url)
-    migrate.upgrade(engine)
-    with engine.begin() as connection:
-        create_system(connection, embedding_model=MODEL, dimension=dimension, lanes=LANES)
-    names = Names(name)
-    kafka: dict[str, str | int | float | bool] = {"bootstrap.servers": found[f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"]}
-    topics.ensure(kafka, names, LANES)
-    _stamp(AdminClient(kafka), names.documents_topic)
     administrator = MilvusClient(found[f"{PREFIX}MILVUS_URI"])
     administrator.create_database(name)
     environment = found | {
@@ -89,6 +80,14 @@ def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
         f"{PREFIX}EMBEDDING_MODEL": MODEL,
         f"{PREFIX}VECTOR_DIMENSION": str(dimension),
     }
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    done = subprocess.run([str(COMMAND), "init"], env=others | environment, cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr.decode())
+    engine = connect(url)
+    names = Names(name)
+    kafka: dict[str, str | int | float | bool] = {"bootstrap.servers": found[f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"]}
+    _stamp(AdminClient(kafka), names.documents_topic)
     try:
         yield System(environment, engine, names, dimension)
     finally:
