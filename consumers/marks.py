@@ -271,7 +271,7 @@ def _mark_absent(connection: Connection, reasons: Mapping[str, str], sink: str |
 
 
 def _is_given(given: Any) -> tuple[ColumnElement[bool], ...]:
-    """The sink stands in the rows: next to a constant, SQLite would read all states of the sink by their index."""
+    """The rows contain the sink: with a constant instead, SQLite would read all states of the sink by their index."""
     return sink_states.c.doc_id == given.c.doc_id, sink_states.c.sink == given.c.sink
 
 

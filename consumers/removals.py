@@ -33,7 +33,7 @@ def needs_earlier_parts(change: Change) -> bool:
     return not change.replace and change.events[0].part > 1
 
 
-def add_removals(change: Change, field: str, removed: Sequence[str]) -> Change:
+def _add_removals(change: Change, field: str, removed: Sequence[str]) -> Change:
     """The change with more chunk ids ("tombstones") or object keys ("removed_files") to remove."""
     last = change.events[-1]
     known = set(getattr(last, field))
@@ -41,7 +41,7 @@ def add_removals(change: Change, field: str, removed: Sequence[str]) -> Change:
     return replace(change, events=(*change.events[:-1], msgspec.structs.replace(last, **{field: more})))
 
 
-def load_removals(
+def _load_removals(
     connection: Connection, key: Any, removed_in_version: Any, versions: Mapping[str, int]
 ) -> dict[str, list[str]]:
     """What the given version of each document removes, and what older versions removed and is not confirmed yet."""
@@ -53,3 +53,11 @@ def load_removals(
             if row[2] <= versions[row[0]]:
                 found[row[0]].append(row[1])
     return found
+
+
+def complete_changes(
+    connection: Connection, changes: Sequence[Change], field: str, key: Any, removed_in_version: Any
+) -> list[Change]:
+    """These last parts, with everything in `field` that their version removes, read from the columns given."""
+    removed = _load_removals(connection, key, removed_in_version, {one.doc_id: one.version for one in changes})
+    return [_add_removals(change, field, removed[change.doc_id]) for change in changes]

@@ -20,7 +20,7 @@ Headers = Sequence[tuple[str, str | bytes | None]]
 
 @dataclass(frozen=True)
 class Message:
-    """An event as it stands in the topic."""
+    """An event with its place in the topic."""
 
     partition: Partition
     offset: int

@@ -72,7 +72,7 @@ def read_vectors(store: ObjectStore, doc_id: str, chunks: Mapping[str, tuple[str
 
 
 def _read(store: ObjectStore, key: str) -> list[ChunkRow]:
-    """The rows of an object; none if it was removed meanwhile or is damaged."""
+    """The rows of an object; none if it is gone or damaged."""
     try:
         return decode(store.read(key))
     except ObjectMissing:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection, true, update
 
 from consumers.marks import confirm_removed
-from consumers.removals import add_removals, load_removals
+from consumers.removals import complete_changes
 from consumers.sink import Change
 from schema.batches import bounded
 from schema.database.statements import IDS_PER_STATEMENT
@@ -25,9 +25,7 @@ class MilvusMarks:
 
     def complete_removals(self, connection: Connection, changes: Sequence[Change]) -> list[Change]:
         columns = chunk_tombstones.c
-        versions = {change.doc_id: change.version for change in changes}
-        removed = load_removals(connection, columns.chunk_id, columns.removed_in_version, versions)
-        return [add_removals(change, "tombstones", removed[change.doc_id]) for change in changes]
+        return complete_changes(connection, changes, "tombstones", columns.chunk_id, columns.removed_in_version)
 
 
 def _written(event: Event) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection
 
 from consumers.marks import confirm_removed
-from consumers.removals import add_removals, load_removals
+from consumers.removals import complete_changes
 from consumers.sink import Change
 from schema.database.tables import document_files
 
@@ -19,9 +19,7 @@ class MinioMarks:
 
     def complete_removals(self, connection: Connection, changes: Sequence[Change]) -> list[Change]:
         columns = document_files.c
-        versions = {change.doc_id: change.version for change in changes}
-        removed = load_removals(connection, columns.object_key, columns.removed_in_version, versions)
-        return [add_removals(change, "removed_files", removed[change.doc_id]) for change in changes]
+        return complete_changes(connection, changes, "removed_files", columns.object_key, columns.removed_in_version)
 
 
 def confirm_removed_files(
