@@ -19,7 +19,6 @@ from benchmarks.corpus import CHUNKS, DIMENSION, WORDS
 from benchmarks.relay import empty
 from benchmarks.system import MODEL, PREFIX, System, servers, system, wait_until
 from producer import Writer
-from schema.collection import ALIAS
 
 DOCUMENTS_PER_WRITE = 100
 ROWS_PER_REQUEST = 1_000
@@ -62,7 +61,7 @@ def consumed(some: System, documents: int) -> float:
     with closing(MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"])) as client:
         with some.running("consume", "milvus") as process:
             wait_until(lambda: marked(some, process) == documents, "every document to be marked")
-        [found] = client.query(ALIAS, output_fields=["count(*)"], consistency_level="Strong")
+        [found] = client.query(some.alias, output_fields=["count(*)"], consistency_level="Strong")
     if found["count(*)"] != documents * CHUNKS:
         raise SystemExit(f"{found['count(*)']} rows in Milvus, {documents * CHUNKS} were written")
     by_moment = (
@@ -101,7 +100,7 @@ def upserted(some: System, rows: int) -> float:
     with closing(MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"])) as client:
         began = time.monotonic()
         while batch := list(islice(data, ROWS_PER_REQUEST)):
-            client.upsert(ALIAS, batch, timeout=60)
+            client.upsert(some.alias, batch, timeout=60)
         return rows / (time.monotonic() - began)
 
 

@@ -17,7 +17,6 @@ from benchmarks import corpus, report
 from benchmarks.corpus import CHUNKS
 from benchmarks.system import MODEL, PREFIX, System, servers, system, wait_until
 from producer import Writer
-from schema.collection import ALIAS
 
 WARM_SECONDS = 3.0
 
@@ -47,7 +46,7 @@ def measured(some: System, seconds: float, rate: int) -> "np.ndarray[tuple[int],
         wait_until(lambda: applied(some).keys() >= committed.keys(), "every document to be marked", timeout_seconds=120)
     marked = applied(some)
     with closing(MilvusClient(some.environment[f"{PREFIX}MILVUS_URI"])) as client:
-        [found] = client.query(ALIAS, output_fields=["count(*)"], consistency_level="Strong")
+        [found] = client.query(some.alias, output_fields=["count(*)"], consistency_level="Strong")
     if found["count(*)"] != len(marked) * CHUNKS:
         raise SystemExit(f"{found['count(*)']} rows in Milvus; {len(marked) * CHUNKS} were written")
     began = min(committed.values()) + WARM_SECONDS

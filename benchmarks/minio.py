@@ -37,6 +37,7 @@ THREADS = 8
 SMALL_OURS, SMALL_RAW = "16 KiB: rag-outbox sink, files/s", "16 KiB: raw put, files/s"
 STAGED, WHOLE = "100 MiB: rag-outbox staging, MiB/s", "100 MiB: rag-outbox staging and sink, MiB/s"
 LARGE_RAW = "100 MiB: raw put, MiB/s"
+SYSTEM_ID = "00000000-0000-4000-8000-000000000000"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def small_ours(some: Bucket, files: int) -> dict[str, float]:
     changes = [
         change(doc_id, DocumentFile.from_bytes(content, "small.bin", some.store)) for doc_id, content in documents
     ]
-    with closing(MinioSink(some.store)) as sink:
+    with closing(MinioSink(some.store, SYSTEM_ID)) as sink:
         began = time.monotonic()
         for first in range(0, files, DOCUMENTS_PER_BATCH):
             sink.apply(changes[first : first + DOCUMENTS_PER_BATCH])
@@ -111,7 +112,7 @@ def small_raw(some: Bucket, files: int) -> dict[str, float]:
 
 def large_ours(some: Bucket, path: Path, files: int) -> dict[str, float]:
     """One file after another."""
-    with closing(MinioSink(some.store)) as sink:
+    with closing(MinioSink(some.store, SYSTEM_ID)) as sink:
         began = time.monotonic()
         changes = [change(f"doc-{number}", DocumentFile.from_path(path, some.store)) for number in range(files)]
         staged = time.monotonic() - began

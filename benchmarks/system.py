@@ -1,5 +1,6 @@
 """A new system on the native servers for one benchmark; its processes are the real console scripts."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from pymilvus import MilvusClient
 from sqlalchemy import Engine, make_url, text
 
+from schema import collection
 from schema.database.connection import connect
 from schema.kafka.names import Names
 
@@ -39,6 +41,11 @@ class System:
     engine: Engine
     names: Names
     dimension: int
+
+    @property
+    def alias(self) -> str:
+        """Of the collection."""
+        return collection.alias_of(self.names.namespace)
 
     @property
     def kafka(self) -> str:
@@ -81,11 +88,13 @@ def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
         f"{PREFIX}VECTOR_DIMENSION": str(dimension),
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    done = subprocess.run([str(COMMAND), "init"], env=others | environment, cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(
+        [str(COMMAND), "init", "--json"], env=others | environment, cwd=ROOT, capture_output=True, check=False
+    )
     if done.returncode:
         raise SystemExit(done.stderr.decode())
     engine = connect(url)
-    names = Names(name)
+    names = Names(name, json.loads(done.stdout)["system_id"])
     kafka: dict[str, str | int | float | bool] = {"bootstrap.servers": found[f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"]}
     _stamp(AdminClient(kafka), names.documents_topic)
     try:

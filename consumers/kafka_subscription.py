@@ -1,6 +1,10 @@
-"""The subscription port on Kafka: one librdkafka consumer, cooperative-sticky, offsets committed by hand."""
+"""The subscription port on Kafka: one librdkafka consumer, cooperative-sticky, offsets committed by hand.
+
+Events of other systems, which may share the topic, are skipped here.
+"""
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, cast
@@ -8,6 +12,7 @@ from typing import Any, cast
 import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from consumers.foreign_events import ForeignEvents
 from consumers.subscription import Message, OnPartitions, Partition
 from schema.kafka.clients import Membership, join_group
 from schema.kafka.names import Names
@@ -27,6 +32,7 @@ class KafkaSubscription:
         self._kafka = kafka
         self._topic = names.documents_topic
         self._group = names.sink_group(sink)
+        self.foreign = ForeignEvents(names.source)
         self._owned: set[Partition] = set()
         self._ends: dict[Partition, int] = {}  # the offset after everything that was fetched, where nothing is left
         self._paused = False
@@ -37,12 +43,25 @@ class KafkaSubscription:
         self._consumer = self._new_consumer()
 
     def poll(self, rows: int, seconds: float) -> Sequence[Message]:
+        deadline = time.monotonic() + seconds
+        while True:
+            skipped = self.foreign.count
+            messages = self._own_messages(self._consumer.consume(rows, max(0.0, deadline - time.monotonic())))
+            if messages or self.foreign.count == skipped or time.monotonic() >= deadline:
+                return messages  # events of other systems alone are no silence
+
+    def _own_messages(self, records: Sequence[confluent_kafka.Message]) -> list[Message]:
+        """The messages of this system from partitions that this member owns. Raises KafkaException."""
         messages = []
-        for record in self._consumer.consume(rows, seconds):
+        for record in records:
             if (error := record.error()) is None:
                 message = _message(record)
-                self._ends.pop(message.partition, None)
-                if message.partition in self._owned:  # it may have been revoked since it was fetched
+                if message.partition not in self._owned:  # it was revoked since it was fetched
+                    continue
+                if self.foreign.skip(message):
+                    self._ends[message.partition] = message.offset + 1
+                else:
+                    self._ends.pop(message.partition, None)
                     messages.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._note_end(record)
@@ -100,6 +119,7 @@ class KafkaSubscription:
             self._consumer = self._new_consumer()
 
     def leave(self) -> None:
+        self.foreign.report()
         self._consumer.close()
 
     def _new_consumer(self) -> Consumer:

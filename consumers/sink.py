@@ -41,7 +41,8 @@ class Sink(Protocol):
     def ensure(self) -> None:
         """Check the store at the start of a process; create nothing, since an empty store would contradict the marks.
 
-        Raises StoreMissing when it is not there, Permanent when it does not fit.
+        Raises StoreMissing when it is not there, OtherSystem when it is not of this system, Permanent when it does not
+        fit.
         """
 
     def apply(self, changes: Sequence[Change]) -> None:

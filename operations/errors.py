@@ -18,6 +18,7 @@ def describe(error: Exception) -> str | None:
     from producer import ProducerError
     from schema.database.revision import SchemaError
     from schema.failures import Permanent, Retryable, StoreMissing, TooManyDeadLetters
+    from schema.ownership import OtherSystem
 
     if isinstance(error, DBAPIError):
         return f"metadata database: {error.orig}"
@@ -25,9 +26,22 @@ def describe(error: Exception) -> str | None:
         return str(error)
     if _is(error, "pymilvus.exceptions", "MilvusException"):
         return f"Milvus: {getattr(error, 'message', error)}"
+    if _is(error, "grpc", "RpcError"):  # pymilvus does not wrap all of them: a deadline, for instance
+        from consumers.milvus.errors import translate
+
+        return str(translate(error))
     if _is(error, "minio.error", "MinioException") or _is(error, "urllib3.exceptions", "HTTPError"):
         return f"object store: {error}"
-    ours = (OperationError, ProducerError, TooManyDeadLetters, Permanent, Retryable, StoreMissing, SchemaError)
+    ours = (
+        OperationError,
+        ProducerError,
+        TooManyDeadLetters,
+        Permanent,
+        Retryable,
+        StoreMissing,
+        OtherSystem,
+        SchemaError,
+    )
     return str(error) if isinstance(error, (*ours, OSError, Timeout)) else None
 
 

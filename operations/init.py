@@ -1,12 +1,18 @@
 """`rag-outbox init`: create tables, collection, bucket and topics, and store the system's identity. May be repeated."""
 
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+
 from sqlalchemy import Engine
 
 from operations import sinks, wiring
 from operations.errors import OperationError
 from operations.settings import Settings
+from operations.wiring import System
 from schema.database import migrate
-from schema.database.history import NotInitialised, create_system, read_identity
+from schema.database.connection import reading
+from schema.database.history import Identity, NotInitialised, create_system, read_identity
 from schema.database.tables import LANES
 from schema.kafka import topics
 
@@ -15,38 +21,75 @@ class LanesDiffer(OperationError):
     """Raised when the system exists with another number of lanes; the message names both."""
 
 
-def init(settings: Settings, lanes: int | None = None) -> list[str]:
-    """Create what is missing. Returns a line per store that was lost, and per topic that differs harmlessly.
+class SystemIdDiffers(OperationError):
+    """Raised when the database has another system id than the given one; the message names both."""
 
-    A new system has `lanes` lanes. Raises LanesDiffer if the system has another number, WrongModel if it has another
-    embedding model, TopicDiffers if a topic cannot be used.
+
+@dataclass(frozen=True)
+class Initialised:
+    """`notes`: a line per store that was lost, and per topic that differs harmlessly."""
+
+    system_id: str
+    notes: list[str]
+
+
+def init(settings: Settings, lanes: int | None = None, system_id: str | None = None) -> Initialised:
+    """Create what is missing.
+
+    A new system has `lanes` lanes and the id `system_id`, a UUID. Raises LanesDiffer or SystemIdDiffers if the system
+    has others, OtherSystem if a store belongs to another system, WrongModel if the system has another embedding model,
+    TopicDiffers if a topic cannot be used.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with wiring.open_system(settings, initialised=False) as system:
         migrate.upgrade(system.engine)
-        _store_identity(system.engine, settings, lanes)
+        found = _read_identity(system.engine)
+        if found is None:
+            given = system_id or str(uuid.uuid4())
+            sinks.refuse_other_systems(system, given)  # before it is stored: another one could not be given then
+            found = _store_identity(system, lanes or LANES, given)
+        _require_same(found, lanes, system_id)
     with wiring.open_system(settings) as system:
-        lines = sinks.create_stores(system)
+        notes = sinks.create_stores(system)
         if settings.kafka is not None:
-            lines += topics.ensure(settings.kafka, settings.names, system.identity.lanes, sinks.names(system))
-        return lines
+            notes += topics.ensure(settings.kafka, system.names, system.identity.lanes, sinks.names(system))
+        return Initialised(system.identity.system_id, notes)
 
 
-def _store_identity(engine: Engine, settings: Settings, lanes: int | None) -> None:
-    with engine.begin() as connection:
+def _read_identity(engine: Engine) -> Identity | None:
+    with reading(engine) as connection:
         try:
-            found = read_identity(connection).lanes
+            return read_identity(connection)
         except NotInitialised:
-            given = lanes or LANES
-            create_system(
-                connection, embedding_model=settings.embedding_model, dimension=settings.vector_dimension, lanes=given
-            )
-            _set_lanes(engine, given)
-            return
-    if lanes not in (None, found):
+            return None
+
+
+def _require_same(found: Identity, lanes: int | None, system_id: str | None) -> None:
+    if lanes not in (None, found.lanes):
         raise LanesDiffer(
-            f"the system has {found} lanes, not {lanes}: their number is fixed when the system is created"
+            f"the system has {found.lanes} lanes, not {lanes}: their number is fixed when the system is created"
         )
+    if system_id not in (None, found.system_id):
+        raise SystemIdDiffers(
+            f"the database is that of the system {found.system_id}, not {system_id}: a system keeps its id"
+        )
+
+
+def _store_identity(system: System, lanes: int, system_id: str) -> Identity:
+    """Returns what is stored: another `init` may have been faster."""
+    settings = system.settings
+    with system.engine.begin() as connection:
+        with suppress(NotInitialised):
+            return read_identity(connection)
+        create_system(
+            connection,
+            embedding_model=settings.embedding_model,
+            dimension=settings.vector_dimension,
+            lanes=lanes,
+            system_id=system_id,
+        )
+        _set_lanes(system.engine, lanes)
+        return read_identity(connection)
 
 
 def _set_lanes(engine: Engine, lanes: int) -> None:

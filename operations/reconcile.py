@@ -12,7 +12,6 @@ from pymilvus import MilvusClient
 from sqlalchemy import select
 
 from operations.wiring import System
-from schema import collection
 from schema.database.connection import reading
 from schema.database.tables import chunks, document_files, documents, outbox
 from schema.object_store import layout
@@ -44,7 +43,7 @@ class Difference:
 
 def find_differences(system: System, client: MilvusClient) -> list[Difference]:
     """Every difference, in no particular order."""
-    client.load_collection(collection.ALIAS, timeout=_TIMEOUT_SECONDS)
+    client.load_collection(system.settings.collection_alias, timeout=_TIMEOUT_SECONDS)
     return [*_documents(system), *_milvus(system, client), *_objects(system)]
 
 
@@ -61,7 +60,7 @@ def _milvus(system: System, client: MilvusClient) -> Iterator[Difference]:
     """Compare all rows with all chunks by key: equal counts could hide a lost row and a row left over."""
     wanted = _wanted_rows(system)
     seen: Counter[str] = Counter()
-    for row in _milvus_rows(client):
+    for row in _milvus_rows(client, system.settings.collection_alias):
         chunk_id = row["chunk_id"]
         seen[chunk_id] += 1
         if chunk_id not in wanted:
@@ -93,10 +92,8 @@ def _wanted_rows(system: System) -> dict[str, tuple[str, ...]]:
         return {row[0]: tuple(value or "" for value in row[1:]) for row in rows}
 
 
-def _milvus_rows(client: MilvusClient) -> Iterator[dict[str, Any]]:
-    pages = client.query_iterator(
-        collection.ALIAS, batch_size=_PAGE_ROWS, output_fields=_ROW_FIELDS, timeout=_TIMEOUT_SECONDS
-    )
+def _milvus_rows(client: MilvusClient, alias: str) -> Iterator[dict[str, Any]]:
+    pages = client.query_iterator(alias, batch_size=_PAGE_ROWS, output_fields=_ROW_FIELDS, timeout=_TIMEOUT_SECONDS)
     try:
         while page := pages.next():
             yield from page
@@ -115,7 +112,7 @@ def _objects(system: System) -> Iterator[Difference]:
         if key.startswith(archives):
             if key.removeprefix(archives).split("/")[0] not in living:
                 yield Difference("object store", "left over", key)
-        elif key not in wanted:
+        elif key not in wanted and key != layout.SYSTEM_ID_KEY:
             yield Difference("object store", "left over", key)
     for key, sha256 in wanted.items():
         found = system.store.sha256(key)

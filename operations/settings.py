@@ -11,8 +11,7 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from schema import limits
-from schema.kafka.names import Names
+from schema import collection, limits
 from schema.object_store import layout
 
 PREFIX = "RAG_OUTBOX_"
@@ -46,7 +45,8 @@ class Settings(BaseSettings):
     )
     namespace: str = Field(
         default="rag",
-        description="First part of the names of topics and consumer groups, for systems that share a Kafka cluster.",
+        description="First part of the names of topics, consumer groups, collection and bucket, for systems that "
+        "share servers. It must not change after `init`.",
         pattern="^[A-Za-z0-9_-]{1,64}$",
         json_schema_extra={"unit": "1 to 64 letters, digits, `-` and `_`"},
     )
@@ -75,10 +75,13 @@ class Settings(BaseSettings):
         description="Secret key for the S3 server, which needs one.",
         json_schema_extra={"unit": "text", "unset": "none"},
     )
-    object_store_bucket: str = Field(
-        default=layout.BUCKET,
+    object_store_bucket: str | None = Field(
+        default=None,
         description="The bucket of this system.",
-        json_schema_extra={"unit": "3 to 63 lower-case letters, digits, `.` and `-`"},
+        json_schema_extra={
+            "unit": "3 to 63 lower-case letters, digits, `.` and `-`",
+            "unset": f"`<namespace>-knowledge-base`: `{layout.bucket_of('rag')}`",
+        },
     )
     embedding_model: str = Field(
         default="wordllama-l2_supercat-256",
@@ -106,8 +109,12 @@ class Settings(BaseSettings):
         return {**properties, "bootstrap.servers": self.kafka_bootstrap_servers}
 
     @property
-    def names(self) -> Names:
-        return Names(self.namespace)
+    def collection_alias(self) -> str:
+        return collection.alias_of(self.namespace)
+
+    @property
+    def bucket(self) -> str:
+        return self.object_store_bucket or layout.bucket_of(self.namespace)
 
     @property
     def database(self) -> str:
@@ -124,9 +131,9 @@ class Settings(BaseSettings):
     def objects(self) -> Path | None:
         """The bucket's folder, or None when the object store is a server."""
         if self.object_store is None:
-            return self.data_dir / "objects" / self.object_store_bucket
+            return self.data_dir / "objects" / self.bucket
         url = urlsplit(self.object_store)
-        return Path(unquote(url.path)) / self.object_store_bucket if url.scheme == "file" else None
+        return Path(unquote(url.path)) / self.bucket if url.scheme == "file" else None
 
 
 def load() -> Settings:
@@ -173,8 +180,9 @@ def _check(settings: Settings) -> None:
             raise SettingsError(
                 f"{PREFIX}OBJECT_STORE: a server needs {PREFIX}OBJECT_STORE_ACCESS_KEY and …_SECRET_KEY"
             )
-    if _BUCKET.fullmatch(settings.object_store_bucket) is None:
+    if _BUCKET.fullmatch(settings.bucket) is None:
+        derived = f" (it is {settings.bucket!r}, from the namespace)" if settings.object_store_bucket is None else ""
         raise SettingsError(
-            f"{PREFIX}OBJECT_STORE_BUCKET: must be 3 to 63 lower-case letters, digits, dots and hyphens; each part "
-            "between dots must begin and end with a letter or digit; an IP address is not allowed"
+            f"{PREFIX}OBJECT_STORE_BUCKET{derived}: must be 3 to 63 lower-case letters, digits, dots and hyphens; each "
+            "part between dots must begin and end with a letter or digit; an IP address is not allowed"
         )

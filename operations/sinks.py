@@ -1,6 +1,6 @@
 """The sinks of a system: the rows of the table `sinks`, with their factories, their stores and their progress."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from schema.failures import StoreMissing
 from schema.sinks import MILVUS, MINIO
 
 if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
     from consumers.marks import SinkMarks
     from consumers.sink import Sink
 
@@ -67,7 +69,7 @@ def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
         from consumers.minio.marks import MinioMarks
         from consumers.minio.sink import MinioSink
 
-        return MinioSink(system.store), MinioMarks()
+        return MinioSink(system.store, system.identity.system_id), MinioMarks()
     from consumers.sinks import GROUP, PluginMarks, load_factory
 
     try:
@@ -80,17 +82,42 @@ def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
 
 
 def create_stores(system: System) -> list[str]:
-    """Create the stores that are missing. Returns a line per store whose documents a consumer has to refill."""
+    """Create the stores that are missing. Returns a line per store whose documents a consumer has to refill.
+
+    Raises OtherSystem, before it creates anything, if one of them belongs to another system.
+    """
+    system_id = system.identity.system_id
+    with ExitStack() as stack:
+        others = [open_sink(system, name)[0] for name in names(system) if name != MILVUS]
+        for sink in others:
+            stack.callback(sink.close)
+            _check(sink)
+        lines = [system.with_milvus(lambda client: _create_store(system, _milvus(system, client, system_id)))]
+        lines += [_create_store(system, sink) for sink in others]
+    return [line for line in lines if line is not None]
+
+
+def refuse_other_systems(system: System, system_id: str) -> None:
+    """Raises OtherSystem if the collection or the bucket exists and is not of the system with this id."""
+    from consumers.minio.sink import MinioSink
+
+    with closing(MinioSink(system.store, system_id)) as sink:
+        _check(sink)
+    lite = system.settings.milvus_lite
+    if lite is None or lite.exists():
+        system.with_milvus(lambda client: _check(_milvus(system, client, system_id)))
+
+
+def _check(sink: "Sink") -> None:
+    with suppress(StoreMissing):
+        sink.ensure()
+
+
+def _milvus(system: System, client: "MilvusClient", system_id: str) -> "Sink":
     from consumers.milvus.sink import MilvusSink
 
-    dimension = system.settings.vector_dimension
-    lines = [system.with_milvus(lambda client: _create_store(system, MilvusSink(client, dimension)))]
-    for name in names(system):
-        if name != MILVUS:
-            sink, _ = open_sink(system, name)
-            with closing(sink):
-                lines.append(_create_store(system, sink))
-    return [line for line in lines if line is not None]
+    settings = system.settings
+    return MilvusSink(client, settings.vector_dimension, system_id, settings.collection_alias)
 
 
 def _create_store(system: System, sink: "Sink") -> str | None:

@@ -24,6 +24,7 @@ from schema.database import revision
 from schema.database.connection import connect, reading
 from schema.database.history import Identity, NotInitialised, read_identity
 from schema.failures import Retryable
+from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import ObjectStore
 from schema.retry import Backoff, call_with_retry
@@ -52,6 +53,11 @@ class System:
         """The identity of the system, read once. Raises NotInitialised."""
         with reading(self.engine) as connection:
             return read_identity(connection)
+
+    @property
+    def names(self) -> Names:
+        """The names in Kafka. Raises NotInitialised."""
+        return Names(self.settings.namespace, self.identity.system_id)
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -170,7 +176,7 @@ def _object_store(settings: Settings) -> ObjectStore:
     client = s3.connect(
         settings.object_store or "", settings.object_store_access_key, secret.get_secret_value() if secret else None
     )
-    return s3.S3Store(client, settings.object_store_bucket)
+    return s3.S3Store(client, settings.bucket)
 
 
 def _operator() -> str:

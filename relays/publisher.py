@@ -23,7 +23,6 @@ _TRANSACTION_MILLISECONDS = 10_000  # how long a transaction that a dead relay l
 _CALL_SECONDS = 20.0  # longer than a transaction may take, and than a session: a relay that stood still is fenced first
 _FLUSH_SECONDS = 0.05  # between two looks for a refused event
 _GIVE_UP_SECONDS = 25.0  # for a call that ignores its own time limit, _CALL_SECONDS
-_SOURCE = "rag-outbox"
 _REFUSED = {  # Kafka will never accept this event; a wrong timestamp is the fault of this machine's clock
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
@@ -49,6 +48,7 @@ class KafkaPublisher:
 
     def __init__(self, names: Names, kafka: Mapping[str, Any], lanes: int) -> None:
         self._names = names
+        self._source = names.source
         self._kafka = kafka
         self._lanes = lanes
         self._settings = {
@@ -145,7 +145,7 @@ class KafkaPublisher:
                     partition=row.lane,
                     key=envelope.doc_id.encode(),
                     value=envelope.payload,
-                    headers=_headers(row),
+                    headers=_headers(row, self._source),
                     on_delivery=on_delivery,
                 )
                 return
@@ -206,13 +206,13 @@ def call_with_timeout(call: Callable[[], Any], seconds: float = _GIVE_UP_SECONDS
         raise KafkaException(late) from error
 
 
-def _headers(row: OutboxRow) -> list[tuple[str, str | bytes | None]]:
+def _headers(row: OutboxRow, source: str) -> list[tuple[str, str | bytes | None]]:
     """CloudEvents 1.0 in binary mode, with the version that fences the event, then the writer's own headers."""
     envelope = row.envelope
     own: list[tuple[str, str | bytes | None]] = [
         ("ce_specversion", "1.0"),
         ("ce_id", envelope.event_id),
-        ("ce_source", _SOURCE),
+        ("ce_source", source),
         ("ce_type", envelope.event_type),
         ("ce_time", row.created_at),
         ("ce_subject", envelope.doc_id),

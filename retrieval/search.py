@@ -52,10 +52,12 @@ def search(
     limit: int,
     business_tag: str | None = None,
     modal_type: str | None = None,
+    alias: str = collection.ALIAS,
 ) -> list[Hit]:
     """At most `limit` chunks nearest to `vector`, best first. `vector` has the dimension of the system.
 
-    `business_tag` and `modal_type` filter by the labels in Milvus. Raises MilvusException.
+    `business_tag` and `modal_type` filter by the labels in Milvus. `alias` is that of the collection. Raises
+    MilvusException, and grpc.RpcError when Milvus does not answer within 30 seconds.
     """
     labels = {"business_tag": business_tag, "modal_type": modal_type}
     expression = " and ".join(
@@ -63,9 +65,9 @@ def search(
     )
 
     def ask(client: MilvusClient) -> list[dict[str, Any]]:
-        client.load_collection(collection.ALIAS, timeout=_TIMEOUT_SECONDS)
+        client.load_collection(alias, timeout=_TIMEOUT_SECONDS)
         found = client.search(
-            collection.ALIAS,
+            alias,
             data=[vector],
             anns_field="vector",
             filter=expression,

@@ -5,7 +5,7 @@ from typing import Literal
 
 from schema import limits
 
-ALIAS = "rag_vectors"
+SYSTEM_ID_PROPERTY = "rag_outbox.system_id"  # a property: Milvus Lite keeps no description of a collection
 METRIC = "COSINE"
 HNSW = {"M": 16, "efConstruction": 200}
 SPARSE_METRIC = "IP"
@@ -35,6 +35,15 @@ FIELDS = (
     Field("oss_id", "varchar", limits.OBJECT_KEY_BYTES),
     Field("content", "varchar", limits.CONTENT_BYTES),
 )
+
+
+def alias_of(namespace: str) -> str:
+    """The alias of a namespace's collection: `rag_vectors` for `rag`. Milvus takes no `-`, and no digit first."""
+    name = f"{namespace.replace('-', '_')}_vectors"
+    return f"_{name}" if name[0].isdigit() else name
+
+
+ALIAS = alias_of("rag")  # of the default namespace
 
 
 def literal(text: str) -> str:

@@ -23,7 +23,7 @@ from schema.database.connection import connect
 from schema.database.tables import metadata
 from schema.object_store.directory import DirectoryStore
 from tests.support import servers
-from tests.support.pipeline import DIMENSION, MODEL, Pipeline, set_model
+from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, set_model
 from tests.support.servers import MilvusServer
 
 pytest_plugins = ["pytester", "tests.support.markers", "tests.support.server_fixtures"]
@@ -118,7 +118,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 @pytest.fixture
 def pipeline(engine: Engine, store: DirectoryStore, milvus: MilvusClient) -> Iterator[Pipeline]:
     """The embedded pipeline; its sinks are ready."""
-    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
+    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
     milvus_sink.create()
     minio_sink.create()
     yield Pipeline(engine, store, milvus, Writer(MODEL), milvus_sink, minio_sink)

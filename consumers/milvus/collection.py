@@ -15,8 +15,9 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from consumers.milvus.errors import translate
-from schema import collection
+from schema import collection, ownership
 from schema.failures import Permanent
+from schema.ownership import OtherSystem
 
 TIMEOUT_SECONDS: Final = 30.0  # per request; the client's default retries for many minutes
 TYPES: Final = {
@@ -29,12 +30,17 @@ _PRIMARY = collection.FIELDS[0]
 _log = logging.getLogger(__name__)
 
 
-def create(client: MilvusClient, dimension: int, alias: str) -> None:
-    """Create a collection behind `alias`, unless there is one."""
+def create(client: MilvusClient, dimension: int, alias: str, system_id: str) -> None:
+    """Create a collection of this system behind `alias`, unless there is one.
+
+    Raises OtherSystem if the collection is there and not of this system. Milvus creates a collection with its system id
+    in one step, so of two systems only one gets it.
+    """
     if not exists(client, alias):
         name = f"{alias}_1"
         if not exists(client, name):
-            _create(client, name, dimension)
+            _create(client, name, dimension, system_id)
+        require_own(client, name, system_id)
         stored = stored_fields(client, name)
         for field in collection.FIELDS:
             if field.name in stored:
@@ -47,6 +53,16 @@ def stored_fields(client: MilvusClient, name: str) -> dict[str, dict[str, Any]]:
     """Field name → its parameters in the server."""
     described = client.describe_collection(name, timeout=TIMEOUT_SECONDS)
     return {field["name"]: field["params"] for field in described["fields"]}
+
+
+def require_own(client: MilvusClient, name: str, system_id: str) -> None:
+    """Raises OtherSystem unless the collection of this name, or behind this alias, is of this system."""
+    described = client.describe_collection(name, timeout=TIMEOUT_SECONDS)
+    store, separate = f"the Milvus collection {name}", "RAG_OUTBOX_NAMESPACE or Milvus database"
+    owner = described["properties"].get(collection.SYSTEM_ID_PROPERTY)
+    if owner is None:
+        raise OtherSystem(f"{store} has no system id, so rag-outbox init did not create it: set another {separate}")
+    ownership.require_own(store, owner, system_id, separate=separate)
 
 
 def exists(client: MilvusClient, name: str) -> bool:
@@ -65,12 +81,13 @@ def _is_refused(request: Callable[[], object]) -> bool:
     return False
 
 
-def _create(client: MilvusClient, name: str, dimension: int) -> None:
+def _create(client: MilvusClient, name: str, dimension: int, system_id: str) -> None:
     fields: tuple[collection.Field, ...] = collection.FIELDS
     if not _takes_sparse(client, name):
         fields = tuple(field for field in fields if field.kind != "sparse")
         _log.warning("this Milvus takes no sparse weights: they are left out of the collection %s", name)
-    client.create_collection(name, schema=_schema(fields, dimension), timeout=TIMEOUT_SECONDS)
+    owner = {collection.SYSTEM_ID_PROPERTY: system_id}
+    client.create_collection(name, schema=_schema(fields, dimension), properties=owner, timeout=TIMEOUT_SECONDS)
 
 
 def _takes_sparse(client: MilvusClient, name: str) -> bool:

@@ -26,21 +26,22 @@ _ANSWER_BYTES = 32 * 1024 * 1024
 
 
 class MilvusSink:
-    """The collection behind `alias`, of vectors with `dimension` float32 numbers."""
+    """The collection of a system behind `alias`, of vectors with `dimension` float32 numbers."""
 
     name = MILVUS
     takes_vectors = True
     takes_files = False
 
-    def __init__(self, client: MilvusClient, dimension: int, alias: str = collection.ALIAS) -> None:
+    def __init__(self, client: MilvusClient, dimension: int, system_id: str, alias: str = collection.ALIAS) -> None:
         self._client = client
         self._dimension = dimension
+        self._system_id = system_id
         self._alias = alias
         self._with_sparse: bool | None = None  # whether the collection has sparse weights; None before `ensure`
 
     def create(self) -> None:
         try:
-            milvus_collection.create(self._client, self._dimension, self._alias)
+            milvus_collection.create(self._client, self._dimension, self._alias, self._system_id)
         except ERRORS as error:
             raise translate(error) from error
         self.ensure()
@@ -49,6 +50,7 @@ class MilvusSink:
         try:
             if not milvus_collection.exists(self._client, self._alias):
                 raise StoreMissing(self._missing)
+            milvus_collection.require_own(self._client, self._alias, self._system_id)
             self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS)
             stored = milvus_collection.stored_fields(self._client, self._alias)
         except ERRORS as error:

@@ -8,9 +8,11 @@ from consumers.minio.translate import translate_errors
 from consumers.sink import Change
 from schema import archive
 from schema.events.events import DocumentDeleted, DocumentUpserted, Event, FileRecord
-from schema.failures import Permanent
-from schema.object_store import layout
+from schema.failures import Permanent, StoreMissing
+from schema.object_store import layout, marker
+from schema.object_store.layout import SYSTEM_ID_KEY
 from schema.object_store.port import BucketMissing, ObjectMissing, ObjectStore
+from schema.ownership import require_own
 from schema.sinks import MINIO
 
 _PARALLEL_DOCUMENTS = 8  # hides the latency of the store's requests
@@ -23,18 +25,26 @@ class MinioSink:
     takes_vectors = True  # into the archive
     takes_files = True
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, system_id: str) -> None:
         self._store = store
+        self._system_id = system_id
         self._pool = ThreadPoolExecutor(_PARALLEL_DOCUMENTS, thread_name_prefix="minio-sink")
 
     def create(self) -> None:
         with translate_errors():
             self._store.ensure()
+            marker.claim(self._store, self._system_id)
+        self.ensure()
 
     def ensure(self) -> None:
         with translate_errors():
             if not self._store.exists():
                 raise BucketMissing
+            owner, place = marker.read(self._store), self._store.location(SYSTEM_ID_KEY)
+        if owner is None:  # not the bucket that `init` made
+            raise StoreMissing(f"there is no object {place}, which names the system of the bucket: run rag-outbox init")
+        separate = "RAG_OUTBOX_NAMESPACE or RAG_OUTBOX_OBJECT_STORE_BUCKET"
+        require_own(f"the object store of {place}", owner, self._system_id, separate=separate)
 
     def apply(self, changes: Sequence[Change]) -> None:
         outcomes = [self._pool.submit(self._apply_one, change) for change in changes]

@@ -1,5 +1,6 @@
 """`rag-outbox init`."""
 
+import uuid
 from typing import Annotated
 
 import typer
@@ -11,19 +12,32 @@ from schema import limits
 
 EXAMPLE = "RAG_OUTBOX_DATA_DIR=/var/lib/rag rag-outbox init"
 _LANES = "Number of lanes of a new system, 16 if not given: the most relays, and consumers per sink, that have work."
+_SYSTEM_ID = "Id of a new system, a new UUID if not given. It names the system in the other stores, and never changes."
+
+
+def _uuid(text: str) -> str:
+    """The usual form of a UUID, in lower case. Raises BadParameter."""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no UUID") from None
+
 
 Lanes = Annotated[int | None, typer.Option("--lanes", min=1, max=limits.LANES, help=_LANES)]
+SystemId = Annotated[str | None, typer.Option("--system-id", metavar="UUID", parser=_uuid, help=_SYSTEM_ID)]
 
 
-def command(lanes: Lanes = None, as_json: Json = False) -> None:
+def command(lanes: Lanes = None, system_id: SystemId = None, as_json: Json = False) -> None:
     """Create the tables, collection, bucket and topics, and store the embedding model. May be repeated."""
     from operations.init import init as run_init
 
     given, output = settings.load(), Output(json=as_json)
-    for difference in run_init(given, lanes):
-        output.note(difference)
+    done = run_init(given, lanes, system_id)
+    for note in done.notes:
+        output.note(note)
     facts = {"data_dir": str(given.data_dir), "embedding_model": given.embedding_model}
     output.result(
-        facts | {"dimension": given.vector_dimension},
+        facts | {"dimension": given.vector_dimension, "system_id": done.system_id},
         f"Ready in {given.data_dir}: vectors of {given.embedding_model}, {given.vector_dimension} dimensions.",
+        f"System id: {done.system_id}",
     )

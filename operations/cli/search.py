@@ -36,6 +36,7 @@ def command(
             limit=limit,
             business_tag=business_tag,
             modal_type=modal_type,
+            alias=system.settings.collection_alias,
         )
     lines = [
         f"{hit.score:.3f}  {hit.title}  [{hit.doc_id}]\n       {_shorten(hit.content)}\n       {hit.file or '-'}"

@@ -63,5 +63,6 @@ class RestartingMilvusSink:
                 except MilvusException as error:
                     raise translate(error) from error
                 self._opened = opening.pop_all()
-            self._sink = MilvusSink(client, self._system.settings.vector_dimension)
+            settings, system_id = self._system.settings, self._system.identity.system_id
+            self._sink = MilvusSink(client, settings.vector_dimension, system_id, settings.collection_alias)
         return self._sink

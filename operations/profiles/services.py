@@ -26,7 +26,7 @@ def relay(system: System) -> int:
     _enable_info_logs("relays")
     stop = stop_on_signals()
     lanes = system.identity.lanes
-    kafka_relay(system.engine, system.settings.names, kafka, lanes=lanes, report=report).run(stop)
+    kafka_relay(system.engine, system.names, kafka, lanes=lanes, report=report).run(stop)
     return published
 
 
@@ -44,7 +44,7 @@ def consume(system: System, sink_name: str) -> int:
         nonlocal consumed
         consumed += len(applied)
 
-    kafka, names = _kafka(system), system.settings.names
+    kafka, names = _kafka(system), system.names
     _enable_info_logs("consumers")
     stop = stop_on_signals()
     with ExitStack() as stack:

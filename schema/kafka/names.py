@@ -1,13 +1,18 @@
-"""Names of topics and groups, derived from one namespace, so that systems can share a Kafka cluster."""
+"""Names of topics and groups, derived from one namespace and the system id.
+
+Systems with their own namespaces share a Kafka cluster. Those with the same one share topics; their own groups keep
+them apart, and the source of each event tells whose it is.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Names:
-    """`namespace`: letters, digits, `-` and `_`. The documentation uses the names of the default."""
+    """`namespace`: letters, digits, `-` and `_`. `system_id`: a UUID, whole, since similar ones may begin alike."""
 
-    namespace: str = "rag"
+    namespace: str
+    system_id: str
 
     @property
     def documents_topic(self) -> str:
@@ -20,10 +25,15 @@ class Names:
 
     @property
     def relays_group(self) -> str:
-        return f"{self.namespace}-relays"
+        return f"{self.namespace}-{self.system_id}-relays"
+
+    @property
+    def source(self) -> str:
+        """The header `ce_source` of every event of this system: a URI reference."""
+        return f"rag-outbox/{self.system_id}"
 
     def sink_group(self, sink: str) -> str:
-        return f"{self.namespace}-{sink}"
+        return f"{self.namespace}-{self.system_id}-{sink}"
 
     def dead_letters_topic(self, sink: str) -> str:
         return f"{self.documents_topic}.dead-letters.{sink}"

@@ -6,9 +6,14 @@ from datetime import datetime
 
 from schema.database.tables import SOURCE_TYPES
 
-BUCKET = "rag-knowledge-base"
+SYSTEM_ID_KEY = "system-id"  # the object that names the system of the bucket
 _RAW_PREFIX = "raw-files/"
 STAGING_PREFIX = "temp/"  # a lifecycle rule removes objects of rolled-back transactions
+
+
+def bucket_of(namespace: str) -> str:
+    """The bucket of a namespace if no other is set: `rag-knowledge-base` for `rag`. A bucket's name has no `_`."""
+    return f"{namespace.lower().replace('_', '-')}-knowledge-base"
 
 
 def raw_file_key(doc_id: str, source_type: str, created_at: datetime, extension: str) -> str:

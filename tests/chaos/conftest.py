@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from schema.collection import alias_of
 from tests.support.commands import Folder
 from tests.support.corpus import DIMENSION
 from tests.support.servers import MilvusServer, MinioServer, Servers, empty_database
@@ -30,11 +31,12 @@ def initialised(path: Path, servers: Servers, milvus: MilvusServer, minio: Minio
         milvus.client(collections) as client,
         minio.bucket() as bucket,
     ):
+        namespace = servers.names().namespace
         folder = Folder(
             path,
             database_url=engine.url.render_as_string(hide_password=False),
             kafka_bootstrap_servers=servers.kafka,
-            namespace=servers.names().namespace,
+            namespace=namespace,
             milvus_uri=f"{milvus.uri}/{collections}",
             object_store=minio.url,
             object_store_access_key=minio.access_key,
@@ -44,7 +46,7 @@ def initialised(path: Path, servers: Servers, milvus: MilvusServer, minio: Minio
             vector_dimension=str(DIMENSION),
         )
         assert folder.run("init").status == 0
-        yield System(folder, servers, Stores(engine, client, minio.client(), bucket))
+        yield System(folder, servers, Stores(engine, client, minio.client(), bucket, alias_of(namespace)))
 
 
 @pytest.fixture

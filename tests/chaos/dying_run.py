@@ -33,7 +33,7 @@ from relays import direct
 from schema.database.connection import connect
 from schema.database.tables import metadata
 from schema.object_store.directory import DirectoryStore
-from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, set_model
+from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, document, set_model
 
 assert milvus_lite.adapter.grpc.server  # loaded here, not after the fork
 
@@ -60,7 +60,9 @@ def open_pipeline(data: Path) -> Pipeline:
     engine = connect(f"sqlite:///{data / 'metadata.db'}")
     store = DirectoryStore(data / "objects")
     client = MilvusClient(server_manager_instance.start_and_get_uri(str(data / "vectors.db")))
-    return Pipeline(engine, store, client, Writer(MODEL), MilvusSink(client, DIMENSION), MinioSink(store))
+    return Pipeline(
+        engine, store, client, Writer(MODEL), MilvusSink(client, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
+    )
 
 
 def ensure(pipeline: Pipeline) -> None:

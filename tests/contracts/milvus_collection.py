@@ -17,6 +17,7 @@ from consumers.milvus.sink import MilvusSink
 from consumers.sink import Change
 from schema.events.events import ChunkLabels, ChunkRow, DocumentDeleted, DocumentUpserted
 from schema.failures import Permanent, Retryable, StoreMissing
+from tests.support.pipeline import SYSTEM_ID
 from tests.support.waiting import wait_for
 
 MIB = 1024 * 1024
@@ -151,13 +152,13 @@ class MilvusCollectionContract:
     def test_creation_continues_after_a_kill_at_any_step(self, client: MilvusClient) -> None:
         for step in itertools.count():
             try:
-                MilvusSink(DyingClient(client, step), 8).create()
+                MilvusSink(DyingClient(client, step), 8, SYSTEM_ID).create()
             except Killed:
-                MilvusSink(client, 8).create()
+                MilvusSink(client, 8, SYSTEM_ID).create()
             else:
                 break
             self.assert_collection_is_whole(client)
-            sink = MilvusSink(client, 8)
+            sink = MilvusSink(client, 8, SYSTEM_ID)
             sink.apply(upsert_change(chunks=[chunk("one")]))
             client.drop_alias("rag_vectors")
             for name in client.list_collections():  # the kill may leave a probe
@@ -170,7 +171,7 @@ class MilvusCollectionContract:
 
         def create(client: MilvusClient) -> None:
             start.wait(10)
-            wait_for(lambda: try_create(MilvusSink(client, 8)), "the collection")
+            wait_for(lambda: try_create(MilvusSink(client, 8, SYSTEM_ID)), "the collection")
 
         with ThreadPoolExecutor(len(made)) as pool:
             list(pool.map(create, made))
@@ -179,10 +180,10 @@ class MilvusCollectionContract:
 
     def test_collection_of_another_dimension_is_permanent(self, client: MilvusClient, sink: MilvusSink) -> None:
         with pytest.raises(Permanent, match="the Milvus collection has 8 dimensions, the system 16"):
-            MilvusSink(client, 16).ensure()
+            MilvusSink(client, 16, SYSTEM_ID).ensure()
 
     def test_two_collections_are_independent(self, client: MilvusClient, sink: MilvusSink) -> None:
-        other = MilvusSink(client, 4, "rebuilt_vectors")
+        other = MilvusSink(client, 4, SYSTEM_ID, "rebuilt_vectors")
         other.create()
         try:
             sink.apply(upsert_change(1, [chunk("one"), chunk("both", "old")]))
@@ -201,7 +202,7 @@ class MilvusCollectionContract:
     # Invariant 12
 
     def test_requests_with_large_vectors_are_bounded_in_bytes(self, client: MilvusClient) -> None:
-        sink = MilvusSink(client, 1_024)
+        sink = MilvusSink(client, 1_024, SYSTEM_ID)
         sink.create()
         made = [chunk(f"chunk-{number}", "x" * 16_000, ONES * 128) for number in range(1_000)]
         with record_requests() as seen:
@@ -236,7 +237,7 @@ class MilvusCollectionContract:
         for changes in (upsert_change(1, [chunk("one")]), delete_change(1, ["one"]), relabel, replace):
             with pytest.raises(StoreMissing, match=missing):
                 sink.apply(changes)
-        for checked in (sink, MilvusSink(client, 8)):
+        for checked in (sink, MilvusSink(client, 8, SYSTEM_ID)):
             with pytest.raises(StoreMissing, match=missing):
                 checked.ensure()
         assert not client.has_collection("rag_vectors"), "only `create` creates it"

@@ -24,6 +24,7 @@ from tests.contracts.milvus_collection import (
     rows,
     upsert_change,
 )
+from tests.support.pipeline import SYSTEM_ID
 
 REFUSED = [
     (upsert_change(1, [chunk("good"), chunk("c", vector=ONES[:28])]), "c: the vector has 28 bytes, 8 float32"),
@@ -50,19 +51,19 @@ class MilvusRowsContract:
     def made(cls, shared_clients: Callable[[], MilvusClient]) -> MilvusClient:
         """A client after the collection was created, which takes seconds, so the tests share it."""
         client = shared_clients()
-        MilvusSink(client, 8).create()
+        MilvusSink(client, 8, SYSTEM_ID).create()
         return client
 
     @pytest.fixture
     def client(self, made: MilvusClient) -> MilvusClient:
         if left := list(rows(made, "chunk_id")):
-            MilvusSink(made, 8).apply(delete_change(1, left))
+            MilvusSink(made, 8, SYSTEM_ID).apply(delete_change(1, left))
         assert rows(made) == {}
         return made
 
     @pytest.fixture
     def sink(self, client: MilvusClient) -> MilvusSink:
-        return MilvusSink(client, 8)
+        return MilvusSink(client, 8, SYSTEM_ID)
 
     def test_row_has_the_values_of_the_event(self, client: MilvusClient, sink: MilvusSink) -> None:
         one = chunk("one", "text", struct.pack("<8f", *range(1, 9)), modal_type="image", vector_level="row")

@@ -27,7 +27,7 @@ from tests.contracts.dead_letters import letter
 from tests.integration.test_kafka_consumers import wait_until_completed
 from tests.support import kafka
 from tests.support.foreign_events import lose
-from tests.support.pipeline import DIMENSION, MODEL, Pipeline, applier, chunk, document
+from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, applier, chunk, document
 from tests.support.servers import ROOT, Servers
 from tests.support.waiting import wait_for
 from tests.support.written import rows
@@ -94,7 +94,7 @@ def engine_of(database: Engine, user: str, password: str) -> Engine:
 def test_every_process_works_with_its_own_user(
     servers: Servers, mysql: Engine, users: Users, names: Names, store: DirectoryStore, milvus: MilvusClient
 ) -> None:
-    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
+    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
     for sink in (milvus_sink, minio_sink):
         sink.create()
     written = Pipeline(users.writer, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
@@ -127,7 +127,7 @@ def test_consumer_user_may_mark_a_refused_event(
     servers: Servers, mysql: Engine, users: Users, names: Names, store: DirectoryStore, milvus: MilvusClient
 ) -> None:
     """It inserts the dead letter and the `failed` marks."""
-    milvus_sink = MilvusSink(milvus, DIMENSION)
+    milvus_sink = MilvusSink(milvus, DIMENSION, SYSTEM_ID)
     milvus_sink.create()
     with users.writer.begin() as connection:
         Writer(MODEL).upsert(connection, document("d", "one"))
@@ -144,8 +144,8 @@ def test_consumer_user_may_mark_a_refused_event(
 def test_consumer_user_may_mark_a_lost_version_and_keep_a_dead_letter(
     servers: Servers, mysql: Engine, users: Users, names: Names, store: DirectoryStore, milvus: MilvusClient
 ) -> None:
-    sink = MinioSink(store)
-    written = Pipeline(mysql, store, milvus, Writer(MODEL), MilvusSink(milvus, DIMENSION), sink)
+    sink = MinioSink(store, SYSTEM_ID)
+    written = Pipeline(mysql, store, milvus, Writer(MODEL), MilvusSink(milvus, DIMENSION, SYSTEM_ID), sink)
     written.upsert(document("d", "one", file=b"x"))
     [event] = written.pending()
     assert applier(users.consumer, sink).apply([event, lose(event)]) == []

@@ -21,7 +21,7 @@ from consumers.milvus.sink import MilvusSink
 from schema import limits
 from schema.failures import Retryable
 from schema.sinks import MILVUS, MINIO
-from tests.support.pipeline import DIMENSION, Pipeline, applier, document, vector
+from tests.support.pipeline import DIMENSION, SYSTEM_ID, Pipeline, applier, document, vector
 
 pytestmark = pytest.mark.integration
 
@@ -87,7 +87,7 @@ def test_invariant_8_no_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> N
 def test_invariant_8_no_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, tmp_path: Path) -> None:
     folder = str(tmp_path / "other.db")
     client = MilvusClient(server_manager_instance.start_and_get_uri(folder))
-    sink = MilvusSink(client, DIMENSION)
+    sink = MilvusSink(client, DIMENSION, SYSTEM_ID)
     sink.create()
     server_manager_instance.release_server(folder)  # no server listens now
     pipeline.upsert(document("a", "one"))

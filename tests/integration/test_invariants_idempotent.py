@@ -29,7 +29,7 @@ from schema.database.tables import metadata
 from schema.events.events import Envelope
 from schema.object_store.directory import DirectoryStore
 from schema.sinks import MILVUS, MINIO
-from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, set_model, vector
+from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, document, set_model, vector
 
 pytestmark = pytest.mark.integration
 
@@ -205,7 +205,7 @@ def _document(step: Write, vectors: Sequence[int], file: Write | None, store: Di
 @contextmanager
 def new_world(milvus: MilvusClient) -> Iterator[World]:
     """A new database and folder, and an empty Milvus collection."""
-    sink = MilvusSink(milvus, DIMENSION)
+    sink = MilvusSink(milvus, DIMENSION, SYSTEM_ID)
     sink.create()
     with tempfile.TemporaryDirectory() as folder:
         engine = connect(f"sqlite:///{folder}/metadata.db")
@@ -214,7 +214,7 @@ def new_world(milvus: MilvusClient) -> Iterator[World]:
         with engine.begin() as connection:
             set_model(connection)
         store = DirectoryStore(Path(folder) / "objects")
-        minio = MinioSink(store)
+        minio = MinioSink(store, SYSTEM_ID)
         minio.create()
         pipeline = Pipeline(engine, store, milvus, Writer(MODEL), sink, minio)
         if stale := list(pipeline.milvus_rows()):

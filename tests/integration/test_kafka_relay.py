@@ -75,7 +75,7 @@ def test_message_is_a_cloud_event_keyed_by_document(servers: Servers, mysql: Eng
     assert one.headers == {
         "ce_specversion": "1.0",
         "ce_id": one.event_id,
-        "ce_source": "rag-outbox",
+        "ce_source": f"rag-outbox/{SYSTEM_ID}",
         "ce_type": "rag.document.upserted.v1",
         "ce_subject": "d",
         "ce_sequence": "1",
@@ -191,7 +191,7 @@ def test_init_names_the_topic_that_differs(servers: Servers, names: Names) -> No
     properties = {"bootstrap.servers": servers.kafka}
     assert topics.ensure(properties, names, LANES) == []
 
-    other = Names(f"{names.namespace}-x")
+    other = Names(f"{names.namespace}-x", names.system_id)
     admin = AdminClient({"bootstrap.servers": servers.kafka})
     new = [
         NewTopic(other.documents_topic, num_partitions=16, replication_factor=1, config={"retention.ms": "1000"}),

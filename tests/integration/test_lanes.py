@@ -41,7 +41,7 @@ def test_init_makes_as_many_partitions_as_lanes(servers: Servers, tmp_path: Path
             some.relay()
             kafka.wait_until_empty(engine)
             some.finish()
-    seen = kafka.topic(servers, Names(folder.settings["namespace"]).documents_topic)
+    seen = kafka.topic(servers, Names(folder.settings["namespace"], SYSTEM_ID).documents_topic)
     assert {one.doc_id: one.partition for one in seen} == {doc_id: crc32(doc_id.encode()) % 5 for doc_id in doc_ids}
 
 

@@ -12,6 +12,7 @@ from consumers.milvus.sink import MilvusSink
 from schema.events.events import ChunkLabels
 from tests.contracts.milvus_collection import MIB, MilvusCollectionContract, chunk, record_requests, rows, upsert_change
 from tests.contracts.milvus_rows import MilvusRowsContract
+from tests.support.pipeline import SYSTEM_ID
 from tests.support.servers import MilvusServer
 
 pytestmark = pytest.mark.integration
@@ -54,7 +55,7 @@ def client(clients: Callable[[], MilvusClient]) -> MilvusClient:
 
 @pytest.fixture
 def sink(client: MilvusClient) -> MilvusSink:
-    sink = MilvusSink(client, 8)
+    sink = MilvusSink(client, 8, SYSTEM_ID)
     sink.create()
     return sink
 

@@ -35,6 +35,7 @@ from tests.contracts.milvus_collection import (
     upsert_change,
 )
 from tests.contracts.milvus_rows import MilvusRowsContract
+from tests.support.pipeline import SYSTEM_ID
 from tests.support.servers import MilvusServer, gone, native, states
 from tests.support.waiting import wait_for
 
@@ -60,7 +61,7 @@ def client(clients: Callable[[], MilvusClient]) -> MilvusClient:
 
 @pytest.fixture
 def sink(client: MilvusClient) -> MilvusSink:
-    sink = MilvusSink(client, 8)
+    sink = MilvusSink(client, 8, SYSTEM_ID)
     sink.create()
     return sink
 
@@ -86,7 +87,7 @@ class TestCollection(MilvusCollectionContract):
 def test_old_milvus_stores_chunks_without_sparse_weights_and_warns_once(
     client: MilvusClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sink = MilvusSink(client, 8)
+    sink = MilvusSink(client, 8, SYSTEM_ID)
     for _ in range(2):
         sink.create()
     warnings = [record.getMessage() for record in caplog.records if record.name == "consumers.milvus.collection"]
@@ -176,7 +177,7 @@ def own(tmp_path: Path, milvus_server: MilvusServer) -> Iterator[OwnServer]:  # 
 def test_killed_server_comes_back_with_everything_that_it_acknowledged(own: OwnServer) -> None:
     uri = own.up()
     with closing(MilvusClient(uri, timeout=1.0)) as client:
-        sink = MilvusSink(client, 8)
+        sink = MilvusSink(client, 8, SYSTEM_ID)
         sink.create()
         sink.apply(upsert_change(1, [chunk(f"chunk-{number}") for number in range(500)]))
         relabel = upsert_change(2, relabelled=[ChunkLabels(chunk_id="chunk-7")], business_tag="new")
@@ -184,7 +185,7 @@ def test_killed_server_comes_back_with_everything_that_it_acknowledged(own: OwnS
         for changes in (upsert_change(2, [chunk("late")]), relabel, delete_change(2, ["chunk-8"])):
             with pytest.raises(Retryable, match=r"^Milvus: [^<]"):
                 sink.apply(changes)
-        assert not try_create(MilvusSink(client, 8))
+        assert not try_create(MilvusSink(client, 8, SYSTEM_ID))
         own.up()
         for changes in (relabel, delete_change(3, ["chunk-8"]), upsert_change(4, [chunk("late")])):
             wait_for(partial(try_apply, sink, changes), "the server to take it")  # loading takes seconds
@@ -204,7 +205,7 @@ def _listening(port: int) -> socket.socket | None:
 def test_silent_server_is_reported_after_the_timeout(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = own.up()
     with closing(MilvusClient(uri, timeout=1.0)) as client:
-        sink = MilvusSink(client, 8)
+        sink = MilvusSink(client, 8, SYSTEM_ID)
         sink.create()
         monkeypatch.setattr(milvus_sink, "TIMEOUT_SECONDS", 0.5)
         own.kill(signal.SIGSTOP)

@@ -24,6 +24,7 @@ from schema.failures import Permanent, Retryable, StoreMissing
 from schema.object_store import s3
 from schema.object_store.s3 import S3Store
 from tests.contracts.object_store import HELLO_SHA256, MIB, ObjectStoreContract, copy, put
+from tests.support.pipeline import SYSTEM_ID
 from tests.support.servers import MinioServer
 
 pytestmark = pytest.mark.integration
@@ -52,7 +53,7 @@ def store(client: Minio, bucket: str) -> S3Store:
 
 @pytest.fixture
 def sink(store: S3Store) -> Iterator[MinioSink]:
-    sink = MinioSink(store)
+    sink = MinioSink(store, SYSTEM_ID)
     yield sink
     sink.close()
 
@@ -302,7 +303,7 @@ def test_missing_bucket_stops_the_sink_until_it_is_created(
 
 
 def test_wrong_credentials_are_retryable_and_named(minio_server: MinioServer, bucket: str) -> None:
-    sink = MinioSink(S3Store(s3.connect(minio_server.url, minio_server.access_key, "wrong-secret"), bucket))
+    sink = MinioSink(S3Store(s3.connect(minio_server.url, minio_server.access_key, "wrong-secret"), bucket), SYSTEM_ID)
     with pytest.raises(Retryable, match="SignatureDoesNotMatch"):
         sink.apply([upsert_change(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])])
     sink.close()
@@ -312,7 +313,7 @@ def test_unreachable_server_is_reported_within_seconds() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"  # no server listens: connections are refused
-        sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"))
+        sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"), SYSTEM_ID)
         began = time.monotonic()
         with pytest.raises(Retryable, match="object store"):
             sink.apply([upsert_change(staged()), upsert_change(staged(), doc_id="another")])
@@ -324,7 +325,7 @@ def test_server_without_an_answer_is_reported_after_the_timeout(monkeypatch: pyt
     monkeypatch.setattr(s3, "_TIMEOUT", urllib3.Timeout(connect=3.0, read=0.2))  # seconds
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"))
+        sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"), SYSTEM_ID)
         began = time.monotonic()
         with pytest.raises(Retryable, match=r"object store: .*timed out"):
             sink.apply([upsert_change(staged())])

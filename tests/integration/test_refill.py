@@ -27,7 +27,7 @@ from tests.contracts.milvus_collection import chunk as stored_chunk
 from tests.contracts.milvus_collection import upsert_change
 from tests.contracts.object_store import put
 from tests.support import kafka
-from tests.support.pipeline import DIMENSION, MODEL, Pipeline, applier, document
+from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, applier, document
 from tests.support.refill import During, empty_milvus, errors, refill_of, sink_of, states
 from tests.support.servers import Servers
 from tests.support.waiting import wait_for
@@ -191,7 +191,7 @@ def test_large_document_is_refilled_in_bounded_parts_and_its_archive_is_never_in
 
 @pytest.fixture
 def on_mysql(mysql: Engine, store: DirectoryStore, milvus: MilvusClient) -> Iterator[Pipeline]:
-    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
+    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
     milvus_sink.create()
     yield Pipeline(mysql, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
     minio_sink.close()

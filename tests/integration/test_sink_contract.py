@@ -13,6 +13,7 @@ from schema.object_store import s3
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import ObjectStore
 from tests.contracts.sink import DIMENSION, SinkContract
+from tests.support.pipeline import SYSTEM_ID
 from tests.support.servers import MilvusServer, MinioServer
 
 pytestmark = pytest.mark.integration
@@ -23,7 +24,7 @@ class MilvusStore:
     shows_files = False
 
     def __init__(self, client: MilvusClient) -> None:
-        self.sink = MilvusSink(client, DIMENSION)
+        self.sink = MilvusSink(client, DIMENSION, SYSTEM_ID)
         self._client = client
 
     def read(self, doc_id: str) -> dict[str, str]:
@@ -46,7 +47,7 @@ class FilesStore:
     shows_files = True
 
     def __init__(self, store: ObjectStore) -> None:
-        self.sink = MinioSink(store)
+        self.sink = MinioSink(store, SYSTEM_ID)
         self.objects = store
 
     def read(self, doc_id: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
 
 from operations.cli import main as cli
+from schema.object_store.layout import SYSTEM_ID_KEY
 from tests.support import in_step
 from tests.support.waiting import wait_for
 
@@ -142,7 +143,9 @@ class Folder:
         root = self.path / "objects" / "rag-knowledge-base"
         files = (path for path in root.rglob("*") if path.is_file())
         found = {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-        return {key: content for key, content in found.items() if not key.startswith(".parts/")}
+        return {
+            key: content for key, content in found.items() if key != SYSTEM_ID_KEY and not key.startswith(".parts/")
+        }
 
     @contextmanager
     def milvus(self) -> Iterator[MilvusClient]:

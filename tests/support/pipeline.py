@@ -26,10 +26,12 @@ from schema.database.outbox_rows import envelope_of
 from schema.database.tables import LANES, outbox
 from schema.events.events import Envelope
 from schema.object_store.directory import DirectoryStore
+from schema.object_store.layout import SYSTEM_ID_KEY
 from schema.sinks import MILVUS, MINIO
 from tests.support import in_step
 
 MODEL = "test-model"
+SYSTEM_ID = "5e57ab1e-0000-4000-8000-000000000001"
 DIMENSION = 8
 MARKS: dict[str, SinkMarks] = {MILVUS: MilvusMarks(), MINIO: MinioMarks()}
 
@@ -121,9 +123,10 @@ class Pipeline:
 
 def _files(root: Path) -> Iterator[tuple[str, bytes]]:
     for path in root.rglob("*"):
-        if path.is_file() and ".parts" not in path.parts:  # a killed process may leave files there
-            yield path.relative_to(root).as_posix(), path.read_bytes()
+        key = path.relative_to(root).as_posix()
+        if path.is_file() and key != SYSTEM_ID_KEY and ".parts" not in path.parts:  # a killed process may leave parts
+            yield key, path.read_bytes()
 
 
 def set_model(connection: Connection) -> None:
-    create_system(connection, embedding_model=MODEL, dimension=DIMENSION, lanes=LANES)
+    create_system(connection, embedding_model=MODEL, dimension=DIMENSION, lanes=LANES, system_id=SYSTEM_ID)

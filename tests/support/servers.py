@@ -31,7 +31,7 @@ from schema.database import migrate, revision
 from schema.database.connection import connect
 from schema.kafka.names import Names
 from schema.object_store import s3
-from tests.support.pipeline import set_model
+from tests.support.pipeline import SYSTEM_ID, set_model
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "native-servers"
@@ -46,7 +46,7 @@ class Servers:
 
     @staticmethod
     def names() -> Names:
-        return Names(f"test-{uuid.uuid4().hex[:12]}")
+        return Names(f"test-{uuid.uuid4().hex[:12]}", SYSTEM_ID)
 
 
 @contextmanager
@@ -109,6 +109,8 @@ class MilvusServer:
         with self.client(name) as client:
             client.drop_alias(ALIAS)
             for collection in client.list_collections():
+                for alias in client.describe_collection(collection)["aliases"]:
+                    client.drop_alias(alias)
                 client.drop_collection(collection)
         admin.drop_database(name)
         admin.close()

@@ -13,6 +13,8 @@ from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaE
 from confluent_kafka.admin import AdminClient, MemberDescription, OffsetSpec  # type: ignore[attr-defined]  # no __all__
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
+from schema.database.connection import connect, reading
+from schema.database.history import read_identity
 from schema.database.tables import LANES
 from schema.kafka.names import Names
 from schema.sinks import SINKS
@@ -101,7 +103,7 @@ class Services:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        self.names = Names(folder.settings["namespace"])
+        self.names = Names(folder.settings["namespace"], _system_id(folder))
         self.processes: list[Process] = []
         self._admin = self._connected()
 
@@ -193,6 +195,15 @@ def services(folder: Folder) -> Iterator[Services]:
     finally:
         for process in some.processes:
             process.end()
+
+
+def _system_id(folder: Folder) -> str:
+    engine = connect(folder.settings["database_url"])
+    try:
+        with reading(engine) as connection:
+            return read_identity(connection).system_id
+    finally:
+        engine.dispose()
 
 
 def _may_answer_later(error: KafkaException) -> bool:

@@ -23,6 +23,7 @@ class Stores:
     milvus: MilvusClient
     minio: Minio
     bucket: str
+    alias: str
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         with self.engine.connect() as connection:
@@ -48,7 +49,7 @@ class Stores:
         found: list[dict[str, Any]] = []
         for digit in "0123456789abcdef":
             found += self.milvus.query(
-                "rag_vectors",
+                self.alias,
                 filter=f'chunk_id >= "{digit}" and chunk_id < "{chr(ord(digit) + 1)}"',
                 output_fields=[*_FIELDS, "vector"] if digit in _WITH_VECTORS else _FIELDS,
                 consistency_level="Strong",
