@@ -16,9 +16,10 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from pymilvus import MilvusClient
 from sqlalchemy import Engine, make_url, text
 
-from schema import collection
+from schema.collection import alias_of
 from schema.database.connection import connect
 from schema.kafka.names import Names
+from schema.object_store import layout, s3
 
 ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("rag-outbox")
@@ -45,7 +46,7 @@ class System:
     @property
     def alias(self) -> str:
         """Of the collection."""
-        return collection.alias_of(self.names.namespace)
+        return alias_of(self.names.namespace)
 
     @property
     def kafka(self) -> str:
@@ -107,6 +108,7 @@ def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
         AdminClient(kafka).delete_topics([names.documents_topic, names.lanes_topic])
         _drop(MilvusClient(environment[f"{PREFIX}MILVUS_URI"]))
         administrator.drop_database(name)
+        _remove_bucket(environment, layout.bucket_of(name))
 
 
 def wait_until(done: Callable[[], bool], what: str, *, timeout_seconds: float = 600.0) -> None:
@@ -124,6 +126,14 @@ def _stamp(admin: AdminClient, topic: str) -> None:
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     for future in admin.incremental_alter_configs([resource]).values():
         future.result()
+
+
+def _remove_bucket(environment: dict[str, str], name: str) -> None:
+    store = f"{PREFIX}OBJECT_STORE"
+    client = s3.connect(environment[store], environment[f"{store}_ACCESS_KEY"], environment[f"{store}_SECRET_KEY"])
+    bucket = s3.S3Store(client, name)
+    bucket.remove(list(bucket.keys("")))
+    client.remove_bucket(name)
 
 
 def _drop(client: MilvusClient) -> None:

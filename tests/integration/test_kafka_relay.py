@@ -28,7 +28,7 @@ from schema.events.events import Envelope, decode
 from schema.kafka import topics
 from schema.kafka.names import Names
 from tests.support import kafka
-from tests.support.pipeline import MODEL, document
+from tests.support.pipeline import MODEL, SYSTEM_ID, document
 from tests.support.servers import Servers
 from tests.support.waiting import wait_for
 

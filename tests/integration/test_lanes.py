@@ -10,7 +10,7 @@ from producer import Writer
 from schema.kafka.names import Names
 from tests.support import kafka
 from tests.support.commands import Folder
-from tests.support.pipeline import DIMENSION, MODEL, document
+from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, document
 from tests.support.servers import Servers, empty_database
 from tests.support.services import services
 
