@@ -114,6 +114,16 @@ class System:
         failures = (MilvusException, Retryable)
         return call_with_retry(once, retry_on=lambda error: isinstance(error, failures), backoff=_BACKOFF, attempts=4)
 
+    def with_own_collection(self, work: "Callable[[MilvusClient], T]") -> T:
+        """`with_milvus`, for a collection that `init` has created. Raises OtherSystem if it is not of this system."""
+        from consumers.milvus.collection import require_own
+
+        def checked(client: "MilvusClient") -> T:
+            require_own(client, self.settings.collection_alias, self.identity.system_id)
+            return work(client)
+
+        return self.with_milvus(checked)
+
 
 @contextmanager
 def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[System]:

@@ -31,7 +31,7 @@ def command(
         hits = search(
             system.engine,
             system.store,
-            system.with_milvus,
+            system.with_own_collection,
             vector,
             limit=limit,
             business_tag=business_tag,

@@ -221,7 +221,7 @@ def _short_documents(folder: Path) -> list[bytes]:
 
 def _search(system: System, text: str, *, limit: int) -> list[Hit]:
     [vector] = system.require_embedder().embed([text])
-    return search(system.engine, system.store, system.with_milvus, vector, limit=limit)
+    return search(system.engine, system.store, system.with_own_collection, vector, limit=limit)
 
 
 def _show(hits: list[Hit], output: Output) -> None:

@@ -149,9 +149,9 @@ class MinioServer:
         return s3.connect(self.url, self.access_key, self.secret_key)
 
     @contextmanager
-    def bucket(self) -> Iterator[str]:
+    def bucket(self, name: str | None = None) -> Iterator[str]:
         """A name for a bucket that does not exist yet; the bucket and its content are removed at the end."""
-        name = f"test-{uuid.uuid4().hex[:12]}"
+        name = name or f"test-{uuid.uuid4().hex[:12]}"
         yield name
         client = self.client()
         if client.bucket_exists(name):
