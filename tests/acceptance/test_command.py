@@ -25,10 +25,12 @@ def test_init_may_be_repeated(prepared: Folder, tmp_path: Path) -> None:
     folder = Folder.copied(prepared, tmp_path / "data")
     before = folder.dump()
 
+    [(system_id,)] = folder.sql("SELECT system_id FROM system_identity")
     assert folder.succeed("init") == {
         "data_dir": str(folder.path),
         "embedding_model": "wordllama-l2_supercat-256",
         "dimension": 256,
+        "system_id": system_id,
     }
     assert folder.dump() == before
 
@@ -208,6 +210,13 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
                 "part between dots must begin and end with a letter or digit; an IP address is not allowed",
             )
             for name in ("w1", "Documents", "../documents", "10.0.0.1")
+        ),
+        (
+            "namespace",
+            "-",
+            "RAG_OUTBOX_OBJECT_STORE_BUCKET (it is '--knowledge-base', from the namespace): must be 3 to 63 lower-case "
+            "letters, digits, dots and hyphens; each part between dots must begin and end with a letter or digit; an "
+            "IP address is not allowed",
         ),
         ("database_url", "mysql", "RAG_OUTBOX_DATABASE_URL: not a usable SQLAlchemy URL"),
         ("database_url", "mysql+pymysql://u:hush@host:port/x", "RAG_OUTBOX_DATABASE_URL: not a usable SQLAlchemy URL"),

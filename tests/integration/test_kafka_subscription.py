@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -11,15 +12,17 @@ from sqlalchemy import Engine, text
 
 from consumers import dead_letters as dead_letters_module
 from consumers.dead_letters import KafkaDeadLetters
+from consumers.kafka import KafkaConsumer
 from consumers.kafka_subscription import KafkaSubscription
 from consumers.subscription import Headers, Message
+from schema.events.events import Envelope
 from schema.failures import DeadLetter, Retryable
 from schema.kafka.names import Names
 from schema.sinks import MILVUS, MINIO
 from tests.contracts.dead_letters import DeadLettersContract, letter
 from tests.contracts.subscription import SubscriptionContract
 from tests.support import kafka
-from tests.support.pipeline import Pipeline
+from tests.support.pipeline import Pipeline, applier, document
 from tests.support.servers import Servers
 from tests.support.waiting import wait_for
 
@@ -84,6 +87,41 @@ def test_idle_consumer_has_no_lag_after_a_transaction(
         finish(30)
     with kafka.consuming(pipeline.engine, pipeline.minio_sink, servers, names):
         wait_for(lambda: lag(servers, names) == 0, "a committed offset at the end of every partition")
+
+
+def test_foreign_events_are_skipped_and_leave_no_lag(servers: Servers, names: Names, pipeline: Pipeline) -> None:
+    """Another system's event for a document of ours, before, between and after our own; then a flood of them."""
+    pipeline.upsert(document("d", "one"))
+    [own] = pipeline.pending()
+    foreign = replace_source(own, f"rag-outbox/{uuid4()}")
+    producer = Producer({"bootstrap.servers": servers.kafka})
+    for headers in (foreign, replace_source(own, names.source), *[foreign] * 2_000):
+        producer.produce(names.documents_topic, partition=0, key=b"d", value=own.payload, headers=headers)
+    for _ in range(20):  # not even well formed
+        producer.produce(names.documents_topic, key=b"d", value=b"x", headers=[("ce_source", b"rag-outbox/x")])
+    assert producer.flush(30) == 0
+    subscription = KafkaSubscription(kafka.properties(servers), names, MINIO)
+    consumer = KafkaConsumer(
+        applier(pipeline.engine, pipeline.minio_sink),
+        subscription,
+        KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic(MINIO), pipeline.engine),
+    )
+    with kafka.running(consumer.run):
+        wait_for(lambda: subscription.foreign.count == 2_021, "the foreign events to be read")
+        wait_for(lambda: lag(servers, names) == 0, "a committed offset after the last of them")
+    assert pipeline.sql("SELECT state FROM sink_states WHERE sink = 'minio'") == [("applied",)]
+    assert pipeline.sql("SELECT * FROM suspects") == []
+    assert kafka.topic(servers, names.dead_letters_topic(MINIO)) == []
+
+
+def replace_source(envelope: Envelope, source: str) -> list[tuple[str, str | bytes | None]]:
+    return [
+        ("ce_id", envelope.event_id),
+        ("ce_source", source),
+        ("ce_type", envelope.event_type),
+        ("ce_sequence", str(envelope.version)),
+        ("content-type", envelope.content_type),
+    ]
 
 
 def lag(servers: Servers, names: Names) -> int | None:

@@ -1,17 +1,28 @@
 """The Milvus sink on Milvus Lite: the contracts of every Milvus, and sparse weights, which the test server lacks."""
 
+import os
+import signal
 import struct
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 from unittest.mock import patch
 
+import grpc
 import pytest
 from pymilvus import MilvusClient
 
 from consumers.milvus.sink import MilvusSink
+from operations.errors import describe
+from operations.init import init
+from operations.milvus_lite import process as milvus_lite
+from operations.settings import Settings
+from operations.wiring import open_system
+from retrieval import search as search_module
 from schema.events.events import ChunkLabels
 from tests.contracts.milvus_collection import MIB, MilvusCollectionContract, chunk, record_requests, rows, upsert_change
 from tests.contracts.milvus_rows import MilvusRowsContract
+from tests.support.commands import children
 from tests.support.pipeline import SYSTEM_ID
 from tests.support.servers import MilvusServer
 
@@ -58,6 +69,30 @@ def sink(client: MilvusClient) -> MilvusSink:
     sink = MilvusSink(client, 8, SYSTEM_ID)
     sink.create()
     return sink
+
+
+def test_search_that_meets_its_deadline_fails_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pymilvus raises gRPC's own error then."""
+    monkeypatch.setattr(search_module, "_TIMEOUT_SECONDS", 0.5)
+    settings = Settings(data_dir=tmp_path)
+    init(settings)
+    others = set(children(os.getpid()))
+    with open_system(settings) as system, milvus_lite.own(settings.data_dir / "vectors.db"):
+        [server] = set(children(os.getpid())) - others
+
+        def stopped(work: Callable[[MilvusClient], Any]) -> Any:
+            def stop_first(client: MilvusClient) -> Any:
+                os.kill(server, signal.SIGSTOP)
+                return work(client)
+
+            return system.with_milvus(stop_first)
+
+        try:
+            with pytest.raises(grpc.RpcError) as error:
+                search_module.search(system.engine, system.store, stopped, [1.0] * 256, limit=1)
+        finally:
+            os.kill(server, signal.SIGCONT)
+    assert describe(error.value) == "Milvus: DEADLINE_EXCEEDED: Deadline Exceeded"
 
 
 def weights(*entries: tuple[int, float]) -> bytes:

