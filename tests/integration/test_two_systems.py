@@ -163,20 +163,30 @@ def test_init_of_another_system_on_a_store_is_refused(
         assert adopted.status == 0, "the same system with a new database"
 
 
+@pytest.mark.parametrize("wrong", ["collection", "bucket"])
 def test_init_on_the_wrong_store_marks_nothing_absent(
-    pair: tuple[Shared, Shared], milvus_server: MilvusServer, minio_server: MinioServer
+    pair: tuple[Shared, Shared], milvus_server: MilvusServer, minio_server: MinioServer, wrong: str
 ) -> None:
-    """The bucket is missing, and the collection is of another system: nothing of the missing one counts as lost."""
-    _, second = pair
-    with milvus_server.database() as database, minio_server.bucket() as own, minio_server.bucket() as missing:
-        right = {"milvus_uri": f"{milvus_server.uri}/{database}", "object_store_bucket": own}
+    """One store is of another system, the other one is missing: it is not created, and none of it counts as lost."""
+    first, second = pair
+    with ExitStack() as stack:
+        databases = [stack.enter_context(milvus_server.database()) for _ in range(2)]
+        buckets = [stack.enter_context(minio_server.bucket()) for _ in range(2)]
+        right, missing = (
+            {"milvus_uri": f"{milvus_server.uri}/{database}", "object_store_bucket": bucket}
+            for database, bucket in zip(databases, buckets, strict=True)
+        )
         assert second.at(**right).run("init").status == 0
         second.write(3, "two")
         assert second.at(**right).run("run", "--until-idle").status == 0
-        refused = second.folder.run("init", object_store_bucket=missing)
+        setting = {"collection": "milvus_uri", "bucket": "object_store_bucket"}[wrong]
+        refused = second.at(**missing | {setting: first.folder.settings[setting]}).run("init")
         assert refused.status == 1
+        assert "belongs to the system" in refused.err
         assert second.rows("SELECT DISTINCT state FROM sink_states") == [("applied",)]
-        assert not minio_server.client().bucket_exists(missing)
+        assert not minio_server.client().bucket_exists(buckets[1])
+        with milvus_server.client(databases[1]) as client:
+            assert client.list_collections() == []
 
 
 @pytest.mark.parametrize(
