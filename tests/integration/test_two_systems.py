@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from operations.init import init
 from operations.settings import Settings
@@ -249,6 +251,34 @@ def test_bucket_without_system_id_is_taken_for_a_lost_one(
     assert marker.read(bucket) == first.system_id
     assert first.folder.run("run", "--until-idle").status == 0
     assert first.rows("SELECT DISTINCT state FROM sink_states") == [("applied",)]
+
+
+def test_clone_becomes_a_system_of_its_own(
+    pair: tuple[Shared, Shared], milvus_server: MilvusServer, minio_server: MinioServer
+) -> None:
+    """The steps of docs/operations.md: a copied bucket without its marker, a new id, `init`."""
+    first, _ = pair
+    first.write(3, "one")
+    assert first.folder.run("run", "--until-idle").status == 0
+    original = S3Store(minio_server.client(), first.folder.settings["object_store_bucket"])
+    with milvus_server.database() as database, minio_server.bucket() as name:
+        copy = S3Store(minio_server.client(), name)
+        copy.ensure()
+        for key in original.keys(""):
+            content = original.read(key)
+            if key != SYSTEM_ID_KEY:
+                digest = original.sha256(key)
+                copy.put(key, BytesIO(content), size_bytes=len(content), content_type="text/plain", sha256=digest)
+        with first.engine.begin() as connection:
+            connection.execute(text("UPDATE system_identity SET system_id = UUID()"))
+        clone = first.at(milvus_uri=f"{milvus_server.uri}/{database}", object_store_bucket=name)
+        assert clone.run("init").status == 0
+        assert clone.run("run", "--until-idle").status == 0
+        assert marker.read(copy) == first.system_id != marker.read(original)
+        assert first.rows("SELECT state, COUNT(*) FROM sink_states GROUP BY state") == [("applied", 6)]
+        with milvus_server.client(database) as client:
+            found = client.query("rag_vectors", 'chunk_id != ""', ["content"], consistency_level="Strong", limit=10)
+        assert sorted(row["content"] for row in found) == ["one 0", "one 1", "one 2"]
 
 
 def test_settings_of_a_namespace_name_its_collection_and_bucket(tmp_path: Path) -> None:
