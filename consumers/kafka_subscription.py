@@ -56,12 +56,9 @@ class KafkaSubscription:
         for record in records:
             if (error := record.error()) is None:
                 message = _message(record)
-                if message.partition not in self._owned:  # it was revoked since it was fetched
-                    continue
-                if self.foreign.skip(message):
-                    self._ends[message.partition] = message.offset + 1
-                else:
-                    self._ends.pop(message.partition, None)
+                self._ends.pop(message.partition, None)
+                is_owned = message.partition in self._owned  # it may have been revoked since it was fetched
+                if is_owned and not self.foreign.skip(message):
                     messages.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._note_end(record)

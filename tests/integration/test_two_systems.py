@@ -225,8 +225,8 @@ def test_collection_that_init_did_not_create_is_refused(
         client.drop_alias("rag_vectors")
         client.create_collection("by_hand", dimension=8)
         client.create_alias("by_hand", "rag_vectors")
-        for command in ("init", "run"):
-            refused = first.folder.run(command)
+        for command in (["init"], ["run", "--until-idle"]):
+            refused = first.folder.run(*command)
             assert refused.status == 1
             assert "the Milvus collection rag_vectors has no system id" in refused.err
         client.drop_alias("rag_vectors")
@@ -241,7 +241,7 @@ def test_bucket_without_system_id_is_taken_for_a_lost_one(
     assert first.folder.run("run", "--until-idle").status == 0
     bucket = S3Store(minio_server.client(), first.folder.settings["object_store_bucket"])
     bucket.remove([SYSTEM_ID_KEY])
-    stopped = first.folder.run("run")
+    stopped = first.folder.run("run", "--until-idle")
     assert stopped.status == 1
     assert "which names the system of the bucket: run rag-outbox init" in stopped.err
 
