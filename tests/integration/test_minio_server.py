@@ -22,6 +22,7 @@ from consumers.sink import Change
 from schema.events.events import ChunkRow, DocumentDeleted, DocumentUpserted, FileRecord
 from schema.failures import Permanent, Retryable, StoreMissing
 from schema.object_store import s3
+from schema.object_store.layout import SYSTEM_ID_KEY
 from schema.object_store.s3 import S3Store
 from tests.contracts.object_store import HELLO_SHA256, MIB, ObjectStoreContract, copy, put
 from tests.support.pipeline import SYSTEM_ID
@@ -291,7 +292,9 @@ def test_missing_bucket_stops_the_sink_until_it_is_created(
     client: Minio, store: S3Store, sink: MinioSink, bucket: str
 ) -> None:
     change = upsert_change(chunks=[ChunkRow(chunk_id="c", content_hash="h", content="t", vector=b"")])
+    sink.create()
     sink.ensure()
+    store.remove([SYSTEM_ID_KEY])
     client.remove_bucket(bucket)
     for call in (sink.ensure, lambda: sink.apply([change])):
         with pytest.raises(StoreMissing, match=r"^the bucket or folder of the object store is missing"):
@@ -299,7 +302,7 @@ def test_missing_bucket_stops_the_sink_until_it_is_created(
     assert not store.exists()
     sink.create()
     sink.apply([change])
-    assert len(list(store.keys(""))) == 1
+    assert len(list(store.keys("processed-data/"))) == 1
 
 
 def test_wrong_credentials_are_retryable_and_named(minio_server: MinioServer, bucket: str) -> None:
