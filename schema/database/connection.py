@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-_MYSQL_TRANSIENT = {
+_MYSQL_DEMOTED = {  # a new connection may reach the new primary
+    1290,  # the server runs with --read-only or --super-read-only: it was demoted after a failover
+    1792,  # the transaction is read-only, for instance because a proxy sent the session to a replica
+    1836,  # the server runs in read-only mode
+}
+_MYSQL_TRANSIENT = _MYSQL_DEMOTED | {
     1040,  # too many connections
     1053,  # the server is shutting down
     1205,  # lock wait timeout
@@ -34,13 +39,15 @@ def connect(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
         hide_parameters=True,  # no content and no secret in an error message
         isolation_level="READ COMMITTED",
         pool_pre_ping=True,
         connect_args={"charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'"},
     )
+    event.listen(engine, "handle_error", _leave_demoted_server)
+    return engine
 
 
 def reading(engine: Engine) -> Connection:
@@ -67,14 +74,24 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed when run again: deadlock, lock wait, lost connection."""
+    """Whether the same transaction may succeed when run again: deadlock, lock wait, lost connection, demoted server."""
     if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated:
         return True
     if isinstance(error.orig, sqlite3.OperationalError):
         return str(error.orig).startswith(_SQLITE_TRANSIENT)
-    return isinstance(error, OperationalError) and bool(error.orig and set(error.orig.args[:1]) & _MYSQL_TRANSIENT)
+    return isinstance(error, OperationalError) and bool(_codes(error.orig) & _MYSQL_TRANSIENT)
+
+
+def _leave_demoted_server(context: ExceptionContext) -> None:
+    """Close the pool's connections to a server that takes no writes any more, so that the next attempt connects."""
+    if _codes(context.original_exception) & _MYSQL_DEMOTED:
+        context.is_disconnect = True
+
+
+def _codes(error: BaseException | None) -> set[Any]:
+    return set(error.args[:1]) if isinstance(error, Exception) else set()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
