@@ -4,20 +4,23 @@ Invariant 11: an event that a sink refuses is stored here before its offset is c
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from sqlalchemy import Engine, insert
-from sqlalchemy.exc import DBAPIError
 
 from consumers.subscription import Message
-from schema.database.connection import is_transient
+from schema.database.connection import reading
+from schema.database.dead_letters import RECENT, count_recent
 from schema.database.tables import outbox_dead_letters
 from schema.failures import DeadLetter, Retryable
 from schema.kafka.clients import for_producer
+from schema.kafka.offsets import count_since
 from schema.limits import DOC_ID_BYTES
+from schema.retry import translate_transient
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,9 @@ class DeadLetters(Protocol):
     def send(self, letters: Sequence[tuple[Message, DeadLetter]]) -> None:
         """Store refused events. Returns when all of them are stored; raises Retryable otherwise."""
 
+    def count_stored(self) -> int:
+        """How many were stored in the last hour, by all processes of the sink. Raises Retryable."""
+
 
 class KafkaDeadLetters:
     """A topic; each record has the key, value and headers of the refused event, and three more headers.
@@ -46,9 +52,10 @@ class KafkaDeadLetters:
     A letter that is too large for the topic goes to `outbox_dead_letters` instead.
     """
 
-    def __init__(self, kafka: Mapping[str, Any], topic: str, engine: Engine) -> None:
+    def __init__(self, kafka: Mapping[str, Any], topic: str, engine: Engine, sink: str) -> None:
         self._kafka = kafka
         self._topic = topic
+        self._sink = sink
         self._engine = engine
         self._producer: Producer | None = None
 
@@ -71,6 +78,14 @@ class KafkaDeadLetters:
         if not too_large:
             self._producer = producer
 
+    def count_stored(self) -> int:
+        try:
+            in_topic = count_since(self._kafka, self._topic, time.time() - RECENT.total_seconds())
+        except KafkaException as error:
+            raise Retryable(f"Kafka does not count the dead letters: {error.args[0].str()}") from error
+        with translate_transient(), reading(self._engine) as connection:
+            return in_topic + count_recent(connection, [self._sink])
+
     def _produce(self, producer: Producer, message: Message, letter: DeadLetter, note: OnDelivery) -> None:
         headers = headers_of(message, letter)
         try:
@@ -86,13 +101,8 @@ class KafkaDeadLetters:
             return
         once: Any = insert(outbox_dead_letters)
         once = once.prefix_with("IGNORE", dialect="mysql").prefix_with("OR IGNORE", dialect="sqlite")
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(once, [_row_of(message, letter) for message, letter in letters])
-        except DBAPIError as error:
-            if is_transient(error):
-                raise Retryable(f"metadata database: {error.orig}") from error
-            raise
+        with translate_transient(), self._engine.begin() as connection:
+            connection.execute(once, [_row_of(message, letter) for message, letter in letters])
 
 
 def _note(errors: list[KafkaError | None], place: int, error: KafkaError | None, _record: object) -> None:

@@ -70,7 +70,7 @@ class KafkaConsumer:
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix=f"apply-{applier.name}")
         self._clock = clock
         self._backoff = backoff
-        self._limit = DeadLetterLimit()
+        self._limit = DeadLetterLimit(dead_letters.count_stored)
         self._batch: list[Message] = []  # in flight, of partitions that this consumer owns
         self._attempt: Future[list[DeadLetter]] | None = None
         self._round: Future[int] | None = None  # of the refill
@@ -159,22 +159,31 @@ class KafkaConsumer:
         self._subscription.leave()
 
     def _finish(self) -> None:
-        """Store the dead letters of the ended attempt; then its batch may be committed. Raises Retryable."""
+        """Store the dead letters of the ended attempt; then its batch may be committed. Raises Retryable.
+
+        Raises TooManyDeadLetters instead of storing them.
+        """
         if self._attempt is None:
             return
         dead = self._attempt.result()
         self._attempt = None
-        self._send_dead_letters(dead)
+        sent = self._send_dead_letters(dead)
         applied, self._batch = self._batch, []
-        self._limit.count(len(applied), len(dead))
+        self._limit.note(len(applied), sent)
         self._subscription.store_offsets(applied)
         self._report([message.envelope for message in applied], dead)
 
-    def _send_dead_letters(self, dead: Sequence[DeadLetter]) -> None:
-        """Leave out letters of partitions that were revoked during the attempt: their next owner sends them."""
+    def _send_dead_letters(self, dead: Sequence[DeadLetter]) -> int:
+        """Leave out letters of partitions that were revoked during the attempt: their next owner sends them.
+
+        Returns how many were sent.
+        """
         messages = {id(message.envelope): message for message in self._batch}
         owned = [(messages[id(letter.envelope)], letter) for letter in dead if id(letter.envelope) in messages]
-        self._dead_letters.send(owned)
+        if owned:
+            self._limit.check()
+            self._dead_letters.send(owned)
+        return len(owned)
 
     def _serve_for(self, seconds: float, stop: threading.Event) -> None:
         deadline = self._clock() + seconds

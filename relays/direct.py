@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Engine
@@ -17,7 +18,7 @@ from relays.idle import IdlePause
 from relays.outbox import SqlOutbox
 from relays.ports import Outbox, OutboxRow
 from schema.failures import DeadLetter, DeadLetterLimit, Retryable
-from schema.retry import Backoff, call_with_retry
+from schema.retry import Backoff, call_with_retry, translate_transient
 from schema.sinks import Applier
 
 _log = logging.getLogger(__name__)
@@ -35,8 +36,9 @@ class DirectRelay:
     """One relay per database: two at once would apply everything twice, which is harmless but wasteful.
 
     `report` is called with the number of settled events after each batch, and `failing` with the reason and the seconds
-    until the next attempt while a sink fails. `refill` is called after each batch and when idle: it refills documents
-    that are absent from a sink, and returns their number. The relay owns `executor`, which has a thread per applier.
+    until the next attempt while a sink or the database fails. `refill` is called after each batch and when idle: it
+    refills documents that are absent from a sink, and returns their number. The relay owns `executor`, which has a
+    thread per applier.
     """
 
     def __init__(
@@ -57,60 +59,41 @@ class DirectRelay:
         self._report = report
         self._failing = failing
         self._refill = refill
-        self._limit = DeadLetterLimit()
+        self._limit = DeadLetterLimit(lambda: outbox.count_dead_letters([applier.name for applier in appliers]))
 
     def run(self, stop: threading.Event, *, until_idle: bool, patience_seconds: float | None = None) -> None:
         """Relay until `stop` is set or, with `until_idle`, until the outbox is empty and nothing can be refilled.
 
-        A failing sink is retried for ever, or for `patience_seconds` per batch; then its Retryable is raised.
+        A failing sink or database is retried for ever, or for `patience_seconds` per step; then its Retryable is
+        raised. Raises TooManyDeadLetters.
         """
-        self._outbox.start_history()
+
+        def retry(step: Callable[[], T]) -> T:
+            return self._call_with_retry(step, stop, patience_seconds)
+
         pause = IdlePause()
-        while not stop.is_set():
-            if rows := self.claim():
-                self._outbox.note_relayed(rows[-1].id)
-                dead = self.apply_with_retry(rows, stop, patience_seconds)
-                if dead is None:
+        try:
+            retry(self._outbox.start_history)
+            while not stop.is_set():
+                rows = retry(self.claim)
+                if rows:
+                    self._outbox.note_relayed(rows[-1].id)
+                    dead = retry(partial(self.apply, rows))
+                    retry(partial(self.settle, rows, dead))
+                    self.report(rows, dead)
+                if retry(self._refill) or rows:
+                    pause.reset()
+                elif until_idle:
                     return
-                self.settle(rows, dead)
-                self.report(rows, dead)
-            if self.refill_with_retry(stop, patience_seconds) or rows:
-                pause.reset()
-            elif until_idle:
-                return
-            else:
-                stop.wait(pause.next_seconds())
+                else:
+                    stop.wait(pause.next_seconds())
+        except Retryable:
+            if not stop.is_set():
+                raise
 
     def claim(self) -> list[OutboxRow]:
         """Return the oldest rows, bounded in rows and bytes."""
         return self._outbox.claim_oldest(_BATCH_ROWS, _BATCH_BYTES)
-
-    def apply_with_retry(
-        self, rows: Sequence[OutboxRow], stop: threading.Event, patience_seconds: float | None
-    ) -> list[DeadLetter] | None:
-        """Apply rows, again while a sink fails; None when `stop` was set before every sink held them."""
-        return self._call_with_retry(lambda: self.apply(rows), stop, patience_seconds)
-
-    def refill_with_retry(self, stop: threading.Event, patience_seconds: float | None) -> int:
-        """Refill absent documents, again while a sink fails. Returns their number."""
-        return self._call_with_retry(self._refill, stop, patience_seconds) or 0
-
-    def _call_with_retry(
-        self, work: Callable[[], T], stop: threading.Event, patience_seconds: float | None
-    ) -> T | None:
-        try:
-            return call_with_retry(
-                work,
-                retry_on=lambda error: isinstance(error, Retryable),
-                backoff=self._backoff,
-                stop=stop,
-                seconds=patience_seconds,
-                report=lambda error, seconds: self._failing(str(error), seconds),
-            )
-        except Retryable:
-            if stop.is_set():
-                return None
-            raise
 
     def apply(self, rows: Sequence[OutboxRow]) -> list[DeadLetter]:
         """Apply rows to all sinks concurrently; raises the first failure after all have ended."""
@@ -120,18 +103,39 @@ class DirectRelay:
         return [letter for attempt in attempts for letter in attempt.result()]
 
     def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
-        """Remove the rows, and store those that a sink refused as dead letters, in one transaction."""
+        """Remove the rows, and store those that a sink refused as dead letters, in one transaction.
+
+        Raises TooManyDeadLetters before it.
+        """
+        if dead:
+            self._limit.check()
         self._outbox.settle(rows, dead)
+        self._limit.note(len(rows), len({letter.envelope.event_id for letter in dead}))
 
     def report(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
-        """Report settled rows and log dead letters. Raises TooManyDeadLetters."""
+        """Report settled rows and log dead letters."""
         for letter in dead:
             _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
-        self._limit.count(len(rows), len({letter.envelope.event_id for letter in dead}))
         self._report(len(rows))
 
     def close(self) -> None:
         self._executor.shutdown()
+
+    def _call_with_retry(self, step: Callable[[], T], stop: threading.Event, patience_seconds: float | None) -> T:
+        """Raises the last Retryable once `stop` is set, or after `patience_seconds`."""
+
+        def attempt() -> T:
+            with translate_transient():
+                return step()
+
+        return call_with_retry(
+            attempt,
+            retry_on=lambda error: isinstance(error, Retryable),
+            backoff=self._backoff,
+            stop=stop,
+            seconds=patience_seconds,
+            report=lambda error, seconds: self._failing(str(error), seconds),
+        )
 
 
 def direct_relay(

@@ -23,7 +23,7 @@ from relays.outbox import SqlOutbox
 from relays.ports import Fenced, LaneOffset, Lanes, Outbox, OutboxRow, Outcome, Published, Publisher, Refused, Undone
 from relays.publisher import KafkaPublisher
 from relays.settle import Settler
-from schema.failures import DeadLetter
+from schema.failures import DeadLetter, DeadLetterLimit
 from schema.kafka.names import Names
 from schema.retry import Backoff
 
@@ -58,6 +58,7 @@ class KafkaRelay:
         self._settling = Background(settling, lanes, backoff)
         self._claimer = Claimer(outbox, lanes, self._claiming)
         self._settler = Settler(outbox, self._settling)
+        self._limit = DeadLetterLimit(lambda: self._settler.count_dead_letters(STAGE))
         self._waiting: AbstractSet[int] = frozenset()  # arriving lanes whose offsets cannot be read yet
         self._stop = threading.Event()
 
@@ -128,12 +129,18 @@ class KafkaRelay:
         return outcome
 
     def settle(self, rows: Sequence[OutboxRow], outcome: Outcome) -> None:
-        """Start to remove published rows. Split a refused batch, down to the dead letter; claim any other again."""
+        """Start to remove published rows. Split a refused batch, down to the dead letter; claim any other again.
+
+        Raises TooManyDeadLetters instead of storing one.
+        """
         match outcome:
             case Published():
                 self._settler.start(rows)
+                self._limit.note(len(rows), 0)
             case Refused(reason) if len(rows) == 1:
+                self._limit.check()
                 self._settler.store_dead_letter(rows[0], DeadLetter(STAGE, rows[0].envelope, reason))
+                self._limit.note(1, 1)
             case Refused():
                 self._claimer.split(rows)
             case Undone() | Fenced():

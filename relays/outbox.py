@@ -36,7 +36,7 @@ from sqlalchemy.dialects.mysql import BINARY
 from relays import offset_metadata
 from relays.ports import Named, OutboxRow
 from schema.batches import bounded
-from schema.database import sqlite_progress
+from schema.database import dead_letters, sqlite_progress
 from schema.database.connection import reading
 from schema.database.history import NotInitialised, lock_identity
 from schema.database.outbox_rows import envelope_of
@@ -152,6 +152,10 @@ class SqlOutbox:
                 connection.exec_driver_sql(f"DELETE FROM outbox WHERE {_ids_condition(row.id for row in rows)}")
             else:
                 _delete_exactly(connection, [(row.id, row.envelope.event_id) for row in rows])
+
+    def count_dead_letters(self, stages: Collection[str]) -> int:
+        with reading(self._engine) as connection:
+            return dead_letters.count_recent(connection, stages)
 
     def settle_named(self, named: Collection[Named]) -> int:
         with self._engine.begin() as connection:

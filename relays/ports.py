@@ -95,6 +95,9 @@ class Outbox(Protocol):
         In another history than that of the claim, an id may belong to another row: that row stays.
         """
 
+    def count_dead_letters(self, stages: Collection[str]) -> int:
+        """How many events became dead letters of these stages in the last hour, in all processes."""
+
     def settle_named(self, named: Collection[Named]) -> int:
         """Remove those of the named rows that are still the ones that were published; return how many."""
 

@@ -42,6 +42,10 @@ class Settler:
         """Remove those of the named rows that are still the ones that were published; return how many."""
         return self._background.wait(self._background.start(partial(self._outbox.settle_named, named)))
 
+    def count_dead_letters(self, stage: str) -> int:
+        """How many dead letters all relays have stored in the last hour."""
+        return self._background.wait(self._background.start(partial(self._outbox.count_dead_letters, [stage])))
+
     def store_dead_letter(self, row: OutboxRow, letter: DeadLetter) -> None:
         """Move a row that Kafka refuses to the dead letters."""
         self._background.wait(self._background.start(partial(self._outbox.settle, [row], [letter])))

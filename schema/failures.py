@@ -4,6 +4,7 @@ Invariant 11: nothing is swallowed.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from schema.events.events import Envelope
@@ -35,16 +36,29 @@ class TooManyDeadLetters(Exception):
 
 
 class DeadLetterLimit:
-    """Counts the dead letters among the last events of one process."""
+    """Limits the dead letters among the last events of a stage, in all its processes and starts.
+
+    `count_stored` returns how many dead letters all processes of the stage have stored in the last hour; it is called
+    only when an event is about to become one. While this process has seen fewer than AMONG events, the dead letters of
+    the others count as the events before: a restart does not begin at 0, and a long run of good events outweighs them.
+    """
 
     AT_MOST = 100
     AMONG = 1_000  # events
 
-    def __init__(self) -> None:
+    def __init__(self, count_stored: Callable[[], int]) -> None:
+        self._count_stored = count_stored
         self._recent: deque[bool] = deque(maxlen=self.AMONG)
+        self._stored = 0  # by this process
 
-    def count(self, events: int, dead: int) -> None:
-        """Raises TooManyDeadLetters when more than AT_MOST of the last AMONG events are dead."""
-        self._recent.extend([False] * (events - dead) + [True] * dead)
-        if (found := sum(self._recent)) > self.AT_MOST:
+    def check(self) -> None:
+        """Call before more dead letters are stored. Raises TooManyDeadLetters when AT_MOST are stored already."""
+        others = max(0, self._count_stored() - self._stored)
+        found = sum(self._recent) + min(others, self.AMONG - len(self._recent))
+        if found >= self.AT_MOST:
             raise TooManyDeadLetters(f"{found} of the last {self.AMONG} events became dead letters; stopped")
+
+    def note(self, events: int, dead: int) -> None:
+        """Count events that are done with; the dead letters among them are stored."""
+        self._recent.extend([False] * min(events - dead, self.AMONG) + [True] * min(dead, self.AMONG))
+        self._stored += dead

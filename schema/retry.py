@@ -6,10 +6,12 @@ The waits have full jitter, so that processes that failed together do not retry 
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from schema.database import connection
@@ -37,6 +39,17 @@ class Backoff:
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may succeed later: a store that is down or busy, a deadlock, a lost connection."""
     return isinstance(error, Retryable) or connection.is_transient(error)
+
+
+@contextmanager
+def translate_transient() -> Iterator[None]:
+    """Raise a transient error of the metadata database as Retryable, without the statement in its message."""
+    try:
+        yield
+    except DBAPIError as error:
+        if connection.is_transient(error):
+            raise Retryable(f"metadata database: {error.orig}") from error
+        raise
 
 
 def call_with_retry(

@@ -32,7 +32,7 @@ GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync reads vector
 
 -- The relay: `rag-outbox relay`. It never sees a document.
 GRANT SELECT, DELETE ON outbox TO 'rag-relay';
-GRANT INSERT, UPDATE, SELECT (stage, event_id) ON outbox_dead_letters TO 'rag-relay'; -- UPDATE: an event that died before
+GRANT INSERT, UPDATE, SELECT (stage, event_id, dead_at) ON outbox_dead_letters TO 'rag-relay'; -- UPDATE: one that died before
 GRANT SESSION_VARIABLES_ADMIN ON *.* TO 'rag-relay'; -- optional: without it, the binlog contains each payload twice
 
 -- The consumer: `rag-outbox consume`, for any sink. It never sees the outbox, and in documents and chunks it can change
@@ -43,4 +43,4 @@ GRANT SELECT, DELETE ON chunk_tombstones TO 'rag-consumer';
 GRANT SELECT, DELETE ON document_files TO 'rag-consumer';
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
 GRANT SELECT, INSERT, UPDATE ON suspects TO 'rag-consumer';
-GRANT INSERT ON outbox_dead_letters TO 'rag-consumer'; -- a dead letter that is too large for Kafka
+GRANT INSERT, SELECT (stage, event_id, dead_at) ON outbox_dead_letters TO 'rag-consumer'; -- too large for Kafka

@@ -54,7 +54,7 @@ def consume(system: System, sink_name: str) -> int:
         KafkaConsumer(
             Applier(system.engine, sink, sink_marks),
             KafkaSubscription(kafka, names, sink_name),
-            KafkaDeadLetters(kafka, names.dead_letters_topic(sink_name), system.engine),
+            KafkaDeadLetters(kafka, names.dead_letters_topic(sink_name), system.engine, sink_name),
             report=report,
             refill=Refill(system.engine, sink, sink_marks, system.store),
         ).run(stop)

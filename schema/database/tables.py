@@ -114,11 +114,12 @@ documents = Table(
     Column("page_count", Integer),
     Column("oss_key", String(limits.OBJECT_KEY_BYTES)),
     Column("content_sha256", String(64)),  # of the stored file; `ingest` compares it
-    Column("status", _enum(*DOCUMENT_STATES, name="status"), nullable=False, server_default="pending", index=True),
+    Column("status", _enum(*DOCUMENT_STATES, name="status"), nullable=False, server_default="pending"),
     Column("chunk_count", Integer, nullable=False),
     Column("created_at", _Timestamp, nullable=False, server_default=utc_now(), index=True),
     Column("updated_at", _Timestamp, nullable=False, server_default=utc_now()),
     Column("deleted_at", _Timestamp),
+    Index("ix_documents_status_deleted_at", "status", "deleted_at"),  # status counts documents by it
     CheckConstraint("doc_id <> ''", name="doc_id_filled"),
     CheckConstraint("history_base >= 0 AND version > history_base", name="version_above_history_base"),
     CheckConstraint("chunk_count >= 0", name="chunk_count_natural"),
@@ -177,7 +178,7 @@ document_files = Table(  # one row per object of a document in the object store
     Column("sha256", String(64), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("content_type", String(limits.CONTENT_TYPE_CHARACTERS), nullable=False),
-    Column("staged_key", String(limits.OBJECT_KEY_BYTES)),  # of a large file, until it is copied
+    Column("staged_key", String(limits.OBJECT_KEY_BYTES), index=True),  # of a large file; the sweep looks it up
     Column("version", BigInteger, nullable=False),  # version of the last event with this file
     Column("removed_in_version", BigInteger),  # set: a tombstone until the minio sink confirms the removal
     CheckConstraint("size_bytes >= 0", name="size_natural"),
@@ -244,6 +245,8 @@ outbox_dead_letters = Table(
     Column("attempts", Integer, nullable=False),
     _created_at("dead_at"),
     UniqueConstraint("stage", "event_id"),
+    Index("ix_outbox_dead_letters_stage_dead_at", "stage", "dead_at"),  # the limit counts the newest; status shows them
+    Index("ix_outbox_dead_letters_aggregate_id_aggregate_version", "aggregate_id", "aggregate_version"),  # superseded?
     **_OPTIONS,
 )
 

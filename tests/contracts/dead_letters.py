@@ -31,6 +31,12 @@ class DeadLettersContract:
             "dead_letter_origin": "topic/3/7",
         }
 
+    def test_stored_letters_are_counted(self, dead_letters: DeadLetters) -> None:
+        assert dead_letters.count_stored() == 0
+        dead_letters.send([letter(number, [("ce_id", b"e")]) for number in range(3)])
+        dead_letters.send([letter(3, [("ce_id", b"e")])])
+        assert dead_letters.count_stored() == 4
+
     def test_all_letters_are_stored_in_order_when_send_returns(self, dead_letters: DeadLetters, stored: Stored) -> None:
         dead_letters.send([])
         needed = [("ce_id", b"e"), ("ce_sequence", b"1")]

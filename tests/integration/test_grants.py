@@ -151,7 +151,7 @@ def test_consumer_user_may_mark_a_lost_version_and_keep_a_dead_letter(
     assert applier(users.consumer, sink).apply([event, lose(event)]) == []
     sink.close()
     message, dead = letter(1, [("ce_id", b"e"), ("x", b"x" * 2_000_000)])
-    KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic("minio"), users.consumer).send(
+    KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic("minio"), users.consumer, "minio").send(
         [(message, dead)]
     )
     assert written.sql("SELECT DISTINCT state FROM sink_states") == [("absent",)]

@@ -1,5 +1,6 @@
 """The contracts of the consumer loop's ports, on Kafka."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +51,7 @@ def group(servers: Servers, names: Names) -> KafkaGroup:
 
 @pytest.fixture
 def dead_letters(servers: Servers, names: Names, engine: Engine) -> KafkaDeadLetters:
-    return KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic(MILVUS), engine)
+    return KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic(MILVUS), engine, MILVUS)
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def sized_letter(number: int, size_bytes: int) -> tuple[Message, DeadLetter]:
 def test_dead_letter_too_large_for_kafka_is_kept_in_the_database(servers: Servers, names: Names, mysql: Engine) -> None:
     topic = names.dead_letters_topic(MILVUS)
     limit_message_bytes(servers, topic, 10_000)
-    dead_letters = KafkaDeadLetters(kafka.properties(servers), topic, mysql)
+    dead_letters = KafkaDeadLetters(kafka.properties(servers), topic, mysql, MILVUS)
     sizes = [10, 20_000, 20, 2_000_000, 30]  # the fourth is too large for the client, too
     letters = [sized_letter(number, size) for number, size in enumerate(sizes)]
     for _ in range(2):  # a batch that is applied again
@@ -172,13 +173,27 @@ def test_dead_letter_too_large_for_kafka_is_kept_in_the_database(servers: Server
     ]
 
 
+def test_letters_in_topic_and_database_are_counted_for_one_hour(servers: Servers, names: Names, mysql: Engine) -> None:
+    topic = names.dead_letters_topic(MILVUS)
+    limit_message_bytes(servers, topic, 10_000)
+    producer = Producer({"bootstrap.servers": servers.kafka})
+    producer.produce(topic, key=b"d1", timestamp=int(1000 * (time.time() - 3_700)))
+    producer.flush(30)
+    first, second = (KafkaDeadLetters(kafka.properties(servers), topic, mysql, MILVUS) for _ in range(2))
+    first.send([sized_letter(number, size) for number, size in enumerate([10, 20_000, 30_000])])
+    assert second.count_stored() == 3
+    with mysql.begin() as connection:
+        connection.execute(text("UPDATE outbox_dead_letters SET dead_at = dead_at - INTERVAL 61 MINUTE LIMIT 1"))
+    assert second.count_stored() == 2
+
+
 def test_dead_letter_that_kafka_refuses_is_retryable(
     servers: Servers, names: Names, mysql: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The topic refuses a letter for a reason that is not its size: `flush` succeeds, the delivery failed."""
     topic = names.dead_letters_topic(MILVUS)
     client = {**kafka.properties(servers), "message.timeout.ms": 1_000}
-    dead_letters = KafkaDeadLetters(client, "no topic has this name", mysql)
+    dead_letters = KafkaDeadLetters(client, "no topic has this name", mysql, MILVUS)
     with pytest.raises(Retryable, match="Kafka does not take the dead letters"):
         dead_letters.send([sized_letter(1, 10)])
     monkeypatch.setattr(dead_letters, "_topic", topic)
@@ -188,7 +203,7 @@ def test_dead_letter_that_kafka_refuses_is_retryable(
 
 def test_dead_letters_without_a_broker_are_retryable(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters_module, "_FLUSH_SECONDS", 0.2)
-    unreachable = KafkaDeadLetters({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, "topic", engine)
+    unreachable = KafkaDeadLetters({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, "topic", engine, MILVUS)
     for _ in range(2):
         with pytest.raises(Retryable, match="Kafka does not take the dead letters"):
             unreachable.send([letter(1)])

@@ -72,7 +72,7 @@ def consuming(
     consumer = KafkaConsumer(
         applier(engine, sink),
         KafkaSubscription(kafka, names, sink.name),
-        KafkaDeadLetters(kafka, names.dead_letters_topic(sink.name), engine),
+        KafkaDeadLetters(kafka, names.dead_letters_topic(sink.name), engine, sink.name),
         refill=refill,
     )
     with running(consumer.run):

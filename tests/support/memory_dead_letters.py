@@ -14,3 +14,6 @@ class MemoryDeadLetters:
 
     def send(self, letters: Sequence[tuple[Message, DeadLetter]]) -> None:
         self.stored += [replace(message, headers=headers_of(message, letter)) for message, letter in letters]
+
+    def count_stored(self) -> int:
+        return len(self.stored)

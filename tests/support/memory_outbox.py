@@ -74,6 +74,9 @@ class MemoryOutbox:
         else:
             self._delete_exactly((row.id, row.envelope.event_id) for row in rows)
 
+    def count_dead_letters(self, stages: Collection[str]) -> int:
+        return len({letter.envelope.event_id for letter in self.dead.values() if letter.stage in stages})
+
     def settle_named(self, named: Collection[Named]) -> int:
         found = ((one, self.rows[one].envelope.event_id) for one, _ in named if one in self.rows)
         return self._delete_exactly(offset_metadata.match(named, found))

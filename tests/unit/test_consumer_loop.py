@@ -171,16 +171,50 @@ def test_batch_is_applied_again_until_its_dead_letters_are_stored(group: MemoryT
     assert committed(group) == 1
 
 
-def test_flood_of_dead_letters_stops_the_loop_uncommitted(group: MemoryTopic) -> None:
-    for number in range(101):
-        group.append(f"d{number}", b"refused")
+def test_flood_of_dead_letters_stops_the_loop(group: MemoryTopic) -> None:
+    refuse(group, 101)
     loop = Loop(group, ScriptedApplier())
+    loop.turn()
+    refuse(group, 50)
     group.members.clear()
     with pytest.raises(TooManyDeadLetters, match=r"^101 of the last 1000 events became dead letters; stopped$"):
         loop.run(threading.Event())
-    assert len(loop.dead_letters.stored) == 101
-    assert committed(group) == 0
+    assert len(loop.dead_letters.stored) == committed(group) == 101
     assert group.members == []
+
+
+def test_restarted_loop_stops_before_it_stores_more_dead_letters(group: MemoryTopic) -> None:
+    refuse(group, 101)
+    first = Loop(group, ScriptedApplier())
+    first.turn()
+    first.close()
+    refuse(group, 50)
+    for _ in range(2):
+        restarted = Loop(group, ScriptedApplier(), first.dead_letters)
+        with pytest.raises(TooManyDeadLetters, match=r"^101 of the last 1000 events became dead letters; stopped$"):
+            restarted.turn()
+        restarted.close()
+    assert len(first.dead_letters.stored) == committed(group) == 101
+
+
+def test_good_events_outweigh_the_dead_letters_before_a_restart(group: MemoryTopic) -> None:
+    refuse(group, 101)
+    first = Loop(group, ScriptedApplier())
+    first.turn()
+    first.close()
+    append(group, 1_000)
+    restarted = Loop(group, ScriptedApplier(), first.dead_letters)
+    while committed(group) < 1_101:
+        restarted.turn()
+    refuse(group, 1)
+    restarted.turn()
+    assert len(first.dead_letters.stored) == 102
+
+
+def refuse(group: MemoryTopic, count: int) -> None:
+    """Append events that the sink refuses."""
+    for number in range(count):
+        group.append(f"bad{number}", b"refused")
 
 
 def test_stop_while_the_sink_fails_leaves_the_batch_to_the_next_owner(group: MemoryTopic) -> None:

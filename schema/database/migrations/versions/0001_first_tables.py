@@ -67,7 +67,7 @@ def upgrade() -> None:
     _create_index("documents", "business_tag")
     _create_index("documents", "created_at")
     _create_index("documents", "source_type")
-    _create_index("documents", "status")
+    _create_index("documents", "status", "deleted_at")
 
     _create_table(
         "chunks",
@@ -131,6 +131,7 @@ def upgrade() -> None:
         sa.CheckConstraint("size_bytes >= 0", name="ck_document_files_size_natural"),
     )
     _create_index("document_files", "doc_id")
+    _create_index("document_files", "staged_key")
 
     _create_table(
         "sink_states",
@@ -197,6 +198,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_outbox_dead_letters"),
         sa.UniqueConstraint("stage", "event_id", name="uq_outbox_dead_letters_stage_event_id"),
     )
+    _create_index("outbox_dead_letters", "stage", "dead_at")
+    _create_index("outbox_dead_letters", "aggregate_id", "aggregate_version")
 
     _create_table(
         "operation_logs",
