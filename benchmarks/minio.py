@@ -118,7 +118,6 @@ def large_ours(some: Bucket, path: Path, files: int) -> dict[str, float]:
         staged = time.monotonic() - began
         for one in changes:
             sink.apply([one])
-            sink.clean_up(one.events)
         whole = time.monotonic() - began
     some.empty({key(f"doc-{number}"): LARGE_BYTES for number in range(files)})
     mib = files * LARGE_BYTES / 1024**2

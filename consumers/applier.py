@@ -22,7 +22,7 @@ from schema.batches import bounded
 from schema.database.connection import is_transient, reading
 from schema.events.events import Envelope, Event, MalformedEvent, decode
 from schema.events.identity import doc_id_error
-from schema.failures import DeadLetter, Permanent, Retryable
+from schema.failures import DeadLetter, Permanent, Retryable, SourceGone
 
 _log = logging.getLogger(__name__)
 
@@ -146,25 +146,35 @@ class Applier:
                 counts=self.counts,
             )
             for changes in parts:
-                refused = self._drop_absent(self._apply(changes), known)
-                marking.submit(Part(changes, rest.refused | refused, rest.lost, rest.rewritten))
+                refused, superseded = self._apply(changes, known)
+                refused = self._drop_absent(refused, known)
+                held = [change for change in changes if (change.doc_id, change.version) not in superseded]
+                marking.submit(Part(held, rest.refused | refused, rest.lost, rest.rewritten))
                 rest = Part()
             return marking.finish()
 
-    def _apply(self, changes: Sequence[Change]) -> Refused:
-        """Apply; halve a batch that the sink refuses until only the documents at fault are left. Returns those."""
+    def _apply(self, changes: Sequence[Change], known: Mapping[str, Known]) -> tuple[Refused, set[tuple[str, int]]]:
+        """Apply; halve a batch that the sink refuses until only the documents at fault are left.
+
+        Returns those, and the versions whose source is gone because the document has a newer version.
+        """
         changes = [change for change in changes if not is_empty(change)]
         if not changes:
-            return {}
+            return {}, set()
         self._written.update({(change.doc_id, change.version): change.events[0].history_id for change in changes})
         try:
             self._sink.apply(changes)
         except Permanent as error:
-            if len(changes) == 1:
-                return {(changes[0].doc_id, changes[0].version): str(error)}
-            middle = len(changes) // 2
-            return self._apply(changes[:middle]) | self._apply(changes[middle:])
-        return {}
+            if len(changes) > 1:
+                middle = len(changes) // 2
+                first, second = self._apply(changes[:middle], known), self._apply(changes[middle:], known)
+                return first[0] | second[0], first[1] | second[1]
+            doc_id, version = changes[0].doc_id, changes[0].version
+            if isinstance(error, SourceGone) and version < known[doc_id].version:
+                _log.info("superseded sink=%s doc_id=%s version=%d reason=%s", self.name, doc_id, version, error)
+                return {}, {(doc_id, version)}
+            return {(doc_id, version): str(error)}, set()
+        return {}, set()
 
     def _drop_absent(self, refused: Refused, known: Mapping[str, Known]) -> Refused:
         """A sink may refuse an event because it lacks the document; the refill does not need the event."""

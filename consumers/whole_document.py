@@ -117,7 +117,7 @@ def _find_file(row: Row[Any], store: ObjectStore) -> FileRecord | None:
     """The file with its bytes, or with the key of an object that has them; None if the object store lacks it."""
     content, source = None, None
     if row.staged_key is not None and next(iter(store.keys(row.staged_key)), None) == row.staged_key:
-        source = row.staged_key  # `clean_up` removes it after the mark
+        source = row.staged_key
     elif store.sha256(row.object_key) == row.sha256:
         source = row.object_key
         if row.size_bytes <= limits.INLINE_FILE_BYTES:

@@ -1,6 +1,7 @@
 """A document's file: a small one is sent inside the event, a large one is staged before the transaction.
 
-A transaction that rolls back leaves only the staged object, which a lifecycle rule of the bucket removes.
+A transaction that rolls back leaves only the staged object. The sweep of `operations/staging.py` removes it a day
+later, so a file must be written to a document within 12 hours after it was staged.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import os
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
 from typing import BinaryIO, Self
 
@@ -18,6 +20,7 @@ from schema import limits
 from schema.object_store import layout
 from schema.object_store.port import ObjectStore
 
+_STAGED = timedelta(hours=limits.STAGED_FILE_HOURS)
 _UNKNOWN_TYPE = "application/octet-stream"
 _CONTENT_TYPES = {"md": "text/markdown", "txt": "text/plain", "jsonl": "application/jsonl"}
 
@@ -28,7 +31,10 @@ class FileUnusable(ProducerError):
 
 @dataclass(frozen=True)
 class DocumentFile:
-    """A file's bytes and their digest; the bytes are in `content`, or staged in the object store under `staged_key`."""
+    """A file's bytes and their digest; the bytes are in `content`, or staged in the object store under `staged_key`.
+
+    It may be used for several documents and versions, for up to 12 hours after it was staged.
+    """
 
     extension: str
     content_type: str
@@ -36,6 +42,7 @@ class DocumentFile:
     size_bytes: int
     content: bytes | None = field(default=None, repr=False)
     staged_key: str | None = None
+    staged_at: datetime | None = None  # when staging began
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str, store: ObjectStore | None = None) -> "DocumentFile":
@@ -68,9 +75,9 @@ class DocumentFile:
         if store is None:
             limit = limits.INLINE_FILE_BYTES
             raise FileUnusable(f"{name}: {size} bytes; a file over {limit} bytes needs an object store for staging")
-        key = layout.staging_key(uuid.uuid4().hex)
+        key, began = layout.staging_key(uuid.uuid4().hex), datetime.now(UTC)
         store.put(key, stream, size_bytes=size, content_type=content_type, sha256=None)
-        return cls(extension, content_type, stream.hexdigest(), size, staged_key=key)
+        return cls(extension, content_type, stream.hexdigest(), size, staged_key=key, staged_at=began)
 
 
 def file_error(file: object) -> str | None:
@@ -80,14 +87,26 @@ def file_error(file: object) -> str | None:
     if file.extension != _extension(f"file.{file.extension}"):
         return f"must have an extension of 1 to {limits.EXTENSION_CHARACTERS} small letters and digits"
     if file.content is None:
-        is_complete = isinstance(file.staged_key, str) and layout.is_staging_key(file.staged_key)
+        is_complete = _is_staged(file)
     elif isinstance(file.content, bytes):
         is_complete = file.staged_key is None and len(file.content) == file.size_bytes <= limits.INLINE_FILE_BYTES
     else:
         is_complete = False
+    if is_complete and file.staged_at is not None and datetime.now(UTC) - file.staged_at > _STAGED:
+        hours = limits.STAGED_FILE_HOURS
+        return f"was staged more than {hours} hours ago: make it again, the staged object may be removed at any time"
     if is_complete:
         return None
     return "must have its content or be staged: make it with DocumentFile.from_bytes or from_path"
+
+
+def _is_staged(file: DocumentFile) -> bool:
+    return (
+        isinstance(file.staged_key, str)
+        and layout.is_staging_key(file.staged_key)
+        and isinstance(file.staged_at, datetime)
+        and file.staged_at.tzinfo is not None
+    )
 
 
 class _DigestingReader:

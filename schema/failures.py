@@ -18,6 +18,10 @@ class Permanent(Exception):
     """Raised when the same call can never succeed: the event is at fault."""
 
 
+class SourceGone(Permanent):
+    """Raised when an object that the event names is gone. The event is not needed if its document has a newer version."""
+
+
 class StoreMissing(Exception):
     """Raised when the store of a sink is not there: the process stops, no event is at fault, and `init` creates it."""
 

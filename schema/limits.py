@@ -27,3 +27,4 @@ SPARSE_ID = 2**32 - 2  # Milvus: the largest token id of a SPARSE_FLOAT_VECTOR
 EVENT_BYTES = 512 * 1024  # encoded; a larger document is split into numbered parts
 INSERT_BYTES = 16 * 1024 * 1024  # payloads that the writer holds in memory and inserts together
 INLINE_FILE_BYTES = 64 * 1024  # a larger file is staged in the object store
+STAGED_FILE_HOURS = 12  # how long the writer takes a staged file; the sweep removes it after twice that time

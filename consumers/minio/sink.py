@@ -8,7 +8,7 @@ from consumers.minio.translate import translate_errors
 from consumers.sink import Change
 from schema import archive
 from schema.events.events import DocumentDeleted, DocumentUpserted, Event, FileRecord
-from schema.failures import Permanent, StoreMissing
+from schema.failures import Permanent, SourceGone, StoreMissing
 from schema.object_store import layout, marker
 from schema.object_store.layout import SYSTEM_ID_KEY
 from schema.object_store.port import BucketMissing, ObjectMissing, ObjectStore
@@ -54,12 +54,7 @@ class MinioSink:
                 outcome.result()
 
     def clean_up(self, events: Sequence[Event]) -> None:
-        """Staged files go only after marking: until then an older version may come again and overwrite the copy."""
-        files = [file for event in events if isinstance(event, DocumentUpserted) for file in event.files]
-        keys = (file.staged_key for file in files if file.staged_key is not None)
-        if staged := [key for key in keys if layout.is_staging_key(key)]:  # not a key that a document has
-            with translate_errors():
-                self._store.remove(staged)
+        """Nothing to delete. A staged object may serve other documents, versions and sinks: a sweep removes it."""
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -109,11 +104,13 @@ class MinioSink:
         self._store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=content_type, sha256=sha256)
 
     def _unstage(self, file: FileRecord) -> None:
-        """Copy a staged file to its key. It may be gone if the key holds its bytes: this version was cleaned up."""
+        """Copy a staged file to its key. It may be gone if the key holds its bytes: this version was applied before."""
         if file.staged_key is None:
             raise Permanent(f"file {file.object_key!r} has neither content nor a staged object")
         try:
             self._store.copy(file.staged_key, file.object_key, content_type=file.content_type, sha256=file.sha256)
         except ObjectMissing as error:
             if self._store.sha256(file.object_key) != file.sha256:
-                raise Permanent(f"the staged object {file.staged_key!r} of file {file.object_key!r} is gone") from error
+                raise SourceGone(
+                    f"the staged object {file.staged_key!r} of file {file.object_key!r} is gone"
+                ) from error

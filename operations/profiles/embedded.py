@@ -21,6 +21,7 @@ from operations.errors import OperationError
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
 from operations.sinks import names, open_sink
+from operations.staging import sweep_hourly
 from operations.wiring import System
 from relays.direct import direct_relay
 from schema.database.connection import reading
@@ -63,7 +64,8 @@ def run(
         try:
             for sink, _ in sinks:
                 sink.ensure()
-            relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
+            with sweep_hourly(system.engine, system.store):
+                relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
         finally:
             relay.close()
             for sink, _ in sinks:

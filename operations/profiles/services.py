@@ -7,7 +7,9 @@ from typing import Any
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
 from operations.sinks import open_sink
+from operations.staging import sweep_hourly
 from operations.wiring import System
+from schema.sinks import MINIO
 
 
 def relay(system: System) -> int:
@@ -46,11 +48,14 @@ def consume(system: System, sink_name: str) -> int:
 
     kafka, names = _kafka(system), system.names
     _enable_info_logs("consumers")
+    _enable_info_logs("operations.staging")
     stop = stop_on_signals()
     with ExitStack() as stack:
         sink, sink_marks = open_sink(system, sink_name)
         stack.callback(sink.close)
         sink.ensure()
+        if sink_name == MINIO:
+            stack.enter_context(sweep_hourly(system.engine, system.store))
         KafkaConsumer(
             Applier(system.engine, sink, sink_marks),
             KafkaSubscription(kafka, names, sink_name),

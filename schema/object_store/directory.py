@@ -8,16 +8,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from schema.object_store.layout import STAGING_PREFIX
 from schema.object_store.port import BucketMissing, ObjectMissing, Readable
 
 _PARTS = ".parts"  # folder of files that are being written; no key may start with it
 _COPY_BYTES = 1024 * 1024
 _NAME_BYTES = 255  # longest file name that file systems take
 _ATTEMPTS = 1_000  # to create a folder that concurrent removals delete
-_ABANDONED_SECONDS = {_PARTS: 86_400, STAGING_PREFIX: 7 * 86_400}  # left by a crash, or by a rolled-back transaction
+_ABANDONED_SECONDS = 86_400  # age of a part file that a crash left
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
@@ -32,11 +32,10 @@ class DirectoryStore:
 
     def ensure(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        for folder, seconds in _ABANDONED_SECONDS.items():
-            for path in _files(self.root / folder):
-                with suppress(*_ABSENT):  # another process may remove it too
-                    if path.stat().st_mtime < time.time() - seconds:
-                        self._unlink(path)
+        for path in _files(self.root / _PARTS):
+            with suppress(*_ABSENT):  # another process may remove it too
+                if path.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                    self._unlink(path)
 
     def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
         def write(part: Path) -> None:
@@ -78,6 +77,11 @@ class DirectoryStore:
     def keys(self, prefix: str) -> Iterator[str]:
         found = (path.relative_to(self.root).as_posix() for path in _files(self._path(f"{prefix}x").parent))
         yield from sorted(key for key in found if key.startswith(prefix) and not key.startswith(f"{_PARTS}/"))
+
+    def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        for key in self.keys(prefix):
+            with suppress(*_ABSENT):
+                yield key, datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
 
     def remove(self, keys: Iterable[str]) -> None:
         touched = set()

@@ -8,7 +8,7 @@ from schema.database.tables import SOURCE_TYPES
 
 SYSTEM_ID_KEY = "system-id"  # the object that names the system of the bucket
 _RAW_PREFIX = "raw-files/"
-STAGING_PREFIX = "temp/"  # a lifecycle rule removes objects of rolled-back transactions
+STAGING_PREFIX = "temp/"  # a sweep removes what no row names
 
 
 def bucket_of(namespace: str) -> str:

@@ -1,6 +1,7 @@
 """The object store port: what staging, the sink and reconcile need of a bucket."""
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Protocol
 
 
@@ -31,7 +32,7 @@ class ObjectStore(Protocol):
         """Whether the bucket is there."""
 
     def ensure(self) -> None:
-        """Create the bucket and the rules that it needs; harmless when they exist."""
+        """Create the bucket; harmless when it exists."""
 
     def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
         """Write `size_bytes` of `stream` in bounded memory; an existing object is replaced."""
@@ -50,6 +51,12 @@ class ObjectStore(Protocol):
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Every key that starts with `prefix`, in order."""
+
+    def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Every key that starts with `prefix`, in order, with the time of its last write by the store's clock, in UTC.
+
+        An object that is removed in the meantime may be left out.
+        """
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove objects; keys without an object are no error."""

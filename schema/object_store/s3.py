@@ -2,23 +2,20 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
 import certifi
 import urllib3
 from minio import Minio
-from minio.commonconfig import ENABLED, REPLACE, ComposeSource, CopySource, Filter
+from minio.commonconfig import REPLACE, ComposeSource, CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
-from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
-from schema.object_store.layout import STAGING_PREFIX
 from schema.object_store.port import ObjectMissing, Readable
 
 _MISSING = {"NoSuchKey", "NoSuchObject"}
-_STAGING_DAYS = 7
-_STAGING_RULE = "remove-abandoned-staging"
 _PARTS = 10_000  # S3: most parts of a multipart upload
 _PART_BYTES = 16 * 1024 * 1024  # per part: the memory that one large file takes
 _COPY_LIMIT_BYTES = 5 * 1024**3  # S3: the largest object that one copy request takes
@@ -58,23 +55,6 @@ class S3Store:
         except S3Error as error:
             if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                 raise
-        try:
-            self._ensure_staging_rule()
-        except S3Error as error:
-            if error.code != "NotImplemented":  # without lifecycle rules an operator must empty temp/
-                raise
-
-    def _ensure_staging_rule(self) -> None:
-        """S3 replaces the whole configuration, so other rules are read and kept."""
-        rule = Rule(
-            ENABLED,
-            rule_filter=Filter(prefix=STAGING_PREFIX),
-            rule_id=_STAGING_RULE,
-            expiration=Expiration(days=_STAGING_DAYS),
-        )
-        found = self._client.get_bucket_lifecycle(self._bucket)
-        others = [other for other in found.rules if other.rule_id != _STAGING_RULE] if found else []
-        self._client.set_bucket_lifecycle(self._bucket, LifecycleConfig([*others, rule]))
 
     def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
         self._client.put_object(
@@ -126,9 +106,12 @@ class S3Store:
         return metadata.get("x-amz-meta-sha256")
 
     def keys(self, prefix: str) -> Iterator[str]:
+        return (key for key, _ in self.written_at(prefix))
+
+    def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
-            if item.object_name is not None:
-                yield item.object_name
+            if item.object_name is not None and item.last_modified is not None:
+                yield item.object_name, item.last_modified
 
     def remove(self, keys: Iterable[str]) -> None:
         for error in self._client.remove_objects(self._bucket, (DeleteObject(key) for key in keys)):

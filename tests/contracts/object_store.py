@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -114,6 +115,15 @@ class ObjectStoreContract:
         assert list(store.keys("a/1/x")) == ["a/1/x"]
         assert list(store.keys("c")) == []
         assert list(store.keys("c/d/")) == []
+
+    def test_keys_are_listed_with_the_time_of_their_write(self, store: ObjectStore) -> None:
+        for key in ("a/1", "a/2", "b"):
+            put(store, key, b"")
+        (first, began), (second, ended) = store.written_at("a/")
+        assert (first, second) == ("a/1", "a/2")
+        assert began <= ended
+        assert abs(datetime.now(UTC) - began) < timedelta(minutes=1)  # the server runs on this machine
+        assert list(store.written_at("c")) == []
 
     def test_removing_absent_objects_is_no_error(self, store: ObjectStore) -> None:
         for key in ("folder/a", "folder/b", "c"):

@@ -150,7 +150,7 @@ def raw_files(pipeline: Pipeline) -> dict[str, bytes]:
     return {
         f"{key.split('/')[1]}/{key.rpartition('/')[2]}": content
         for key, content in pipeline.objects().items()
-        if not key.startswith("processed-data/embeddings/")
+        if not key.startswith(("processed-data/embeddings/", "temp/"))
     }
 
 

@@ -189,7 +189,7 @@ def test_lost_event_leaves_the_staged_file_of_a_document_alone(pipeline: Pipelin
     [record] = lose_files(events[0].payload, again.staged_key)
     _, minio = pipeline.appliers()
     assert minio.apply([lose(events[0], files=[record])]) == []
-    assert list(pipeline.store.keys("temp/")) == [again.staged_key]
+    assert again.staged_key in list(pipeline.store.keys("temp/"))
 
 
 def lose_files(payload: bytes, staged_key: str) -> list[object]:

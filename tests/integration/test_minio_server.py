@@ -14,8 +14,6 @@ import msgspec
 import pytest
 import urllib3
 from minio import Minio
-from minio.commonconfig import ENABLED, Filter
-from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
 from consumers.minio.sink import MinioSink
 from consumers.sink import Change
@@ -122,32 +120,11 @@ def test_concurrent_processes_create_the_bucket_once(minio_server: MinioServer, 
         list(pool.map(lambda store: store.ensure(), stores))
     put(stores[0], "a", b"hello")
     assert stores[7].read("a") == b"hello"
-    found = minio_server.client().get_bucket_lifecycle(bucket)
-    assert found is not None
-    assert len(found.rules) == 1
 
 
-def test_lifecycle_rule_removes_abandoned_staging_after_a_week(client: Minio, store: S3Store, bucket: str) -> None:
-    found = client.get_bucket_lifecycle(bucket)
-    assert found is not None
-    [rule] = found.rules
-    assert (rule.status, rule.rule_filter.prefix if rule.rule_filter else None) == ("Enabled", "temp/")
-    assert rule.expiration is not None
-    assert rule.expiration.days == 7
-
-
-def test_other_lifecycle_rules_are_kept(client: Minio, store: S3Store, bucket: str) -> None:
-    theirs = Rule(ENABLED, rule_filter=Filter(prefix="backups/"), rule_id="theirs", expiration=Expiration(days=90))
-    client.set_bucket_lifecycle(bucket, LifecycleConfig([theirs]))
-    store.ensure()
-    store.ensure()
-    found = client.get_bucket_lifecycle(bucket)
-    assert found is not None
-    assert {
-        (rule.rule_filter.prefix if rule.rule_filter else None, rule.expiration.days if rule.expiration else None)
-        for rule in found.rules
-    } == {("backups/", 90), ("temp/", 7)}
-    assert len(found.rules) == 2
+def test_init_sets_no_lifecycle_rule(client: Minio, store: S3Store, bucket: str) -> None:
+    """A rule cannot know which staged objects are still needed."""
+    assert client.get_bucket_lifecycle(bucket) is None
 
 
 # Objects
@@ -228,14 +205,13 @@ def test_staged_file_moves_to_its_key_with_its_metadata(
     put(store, STAGED, b"hello")
     change = upsert_change(staged())
     sink.apply([change])
-    assert list(store.keys("")) == [RAW, STAGED], "another attempt may need it"
     sink.clean_up(change.events)
-    assert list(store.keys("")) == [RAW]
+    assert list(store.keys("")) == [RAW, STAGED], "the sweep removes it"
     assert store.read(RAW) == b"hello"
     assert store.sha256(RAW) == HELLO_SHA256
     assert client.stat_object(bucket, RAW).content_type == "application/pdf"  # as the event says
+    store.remove([STAGED])
     sink.apply([change])  # the batch is repeated
-    sink.clean_up(change.events)
     assert list(store.keys("")) == [RAW]
 
 
@@ -245,12 +221,11 @@ def test_large_staged_file_does_not_pass_through_the_process(store: S3Store, sin
     try:
         change = upsert_change(staged("5" * 64))
         sink.apply([change])
-        sink.clean_up(change.events)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak_bytes < 4 * MIB
-    assert list(store.keys("")) == [RAW]
+    assert list(store.keys("")) == [RAW, STAGED]
 
 
 def test_inline_file_and_vectors_are_written_and_deleted_with_the_document(

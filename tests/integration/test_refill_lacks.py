@@ -96,10 +96,8 @@ def test_lost_copy_is_made_again_from_the_staged_file(pipeline: Pipeline) -> Non
     [(key,)] = pipeline.sql("SELECT object_key FROM document_files")
     pipeline.store.remove([key])
     assert large.staged_key is not None
-    put(pipeline.store, large.staged_key, b"x" * 100_000)
     mark_all_absent(pipeline.engine, MINIO, "lost")
     assert refill_of(pipeline, pipeline.minio_sink).run_round() == 1
-    assert list(pipeline.store.keys("temp/")) == [], "cleaned up after the mark"
     pipeline.run()
     pipeline.assert_in_step()
 

@@ -122,7 +122,7 @@ class Stores:
         files = {key: living[doc_id].file for key, doc_id, *_ in stored}
         for key, _, digest, removed_in_version in stored:
             assert (digest, removed_in_version) == (sha256(files[key]).hexdigest(), None), key
-        # Staged files of superseded versions stay until the lifecycle rule removes them.
+        # Staged files of superseded versions stay until the sweep removes them.
         found = {key: etag for key, etag in objects.items() if key.startswith("raw-files/")}
         assert found == {key: md5(file).hexdigest() for key, file in files.items()}
         for key in list(files)[::8]:

@@ -56,17 +56,16 @@ class TestDirectoryStore(ObjectStoreContract):
         put(store, "a/b", b"hello")
         assert Path(store.location("a/b")).read_bytes() == b"hello"
 
-    def test_ensure_removes_only_old_abandoned_files(self, store: DirectoryStore) -> None:
+    def test_ensure_removes_only_old_part_files(self, store: DirectoryStore) -> None:
         now = time.time()
-        ages = {".parts/old": 86_500, "temp/upload_1/file": 8 * 86_400, ".parts/new": 0, "temp/upload_2/file": 600_000}
-        for key, age in {**ages, "raw-files/a": 1_000_000_000}.items():
+        for key, age in {".parts/old": 86_500, ".parts/new": 0, "temp/upload_1/file": 8 * 86_400}.items():
             path = store.root / key
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"x")
             os.utime(path, (now - age, now - age))
         store.ensure()
-        assert files(store) == {".parts/new", "temp/upload_2/file", "raw-files/a"}
-        assert list(store.keys("")) == ["raw-files/a", "temp/upload_2/file"]
+        assert files(store) == {".parts/new", "temp/upload_1/file"}
+        assert list(store.keys("")) == ["temp/upload_1/file"]
         (store.root / ".parts/new").unlink()
 
     def test_every_changed_file_and_folder_is_synced(
