@@ -1,5 +1,6 @@
 """`rag-outbox status`: waiting events, lag per sink, and failures, read from the metadata database alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,7 @@ from schema.database.connection import reading
 from schema.database.tables import documents, outbox, outbox_dead_letters, sink_states
 
 _FAILURES_SHOWN = 20
+_OLDEST_EVENT = select(outbox.c.created_at).order_by(outbox.c.id).limit(1)  # by id: created_at has no index
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,14 @@ class Status:
 def status(system: System) -> Status:
     with reading(system.engine) as connection:
         now = connection.execute(select(utc_now())).scalar_one()
-        pending = connection.execute(select(func.count(), func.min(outbox.c.created_at)).select_from(outbox)).one()
+        registered = sinks.names(system)
         return Status(
             documents=_documents(connection),
-            pending_events=pending[0],
-            oldest_pending_age_seconds=_age(now, pending[1]),
-            sinks={sink: _sink(connection, sink, now) for sink in sinks.names(system)},
-            failed=_failed(connection) + _never_published(connection),
-            dead_letters=connection.execute(select(func.count()).where(~_superseded())).scalar_one(),
+            pending_events=connection.execute(select(func.count(outbox.c.lane))).scalar_one(),
+            oldest_pending_age_seconds=_age(now, connection.execute(_OLDEST_EVENT).scalar()),
+            sinks={sink: _sink(connection, sink, now) for sink in registered},
+            failed=_failed(connection, registered) + _never_published(connection),
+            dead_letters=connection.execute(_LIVE_LETTERS).scalar_one(),
         )
 
 
@@ -62,21 +64,31 @@ def _sink(connection: Connection, sink: str, now: datetime) -> dict[str, Any]:
     }
 
 
-def _failed(connection: Connection) -> list[dict[str, Any]]:
-    columns = (sink_states.c.doc_id, sink_states.c.sink, sink_states.c.desired_version, sink_states.c.last_error)
-    newest = select(*columns).where(sink_states.c.state == "failed").order_by(sink_states.c.requested_at.desc())
+def _failed(connection: Connection, registered: Sequence[str]) -> list[dict[str, Any]]:
+    """The newest of all sinks. A statement per sink reads them from the index."""
+    columns = sink_states.c
+    shown = (columns.doc_id, columns.sink, columns.desired_version, columns.last_error, columns.requested_at)
+    newest = select(*shown).order_by(columns.requested_at.desc()).limit(_FAILURES_SHOWN)
+    rows = [
+        row
+        for sink in registered
+        for row in connection.execute(newest.where(columns.sink == sink, columns.state == "failed"))
+    ]
+    rows.sort(key=lambda row: row.requested_at, reverse=True)
     return [
         {"doc_id": row.doc_id, "sink": row.sink, "version": row.desired_version, "reason": row.last_error}
-        for row in connection.execute(newest.limit(_FAILURES_SHOWN))
+        for row in rows[:_FAILURES_SHOWN]
     ]
 
 
 def _never_published(connection: Connection) -> list[dict[str, Any]]:
     """Events that Kafka rejected: no sink has seen them."""
-    letters = select(outbox_dead_letters).where(outbox_dead_letters.c.stage == "relay", ~_superseded())
+    columns = outbox_dead_letters.c
+    shown = select(columns.aggregate_id, columns.stage, columns.aggregate_version, columns.error)
+    newest = shown.where(columns.stage == "relay", ~_superseded()).order_by(columns.dead_at.desc())
     return [
         {"doc_id": row.aggregate_id, "sink": row.stage, "version": row.aggregate_version, "reason": row.error}
-        for row in connection.execute(letters.order_by(outbox_dead_letters.c.id.desc()).limit(_FAILURES_SHOWN))
+        for row in connection.execute(newest.limit(_FAILURES_SHOWN))
     ]
 
 
@@ -86,6 +98,9 @@ def _superseded() -> ColumnElement[bool]:
         sink_states.c.doc_id == outbox_dead_letters.c.aggregate_id
     )
     return func.coalesce(applied.scalar_subquery(), 0) > outbox_dead_letters.c.aggregate_version
+
+
+_LIVE_LETTERS = select(func.count(outbox_dead_letters.c.aggregate_id)).where(~_superseded())
 
 
 def _age(now: datetime, since: datetime | None) -> float | None:

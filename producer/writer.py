@@ -92,7 +92,7 @@ class Writer:
         locked = _lock_living(connection, doc_id, identity)
         document = locked.stored[doc_id]
         given = self._validate_chunks(document, chunks, identity.dimension)
-        waiting, files = read_unpublished(connection, doc_id)
+        waiting, files = read_unpublished(connection, doc_id, identity.lanes)
         state = desired.from_stored(document, {**waiting, **given}, files)
         lost_version = locked.lost_versions.get(doc_id, 0)
         plans = [plan_upsert(state, document, identity.history_id, lost_version=lost_version, resend=True)]

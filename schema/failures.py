@@ -19,7 +19,7 @@ class Permanent(Exception):
 
 
 class SourceGone(Permanent):
-    """Raised when an object that the event names is gone. The event is not needed if its document has a newer version."""
+    """Raised when an object that the event names is gone. If the document has a newer version, skip the event."""
 
 
 class StoreMissing(Exception):

@@ -1,0 +1,131 @@
+"""On MySQL with 100,000 rows per table, statements of relays, writers, sweeps and `status` use indexes.
+
+Those that run per batch, under a lock or periodically find their rows by a key. `status`, which a person runs, may count
+a table in an index that covers the statement.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from zlib import crc32
+
+import pytest
+from sqlalchemy import Engine, text
+
+from operations import staging, transactions
+from operations.settings import Settings
+from operations.status import status
+from operations.wiring import System
+from producer import DocumentFile
+from relays.offset_metadata import checksum
+from relays.outbox import SqlOutbox
+from relays.ports import OutboxRow
+from schema.database.tables import LANES
+from schema.failures import DeadLetter
+from tests.contracts.object_store import put
+from tests.integration.test_marks_use_indexes import FILL, NUMBERS, plan, recorded
+from tests.support.pipeline import Pipeline, chunk, document
+
+pytestmark = pytest.mark.integration
+
+Check = Callable[[list[tuple[str, Any]]], None]
+SMALL = {"sinks", "system_identity"}
+MIB = 1024 * 1024
+MORE = (
+    "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload)"
+    f" {NUMBERS} SELECT UUID(), CONCAT('other-', n), 1, 't', 'c', REPEAT('x', 200) FROM numbers",
+    "INSERT INTO outbox_dead_letters (stage, outbox_id, event_id, aggregate_type, aggregate_id, aggregate_version,"
+    " event_type, content_type, payload, error, attempts, dead_at)"
+    f" {NUMBERS} SELECT IF(n % 2, 'relay', 'minio'), n, UUID(), 'document', CONCAT('other-', n), 1, 't', 'c', '', 'e', 1,"
+    " UTC_TIMESTAMP(6) - INTERVAL n MINUTE FROM numbers",
+    "UPDATE document_files SET staged_key = CONCAT('temp/', doc_id)",
+    "UPDATE sink_states SET state = 'failed' WHERE doc_id LIKE 'other-1%'",
+    "ANALYZE TABLE documents, document_files, sink_states, outbox, outbox_dead_letters",
+)
+
+
+@pytest.fixture
+def engine(mysql: Engine) -> Engine:
+    """The fixture `pipeline` on MySQL, filled."""
+    with mysql.begin() as connection:
+        for statement in (*FILL, *MORE):
+            connection.execute(text(statement.replace("%%", "%")))
+    return mysql
+
+
+@pytest.fixture
+def sent(pipeline: Pipeline) -> Iterator[list[tuple[str, Any]]]:
+    with recorded(pipeline.engine) as statements:
+        yield statements
+
+
+def assert_keys(engine: Engine, sent: list[tuple[str, Any]], most_rows: int, counting: bool = False) -> None:
+    """Each statement finds its rows by keys, `most_rows` at most; with `counting`, or reads a covering index."""
+    explained = [(statement, row) for statement, given in sent for row in plan(engine, statement, given)]
+    assert explained
+    for statement, row in explained:
+        table = row["table"] or "<none>"
+        if table in SMALL or table.startswith("<") or row["select_type"] == "INSERT":
+            continue
+        if counting and row["type"] == "index" and "Using index" in (row["Extra"] or ""):
+            continue
+        assert row["type"] not in ("ALL", "index") or row["rows"] <= most_rows, (statement, row)
+        assert row["rows"] <= most_rows, (statement, row)
+
+
+def test_statements_of_a_relay_use_keys(pipeline: Pipeline, sent: list[tuple[str, Any]]) -> None:
+    outbox = SqlOutbox(pipeline.engine)
+    rows = outbox.claim_lanes(range(LANES), [], 100, MIB)
+    outbox.claim_lanes(range(LANES), rows, 100, MIB)
+    outbox.settle(rows[:1_000])
+    outbox.settle_named([(row.id, checksum(row.envelope.event_id)) for row in rows[1_000:1_100]])
+    oldest = outbox.claim_oldest(500, MIB)
+    dead = [DeadLetter("relay", row.envelope, "too large") for row in oldest[:10]]
+    assert outbox.count_dead_letters(["milvus", "minio", "relay"]) == 59
+    for _ in range(2):
+        outbox.settle(oldest, dead)
+    lost = [OutboxRow(row.id, row.lane, row.created_at, row.envelope, "lost") for row in oldest]
+    outbox.settle(lost)
+    outbox.start_history()
+    per_lane = 100_000 // LANES  # the range that LIMIT ends early
+    assert_keys(pipeline.engine, sent, most_rows=2 * per_lane)
+
+
+def test_resync_reads_one_lane_of_the_backlog(pipeline: Pipeline, sent: list[tuple[str, Any]]) -> None:
+    pipeline.upsert(document("d", "one"))
+    with pipeline.engine.begin() as connection:
+        pipeline.writer.resync(connection, "d")
+    assert len([one for one in pipeline.pending("d")]) == 2
+    assert_keys(pipeline.engine, sent, most_rows=2 * 100_000 // LANES)
+    assert any(crc32(b"d") % LANES in dict(given or {}).values() for _, given in sent if isinstance(given, dict))
+
+
+def test_statements_of_a_write_use_keys(pipeline: Pipeline, sent: list[tuple[str, Any]]) -> None:
+    for content in (b"x" * 70_000, b"y" * 70_000):
+        file = DocumentFile.from_bytes(content, "a.pdf", pipeline.store)
+        given = [document("d", content[:1].decode(), file=file, source_type="pdf")]
+        transactions.upsert(pipeline.engine, pipeline.store, pipeline.writer, given, None)
+    with pipeline.engine.begin() as connection:
+        pipeline.writer.relabel(connection, "d", title="new")
+        pipeline.writer.delete(connection, "d")
+    assert chunk("one").content == "one"
+    assert_keys(pipeline.engine, sent, most_rows=100)
+
+
+def test_statements_of_a_sweep_use_keys(
+    pipeline: Pipeline, sent: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_AGE", -staging._AGE)
+    for number in range(1, 101):
+        put(pipeline.store, f"temp/other-{number}", b"")
+        put(pipeline.store, f"temp/abandoned-{number}", b"")
+    assert staging.sweep(pipeline.engine, pipeline.store, threading.Event()) == 100
+    assert_keys(pipeline.engine, sent, most_rows=1_000)
+
+
+def test_statements_of_status_use_indexes(pipeline: Pipeline, sent: list[tuple[str, Any]]) -> None:
+    now = status(System(Settings(), pipeline.engine))
+    assert (now.pending_events, now.dead_letters, len(now.failed)) == (100_000, 100_000, 40)
+    assert_keys(pipeline.engine, sent, most_rows=100_000, counting=True)
+    texts = "".join(statement for statement, _ in sent)
+    assert "payload" not in texts
