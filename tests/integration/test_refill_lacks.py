@@ -69,7 +69,7 @@ def test_lost_file_is_reported_and_asked_of_the_next_write(pipeline: Pipeline) -
     pipeline.upsert(document("a", "one", file=large), document("b", "two", file=b"small"))
     pipeline.run()
     keys = dict(pipeline.sql("SELECT doc_id, object_key FROM document_files"))
-    pipeline.store.remove([keys["a"]])
+    pipeline.store.remove([keys["a"], str(large.staged_key)])
     put(pipeline.store, keys["b"], b"other bytes")
     mark_all_absent(pipeline.engine, MINIO, "lost")
     assert refill_of(pipeline, pipeline.minio_sink).run_round() == 0
