@@ -171,7 +171,7 @@ class Applier:
                 return first[0] | second[0], first[1] | second[1]
             doc_id, version = changes[0].doc_id, changes[0].version
             if isinstance(error, SourceGone) and version < known[doc_id].version:
-                _log.info("superseded sink=%s doc_id=%s version=%d reason=%s", self.name, doc_id, version, error)
+                _log.info("source_gone sink=%s doc_id=%s version=%d reason=%s", self.name, doc_id, version, error)
                 return {}, {(doc_id, version)}
             return {(doc_id, version): str(error)}, set()
         return {}, set()

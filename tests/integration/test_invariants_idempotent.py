@@ -128,9 +128,6 @@ class World:
         )
 
     def assert_as_expected(self) -> None:
-        self.pipeline.store.remove(
-            self.pipeline.store.keys("temp/")
-        )  # files of skipped versions, which the lifecycle rule removes
         self.pipeline.assert_in_step()
         self._assert_documents(list(self.expected))
 
