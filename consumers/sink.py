@@ -55,7 +55,7 @@ class Sink(Protocol):
         """
 
     def clean_up(self, events: Sequence[Event]) -> None:
-        """Called after marking. Delete data that only these events needed, e.g. staged files. Raises Retryable."""
+        """Called after marking. Delete data that only these events needed. Raises Retryable."""
 
     def close(self) -> None:
         """Release connections and threads."""
