@@ -105,7 +105,7 @@ def test_foreign_events_are_skipped_and_leave_no_lag(servers: Servers, names: Na
     consumer = KafkaConsumer(
         applier(pipeline.engine, pipeline.minio_sink),
         subscription,
-        KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic(MINIO), pipeline.engine),
+        KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic(MINIO), pipeline.engine, MINIO),
     )
     with kafka.running(consumer.run):
         wait_for(lambda: subscription.foreign.count == 2_021, "the foreign events to be read")
