@@ -1,0 +1,166 @@
+"""A failover to a replica that lost commits: every store ends with what the new primary has, without a further write.
+
+In each of the three moments, ten documents lost a version: an edit, a first file, their creation, their deletion, their
+labels. Half of them are written again on the new primary, with the version that was lost.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymilvus import MilvusClient
+from sqlalchemy import text
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from retrieval.search import search
+from schema.collection import ALIAS
+from schema.kafka.names import Names
+from schema.object_store.s3 import S3Store
+from tests.support import failover_documents as documents
+from tests.support import in_step, kafka, written
+from tests.support.commands import Folder
+from tests.support.failover import Pair
+from tests.support.pipeline import DIMENSION, MODEL, vector
+from tests.support.servers import MilvusServer, MinioServer, Servers
+from tests.support.services import Services, services
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+
+IN_STEP_SECONDS = 120
+_UNHELD = "SELECT COUNT(*) FROM documents WHERE status <> 'completed'"
+
+
+@dataclass(frozen=True)
+class System:
+    folder: Folder
+    pair: Pair
+    milvus: MilvusClient
+    store: S3Store
+
+    def rows(self) -> list[dict[str, Any]]:
+        return self.milvus.query(
+            ALIAS, 'chunk_id != ""', [*in_step.FIELDS, "content"], limit=16_000, consistency_level="Strong"
+        )
+
+    def assert_in_step(self) -> None:
+        objects = {key: self.store.read(key) for key in self.store.keys("")}
+        in_step.assert_in_step(lambda statement: written.rows(self.pair.replica, statement), self.rows(), objects)
+
+    def found(self, query: str) -> list[str]:
+        """The texts that a search for this text finds."""
+        hits = search(self.pair.replica, self.store, lambda work: work(self.milvus), vector(query), limit=100)
+        return [hit.content for hit in hits]
+
+    def wait_until_consumed(self) -> None:
+        """Everything that the old primary published is in the stores, and marked."""
+        kafka.wait_until_empty(self.pair.primary)
+        wait_for(lambda: written.rows(self.pair.primary, _UNHELD) == [(0,)], "the sinks to hold everything")
+
+    def versions(self) -> list[tuple[Any, ...]]:
+        return written.rows(self.pair.replica, "SELECT doc_id, version, history_id FROM documents ORDER BY doc_id")
+
+
+@pytest.fixture
+def system(
+    tmp_path: Path, servers: Servers, names: Names, milvus_server: MilvusServer, minio_server: MinioServer
+) -> Iterator[System]:
+    with (
+        Pair.started(tmp_path / "servers") as pair,
+        milvus_server.database() as collections,
+        milvus_server.client(collections) as client,
+        minio_server.bucket() as bucket,
+    ):
+        folder = Folder(
+            tmp_path,
+            database_url=pair.engine.url.render_as_string(hide_password=False),
+            kafka_bootstrap_servers=servers.kafka,
+            namespace=names.namespace,
+            milvus_uri=f"{milvus_server.uri}/{collections}",
+            object_store=minio_server.url,
+            object_store_access_key=minio_server.access_key,
+            object_store_secret_key=minio_server.secret_key,
+            object_store_bucket=bucket,
+            embedding_model=MODEL,
+            vector_dimension=str(DIMENSION),
+        )
+        assert folder.run("init").status == 0
+        yield System(folder, pair, client, S3Store(minio_server.client(), bucket))
+
+
+@contextmanager
+def running(system: System) -> Iterator[Services]:
+    """A relay and a consumer of each sink, which have applied what the replica will have."""
+    with services(system.folder) as some:
+        some.relay()
+        start_consumers(some)
+        documents.write_kept(system.pair.engine)
+        system.wait_until_consumed()
+        system.pair.lose_commits()
+        yield some
+
+
+def start_consumers(some: Services) -> None:
+    for sink in ("milvus", "minio"):
+        some.consumer(sink)
+
+
+def assert_ends_in_step(system: System, some: Services) -> None:
+    """Nothing is written any more; the processes bring every store to the rows of the new primary."""
+    before = system.versions()
+    patient = Retrying(
+        retry=retry_if_exception_type(AssertionError),
+        stop=stop_after_delay(IN_STEP_SECONDS),
+        wait=wait_fixed(0.5),
+        reraise=True,
+    )
+    patient(system.assert_in_step)
+    some.finish()
+    system.assert_in_step()
+    assert system.versions() == before, "no further write was needed"
+    for lost in documents.lost_texts():
+        assert not [text for text in system.found(lost) if lost in text or documents.LOST in text]
+    assert not [row for row in system.rows() if documents.LOST in row["content"] + row["business_tag"]]
+
+
+def test_lost_events_consumed_after_their_numbers_were_used_again(system: System) -> None:
+    with running(system) as some:
+        for consumer in some.processes[1:]:
+            consumer.terminate()
+        documents.write_lost(system.pair.engine)
+        kafka.wait_until_empty(system.pair.primary)
+        system.pair.promote()
+        system.pair.switch()
+        documents.write_new(system.pair.engine)
+        kafka.wait_until_empty(system.pair.replica)
+        start_consumers(some)
+        assert_ends_in_step(system, some)
+
+
+def test_lost_events_consumed_before_the_failover(system: System) -> None:
+    with running(system) as some:
+        documents.write_lost(system.pair.engine)
+        system.wait_until_consumed()
+        system.pair.promote()
+        system.pair.switch()
+        documents.write_new(system.pair.engine)
+        assert_ends_in_step(system, some)
+
+
+def test_failover_between_commit_and_settle_of_consumed_events(system: System) -> None:
+    with running(system) as some:
+        some.processes[0].terminate()
+        documents.write_lost(system.pair.engine)
+        with system.pair.primary.connect() as holder:
+            ids = holder.execute(text("SELECT id FROM outbox ORDER BY id FOR UPDATE")).scalars().all()
+            some.relay()
+            wait_for(lambda: written.rows(system.pair.primary, _UNHELD) == [(0,)], "the sinks to hold everything")
+            system.pair.promote()
+            documents.write_new(system.pair.replica)
+            used = written.rows(system.pair.replica, "SELECT id FROM outbox ORDER BY id")
+            assert set(ids) & {outbox_id for (outbox_id,) in used}, "new rows have the ids of lost ones"
+            system.pair.switch()
+            assert_ends_in_step(system, some)
