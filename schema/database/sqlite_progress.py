@@ -2,13 +2,17 @@
 
 A database file that is replaced by an older copy uses outbox ids and versions again that the sinks have seen. The copy
 is recognised by its counter of outbox ids, which is behind the number in this file. A copy that is older but lacks
-nothing that a sink has seen is not a new history.
+nothing that a sink has seen is not a new history. A file that is missing or damaged says nothing.
 """
 
+import logging
 import os
+import re
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
+
+_log = logging.getLogger(__name__)
 
 COUNTER = "(SELECT seq FROM sqlite_sequence WHERE name = 'outbox')"  # NULL before the first row
 
@@ -24,6 +28,11 @@ def note_relayed(engine: Engine, outbox_id: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # a power failure must not bring the former file back
+    finally:
+        os.close(folder)
 
 
 def is_older_copy(engine: Engine, counter: int | None) -> bool:
@@ -45,13 +54,19 @@ def skip_used_ids(connection: Connection) -> None:
 
 
 def _path(engine: Engine) -> Path | None:
-    if engine.dialect.name != "sqlite" or not engine.url.database:
+    database = engine.url.database
+    if engine.dialect.name != "sqlite" or database in (None, "", ":memory:"):
         return None
-    return Path(f"{engine.url.database}.relayed")
+    return Path(f"{database}.relayed")
 
 
 def _read(path: Path) -> int:
+    """The number in the file; 0 without a file, or when it does not hold one whole line with a number."""
     try:
-        return int(path.read_text())
+        content = path.read_bytes()
     except FileNotFoundError:
         return 0
+    if not re.fullmatch(rb"[0-9]{1,19}\n", content):
+        _log.warning("progress_unreadable file=%s", path)
+        return 0
+    return int(content)

@@ -42,8 +42,10 @@ class System:
     store: S3Store
 
     def rows(self) -> list[dict[str, Any]]:
-        return self.milvus.query(
-            ALIAS, 'chunk_id != ""', [*in_step.FIELDS, "content"], limit=16_000, consistency_level="Strong"
+        return list(
+            self.milvus.query(
+                ALIAS, 'chunk_id != ""', [*in_step.FIELDS, "content"], limit=16_000, consistency_level="Strong"
+            )
         )
 
     def assert_in_step(self) -> None:
