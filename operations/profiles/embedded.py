@@ -25,11 +25,15 @@ from operations.staging import sweep_hourly
 from operations.wiring import System
 from relays.direct import direct_relay
 from schema.database.connection import reading
-from schema.database.tables import outbox
+from schema.database.tables import outbox, sink_states
 
 
 class AlreadyRunning(OperationError):
     """Raised when `rag-outbox run` already works on this data folder; the message names its process."""
+
+
+class NotApplied(OperationError):
+    """Raised when nothing is left to do with `until_idle`, and a sink lacks documents; the message says which."""
 
 
 def run(
@@ -43,7 +47,7 @@ def run(
 ) -> int:
     """Relay until `stop` is set, or with `until_idle` until the outbox is empty. Returns the number of events.
 
-    Raises AlreadyRunning, and what DirectRelay.run raises.
+    Raises AlreadyRunning, NotApplied, and what DirectRelay.run raises.
     """
     relayed = 0
 
@@ -58,7 +62,7 @@ def run(
         refills = [Refill(system.engine, sink, marks, system.store) for sink, marks in sinks]
 
         def refill() -> int:
-            return sum(one.run_round() for one in refills)
+            return sum(one.run_round() for one in refills if until_idle or one.is_due())
 
         relay = direct_relay(system.engine, appliers, report=count, failing=failing, refill=refill)
         try:
@@ -66,6 +70,8 @@ def run(
                 sink.ensure()
             with sweep_hourly(system.engine, system.store):
                 relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
+            if until_idle and not stop.is_set():
+                _require_applied(system)
         finally:
             relay.close()
             for sink, _ in sinks:
@@ -97,6 +103,23 @@ def pending_events(system: System) -> int:
     """The number of rows in the outbox."""
     with reading(system.engine) as connection:
         return connection.execute(select(func.count()).select_from(outbox)).scalar_one()
+
+
+def _require_applied(system: System) -> None:
+    """Raise NotApplied if a sink lacks documents whose event is not in the outbox; refused ones are dead letters."""
+    state = sink_states.c
+    lacking = state.state.in_(("pending", "absent")) & state.sink.in_(names(system))
+    is_waiting = state.doc_id.in_(select(outbox.c.aggregate_id))  # written since the outbox was empty
+    first = func.min(state.doc_id).label("first")
+    counted = select(state.sink, func.count().label("number"), first).where(lacking, ~is_waiting).group_by(state.sink)
+    found = counted.subquery()
+    joined = found.join(sink_states, (state.sink == found.c.sink) & (state.doc_id == found.c.first))
+    columns = (found, state.state, state.last_error)
+    with reading(system.engine) as connection:
+        rows = connection.execute(select(*columns).select_from(joined).order_by(found.c.sink)).all()
+    if rows:
+        lines = (f"{one.sink} lacks {one.number}, one is {one.first!r}: {one.last_error or one.state}" for one in rows)
+        raise NotApplied(f"not every sink holds its documents: {'; '.join(lines)}")
 
 
 @contextmanager
