@@ -21,10 +21,12 @@ from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 from schema.events.events import ChunkRow, DocumentDeleted, DocumentUpserted, Event, FileRecord
 from schema.failures import Retryable, StoreMissing
+from schema.object_store import layout
 from schema.object_store.port import ObjectMissing, ObjectStore
 
 _ITEMS_PER_PART = 1_000_000  # the bytes bound a part long before
 _ROW_BYTES = 512  # of a chunk, without its vector and content
+_NO_EXTENSION = "removed"
 _OPTIONAL = ("source_url", "business_tag", "domain", "language", "oss_key")
 _LABELS = ("vector_level", "modal_type", "associate_id")
 
@@ -69,13 +71,16 @@ def build(stored: StoredDocument, sink: Sink, store: ObjectStore, identity: Iden
     """The change that brings `sink` to this document. Raises Retryable when the object store does not answer."""
     row = stored.row
     common: dict[str, Any] = {"doc_id": row.doc_id, "version": row.version, "history_id": row.history_id}
+    gone = [file.object_key for file in stored.files if file.removed_in_version is not None]
+    if sink.takes_files:  # a lost version may have an original that nothing else names: this names its folder
+        gone.append(layout.raw_file_key(row.doc_id, row.source_type, row.created_at, _NO_EXTENSION))
     removed: dict[str, Any] = {
         "tombstones": list(stored.tombstones) if sink.takes_vectors else [],
-        "removed_files": [file.object_key for file in stored.files if file.removed_in_version is not None],
+        "removed_files": gone,
     }
     if row.deleted_at is not None:
         if row.oss_key:  # a late consumer may have copied it again, after its removal was confirmed
-            removed["removed_files"].append(row.oss_key)
+            gone.append(row.oss_key)
         return Whole(Change(row.doc_id, row.version, (DocumentDeleted(**common, **removed),), replace=True), 0)
     try:
         with translate_errors():

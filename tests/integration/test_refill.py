@@ -69,22 +69,6 @@ def test_deleted_document_refills_as_nothing(pipeline: Pipeline) -> None:
     pipeline.assert_in_step()
 
 
-def test_original_that_came_back_after_its_removal_goes(pipeline: Pipeline) -> None:
-    """A late consumer copied it again, when its row was confirmed and gone."""
-    pipeline.upsert(document("a", "one", file=b"first"))
-    late = pipeline.pending()
-    pipeline.run()
-    pipeline.delete("a")
-    pipeline.run()
-    change = Change("a", 1, tuple(decode(envelope) for envelope in late))
-    pipeline.minio_sink.apply([change])
-    assert b"first" in pipeline.objects().values()
-    mark_all_absent(pipeline.engine, MINIO, "late")
-    assert refill_of(pipeline, pipeline.minio_sink).run_round() == 1
-    pipeline.assert_in_step()
-    assert pipeline.objects() == {}
-
-
 def test_version_of_a_writer_that_leaves_out_the_states_is_refilled(pipeline: Pipeline) -> None:
     """SQL of another language: no state asks for the new version, and its event is not here yet."""
     pipeline.upsert(document("a", "one"))
