@@ -7,7 +7,7 @@ the history of the document changed, and no other consumer marked it, since the 
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, and_, func, select, update
@@ -96,6 +96,7 @@ class Refill:
             size_bytes += whole.size_bytes
             if size_bytes >= _ROUND_BYTES:
                 break
+        changes = self._drop_overtaken(changes)
         refused = self._apply([change for _, change in changes.values()])
         for doc_id, reason in refused.items():
             self._postpone(changes.pop(doc_id)[0], reason)
@@ -122,6 +123,18 @@ class Refill:
             if found_chunks >= _ROUND_CHUNKS:
                 break
         return doc_ids
+
+    def _drop_overtaken(
+        self, built: Mapping[str, tuple[StoredDocument, Change]]
+    ) -> dict[str, tuple[StoredDocument, Change]]:
+        """Without the documents that changed while this round read the object store.
+
+        A replace removes what it does not list: newer rows, too, if another consumer has applied them since. One that
+        does so after this check is noticed at the mark.
+        """
+        with reading(self._engine) as connection:
+            now = marks.load_known(connection, self._sink.name, built)
+        return {doc_id: one for doc_id, one in built.items() if doc_id in now and _is_current(now[doc_id], one[0])}
 
     def _apply(self, changes: Sequence[Change]) -> dict[str, str]:
         """Apply; returns doc_id and reason of the documents that the sink refuses, found by halving."""
@@ -168,7 +181,7 @@ class Refill:
         with self._engine.begin() as connection:
             marks.lock_documents(connection, [row.doc_id])
             known = marks.load_known(connection, self._sink.name, [row.doc_id]).get(row.doc_id)
-            if known is None or known.marks != row.marks or not _is_unchanged(known, stored):
+            if known is None or not _is_current(known, stored):
                 return  # what it read may be gone because the document changed
             now = connection.execute(select(utc_now())).scalar_one()
             wait = timedelta(seconds=min(first * 2 ** min(row.attempts, 32), longest))
@@ -198,6 +211,11 @@ def mark_all_absent(engine: Engine, sink: str, reason: str) -> int:
             marks.lock_documents(connection, doc_ids)
             marks.mark_absent(connection, sink, dict.fromkeys(doc_ids, reason))
         marked, last = marked + len(doc_ids), doc_ids[-1]
+
+
+def _is_current(now: Known, stored: StoredDocument) -> bool:
+    """Whether neither the document nor what the sink holds of it changed since it was read."""
+    return now.marks == stored.row.marks and _is_unchanged(now, stored)
 
 
 def _is_unchanged(now: Known, stored: StoredDocument) -> bool:

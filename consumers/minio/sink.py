@@ -72,7 +72,8 @@ class MinioSink:
     def _replace(self, change: Change, upserts: Sequence[DocumentUpserted]) -> None:
         """Write the whole document, then remove every other object of it.
 
-        The archive's new objects get new part numbers: an old one may hold vectors that no new one holds yet.
+        The archive's new objects get new part numbers: an old one may hold vectors that no new one holds yet. What a
+        newer version archived stays: if this consumer lost its partitions, only that has the newer vectors.
         """
         known = {file.object_key for event in upserts for file in event.files}
         last = archive.last_part(archive.keys(self._store, change.doc_id), change.version)
@@ -82,6 +83,9 @@ class MinioSink:
         removed = {key for event in change.events for key in event.removed_files}
         for prefix in layout.keys_prefixes(change.doc_id, known | removed):
             removed |= {key for key in self._store.keys(prefix) if layout.is_key_of(change.doc_id, key)}
+        if upserts:
+            archived = archive.keys(self._store, change.doc_id)
+            kept |= {key for key in archived if layout.embeddings_version(key) > change.version}
         self._store.remove(sorted(removed - kept))
 
     def _write(self, event: DocumentUpserted, archive_part: int) -> set[str]:

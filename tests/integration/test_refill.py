@@ -13,12 +13,10 @@ from sqlalchemy import Engine, text
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from consumers.refill import mark_all_absent
-from consumers.sink import Change
 from producer import Writer
 from schema import archive
 from schema.database import history
 from schema.database.connection import reading, snapshot
-from schema.events.events import decode
 from schema.failures import Retryable, StoreMissing
 from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore

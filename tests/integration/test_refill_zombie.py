@@ -1,0 +1,76 @@
+"""A consumer that was paused inside a refill past its session: another one owns the lane and has gone on."""
+
+from collections.abc import Callable, Sequence
+from unittest.mock import patch
+
+import pytest
+
+from consumers import whole_document
+from consumers.refill import Refill, mark_all_absent
+from consumers.sink import Change, Sink
+from consumers.whole_document import Whole
+from schema.sinks import MILVUS, MINIO
+from tests.support.pipeline import Pipeline, document
+from tests.support.refill import During, errors, refill_of, sink_of, states
+
+pytestmark = [pytest.mark.integration, pytest.mark.parametrize("name", [MILVUS, MINIO])]
+
+
+class PausedBefore(During):
+    """The real sink; `step` runs before it applies a change."""
+
+    def __init__(self, sink: Sink, step: Callable[[], None]) -> None:
+        super().__init__(sink, lambda: None)
+        self._before = step
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        self._before()
+        super().apply(changes)
+
+
+def prepare(pipeline: Pipeline, name: str) -> None:
+    """A document of version 1 is absent in the sink."""
+    pipeline.upsert(document("a", "one", "two", file=b"first"))
+    pipeline.run()
+    mark_all_absent(pipeline.engine, name, "lost")
+
+
+def go_on(pipeline: Pipeline, name: str) -> None:
+    """The owner of the lane refills version 1 and applies version 2."""
+    assert refill_of(pipeline, sink_of(pipeline, name)).run_round() == 1
+    pipeline.upsert(document("a", "two", "three", file=b"first"))
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def run_paused_after_building(pipeline: Pipeline, refill: Refill, step: Callable[[], None]) -> int:
+    build = whole_document.build
+
+    def pause(*given: object) -> Whole:
+        built = build(*given)  # type: ignore[arg-type]
+        with patch.object(whole_document, "build", build):
+            step()
+        return built
+
+    with patch.object(whole_document, "build", pause):
+        return refill.run_round()
+
+
+def test_zombie_paused_before_applying_leaves_newer_rows(pipeline: Pipeline, name: str) -> None:
+    prepare(pipeline, name)
+    sink = During(sink_of(pipeline, name), lambda: None)
+    refill = refill_of(pipeline, sink)
+    assert run_paused_after_building(pipeline, refill, lambda: go_on(pipeline, name)) == 0
+    assert sink.applied == []
+    pipeline.assert_in_step()
+
+
+def test_zombie_that_removed_newer_rows_is_noticed_and_healed(pipeline: Pipeline, name: str) -> None:
+    prepare(pipeline, name)
+    sink = PausedBefore(sink_of(pipeline, name), lambda: go_on(pipeline, name))
+    assert refill_of(pipeline, sink).run_round() == 0
+    assert len(sink.applied) == 1
+    assert states(pipeline, name) == {"a": ("absent", 0)}
+    assert errors(pipeline, name) == ["another consumer applied the document during a refill"]
+    assert refill_of(pipeline, sink_of(pipeline, name)).run_round() == 1
+    pipeline.assert_in_step()
