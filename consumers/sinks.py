@@ -37,8 +37,8 @@ class PluginMarks:
     """The marks of a sink whose rows have none of their own: `sink_states` alone says what it holds.
 
     Tombstones are confirmed by Milvus and the object store, vectors by the required sinks. A sink that is behind them
-    may skip the version that named a tombstone or had a vector, or lose the removals of a version that comes in parts.
-    Then the document is absent, and a refill replaces it.
+    may skip the version, or a part of it, that named a tombstone or had a vector, or lose the removals of a version
+    that comes in parts. Then the document is absent, and a refill replaces it.
     """
 
     def __init__(self, sink: str) -> None:
@@ -47,8 +47,7 @@ class PluginMarks:
     def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
         versions = {change.doc_id: change.version for change in changes if not change.replace}
         known = marks.load_known(connection, self._sink, versions)
-        held = {doc_id: max(one.applied_version, one.parts_version) for doc_id, one in known.items()}
-        reasons = {doc_id: _SKIPPED for doc_id, version in held.items() if version < versions[doc_id] - 1}
+        reasons = {doc_id: _SKIPPED for doc_id, one in known.items() if one.applied_version < versions[doc_id] - 1}
         ends = [change for change in changes if change.events[-1].part == change.events[-1].parts]
         reasons |= {change.doc_id: _IN_PARTS for change in ends if needs_earlier_parts(change)}
         marks.mark_absent(connection, self._sink, reasons)

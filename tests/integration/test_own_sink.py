@@ -202,5 +202,26 @@ def test_version_in_parts_is_refilled_so_that_its_removals_are_not_lost(
     assert pipeline.sql("SELECT status FROM documents") == [("completed",)]
 
 
+def test_version_of_which_an_optional_sink_lacks_a_part_is_not_held(pipeline: Pipeline, fulltext: FullTextSink) -> None:
+    """The required sinks confirmed all parts of version 1, so version 2 does not carry their vectors."""
+    pipeline.execute("UPDATE sinks SET required = FALSE WHERE name = 'fulltext'")
+    contents = [f"word{number} {'x' * 60_000}" for number in range(20)]
+    pipeline.upsert(document("a", *contents))
+    first = pipeline.pending()
+    pipeline.run()
+    pipeline.upsert(document("a", *contents, "new"))
+    second = pipeline.pending()
+    pipeline.run()
+    assert (len(first) > 2, len(second)) == (True, 1)
+    own = Applier(pipeline.engine, fulltext, PluginMarks("fulltext"))
+    own.apply(first[:-1])
+    own.apply([first[-1], *second])
+    state = "SELECT state, applied_version FROM sink_states WHERE sink = 'fulltext'"
+    assert pipeline.sql(state) == [("absent", 0)]
+    assert Refill(pipeline.engine, fulltext, PluginMarks("fulltext"), pipeline.store).run_round() == 1
+    assert pipeline.sql(state) == [("applied", 2)]
+    assert [fulltext.search(word) for word in ("word0", "word19", "new")] == [["a"]] * 3
+
+
 def test_example_is_small() -> None:
     assert len((EXAMPLE / "own_sink.py").read_text().splitlines()) <= 80
