@@ -25,11 +25,12 @@ from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
-PROMISED_SECONDS = 20  # in the README: the session plus the time limit of an open transaction
-SLOW_MACHINE_SECONDS = 15
+PROMISED_SECONDS = 20  # in docs/failures.md: the session plus the time limit of an open transaction
+LEAST_GRACE_SECONDS = 15
+GRACE_PER_START = 5  # a slow machine gets this many times the seconds in which it starts two relays
 TEXT_BYTES = 20_000  # per document, so that a batch takes a while
 DOCUMENTS_PER_WRITE = 20
-READ_SECONDS = 8  # far less than the transaction of the killed relay stays open
+READ_SECONDS = 60  # a tenth of the time that the transaction of the killed relay stays open
 PAUSE_SECONDS = 0.05  # between two writes
 SLOW = {  # a relay that sends slowly, and whose open transaction outlives the test
     "kafka_queue_buffering_max_kbytes": "100",
@@ -150,13 +151,15 @@ def test_killed_relay_delays_its_lanes_no_longer_than_promised(
 ) -> None:
     load = Load(mysql)
     with services(folder) as some:
+        began = time.monotonic()
         killed, _ = two_relays(some)
+        allowed = PROMISED_SECONDS + max(LEAST_GRACE_SECONDS, GRACE_PER_START * (time.monotonic() - began))
         pause_in_a_transaction(some, killed, load, offsets=True)
         assert kafka.pending(mysql) > 0
 
         killed.kill()
         began = time.monotonic()
-        kafka.wait_until_empty(mysql, timeout_seconds=PROMISED_SECONDS + SLOW_MACHINE_SECONDS)
+        kafka.wait_until_empty(mysql, timeout_seconds=allowed)
         wait_for(lambda: not some.in_transaction(), "published events to be visible")
         seconds = time.monotonic() - began
         some.finish()
@@ -164,7 +167,7 @@ def test_killed_relay_delays_its_lanes_no_longer_than_promised(
     seen = kafka.topic(servers, names.documents_topic)
     kafka.assert_exactly_once_and_in_order(seen, load.written)
     sys.stdout.write(f"all events were visible {seconds:.1f} seconds after the kill\n")
-    assert seconds < PROMISED_SECONDS + SLOW_MACHINE_SECONDS
+    assert seconds < allowed
 
 
 def test_killed_relay_holds_up_its_own_lanes_only(
@@ -185,7 +188,7 @@ def test_killed_relay_holds_up_its_own_lanes_only(
         seconds.append(time.monotonic() - began)
 
     with services(folder) as some:
-        killed, other = two_relays(some, kafka_session_timeout_ms="6000", kafka_transaction_timeout_ms="120000")
+        killed, other = two_relays(some, kafka_session_timeout_ms="6000", kafka_transaction_timeout_ms="600000")
         pause_in_a_transaction(some, killed, load, offsets=True)
         lanes = some.owned(other)
         killed.kill()
