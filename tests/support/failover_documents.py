@@ -41,6 +41,7 @@ _LOSSES: dict[str, Callable[[Connection, str], None]] = {
 }
 ALONE = [f"{loss}-alone" for loss in _LOSSES]  # not written after the failover
 AGAIN = [f"{loss}-again" for loss in _LOSSES]  # written after the failover, with the version that was lost
+UNDONE = ["deleted-again", "deleted-alone", "edited-alone"]  # the object store lost what they need, if it was applied
 
 
 def write_kept(engine: Engine) -> None:
@@ -57,6 +58,12 @@ def write_lost(engine: Engine) -> None:
 def write_new(engine: Engine) -> None:
     """Write on the new primary, with versions and outbox ids that were lost."""
     _upsert(engine, "new", AGAIN)
+
+
+def write_undone(engine: Engine) -> None:
+    """Write once more what only the object store had."""
+    for state, doc_ids in (("kept", ALONE), ("new", AGAIN)):
+        _upsert(engine, state, [doc_id for doc_id in doc_ids if doc_id in UNDONE])
 
 
 def lost_texts() -> list[str]:
