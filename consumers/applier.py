@@ -23,12 +23,12 @@ from schema.database.connection import is_transient, reading
 from schema.events.events import Envelope, Event, MalformedEvent, decode
 from schema.events.identity import doc_id_error
 from schema.failures import DeadLetter, Permanent, Retryable, SourceGone
+from schema.limits import LAST_VERSION
 
 _log = logging.getLogger(__name__)
 
 _CHANGES_PER_MARK = 500
 _CHUNKS_PER_MARK = 2_000
-_LAST_VERSION = 2**63 - 1  # of a BIGINT
 
 
 class Applier:
@@ -88,8 +88,8 @@ class Applier:
         self._report_missing(selection)
         changes = self._arrange_removals(selection.changes, known)
         held, refused = self._apply_and_mark(replace(selection, changes=changes), known)
-        lost = {(event.doc_id, event.version, event.history_id) for event in selection.lost}
-        self._sink.clean_up([event for event in events if _is_done(event, held, lost)])
+        unused = {_key(event) for event in (*selection.lost, *selection.superseded)}
+        self._sink.clean_up([event for event in events if _is_done(event, held, unused)])
         return refused, selection.bases
 
     def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[Event], Refused]:
@@ -100,7 +100,7 @@ class Applier:
                 event = decode(envelope)
                 if problem := doc_id_error(event.doc_id):
                     raise MalformedEvent(problem)
-                if not 1 <= event.version <= _LAST_VERSION:
+                if not 1 <= event.version <= LAST_VERSION:
                     raise MalformedEvent(f"version {event.version}")
                 events.append(event)
             except MalformedEvent as error:
@@ -186,7 +186,10 @@ class Applier:
         return {key: reason for key, reason in refused.items() if key not in absent}
 
 
-def _is_done(event: Event, held: Mapping[str, int], lost: Collection[tuple[str, int, str]]) -> bool:
-    """Whether the sink holds the event's version; a file of a lost history may have another use."""
-    is_lost = (event.doc_id, event.version, event.history_id) in lost
-    return not is_lost and event.version <= held.get(event.doc_id, 0)
+def _key(event: Event) -> tuple[str, int, str]:
+    return event.doc_id, event.version, event.history_id
+
+
+def _is_done(event: Event, held: Mapping[str, int], unused: Collection[tuple[str, int, str]]) -> bool:
+    """Whether the sink holds the event's version; a file of another history may have another use."""
+    return _key(event) not in unused and event.version <= held.get(event.doc_id, 0)

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from consumers import completion, marks
+from consumers.lost_history import LostEvent, mark_lost
 from consumers.marks import Known, SinkMarks
 from consumers.sink import Change
+from schema.database.history import Standing
 from schema.events.events import Event
 from schema.failures import Retryable
 
@@ -88,8 +90,8 @@ class Marking:
             marks.lock_documents(connection, touched)
             now = marks.load_known(connection, self._sink, touched)
             verdict = _judge(part, self._known, now)
-            marks.mark_lost(connection, self._sink, verdict.lost)
-            marks.mark_absent(connection, self._sink, _explain(verdict.overtaken))
+            mark_lost(connection, verdict.lost_events, f"{self._sink} received")
+            marks.mark_absent(connection, self._sink, _explain(verdict))
             behind = [doc_id for doc_id, document in now.items() if document.desired_version < document.version]
             completion.follow_documents(connection, behind)
             counted = [one for one in verdict.newest if one.replace or not now[one.doc_id].is_absent]
@@ -108,10 +110,10 @@ class Marking:
                 "lost_history sink=%s doc_id=%s version=%d history=%s", self._sink, doc_id, version, history_id
             )
         self._counts["applied_late"] += len(verdict.overtaken)
-        self._counts["lost_history"] += len(verdict.lost)
+        self._counts["lost_history"] += len(verdict.lost) + verdict.lost_again
         self._held |= {doc_id: document.applied_version for doc_id, document in now.items()}
         self._held |= {change.doc_id: change.version for change in verdict.newest if marks.completes(change, now)}
-        self._held |= dict.fromkeys([*verdict.overtaken, *(doc_id for doc_id, _ in verdict.lost)], 0)
+        self._held |= dict.fromkeys(verdict.absent, 0)
         self._refused |= verdict.refused
         for key in [*((change.doc_id, change.version) for change in part.changes), *part.rewritten]:
             self._written.pop(key, None)
@@ -124,22 +126,35 @@ class _Verdict:
     newest: list[Change] = field(default_factory=list)
     refused: Refused = field(default_factory=dict)
     overtaken: dict[str, tuple[int, int]] = field(default_factory=dict)  # the version that was written, and a newer one
+    superseded: dict[str, int] = field(default_factory=dict)  # the version that was written
     lost: dict[tuple[str, int], str] = field(default_factory=dict)  # (doc_id, version) and the history
+    lost_events: list[LostEvent] = field(default_factory=list)
+    lost_again: int = 0  # events whose documents are suspects because of them
+
+    @property
+    def absent(self) -> set[str]:
+        return {*self.overtaken, *self.superseded, *(doc_id for doc_id, _ in self.lost)}
 
 
 def _judge(part: Part, known: Mapping[str, Known], now: Mapping[str, Known]) -> _Verdict:
     """Raises Retryable when another consumer marked a document that this part would move on."""
-    verdict = _Verdict(lost={(event.doc_id, event.version): event.history_id for event in part.lost})
-    written = {(change.doc_id, change.version): change.events[0].history_id for change in part.changes}
+    verdict = _Verdict()
+    _judge_lost(part.lost, now, verdict)
+    events = {(change.doc_id, change.version): change.events for change in part.changes}
+    written = {key: parts[0].history_id for key, parts in events.items()}
     applied_lost = set()
-    for (doc_id, version), history_id in {**part.rewritten, **written}.items():
+    for key, history_id in {**part.rewritten, **written}.items():
+        doc_id, version = key
         document = now.get(doc_id)
-        if document is None or not document.is_valid(history_id, version):
-            verdict.lost[doc_id, version] = history_id
-            applied_lost.add((doc_id, version))
+        standing = Standing.LOST if document is None else document.judge(history_id, version)
+        if document is None or standing is Standing.LOST:
+            verdict.lost[key] = history_id
+            verdict.lost_events += [LostEvent.of(event) for event in events.get(key, ())] or [LostEvent(*key)]
+            applied_lost.add(key)
         elif document.is_newer_than(version):
             verdict.overtaken[doc_id] = (version, max(document.applied_version, document.parts_version))
-    lost = {doc_id for doc_id, _ in verdict.lost}
+        elif standing is Standing.SUPERSEDED:  # it may even be lost: two histories may have begun since it was read
+            verdict.superseded[doc_id] = version
     verdict.refused = {
         key: reason
         for key, reason in part.refused.items()
@@ -147,7 +162,7 @@ def _judge(part: Part, known: Mapping[str, Known], now: Mapping[str, Known]) -> 
     }
     for change in part.changes:
         doc_id = change.doc_id
-        if doc_id in lost or doc_id in verdict.overtaken or (doc_id, change.version) in part.refused:
+        if doc_id in verdict.absent or (doc_id, change.version) in part.refused:
             continue
         document = now[doc_id]
         if change.version > document.applied_version:
@@ -157,14 +172,34 @@ def _judge(part: Part, known: Mapping[str, Known], now: Mapping[str, Known]) -> 
     return verdict
 
 
+def _judge_lost(lost: Sequence[Event], now: Mapping[str, Known], verdict: _Verdict) -> None:
+    """Raises Retryable when an event is valid now: it was judged by a server that is no longer the primary."""
+    for event in lost:
+        document = now.get(event.doc_id)
+        standing = Standing.LOST if document is None else document.judge(event.history_id, event.version)
+        if standing is Standing.VALID:
+            raise Retryable(f"the history of document {event.doc_id!r} changed")
+        if standing is Standing.SUPERSEDED:
+            continue
+        if document is not None and event.version <= document.lost_version:
+            verdict.lost_again += 1
+            continue
+        verdict.lost[event.doc_id, event.version] = event.history_id
+        verdict.lost_events.append(LostEvent.of(event))
+
+
 def _is_overtaken(key: tuple[str, int], known: Mapping[str, Known], now: Mapping[str, Known]) -> bool:
     """Whether another consumer applied this (doc_id, version), or a newer version, since `known` was loaded."""
     doc_id, version = key
     return doc_id in known and doc_id in now and known[doc_id].applied_version < version <= now[doc_id].applied_version
 
 
-def _explain(overtaken: Mapping[str, tuple[int, int]]) -> dict[str, str]:
-    return {
+def _explain(verdict: _Verdict) -> dict[str, str]:
+    late = {
         doc_id: f"a consumer that had lost its partitions applied version {version} after version {newer}"
-        for doc_id, (version, newer) in overtaken.items()
+        for doc_id, (version, newer) in verdict.overtaken.items()
+    }
+    return late | {
+        doc_id: f"version {version} was applied while a new history wrote the document"
+        for doc_id, version in verdict.superseded.items()
     }

@@ -8,27 +8,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    and_,
-    case,
-    delete,
-    false,
-    func,
-    not_,
-    null,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, false, not_, null, or_, select, update
 
 from consumers import completion
 from consumers.sink import Change
 from schema.batches import bounded
 from schema.database import history
 from schema.database.clock import utc_now
+from schema.database.history import Standing
 from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
 from schema.database.tables import chunks, documents, sink_states, suspects
 from schema.database.values import values_table
@@ -68,10 +55,11 @@ class Known:
     is_absent: bool
     marks: int
     reason: str
+    lost_version: int  # the highest that was found of a lost history; 0: none
 
-    def is_valid(self, history_id: str, version: int) -> bool:
-        """Whether an event belongs to the document's history."""
-        return history.is_valid(
+    def judge(self, history_id: str, version: int) -> Standing:
+        """What an event is to this document."""
+        return history.judge(
             history_id, version, history_id=self.history_id, history_base=self.history_base, version=self.version
         )
 
@@ -92,9 +80,9 @@ def load_known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dic
     """Documents that do not exist are left out."""
     joined = documents.outerjoin(
         sink_states, and_(sink_states.c.doc_id == documents.c.doc_id, sink_states.c.sink == sink)
-    )
+    ).outerjoin(suspects, suspects.c.doc_id == documents.c.doc_id)
     names = ("doc_id", "version", "history_id", "history_base")
-    columns = select(*(documents.c[name] for name in names), sink_states).select_from(joined)
+    columns = select(*(documents.c[name] for name in names), sink_states, suspects.c.lost_version).select_from(joined)
     return {
         row.doc_id: Known(
             row.version,
@@ -108,6 +96,7 @@ def load_known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dic
             row.state == "absent",
             row.marks or 0,
             row.last_error or "",
+            row.lost_version or 0,
         )
         for some in bounded(doc_ids, IDS_PER_STATEMENT)
         for row in connection.execute(columns.where(documents.c.doc_id.in_(some)))
@@ -194,27 +183,10 @@ def mark_absent(connection: Connection, sink: str, reasons: Mapping[str, str]) -
     _mark_absent(connection, reasons, sink)
 
 
-def mark_lost(connection: Connection, sink: str, lost: Iterable[tuple[str, int]]) -> None:
-    """Suspect documents that an event of a lost history was seen for: (doc_id, version) of each event.
-
-    Any sink may hold the lost version, so all of them are absent. `sink` received the event.
-    """
-    versions = dict(sorted(lost))  # the highest per document
-    if not versions:
-        return
-    dialect = mysql if connection.dialect.name == "mysql" else sqlite
-    rows = [{"doc_id": doc_id, "lost_version": version} for doc_id, version in versions.items()]
-    new: Any = dialect.insert(suspects)
-    if connection.dialect.name == "mysql":
-        highest = func.greatest(suspects.c.lost_version, new.inserted.lost_version)
-        new = new.on_duplicate_key_update(lost_version=highest)
-    else:
-        highest = func.max(suspects.c.lost_version, new.excluded.lost_version)
-        new = new.on_conflict_do_update(index_elements=["doc_id"], set_={"lost_version": highest})
-    connection.execute(new, rows)
-    completion.follow_documents(connection, versions)
-    reason = "{} received version {} of a lost history"
-    _mark_absent(connection, {doc_id: reason.format(sink, version) for doc_id, version in versions.items()}, None)
+def mark_absent_everywhere(connection: Connection, reasons: Mapping[str, str]) -> None:
+    """Nothing that any sink holds of these documents counts, until a refill; `reasons` by doc_id."""
+    completion.follow_documents(connection, reasons)
+    _mark_absent(connection, reasons, None)
 
 
 def completes(change: Change, known: Mapping[str, Known] | None) -> bool:

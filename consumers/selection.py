@@ -1,7 +1,7 @@
 """Which events of a batch are applied to a sink: of each document, the newest version that can be applied.
 
-Invariant 6: no older version and no part out of order is applied; no event of a lost history is. Invariant 7: a version
-that builds on another one is applied after it.
+Invariant 6: no older version and no part out of order is applied; no event of a lost history, or of a history before
+the document's own, is. Invariant 7: a version that builds on another one is applied after it.
 """
 
 from collections import defaultdict
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from consumers.marking import Refused
 from consumers.marks import Known
 from consumers.sink import Change
+from schema.database.history import Standing
 from schema.events.events import DocumentUpserted, Event
 
 
@@ -21,6 +22,7 @@ class Selection:
     changes: list[Change] = field(default_factory=list)
     refused: Refused = field(default_factory=dict)
     lost: list[Event] = field(default_factory=list)  # events of a lost history
+    superseded: list[Event] = field(default_factory=list)  # older than the document's history
     missing_parts: list[tuple[str, int, int]] = field(default_factory=list)  # doc_id, version, the first one missing
     bases: set[tuple[str, int]] = field(default_factory=set)  # changes that a newer version of the batch builds on
 
@@ -37,10 +39,14 @@ def select_changes(
     documents: dict[str, dict[int, list[Event]]] = defaultdict(lambda: defaultdict(list))
     for event in events:
         document = known.get(event.doc_id)
-        if document is not None and document.is_valid(event.history_id, event.version):
-            documents[event.doc_id][event.version].append(event)
-        else:
-            selection.lost.append(event)
+        standing = Standing.LOST if document is None else document.judge(event.history_id, event.version)
+        match standing:
+            case Standing.VALID:
+                documents[event.doc_id][event.version].append(event)
+            case Standing.SUPERSEDED:
+                selection.superseded.append(event)
+            case Standing.LOST:
+                selection.lost.append(event)
     for doc_id, versions in documents.items():
         _select_version(doc_id, versions, known[doc_id], selection, tried)
     return selection
@@ -87,5 +93,5 @@ def _find_missing_base(parts: Sequence[Event], document: Known) -> int | None:
     event = parts[0]
     if not isinstance(event, DocumentUpserted) or event.builds_on is None:
         return None
-    base = event.builds_on.version
+    base = event.builds_on
     return base if document.applied_version < base else None

@@ -35,15 +35,11 @@ class Confirmation:
     is_sound: bool  # no sink is failed or absent
 
 
-def confirm(
-    sinks: Sequence[RegisteredSink], states: Mapping[str, SinkState], *, version: int, is_suspect: bool
-) -> Confirmation:
-    """Judge a document at `version` by its sinks' states; nothing of a suspect is confirmed.
+def confirm(sinks: Sequence[RegisteredSink], states: Mapping[str, SinkState], *, version: int) -> Confirmation:
+    """Judge a document at `version` by its sinks' states. All states of a new suspect are absent, until a refill.
 
     What no sink takes needs no confirmation. Labels are not kept by an archive, which takes vectors and files.
     """
-    if is_suspect:
-        return Confirmation(0, 0, 0, is_sound=False)
     gating = [sink for sink in sinks if sink.is_gating]
     found = {sink.name: states.get(sink.name, NEVER_ASKED) for sink in gating}
 

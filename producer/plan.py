@@ -14,7 +14,7 @@ import msgspec
 
 from producer.desired import LABELS, METADATA, POSITION, DesiredChunk, DesiredDocument, DesiredFile
 from producer.stored import StoredChunk, StoredDocument, StoredRow
-from schema.events.events import BuildsOn, FileRecord
+from schema.events.events import FileRecord
 
 _MILVUS_METADATA = ("business_tag", "oss_key")  # a change of these reaches every row of the document
 _COMPARED_COLUMNS = (*METADATA, "oss_key", "content_sha256")
@@ -109,8 +109,7 @@ class Plan:
     columns: Mapping[str, Any]  # of `documents`
     chunks: ChunkChanges
     files: FileChanges
-    is_suspect: bool = False  # a sink may hold a lost version: its number is not used again
-    builds_on: BuildsOn | None = None  # the version that carries what this one leaves out
+    builds_on: int | None = None  # the version that carries what this one leaves out
 
 
 def plan_upsert(
@@ -124,7 +123,7 @@ def plan_upsert(
     """The plan that brings a document to its desired state, None if it has that state already.
 
     With `resend` (SYNC), or when a sink is failed or absent, every label and every known vector is sent again: that
-    sink may have lost what it once confirmed. `lost_version` is that of a suspect.
+    sink may have lost what it once confirmed. `lost_version` is that of a suspect, whose number is not used again.
     """
     send_all = resend or (stored is not None and not stored.confirmation.is_sound)
     chunks = _plan_chunks(desired, stored, send_all=send_all)
@@ -136,17 +135,7 @@ def plan_upsert(
     else:
         version, base = _next_version(stored, lost_version), _history_base(stored, history_id)
         operation = Operation.SYNC if resend else Operation.UPDATE
-    return Plan(
-        desired.doc_id,
-        version,
-        history_id,
-        base,
-        operation,
-        desired.columns,
-        chunks,
-        files,
-        is_suspect=lost_version > 0,
-    )
+    return Plan(desired.doc_id, version, history_id, base, operation, desired.columns, chunks, files)
 
 
 def plan_delete(stored: StoredDocument, history_id: str, *, lost_version: int = 0) -> Plan | None:
@@ -170,7 +159,6 @@ def plan_delete(stored: StoredDocument, history_id: str, *, lost_version: int = 
         {},
         chunks,
         files,
-        is_suspect=lost_version > 0,
     )
 
 

@@ -12,7 +12,6 @@ import msgspec
 from producer.desired import from_stored
 from producer.plan import ChunkChanges, FileChanges, Plan, Send, plan_upsert
 from producer.stored import StoredDocument
-from schema.events.events import BuildsOn
 
 
 def plan_relabel(
@@ -32,8 +31,11 @@ def plan_relabel(
     return plan if base is None else _build_on(plan, base)
 
 
-def _last_whole_version(plan: Plan, stored: StoredDocument) -> BuildsOn | None:
-    """The version whose event carried all that a sink may lack; every later one was a relabel that builds on it."""
+def _last_whole_version(plan: Plan, stored: StoredDocument) -> int | None:
+    """The version whose event carried all that a sink may lack; every later one was a relabel that builds on it.
+
+    None if it is of another history than the plan: consumers do not apply it.
+    """
     row, confirmation = stored.row, stored.confirmation
     if not confirmation.is_sound:
         return None
@@ -43,12 +45,12 @@ def _last_whole_version(plan: Plan, stored: StoredDocument) -> BuildsOn | None:
         for file in stored.files.values()
         if file.removed_in_version is None and file.version > confirmation.files
     }
-    if len(versions) != 1 or max(versions) <= row.history_base:  # the history of an older version is not known
+    if row.history_id != plan.history_id or len(versions) != 1 or max(versions) <= row.history_base:
         return None
-    return BuildsOn(history_id=row.history_id, version=max(versions))
+    return max(versions)
 
 
-def _build_on(plan: Plan, base: BuildsOn) -> Plan:
+def _build_on(plan: Plan, base: int) -> Plan:
     """The same plan without vectors and files: it carries the labels of every chunk whose vector the base carries."""
     changes = (
         msgspec.structs.replace(change, send=Send.LABELS) if change.send is Send.VECTOR else change

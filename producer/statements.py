@@ -27,7 +27,6 @@ from schema.database.tables import (
     operation_logs,
     outbox,
     sink_states,
-    suspects,
 )
 from schema.events import identity
 from schema.events.events import DELETED, UPSERTED
@@ -63,7 +62,6 @@ def insert_documents(connection: Connection, plans: Sequence[Plan], sinks: Seque
             "doc_id": plan.doc_id,
             "sink": sink.name,
             "desired_version": plan.version,
-            "state": "absent" if plan.is_suspect else "pending",
         }
         for plan in plans
         for sink in sinks
@@ -92,22 +90,13 @@ def update_document(connection: Connection, plan: Plan, old_version: int) -> Non
     at_old_version = (documents.c.doc_id == plan.doc_id) & (documents.c.version == old_version)
     if connection.execute(update(documents).where(at_old_version).values(values)).rowcount != 1:
         raise WriteConflict(f"another transaction wrote document {plan.doc_id!r}; run this transaction again")
-    asked = (
-        update(sink_states)
-        .where(sink_states.c.doc_id == plan.doc_id)
-        .values(desired_version=plan.version, requested_at=utc_now(), attempts=0, last_error=null())
-    )
     # A sink stays absent until its consumer replaced what it holds: an event alone removes no row of a lost version.
     stays_absent = case((sink_states.c.state == "absent", literal("absent")), else_=literal("pending"))
     connection.execute(
-        asked.values(state="absent", applied_version=0) if plan.is_suspect else asked.values(state=stays_absent)
+        update(sink_states)
+        .where(sink_states.c.doc_id == plan.doc_id)
+        .values(desired_version=plan.version, requested_at=utc_now(), attempts=0, last_error=null(), state=stays_absent)
     )
-
-
-def clear_suspects(connection: Connection, plans: Sequence[Plan]) -> None:
-    """Remove suspects whose lost version is now below the document's version."""
-    suspect_ids = [plan.doc_id for plan in plans if plan.is_suspect]
-    execute_for_ids(connection, delete(suspects), suspects.c.doc_id, suspect_ids)
 
 
 def insert_chunks(connection: Connection, plans: Sequence[Plan]) -> None:

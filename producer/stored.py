@@ -1,6 +1,6 @@
 """What the database holds of the documents that are about to be written: locked, and read in five statements.
 
-The first one locks the documents and their rows of `suspects`; a document that does not exist may be a suspect too.
+The first one locks the documents and their rows of `suspects`: whoever finds a suspect holds the document's lock.
 """
 
 from collections import defaultdict
@@ -127,7 +127,7 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class LockedDocuments:
-    """The documents that exist, and the highest lost version of each suspect, which may not exist; by doc_id."""
+    """The documents that exist, and the highest lost version of each suspect; by doc_id."""
 
     stored: Mapping[str, StoredDocument]
     lost_versions: Mapping[str, int]
@@ -165,7 +165,7 @@ def lock_documents(connection: Connection, doc_ids: Sequence[str], sinks: Sequen
             chunks_of[doc_id],
             tombstones_of[doc_id],
             files_of[doc_id],
-            confirm(sinks, states_of[doc_id], version=row.version, is_suspect=doc_id in lost_versions),
+            confirm(sinks, states_of[doc_id], version=row.version),
         )
         for doc_id, row in rows.items()
     }

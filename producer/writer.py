@@ -187,7 +187,6 @@ class Writer:
                 statements.change_chunks(connection, plan)
         statements.insert_chunks(connection, changed)
         statements.write_files(connection, changed)
-        statements.clear_suspects(connection, changed)
         statements.log_operations(connection, changed, stored, self._operator)
         parts = ((plan, payload) for plan in changed for payload in self._encode(plan, identity))
         statements.append_events(connection, parts, self._content_type, headers)

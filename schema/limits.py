@@ -16,6 +16,7 @@ EXTENSION_CHARACTERS = 16
 CONTENT_TYPE_CHARACTERS = 128
 OPERATOR_CHARACTERS = 64
 LANES = 256
+LAST_VERSION = 2**63 - 2  # of an event: the next one is a BIGINT too
 
 CONTENT_BYTES = 65_535  # Milvus: the longest VARCHAR
 PREVIEW_CHARACTERS = 500  # of the content of a chunk, stored in MySQL

@@ -19,14 +19,6 @@ WHERE doc_id = @doc_id;
 INSERT INTO operation_logs (operation_type, target_table, target_id, payload, operator)
 SELECT 'DELETE', 'documents', doc_id, @before, @operator FROM documents WHERE doc_id = @doc_id;
 
--- A store may hold a lost version of a suspect: its consumer replaces the whole document.
-INSERT INTO sink_states (doc_id, sink, desired_version, state)
-SELECT s.doc_id, k.name, @version, 'absent' FROM suspects s JOIN sinks k ON k.state <> 'leaving'
-WHERE s.doc_id = @doc_id AND s.lost_version < @version
-ON DUPLICATE KEY UPDATE desired_version = @version, applied_version = 0, state = 'absent',
-                        requested_at = UTC_TIMESTAMP(6);
-DELETE FROM suspects WHERE doc_id = @doc_id AND lost_version < @version;
-
 INSERT INTO chunk_tombstones (chunk_id, doc_id, removed_in_version)
 SELECT c.chunk_id, d.doc_id, d.version FROM documents d JOIN chunks c USING (doc_id) WHERE d.doc_id = @doc_id;
 DELETE FROM chunks WHERE doc_id = @doc_id;

@@ -8,6 +8,7 @@ whole; the first write on another server starts a new one before it writes anyth
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from schema.database.tables import chunks, documents, histories, sink_states, si
 from schema.sinks import MILVUS, MINIO, RegisteredSink
 
 _OLDER_COPY = "an older copy of the file"
+_CHECKED = "rag_outbox_server_checked"  # of a connection whose server was once compared with the identity's
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,18 @@ class Identity:
     dimension: int
     lanes: int
     sinks: tuple[RegisteredSink, ...]
+
+
+class Standing(Enum):
+    """What an event is to the document that the database holds.
+
+    A superseded event was written, or lost, before the document's history began: that history has a newer version,
+    whose event is self-contained. It is neither applied nor counted as lost.
+    """
+
+    VALID = "valid"
+    SUPERSEDED = "superseded"
+    LOST = "lost"
 
 
 class NotInitialised(Exception):
@@ -55,7 +69,11 @@ def create_system(
             lanes=lanes,
         )
     )
-    connection.execute(insert(histories).values(history_id=history_id, server_uuid=server_uuid, reason="init"))
+    connection.execute(
+        insert(histories).values(
+            history_id=history_id, server_uuid=server_uuid, reason="init", checked_at=utc_now()
+        )  # nothing can be lost yet
+    )
     connection.execute(
         insert(sinks),
         [
@@ -76,6 +94,12 @@ def lock_identity(connection: Connection) -> Identity:
     One locking read, so that it sees the newest committed rows in REPEATABLE READ too. Starts a new history when the
     database is another server than the history's, or an older copy of the file. Raises NotInitialised.
     """
+    if connection.dialect.name == "mysql" and _CHECKED not in connection.info:
+        # Once per connection, without a lock: two first writes that both held the shared lock would deadlock.
+        [first, *_] = _read(connection, is_locking=False)
+        if (reason := _reason_for_new_history(connection, first)) is not None:
+            start_history(connection, reason, instead_of=first.history_id)
+        connection.info[_CHECKED] = True
     rows = _read(connection, is_locking=True)
     reason = _reason_for_new_history(connection, rows[0])
     if reason is None:
@@ -83,6 +107,7 @@ def lock_identity(connection: Connection) -> Identity:
     start_history(connection, reason, instead_of=rows[0].history_id)
     if reason == _OLDER_COPY:
         _mark_all_absent(connection)
+        note_checked(connection, read_identity(connection).history_id)
     return _identity(_read(connection, is_locking=True))
 
 
@@ -101,14 +126,23 @@ def start_history(connection: Connection, reason: str, *, instead_of: str) -> bo
     return True
 
 
-def is_valid(event_history: str, event_version: int, *, history_id: str, history_base: int, version: int) -> bool:
-    """Whether an event belongs to what the database holds of its document, or to a lost history.
+def judge(event_history: str, event_version: int, *, history_id: str, history_base: int, version: int) -> Standing:
+    """`history_id`, `history_base` and `version` are those of the document's row."""
+    if event_history != history_id:
+        return Standing.SUPERSEDED if event_version <= history_base else Standing.LOST
+    return Standing.VALID if history_base < event_version <= version else Standing.LOST
 
-    `history_id`, `history_base` and `version` are those of the document's row.
+
+def note_checked(connection: Connection, history_id: str) -> bool:
+    """Note that what lost histories left in the sinks was searched for; up to this history, which must still run here.
+
+    After another failover the search may itself be lost.
     """
-    if event_history == history_id:
-        return history_base < event_version <= version
-    return event_version <= history_base
+    current = select(system_identity.c.id).where(
+        system_identity.c.history_id == history_id, system_identity.c.server_uuid == _server_uuid(connection)
+    )
+    unchecked = update(histories).where(histories.c.checked_at.is_(None), current.exists())
+    return connection.execute(unchecked.values(checked_at=utc_now())).rowcount > 0
 
 
 @cache

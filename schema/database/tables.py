@@ -316,7 +316,7 @@ histories = Table(  # a row per history; `system_identity` names the current one
     **_OPTIONS,
 )
 
-suspects = Table(  # documents that an event of a lost history was seen for; the document may be missing
+suspects = Table(  # documents that an event of a lost history was seen for; by its row, such an event is recognised
     "suspects",
     metadata,
     _doc_id(primary_key=True),

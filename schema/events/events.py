@@ -56,18 +56,12 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     staged_key: str | None = None
 
 
-class BuildsOn(msgspec.Struct, frozen=True, kw_only=True):
-    """The version whose event is applied first; it builds on no other."""
-
-    history_id: str
-    version: int
-
-
 class DocumentUpserted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a sink may lack of a document at `version`, in `parts` parts; the last part completes the version.
 
     A sink writes `chunks` and `relabelled` before it removes `tombstones`; tombstones come in the last parts. An event
-    with `builds_on` carries all changes of labels since that version, and no vector and no file.
+    with `builds_on` carries all changes of labels since that version of the same history, whose event is applied first
+    and builds on no other; it carries no vector and no file.
     """
 
     doc_id: str
@@ -85,7 +79,7 @@ class DocumentUpserted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     domain: str = ""
     language: str = ""
     oss_key: str = ""
-    builds_on: BuildsOn | None = None
+    builds_on: int | None = None
     chunks: list[ChunkRow] = msgspec.field(default_factory=list)
     relabelled: list[ChunkLabels] = msgspec.field(default_factory=list)
     files: list[FileRecord] = msgspec.field(default_factory=list)

@@ -1,6 +1,8 @@
 """Histories: the first write on another server, or on an older copy of the file, starts a new one."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,6 +13,7 @@ from sqlalchemy import Engine, text
 from producer import WriteConflict, Writer, statements
 from schema.database import history, sqlite_progress
 from schema.database.connection import connect, reading
+from schema.database.history import Standing
 from tests.support import written
 from tests.support.pipeline import MODEL, document
 
@@ -107,15 +110,45 @@ def test_document_at_another_version_is_a_conflict(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "valid"),
+    ("event", "standing"),
     [
-        (("now", 5), True),  # base < version
-        (("now", 7), True),
-        (("now", 8), False),  # ahead of the document: written, published and lost
-        (("now", 4), False),  # this history never wrote it
-        (("before", 4), True),  # inherited
-        (("before", 5), False),  # lost
+        (("now", 5), Standing.VALID),  # base < version
+        (("now", 7), Standing.VALID),
+        (("now", 8), Standing.LOST),  # ahead of the document: written, published and lost
+        (("now", 4), Standing.LOST),  # this history never wrote it
+        (("before", 4), Standing.SUPERSEDED),  # inherited, or lost before the version that is inherited
+        (("before", 5), Standing.LOST),
     ],
 )
-def test_event_is_valid_if_the_document_inherits_it(event: tuple[str, int], valid: bool) -> None:
-    assert history.is_valid(*event, history_id="now", history_base=4, version=7) is valid
+def test_event_is_valid_only_in_the_history_of_its_document(event: tuple[str, int], standing: Standing) -> None:
+    assert history.judge(*event, history_id="now", history_base=4, version=7) is standing
+
+
+def test_first_writers_after_a_failover_do_not_deadlock(mysql: Engine) -> None:
+    for round_ in range(10):
+        with mysql.begin() as connection:
+            connection.execute(text("UPDATE system_identity SET server_uuid = 'the old primary'"))
+        mysql.dispose()  # clients connect to the new primary anew
+        before = threading.Barrier(2)
+
+        def lock(before: threading.Barrier = before) -> str:
+            with mysql.connect() as connection:
+                before.wait(timeout=30)
+                with connection.begin():
+                    return history.lock_identity(connection).history_id
+
+        with ThreadPoolExecutor(2) as pool:
+            first, second = (pool.submit(lock) for _ in range(2))
+            assert first.result() == second.result()
+        assert written.rows(mysql, "SELECT COUNT(*) FROM histories") == [(2 + round_,)]
+
+
+def test_server_is_compared_without_a_lock_once_per_connection(mysql: Engine) -> None:
+    counts = []
+    with mysql.connect() as connection:
+        connection.info.clear()
+        for _ in range(2):
+            with connection.begin(), written.statements(mysql) as sent:
+                history.lock_identity(connection)
+            counts.append(len(sent))
+    assert counts == [2, 1]

@@ -1,20 +1,29 @@
 """Invariant 6 across histories: an event of a lost history is never applied, and what may hold it becomes absent."""
 
+import io
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
 from sqlalchemy import Engine
 
 from consumers import marks
+from consumers.marks import Known
+from consumers.refill import Refill
 from consumers.sink import Change, Sink
 from producer import DocumentFile
 from schema.database import history
 from schema.events.events import DocumentUpserted
+from schema.failures import Retryable
 from schema.limits import INLINE_FILE_BYTES
+from schema.object_store import layout
 from tests.support.foreign_events import LOST, forge, lose
-from tests.support.pipeline import Pipeline, applier, document
+from tests.support.pipeline import MARKS, Pipeline, applier, document
 
 pytestmark = pytest.mark.integration
 
@@ -34,6 +43,11 @@ def start_history(pipeline: Pipeline) -> None:
 def states(pipeline: Pipeline) -> dict[str, tuple[int, str, str | None]]:
     rows = pipeline.sql("SELECT sink, applied_version, state, last_error FROM sink_states")
     return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+def refill_all(pipeline: Pipeline) -> None:
+    for sink in (pipeline.minio_sink, pipeline.milvus_sink):
+        Refill(pipeline.engine, sink, MARKS[sink.name], pipeline.store).run_round()
 
 
 def suspects(pipeline: Pipeline) -> list[tuple[str, int]]:
@@ -88,14 +102,71 @@ def test_suspect_keeps_its_highest_lost_version(pipeline: Pipeline) -> None:
         assert suspects(pipeline) == [("a", 9 if versions == [9] else 7)]
 
 
-def test_event_of_a_document_that_was_lost_makes_a_suspect(pipeline: Pipeline) -> None:
+def test_lost_document_leaves_nothing_in_any_store(pipeline: Pipeline) -> None:
+    """The sinks applied it before the failover; nobody writes it again."""
+    pipeline.upsert(document("a", "one"), document("missing", "two", file=b"lost"))
+    events = pipeline.pending("missing")
+    pipeline.run()
+    for table in ("chunks", "document_files", "sink_states", "documents"):
+        pipeline.execute(f"DELETE FROM {table} WHERE doc_id = 'missing'")
+    start_history(pipeline)
+    for one in pipeline.appliers():
+        assert one.apply(events) == []
+    assert suspects(pipeline) == [("missing", 1)]
+    refill_all(pipeline)
+    assert pipeline.sql("SELECT version, status, deleted_at IS NULL FROM documents WHERE doc_id = 'missing'") == [
+        (2, "completed", 0)
+    ]
+    assert {row["doc_id"] for row in pipeline.milvus_rows().values()} == {"a"}
+    assert [key for key in pipeline.objects() if "missing" in key] == []
+    pipeline.assert_in_step()
+
+
+def test_file_of_a_lost_version_is_removed(pipeline: Pipeline) -> None:
+    """Its date is another, so that no key of the document shows where it is."""
+    pipeline.upsert(document("a", "one", file=b"kept"))
+    [event] = pipeline.pending()
+    pipeline.run()
+    [record] = msgspec.msgpack.decode(event.payload, type=DocumentUpserted).files
+    key = layout.raw_file_key("a", "pdf", datetime(2020, 1, 1), "pdf")
+    pipeline.store.put(key, io.BytesIO(b"lost"), size_bytes=4, content_type="x", sha256=None)
+    milvus, _ = pipeline.appliers()
+    files = [msgspec.structs.replace(record, object_key=name) for name in (key, "models/theirs")]
+    assert milvus.apply([lose(event, version=2, files=files)]) == []
+    removed = pipeline.sql("SELECT object_key FROM document_files WHERE removed_in_version IS NOT NULL")
+    assert [tuple(row) for row in removed] == [(key,)], "no key that is not the document's"
+    refill_all(pipeline)
+    assert key not in pipeline.objects()
+    pipeline.assert_in_step()
+
+
+def test_lost_event_that_comes_again_is_only_counted(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one"))
     [event] = pipeline.pending()
     pipeline.run()
-    for one in pipeline.appliers():
-        assert one.apply([forge(event, doc_id="missing", version=3)]) == []
-    assert suspects(pipeline) == [("missing", 3)]
-    assert pipeline.sql("SELECT DISTINCT doc_id FROM sink_states") == [("a",)]
+    milvus, minio = pipeline.appliers()
+    assert milvus.apply([lose(event, version=2)]) == []
+    refill_all(pipeline)
+    healed = states(pipeline)
+    assert minio.apply([lose(event, version=2)]) == []
+    assert milvus.apply([lose(event, version=2)]) == []
+    assert states(pipeline) == healed
+    assert (milvus.counts["lost_history"], minio.counts["lost_history"]) == (2, 1)
+    assert minio.apply([lose(event, version=3)]) == []
+    assert states(pipeline) == absent("minio", 3)
+
+
+def test_lost_event_that_comes_again_hides_no_new_version(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one"))
+    [event] = pipeline.pending()
+    pipeline.run()
+    milvus, _ = pipeline.appliers()
+    assert milvus.apply([lose(event, version=2)]) == []
+    refill_all(pipeline)
+    pipeline.upsert(document("a", "one", "two"))
+    assert milvus.apply([lose(event, version=2), *pipeline.pending()]) == []
+    assert states(pipeline)["milvus"][:2] == (3, "applied")
+    pipeline.run()
     pipeline.assert_in_step()
 
 
@@ -109,16 +180,91 @@ def test_event_ahead_of_its_document_belongs_to_a_lost_history(pipeline: Pipelin
     assert suspects(pipeline) == [("a", 2)]
 
 
-def test_inherited_event_is_applied_in_the_next_history(pipeline: Pipeline) -> None:
-    pipeline.upsert(document("a", "one"))
+def test_inherited_event_is_skipped_once_its_document_is_written_again(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", file=b"first"), document("b", "one"))
     inherited = pipeline.pending()
     start_history(pipeline)
-    pipeline.upsert(document("a", "one", "two"))
+    pipeline.upsert(document("a", "one", "two", file=b"first"))
     for one in pipeline.appliers():
         assert one.apply(inherited) == []
+        assert one.counts["lost_history"] == 0
+    rows = pipeline.sql("SELECT DISTINCT doc_id, applied_version, state FROM sink_states ORDER BY doc_id")
+    assert [tuple(row) for row in rows] == [("a", 0, "pending"), ("b", 1, "applied")]
+    assert suspects(pipeline) == []
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_invariant_6_lost_event_is_not_applied_after_a_second_history(pipeline: Pipeline) -> None:
+    """A: version 2 is lost. B writes it again, C goes on from there: to C, it looks inherited."""
+    pipeline.upsert(document("a", "one"))
+    [event] = pipeline.pending()
+    pipeline.run()
+    for content in ("two", "three"):
+        start_history(pipeline)
+        pipeline.upsert(document("a", content))
+    rows = pipeline.milvus_rows()
+    for one in pipeline.appliers():
+        assert one.apply([forge(event, version=2, title="lost")]) == []
+    assert pipeline.milvus_rows() == rows
     assert {state[:2] for state in states(pipeline).values()} == {(1, "pending")}
     pipeline.run()
     pipeline.assert_in_step()
+
+
+def test_parts_of_an_inherited_version_give_way_to_the_next(pipeline: Pipeline) -> None:
+    """Part 1 is applied before the new history, the others come after its write."""
+    contents = [f"{number} " + "x" * 60_000 for number in range(20)]
+    pipeline.upsert(document("a", *contents))
+    parts = pipeline.pending()
+    assert len(parts) > 2
+    pipeline.execute("DELETE FROM outbox")
+    for one in pipeline.appliers():
+        assert one.apply(parts[:1]) == []
+    start_history(pipeline)
+    pipeline.upsert(document("a", *contents[5:], "last"))
+    for one in pipeline.appliers():
+        assert one.apply(parts[1:]) == []
+    pipeline.run()
+    pipeline.assert_in_step()
+
+
+def test_version_applied_while_a_new_history_writes_becomes_absent(pipeline: Pipeline) -> None:
+    """The sink may even hold a lost version: two histories may have begun in between."""
+
+    def fail_over() -> None:
+        start_history(pipeline)
+        pipeline.upsert(document("a", "two"))
+
+    pipeline.upsert(document("a", "one"))
+    consumer = applier(pipeline.engine, Interrupted(pipeline.milvus_sink, fail_over))
+    assert consumer.apply(pipeline.pending()) == []
+    assert states(pipeline)["milvus"][:2] == (0, "absent")
+    assert states(pipeline)["minio"][:2] == (0, "pending")
+    assert suspects(pipeline) == []
+    pipeline.run()
+    refill_all(pipeline)
+    pipeline.assert_in_step()
+
+
+def test_event_judged_by_a_server_that_was_replaced_is_tried_again(pipeline: Pipeline) -> None:
+    """The old primary does not know the history of the event; the mark reaches the new one."""
+    pipeline.upsert(document("a", "one"))
+    events = pipeline.pending()
+    milvus, _ = pipeline.appliers()
+    real = marks.load_known
+
+    def load_from_the_old_primary(*arguments: Any) -> dict[str, Known]:
+        read.append(None)
+        known = real(*arguments)
+        return {key: replace(one, history_id="old") for key, one in known.items()} if len(read) == 1 else known
+
+    read: list[None] = []
+    with patch.object(marks, "load_known", load_from_the_old_primary), pytest.raises(Retryable):
+        milvus.apply(events)
+    assert suspects(pipeline) == []
+    assert milvus.apply(events) == []
+    assert states(pipeline)["milvus"][:2] == (1, "applied")
 
 
 def test_invariant_6_version_lost_while_it_is_applied_becomes_absent(pipeline: Pipeline) -> None:
@@ -146,7 +292,8 @@ def test_document_lost_while_it_is_applied_makes_a_suspect(pipeline: Pipeline) -
     pipeline.upsert(document("a", "one"))
     consumer = applier(pipeline.engine, Interrupted(pipeline.milvus_sink, fail_over))
     assert consumer.apply(pipeline.pending()) == []
-    assert (suspects(pipeline), states(pipeline)) == ([("a", 1)], {})
+    assert (suspects(pipeline), states(pipeline)) == ([("a", 1)], absent("milvus", 1))
+    assert pipeline.sql("SELECT version, status FROM documents") == [(2, "deleting")]
 
 
 def test_lost_and_newest_version_in_one_batch_leave_the_state_absent(pipeline: Pipeline) -> None:

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from consumers import marks
+from consumers.lost_history import LostEvent, mark_lost
 from consumers.marks import Known
 from consumers.milvus.marks import mark_chunks_synced
 from consumers.sink import Change
@@ -79,13 +80,13 @@ def test_lost_versions_share_their_statements(pipeline: Pipeline) -> None:
 
 def test_marks_look_rows_up_in_sqlite(sqlite: Engine) -> None:
     """The planner may read the given rows, and the few rows of `sinks`, as a whole, and no other table."""
-    known = Known(1, "h", 0, 1, 0, 0, 0, 0, False, 0, "")
+    known = Known(1, "h", 0, 1, 0, 0, 0, 0, False, 0, "", 0)
     event = DocumentDeleted(doc_id="a", version=1, history_id="h")
     with written.statements(sqlite) as sent, sqlite.begin() as connection:
         marks.mark_applied(connection, "milvus", [Change("a", 1, (event,))], {"a": known})
         marks.mark_refused(connection, "milvus", {("a", 1): "reason"})
         marks.mark_absent(connection, "milvus", {"a": "reason"})
-        marks.mark_lost(connection, "milvus", [("a", 1)])
+        mark_lost(connection, [LostEvent("a", 1, ("k",))], "milvus received")
         mark_chunks_synced(connection, [("c", 1)])
     steps = []
     with sqlite.connect() as connection:

@@ -1,15 +1,20 @@
 """Suspects: a sink may hold a lost version of a document, so its next version is above it, and carries everything."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from producer import Chunk, Document, Receipt, VectorRequired, Writer, stored
+from consumers import marks
+from consumers.lost_history import LostEvent, mark_lost
+from producer import Chunk, Document, Receipt, VectorRequired, WriteConflict, Writer, statements, stored
 from schema.database import history
 from tests.support import written
 from tests.support.pipeline import MODEL, chunk, document
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -35,7 +40,10 @@ def execute(engine: Engine, *statements: str) -> None:
 
 
 def suspect(engine: Engine, doc_id: str, lost_version: int) -> None:
-    execute(engine, f"INSERT INTO suspects (doc_id, lost_version) VALUES ('{doc_id}', {lost_version})")
+    """As the consumer does that receives an event of a lost history."""
+    with engine.begin() as connection:
+        marks.lock_documents(connection, [doc_id])
+        mark_lost(connection, [LostEvent(doc_id, lost_version)], "milvus received")
 
 
 def write_confirmed(engine: Engine) -> None:
@@ -52,11 +60,10 @@ def test_next_version_of_a_suspect_is_above_the_lost_one(
 ) -> None:
     write_confirmed(some)
     suspect(some, "d", 5)
-    suspect(some, "other", 7)
     with some.begin() as connection:
         assert operation(connection).version == 6
     assert written.rows(some, "SELECT version, history_base FROM documents") == [(6, 0)]
-    assert written.rows(some, "SELECT doc_id, lost_version FROM suspects") == [("other", 7)]
+    assert written.rows(some, "SELECT doc_id, lost_version FROM suspects") == [("d", 5)]
     assert written.rows(some, STATES) == [("milvus", 6, 0, "absent"), ("minio", 6, 0, "absent")]
     [event] = written.events(some, "d", 6)
     carried = event["tombstones"] or event["chunks"]
@@ -68,9 +75,9 @@ def test_lost_document_is_written_above_its_lost_version(some: Engine) -> None:
     suspect(some, "d", 3)
     with some.begin() as connection:
         receipts = Writer(MODEL).upsert_many(connection, [document("d", "one"), document("e", "one")])
-    assert [(receipt.doc_id, receipt.version) for receipt in receipts] == [("d", 4), ("e", 1)]
+    assert [(receipt.doc_id, receipt.version) for receipt in receipts] == [("d", 5), ("e", 1)]
     assert written.rows(some, "SELECT doc_id, version, history_base FROM documents ORDER BY 1") == [
-        ("d", 4, 0),
+        ("d", 5, 0),  # 4 is the deleted document in its place
         ("e", 1, 0),
     ]
     assert written.rows(some, "SELECT doc_id, sink, state FROM sink_states ORDER BY 1, 2") == [
@@ -79,8 +86,54 @@ def test_lost_document_is_written_above_its_lost_version(some: Engine) -> None:
         ("e", "milvus", "pending"),
         ("e", "minio", "pending"),
     ]
-    assert written.rows(some, "SELECT * FROM suspects") == []
-    assert written.rows(some, "SELECT aggregate_id, aggregate_version FROM outbox ORDER BY id") == [("d", 4), ("e", 1)]
+    assert written.rows(some, "SELECT doc_id, lost_version FROM suspects") == [("d", 3)]
+    assert written.rows(some, "SELECT aggregate_id, aggregate_version FROM outbox ORDER BY id") == [("d", 5), ("e", 1)]
+
+
+@ON_BOTH
+def test_lost_document_that_was_never_written_again_is_deleted(some: Engine) -> None:
+    suspect(some, "d", 3)
+    assert written.rows(some, "SELECT version, status, chunk_count FROM documents") == [(4, "deleting", 0)]
+    assert written.rows(some, STATES) == [("milvus", 4, 0, "absent"), ("minio", 4, 0, "absent")]
+    with some.begin() as connection:
+        assert OPERATIONS["delete"](connection).version == 5, "a deletion may be asked for, too"
+    assert written.rows(some, "SELECT status FROM documents") == [("deleting",)]
+
+
+def test_writer_that_creates_a_lost_document_meets_its_suspect(mysql: Engine) -> None:
+    """Whichever comes first, the other waits for it: no sink keeps a state that is older than the discovery."""
+    with ThreadPoolExecutor(1) as pool, mysql.connect() as writing:
+        with writing.begin():
+            Writer(MODEL).upsert(writing, document("d", "one"))
+            finding = pool.submit(suspect, mysql, "d", 3)
+            wait_for(lambda: waits_for_a_lock(mysql), "the finder to wait for the writer")
+        finding.result()
+    assert written.rows(mysql, STATES) == [("milvus", 1, 0, "absent"), ("minio", 1, 0, "absent")]
+    assert written.rows(mysql, "SELECT version, deleted_at FROM documents") == [(1, None)]
+
+
+def test_writer_that_overlooked_a_suspect_gets_a_conflict(mysql: Engine) -> None:
+    real = statements.insert_documents
+
+    def insert_after_the_discovery(*arguments: Any) -> None:
+        suspect(mysql, "d", 3)
+        real(*arguments)
+
+    conflict = pytest.raises(WriteConflict, match="created the same document")
+    with (
+        patch.object(statements, "insert_documents", insert_after_the_discovery),
+        conflict,
+        mysql.begin() as connection,
+    ):
+        Writer(MODEL).upsert(connection, document("d", "one"))
+    with mysql.begin() as connection:
+        assert Writer(MODEL).upsert(connection, document("d", "one")).version == 5
+    assert written.rows(mysql, STATES) == [("milvus", 5, 0, "absent"), ("minio", 5, 0, "absent")]
+
+
+def waits_for_a_lock(engine: Engine) -> bool:
+    waiting = "SELECT 1 FROM performance_schema.data_locks WHERE object_schema = DATABASE() AND lock_status = 'WAITING'"
+    return bool(written.rows(engine, waiting))
 
 
 def test_lost_version_below_the_document_is_no_step_back(engine: Engine) -> None:
@@ -104,15 +157,13 @@ def test_suspect_needs_its_vectors_again(engine: Engine) -> None:
     assert written.tables(engine) == before
 
 
-def test_rolled_back_write_keeps_the_suspect(engine: Engine) -> None:
+def test_suspect_that_every_sink_replaced_needs_no_vectors(engine: Engine) -> None:
     write_confirmed(engine)
     suspect(engine, "d", 5)
-    before = written.tables(engine)
-    with engine.connect() as connection:
-        connection.begin()
-        OPERATIONS["upsert"](connection)
-        connection.rollback()
-    assert written.tables(engine) == before
+    execute(engine, "UPDATE sink_states SET applied_version = desired_version, state = 'applied'")
+    with engine.begin() as connection:
+        assert Writer(MODEL).relabel(connection, "d", title="Second").version == 6
+    assert written.events(engine, "d", 6)[0]["chunks"] == []
 
 
 @ON_BOTH
@@ -126,7 +177,7 @@ def test_sink_stays_absent_until_its_consumer_replaced_the_document(some: Engine
 
 
 @ON_BOTH
-def test_suspects_cost_no_statement_unless_there_are_some(some: Engine) -> None:
+def test_suspects_cost_a_write_no_statement(some: Engine) -> None:
     write_confirmed(some)
     with some.begin() as connection, written.statements(some) as sent:
         Writer(MODEL).upsert(connection, document("d", "one", "two", title="Second"))
@@ -141,15 +192,13 @@ def test_suspects_cost_no_statement_unless_there_are_some(some: Engine) -> None:
     suspect(some, "d", 5)
     with some.begin() as connection, written.statements(some) as sent:
         Writer(MODEL).upsert(connection, document("d", "one", "two", title="Third"))
-    changes = [" ".join(statement.split()[:3]) for statement in sent if not statement.startswith("SELECT")]
-    assert changes.count("DELETE FROM suspects") == 1
-    assert len(sent) == 12  # the vectors travel again: an UPDATE of chunks too
+    assert len(sent) == 11  # the vectors travel again: an UPDATE of chunks too
 
 
 def test_lock_reads_documents_and_suspects_by_their_keys(mysql: Engine) -> None:
     """A scan of a small table would lock the rows of other documents."""
     write_confirmed(mysql)
-    suspect(mysql, "other", 2)
+    execute(mysql, "INSERT INTO suspects (doc_id, lost_version) VALUES ('other', 2)")
     statement = str(stored._DOCUMENTS.compile(mysql))
     with mysql.begin() as connection:
         connection.execute(text("ANALYZE TABLE documents, suspects"))
@@ -170,20 +219,19 @@ def test_write_in_repeatable_read_sees_what_others_committed(mysql: Engine) -> N
         with mysql.begin() as other:
             old = history.lock_identity(other).history_id
             assert history.start_history(other, "test", instead_of=old)
-        suspect(mysql, "d", 5)
-        suspect(mysql, "lost", 3)
         execute(
             mysql,
             "INSERT INTO sinks (name, required, takes_vectors, takes_files, state) VALUES ('s', 0, 0, 0, 'joining')",
         )
+        suspect(mysql, "d", 5)
+        suspect(mysql, "lost", 3)
         assert connection.execute(count).one() == (0, 1), "the snapshot is older"
         receipts = Writer(MODEL).upsert_many(connection, [document("d", "one", "three"), document("lost", "one")])
     theirs.dispose()
 
-    assert [receipt.version for receipt in receipts] == [6, 4]
+    assert [receipt.version for receipt in receipts] == [6, 5]
     current = "SELECT doc_id, history_id = (SELECT history_id FROM system_identity) FROM documents ORDER BY 1"
     assert written.rows(mysql, current) == [("d", 1), ("lost", 1)]
     assert {event["history_id"] for event in written.events(mysql, "d", 6)} != {old}
-    assert written.rows(mysql, "SELECT * FROM suspects") == []
     lost = written.rows(mysql, "SELECT sink FROM sink_states WHERE doc_id = 'lost' ORDER BY 1")
     assert lost == [("milvus",), ("minio",), ("s",)]
