@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from relays import offset_metadata
 from relays.background import Background
 from relays.claim import Claimer
+from relays.history_check import Check, HistoryCheck
 from relays.idle import IdlePause
 from relays.lanes import KafkaLanes
 from relays.outbox import SqlOutbox
@@ -47,6 +48,7 @@ class KafkaRelay:
         *,
         claiming: Executor,
         settling: Executor,
+        history_check: HistoryCheck | None = None,
         backoff: Backoff = _BACKOFF,
         report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
     ) -> None:
@@ -54,6 +56,7 @@ class KafkaRelay:
         self._lanes = lanes
         self._publisher = publisher
         self._report = report
+        self._history_check = history_check
         self._claiming = Background(claiming, lanes, backoff)
         self._settling = Background(settling, lanes, backoff)
         self._claimer = Claimer(outbox, lanes, self._claiming)
@@ -69,6 +72,7 @@ class KafkaRelay:
         try:
             while not stop.is_set():
                 self.take_over()
+                self.tend_history_check()
                 rows = self.claim()
                 if not rows:
                     self._lanes.poll(pause.next_seconds())
@@ -103,6 +107,11 @@ class KafkaRelay:
             settled = self._settler.settle_named(named)
             _log.info("lanes_recovered lanes=%s settled=%d", sorted(committed), settled)
         self._lanes.take_over(committed)
+
+    def tend_history_check(self) -> None:
+        """Start the check of a new history in the background, as the owner of lane 0."""
+        if self._history_check is not None:
+            self._history_check.tend()
 
     def claim(self) -> list[OutboxRow]:
         """Return the next rows of the owned lanes."""
@@ -161,6 +170,8 @@ class KafkaRelay:
     def close(self) -> None:
         """Wait for the settle under way and leave the group."""
         self._stop.set()
+        if self._history_check is not None:
+            self._history_check.close()
         self._claiming.close()
         self._settling.close()
         self._publisher.close()
@@ -173,14 +184,20 @@ def kafka_relay(
     kafka: Mapping[str, Any],
     *,
     lanes: int,
+    check_history: Check | None = None,
     report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
 ) -> KafkaRelay:
     """A relay from a MySQL database with this number of lanes to Kafka; `kafka` are librdkafka properties."""
+    group = KafkaLanes(names, kafka)
+    checking = None
+    if check_history is not None:
+        checking = HistoryCheck(check_history, group, ThreadPoolExecutor(1, thread_name_prefix="history-check"))
     return KafkaRelay(
         SqlOutbox(engine),
-        KafkaLanes(names, kafka),
+        group,
         KafkaPublisher(names, kafka, lanes),
         claiming=ThreadPoolExecutor(1, thread_name_prefix="claim"),
         settling=ThreadPoolExecutor(1, thread_name_prefix="settle"),
+        history_check=checking,
         report=report,
     )

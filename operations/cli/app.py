@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from operations import errors
-from operations.cli import consume, delete, demo, ingest, init, relay, run, search, sinks, status, write
+from operations.cli import consume, delete, demo, history, ingest, init, relay, run, search, sinks, status, write
 from operations.settings import SettingsError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     "    rag-outbox ingest PATH…\n"
     "    rag-outbox run --until-idle\n"
     "    rag-outbox search TEXT\n\n"
-    "Exit status: 0 done, 1 failed, 2 wrong usage or settings.",
+    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 found differences.",
     epilog="Settings come from RAG_OUTBOX_… variables or a .env file; docs/settings.md lists them. "
     "docs/operations.md explains how to run each process.",
     no_args_is_help=True,
@@ -52,6 +52,7 @@ def _root(
 for _module in (init, write, ingest, delete, search, status, run, relay, consume, demo):
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 app.add_typer(sinks.app, name="sinks")
+app.add_typer(history.app, name="history")
 
 
 def run_command() -> int:

@@ -6,7 +6,7 @@ One such process per data folder: it holds the lock `run.lock`.
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import func, select
 
 from consumers.applier import Applier
-from consumers.refill import Refill
+from consumers.refill import Refill, mark_all_absent
 from operations.cli.output import Output
 from operations.errors import OperationError
 from operations.settings import PREFIX, SettingsError
@@ -24,8 +24,9 @@ from operations.sinks import names, open_sink
 from operations.staging import sweep_hourly
 from operations.wiring import System
 from relays.direct import direct_relay
+from schema.database import history
 from schema.database.connection import reading
-from schema.database.tables import outbox, sink_states
+from schema.database.tables import histories, outbox, sink_states
 
 
 class AlreadyRunning(OperationError):
@@ -68,6 +69,7 @@ def run(
         try:
             for sink, _ in sinks:
                 sink.ensure()
+            _refill_all_of_a_new_history(system, [sink.name for sink, _ in sinks])
             with sweep_hourly(system.engine, system.store):
                 relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
             if until_idle and not stop.is_set():
@@ -103,6 +105,20 @@ def pending_events(system: System) -> int:
     """The number of rows in the outbox."""
     with reading(system.engine) as connection:
         return connection.execute(select(func.count()).select_from(outbox)).scalar_one()
+
+
+def _refill_all_of_a_new_history(system: System, sinks: Collection[str]) -> None:
+    """The sinks may hold what the database lost, and no topic tells of which documents: all become absent."""
+    with system.engine.begin() as connection:
+        history_id = history.lock_identity(connection).history_id
+    with reading(system.engine) as connection:
+        unchecked = connection.execute(select(histories.c.number).where(histories.c.checked_at.is_(None))).first()
+    if unchecked is None:
+        return
+    for sink in sinks:
+        mark_all_absent(system.engine, sink, "a new history began")
+    with system.engine.begin() as connection:
+        history.note_checked(connection, history_id)
 
 
 def _require_applied(system: System) -> None:

@@ -14,6 +14,7 @@ from schema.sinks import MINIO
 
 def relay(system: System) -> int:
     """Publish outbox rows to Kafka until SIGTERM or SIGINT. Returns the number of rows."""
+    from operations import history
     from relays.kafka import kafka_relay
 
     published = 0
@@ -22,13 +23,21 @@ def relay(system: System) -> int:
         nonlocal published
         published += len(rows)
 
-    kafka = _kafka(system)
+    kafka, names = _kafka(system), system.settings.names
     if system.engine.dialect.name == "sqlite":
         raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
     _enable_info_logs("relays")
+    _enable_info_logs("operations")
     stop = stop_on_signals()
-    lanes = system.identity.lanes
-    kafka_relay(system.engine, system.names, kafka, lanes=lanes, report=report).run(stop)
+    names = system.names
+    kafka_relay(
+        system.engine,
+        names,
+        kafka,
+        lanes=system.identity.lanes,
+        check_history=lambda is_stopped: history.check_if_due(system.engine, names, kafka, is_stopped),
+        report=report,
+    ).run(stop)
     return published
 
 

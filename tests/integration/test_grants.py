@@ -15,18 +15,21 @@ from sqlalchemy.exc import DBAPIError
 from consumers.dead_letters import KafkaDeadLetters
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
+from operations import history
 from producer import Writer
 from relays.outbox import SqlOutbox
 from schema.database import revision
 from schema.database.connection import connect, reading
 from schema.database.tables import LANES, system_identity
+from schema.events.events import FileRecord
 from schema.failures import DeadLetter
 from schema.kafka.names import Names
+from schema.object_store import layout
 from schema.object_store.directory import DirectoryStore
 from tests.contracts.dead_letters import letter
 from tests.integration.test_kafka_consumers import wait_until_completed
 from tests.support import kafka
-from tests.support.foreign_events import lose
+from tests.support.foreign_events import LOST, forge, lose
 from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, applier, chunk, document
 from tests.support.servers import ROOT, Servers
 from tests.support.waiting import wait_for
@@ -148,15 +151,38 @@ def test_consumer_user_may_mark_a_lost_version_and_keep_a_dead_letter(
     written = Pipeline(mysql, store, milvus, Writer(MODEL), MilvusSink(milvus, DIMENSION, SYSTEM_ID), sink)
     written.upsert(document("d", "one", file=b"x"))
     [event] = written.pending()
-    assert applier(users.consumer, sink).apply([event, lose(event)]) == []
+    lost = [lose(event), forge(event, doc_id="lost", history_id=LOST, files=files_of("lost"))]
+    assert applier(users.consumer, sink).apply([event, *lost]) == []
     sink.close()
     message, dead = letter(1, [("ce_id", b"e"), ("x", b"x" * 2_000_000)])
     KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic("minio"), users.consumer, "minio").send(
         [(message, dead)]
     )
     assert written.sql("SELECT DISTINCT state FROM sink_states") == [("absent",)]
-    assert written.sql("SELECT lost_version FROM suspects") == [(1,)]
+    assert written.sql("SELECT doc_id, lost_version FROM suspects ORDER BY doc_id") == [("d", 1), ("lost", 1)]
+    assert written.sql("SELECT doc_id FROM document_files WHERE removed_in_version = 2") == [("lost",)]
     assert written.sql("SELECT event_id FROM outbox_dead_letters") == [("e",)]
+
+
+def files_of(doc_id: str) -> list[FileRecord]:
+    key = layout.extracted_text_key(doc_id)
+    return [FileRecord(object_key=key, content_type="text/plain", sha256="", size_bytes=0)]
+
+
+def test_relay_user_may_check_a_new_history(servers: Servers, mysql: Engine, users: Users, names: Names) -> None:
+    with users.writer.begin() as connection:
+        Writer(MODEL).upsert_many(connection, [document(name, "one", file=b"x") for name in ("kept", "lost")])
+    with kafka.relaying(users.relay, servers, names):
+        kafka.wait_until_empty(mysql)
+    for table in ("chunks", "document_files", "sink_states", "documents"):
+        with mysql.begin() as connection:
+            connection.execute(text(f"DELETE FROM {table} WHERE doc_id = 'lost'"))
+    wait_for(lambda: len(kafka.topic(servers, names.documents_topic)) == 2, "both events in the topic")
+    history.start(mysql, "test")
+    report = history.check_if_due(users.relay, names, kafka.properties(servers), lambda: False)
+    assert report is not None
+    assert report.documents == {"lost"}
+    assert rows(mysql, "SELECT COUNT(*) FROM histories WHERE checked_at IS NULL") == [(0,)]
 
 
 def test_relay_user_may_store_a_dead_letter_twice(servers: Servers, mysql: Engine, users: Users, names: Names) -> None:
@@ -204,6 +230,7 @@ STATEMENTS = {
         "DELETE FROM documents",
         "DELETE FROM outbox",
         "UPDATE outbox SET payload = 'other'",
+        "DELETE FROM suspects",
         "SELECT * FROM operation_logs",
         "UPDATE operation_logs SET operator = 'somebody else'",
         "DELETE FROM operation_logs",
@@ -217,21 +244,24 @@ STATEMENTS = {
     "relay": [
         "SELECT * FROM documents",
         "SELECT * FROM chunks",
-        "UPDATE documents SET status = 'completed'",
+        "UPDATE documents SET title = 'other'",
+        "SELECT title FROM documents",
+        "SELECT content FROM chunks",
+        "DELETE FROM suspects",
         "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload)"
         " VALUES ('e', 'd', 1, 't', 'c', 'p')",
         "UPDATE outbox SET payload = 'other'",
         "SELECT * FROM outbox_dead_letters",
         "DELETE FROM outbox_dead_letters",
-        "SELECT * FROM sink_states",
+        "DELETE FROM sink_states",
         "UPDATE system_identity SET embedding_model = 'other'",
         "TRUNCATE TABLE outbox",
     ],
     "consumer": [
         "UPDATE documents SET version = 9",
         "UPDATE documents SET title = 'other'",
-        "INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_count)"
-        " VALUES ('d', 1, 'h', 't', 'text', 0)",
+        "INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_count, oss_key)"
+        " VALUES ('d', 1, 'h', 't', 'text', 0, 'k')",
         "DELETE FROM documents",
         "UPDATE chunks SET content = 'other'",
         "DELETE FROM chunks",

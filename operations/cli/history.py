@@ -1,0 +1,119 @@
+"""`rag-outbox history list`, `check` and `new`."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from operations import settings
+from operations.cli.options import Json
+from operations.cli.output import Output, table
+from operations.settings import PREFIX, SettingsError
+
+app = typer.Typer(
+    help="Show, check and start histories: runs of commits on one server.\n\n"
+    "A failover to a replica that lost commits starts a new history by itself; a restore on the same server does not.",
+    no_args_is_help=True,
+)
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
+
+
+@app.command("list", epilog="Example: rag-outbox history list")
+def list_histories(as_json: Json = False) -> None:
+    """Show every history: its number, id, server and reason, and when it was started and checked."""
+    from operations import history, wiring
+
+    output = Output(json=as_json)
+    with wiring.open_system(settings.load()) as system:
+        found = history.list_histories(system.engine)
+    shown = table("#number", "id", "server", "reason", "started", "checked")
+    for one in found:
+        checked = "not yet" if one.checked_at is None else _time(one.checked_at)
+        shown.add_row(
+            str(one.number), one.history_id, one.server_uuid or "-", one.reason, _time(one.started_at), checked
+        )
+    facts = [_facts(one) for one in found]
+    output.result({"histories": facts}, shown)
+
+
+@app.command("check", epilog="Example: rag-outbox history check --since 2026-05-01T00:00:00")
+def check(
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=_TIMES, help="Read only events published since this time (UTC); the whole topic if left out."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Search the topic for events of lost histories, and let every sink refill their documents.
+
+    A relay does it by itself after each new history. It disturbs no consumer.
+    Exit status: 0 nothing was found, 3 documents were found.
+    """
+    from operations import history, wiring
+    from operations.topic import TopicReader
+
+    output = Output(json=as_json)
+    with wiring.open_system(settings.load()) as system:
+        if system.settings.kafka is None:
+            raise SettingsError(
+                f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is not set: without Kafka there is no topic to check; "
+                "after a new history, rag-outbox run refills every document"
+            )
+        reader = TopicReader(system.settings.names, system.settings.kafka)
+        with output.progress("Reading events", None) as bar:
+            at = None if since is None else since.replace(tzinfo=UTC)
+            report = history.check(system.engine, reader, since=at, advance=bar.advance)
+    found = sorted(report.documents)
+    facts = {
+        "events": report.events,
+        "unreadable": report.unreadable,
+        "lost_events": report.lost_events,
+        "documents": found,
+    }
+    lines = [f"Read {report.events} events: {report.lost_events} of lost histories, of {len(found)} documents."]
+    if found:
+        lines.append("Every sink refills these documents now; rag-outbox sinks list shows them as absent.")
+    output.result(facts, *lines)
+    if found:
+        raise typer.Exit(3)
+
+
+@app.command("new", epilog="Example: rag-outbox history new --reason 'restored the backup of Sunday'")
+def new(
+    reason: Annotated[str, typer.Option(help="Why, for `history list`.")] = "a restore",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start a new history: after a restore on the same server, before the first write.
+
+    Versions and outbox ids that were used after the backup are used again; only the history tells them apart.
+    Nothing is removed. A relay then checks the topic, and documents that lost a version are refilled. Without Kafka,
+    rag-outbox run refills all documents.
+    """
+    from operations import history, wiring
+
+    output = Output(json=as_json)
+    if not yes:
+        typer.confirm(
+            "Start a new history? Do it once, after a restore and before the first write.", abort=True, err=True
+        )
+    with wiring.open_system(settings.load()) as system:
+        history_id = history.start(system.engine, reason)
+    output.result({"history_id": history_id}, f"Started history {history_id}.")
+
+
+def _time(value: datetime) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S}"
+
+
+def _facts(one: Any) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "id": one.history_id,
+        "server": one.server_uuid,
+        "reason": one.reason,
+        "started": one.started_at,
+        "checked": one.checked_at,
+    }

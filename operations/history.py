@@ -1,0 +1,166 @@
+"""The histories of a system: list them, start one, and search the topic for what a lost history left in the sinks.
+
+Consumers recognise an event of a lost history when it comes. One that they applied before the failover does not come
+again: the check finds it. It runs by itself after each new history, in the relay that owns lane 0.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, select
+
+from consumers import marks
+from consumers.lost_history import LostEvent, mark_lost
+from consumers.marks import Known
+from operations.topic import ReadEvent, TopicReader
+from schema.database import history
+from schema.database.connection import reading
+from schema.database.history import Standing
+from schema.database.tables import histories
+from schema.kafka.names import Names
+from schema.retry import call_with_retry
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS = 60.0  # for a transaction of the metadata database
+_REASON_CHARACTERS = 64  # of the column
+
+IsStopped = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found; `is_complete` is False when it was stopped before the end of the topic."""
+
+    events: int = 0
+    unreadable: int = 0
+    lost_events: int = 0
+    documents: frozenset[str] = frozenset()  # that are suspects now
+    is_complete: bool = True
+
+
+def list_histories(engine: Engine) -> Sequence[Row[Any]]:
+    """The rows of `histories`, the oldest first."""
+    with reading(engine) as connection:
+        return connection.execute(select(histories).order_by(histories.c.number)).all()
+
+
+def start(engine: Engine, reason: str) -> str:
+    """Start a new history, whatever the server. Returns its id."""
+    with engine.begin() as connection:
+        history.start_history(
+            connection, reason[:_REASON_CHARACTERS], instead_of=history.read_identity(connection).history_id
+        )
+        return history.read_identity(connection).history_id
+
+
+def check_if_due(engine: Engine, names: Names, kafka: Mapping[str, Any], is_stopped: IsStopped) -> Report | None:
+    """Check when a history began since the last check. Returns None when none did."""
+    with reading(engine) as connection:
+        unchecked = connection.execute(select(histories.c.number).where(histories.c.checked_at.is_(None))).first()
+    if unchecked is None:
+        return None
+    _log.info("history_check_started")
+    report = check(engine, TopicReader(names, kafka), is_stopped=is_stopped)
+    _log.info(
+        "history_check_ended complete=%s events=%d lost=%d documents=%d",
+        report.is_complete,
+        report.events,
+        report.lost_events,
+        len(report.documents),
+    )
+    return report
+
+
+def check(
+    engine: Engine,
+    reader: TopicReader,
+    *,
+    since: datetime | None = None,
+    is_stopped: IsStopped = lambda: False,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Report:
+    """Read the topic up to its end as of now, and suspect each document that has an event of a lost history.
+
+    Without `since` (UTC), from its start; the histories are then noted as checked. `advance` is called with numbers of
+    events. Raises Retryable: nothing is noted, what was found stays found.
+    """
+    with reading(engine) as connection:
+        histories_then = _Histories.load(connection)
+    report = Report()
+    for events in reader.read(since, is_stopped):
+        found = _suspect(engine, histories_then, [event for event in events if event.version])
+        report = replace(
+            report,
+            events=report.events + len(events),
+            unreadable=report.unreadable + sum(event.version == 0 for event in events),
+            lost_events=report.lost_events + len(found),
+            documents=report.documents | {event.doc_id for event in found},
+        )
+        advance(len(events))
+    report = replace(report, is_complete=reader.is_at_end)
+    if report.is_complete and since is None:
+        with engine.begin() as connection:
+            history.note_checked(connection, histories_then.current)
+    return report
+
+
+@dataclass(frozen=True)
+class _Histories:
+    """The histories when a check begins: their numbers, and those that no check has ended for."""
+
+    current: str
+    numbers: Mapping[str, int]
+    unchecked: frozenset[int]
+
+    @classmethod
+    def load(cls, connection: Connection) -> "_Histories":
+        current = history.read_identity(connection).history_id
+        rows = connection.execute(select(histories.c.number, histories.c.history_id, histories.c.checked_at)).all()
+        return cls(
+            current,
+            {row.history_id: row.number for row in rows},
+            frozenset(row.number for row in rows if row.checked_at is None),
+        )
+
+    def is_lost(self, event: ReadEvent, document: Known | None) -> bool:
+        """Whether a sink may hold this event although its history lost it.
+
+        An event from before the document's history may have been lost when a history in between began: that is known
+        only if that one was checked.
+        """
+        if document is None:
+            return True
+        if event.version <= document.lost_version:
+            return False
+        standing = document.judge(event.history_id, event.version)
+        if standing is not Standing.SUPERSEDED:
+            return standing is Standing.LOST
+        began, now = self.numbers.get(event.history_id), self.numbers.get(document.history_id)
+        return began is None or now is None or any(began < number < now for number in self.unchecked)
+
+
+def _suspect(engine: Engine, then: _Histories, events: Sequence[ReadEvent]) -> list[ReadEvent]:
+    """Suspect the documents of lost events. Returns these events."""
+    with reading(engine) as connection:
+        known = _load(connection, events)
+    suspected = [event for event in events if then.is_lost(event, known.get(event.doc_id))]
+    if not suspected:
+        return []
+
+    def mark() -> list[ReadEvent]:
+        with engine.begin() as connection:
+            marks.lock_documents(connection, {event.doc_id for event in suspected})
+            now = _load(connection, suspected)
+            lost = [event for event in suspected if then.is_lost(event, now.get(event.doc_id))]
+            mark_lost(connection, [LostEvent(one.doc_id, one.version, one.files) for one in lost], "the topic has")
+        return lost
+
+    return call_with_retry(mark, seconds=_PATIENCE_SECONDS)
+
+
+def _load(connection: Connection, events: Sequence[ReadEvent]) -> dict[str, Known]:
+    return marks.load_known(connection, "", {event.doc_id for event in events})  # of no sink

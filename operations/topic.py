@@ -1,0 +1,141 @@
+"""Read the topic of documents from its start to its end, next to the consumers: no group, no commits."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import confluent_kafka
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from schema.events.events import JSON, MSGPACK
+from schema.events.identity import doc_id_error
+from schema.failures import Retryable
+from schema.kafka.clients import for_consumer
+from schema.kafka.names import Names
+from schema.limits import LAST_VERSION
+from schema.object_store import layout
+
+_CALL_SECONDS = 30.0
+_SILENT_SECONDS = 60.0  # without a message or an end
+_POLL_SECONDS = 0.5
+_ROWS = 50  # per call: a message may have 1 MiB
+_BATCH_EVENTS = 1_000
+_QUEUE_KILOBYTES = 16_384  # that librdkafka fetches ahead
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEvent:
+    """An event without its content; version 0 when it cannot be read. `files` are keys of the document."""
+
+    doc_id: str
+    version: int = 0
+    history_id: str = ""
+    files: tuple[str, ...] = ()
+
+
+class _File(msgspec.Struct):
+    object_key: str
+
+
+class _Fields(msgspec.Struct):
+    doc_id: str
+    version: int
+    history_id: str
+    files: list[_File] = msgspec.field(default_factory=list)
+
+
+_Decoder = msgspec.msgpack.Decoder[_Fields] | msgspec.json.Decoder[_Fields]
+_DECODERS: Mapping[str, _Decoder] = {MSGPACK: msgspec.msgpack.Decoder(_Fields), JSON: msgspec.json.Decoder(_Fields)}
+
+
+class TopicReader:
+    """Reads the topic of documents once; `kafka` are librdkafka properties."""
+
+    def __init__(self, names: Names, kafka: Mapping[str, Any]) -> None:
+        self._topic = names.documents_topic
+        self._settings = {
+            **for_consumer(kafka),
+            "group.id": f"{names.namespace}-history-check",  # required by librdkafka; it is never joined
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",  # the oldest events are removed while they are read
+            "queued.max.messages.kbytes": _QUEUE_KILOBYTES,
+        }
+        self._ends: dict[int, int] = {}  # partition → the offset to stop at; those that are read are gone
+
+    @property
+    def is_at_end(self) -> bool:
+        return not self._ends
+
+    def read(self, since: datetime | None, is_stopped: Callable[[], bool]) -> Iterator[list[ReadEvent]]:
+        """The events up to the end as of now, in bounded batches, until `is_stopped`. Raises Retryable."""
+        consumer = Consumer(self._settings)
+        try:
+            self._assign(consumer, since)
+            heard, events = time.monotonic(), []
+            while self._ends and not is_stopped():
+                records = consumer.consume(_ROWS, _POLL_SECONDS)
+                events += [_decode(record) for record in records if self._take(record)]
+                if events and (len(events) >= _BATCH_EVENTS or not self._ends or not records):
+                    yield events
+                    events = []
+                if records:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > _SILENT_SECONDS:
+                    raise Retryable(f"Kafka: nothing came from {self._topic} for {_SILENT_SECONDS:.0f} s")
+        except KafkaException as error:
+            raise Retryable(f"Kafka: {error.args[0]}") from error
+        finally:
+            consumer.close()
+
+    def _assign(self, consumer: Consumer, since: datetime | None) -> None:
+        described = consumer.list_topics(self._topic, timeout=_CALL_SECONDS).topics[self._topic]
+        if described.error is not None:
+            raise KafkaException(described.error)
+        starts = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in described.partitions]
+        if since is not None:
+            at = int(since.timestamp() * 1_000)
+            asked = [TopicPartition(self._topic, number, at) for number in described.partitions]
+            starts = consumer.offsets_for_times(asked, timeout=_CALL_SECONDS)
+        for start in starts:
+            low, high = consumer.get_watermark_offsets(start, timeout=_CALL_SECONDS)
+            if low < high:
+                self._ends[start.partition] = high
+        consumer.assign([start for start in starts if start.partition in self._ends])
+
+    def _take(self, record: confluent_kafka.Message) -> bool:
+        """Whether this is an event before the end. Notes the ends of partitions."""
+        number = record.partition() or 0
+        if (error := record.error()) is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._ends.pop(number, None)
+            elif error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise KafkaException(error)
+            return False  # librdkafka retries any other error by itself
+        offset, end = record.offset() or 0, self._ends.get(number, 0)
+        if offset + 1 >= end:
+            self._ends.pop(number, None)
+        return offset < end  # the place to skip events of another system, by their header ce_source
+
+
+def _decode(record: confluent_kafka.Message) -> ReadEvent:
+    key, value = record.key() or b"", record.value() or b""
+    doc_id = key.decode(errors="replace") if isinstance(key, bytes) else key
+    headers = dict(record.headers() or [])
+    content_type = headers.get("content-type", b"")
+    decoder = _DECODERS.get(content_type.decode(errors="replace") if isinstance(content_type, bytes) else "")
+    if decoder is None or doc_id_error(doc_id) is not None:
+        return ReadEvent(doc_id)
+    try:
+        fields = decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ReadEvent(doc_id)
+    if fields.doc_id != doc_id or not 1 <= fields.version <= LAST_VERSION:
+        return ReadEvent(doc_id)
+    files = tuple(file.object_key for file in fields.files if layout.is_key_of(doc_id, file.object_key))
+    return ReadEvent(doc_id, fields.version, fields.history_id, files)
