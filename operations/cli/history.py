@@ -7,7 +7,7 @@ import typer
 
 from operations import settings
 from operations.cli.options import Json
-from operations.cli.output import Output, table
+from operations.cli.output import Output
 from operations.settings import PREFIX, SettingsError
 
 app = typer.Typer(
@@ -26,14 +26,12 @@ def list_histories(as_json: Json = False) -> None:
     output = Output(json=as_json)
     with wiring.open_system(settings.load()) as system:
         found = history.list_histories(system.engine)
-    shown = table("#number", "id", "server", "reason", "started", "checked")
+    lines = [_line("number", "id", "server", "started", "checked", "reason")]  # too wide for a table
     for one in found:
         checked = "not yet" if one.checked_at is None else _time(one.checked_at)
-        shown.add_row(
-            str(one.number), one.history_id, one.server_uuid or "-", one.reason, _time(one.started_at), checked
-        )
-    facts = [_facts(one) for one in found]
-    output.result({"histories": facts}, shown)
+        server = one.server_uuid or "-"
+        lines.append(_line(str(one.number), one.history_id, server, _time(one.started_at), checked, one.reason))
+    output.result({"histories": [_facts(one) for one in found]}, *lines)
 
 
 @app.command("check", epilog="Example: rag-outbox history check --since 2026-05-01T00:00:00")
@@ -102,6 +100,10 @@ def new(
     with wiring.open_system(settings.load()) as system:
         history_id = history.start(system.engine, reason)
     output.result({"history_id": history_id}, f"Started history {history_id}.")
+
+
+def _line(number: str, history_id: str, server: str, started: str, checked: str, reason: str) -> str:
+    return f"{number:>6}  {history_id:36}  {server:36}  {started:19}  {checked:19}  {reason}"
 
 
 def _time(value: datetime) -> str:

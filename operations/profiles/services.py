@@ -23,13 +23,12 @@ def relay(system: System) -> int:
         nonlocal published
         published += len(rows)
 
-    kafka, names = _kafka(system), system.settings.names
+    kafka, names = _kafka(system), system.names
     if system.engine.dialect.name == "sqlite":
         raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
     _enable_info_logs("relays")
-    _enable_info_logs("operations")
+    _enable_info_logs("operations")  # the check of a new history
     stop = stop_on_signals()
-    names = system.names
     kafka_relay(
         system.engine,
         names,

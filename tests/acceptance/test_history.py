@@ -1,0 +1,73 @@
+"""`rag-outbox history` in the embedded profile, and in the services profile."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from producer import Writer
+from schema.kafka.names import Names
+from tests.acceptance.conftest import Here
+from tests.acceptance.test_command import lines
+from tests.support import kafka
+from tests.support.commands import Folder
+from tests.support.pipeline import DIMENSION, MODEL, document
+from tests.support.servers import Servers
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.acceptance
+
+
+def test_new_history_refills_every_document_of_a_folder(folder: Folder, here: Here) -> None:
+    cats = {"doc_id": "cats", "title": "Cats", "chunks": [{"content": "The cat sleeps on a warm mat all day."}]}
+    folder.succeed("write", "-", stdin=lines(cats))
+    folder.succeed("run", "--until-idle")
+    [first] = folder.succeed("history", "list")["histories"]
+    assert (first["number"], first["reason"], first["server"]) == (1, "init", "")
+    assert first["checked"] is not None
+
+    refused = folder.run("history", "new", stdin=b"n\n")
+    assert refused.status == 1
+    started = folder.succeed("history", "new", "--yes", "--reason", "a restore of Sunday")
+    _, second = folder.succeed("history", "list")["histories"]
+    assert (second["id"], second["reason"], second["checked"]) == (started["history_id"], "a restore of Sunday", None)
+    shown = folder.run("history", "list")
+    assert "a restore of Sunday" in shown.out
+    assert "not yet" in shown.out
+
+    folder.succeed("run", "--until-idle")
+    assert folder.succeed("history", "list")["histories"][1]["checked"] is not None
+    assert folder.sql("SELECT marks > 1, state FROM sink_states WHERE sink = 'milvus'") == [(1, "applied")]
+    folder.assert_in_step()
+
+
+def test_check_without_kafka_says_what_to_do(folder: Folder, here: Here) -> None:
+    outcome = folder.run("history", "check", "--json")
+    assert outcome.status == 2
+    assert "without Kafka there is no topic to check" in outcome.facts["error"]
+
+
+def test_check_ends_with_3_when_it_found_documents(
+    mysql: Engine, servers: Servers, names: Names, tmp_path: Path, here: Here
+) -> None:
+    with mysql.begin() as connection:
+        Writer(MODEL).upsert_many(connection, [document("kept", "one"), document("lost", "one")])
+    with kafka.relaying(mysql, servers, names):
+        kafka.wait_until_empty(mysql)
+    wait_for(lambda: len(kafka.topic(servers, names.documents_topic)) == 2, "both events in the topic")
+    with mysql.begin() as connection:
+        for table in ("chunks", "sink_states", "documents"):
+            connection.execute(text(f"DELETE FROM {table} WHERE doc_id = 'lost'"))
+    folder = Folder(
+        tmp_path,
+        database_url=mysql.url.render_as_string(hide_password=False),
+        kafka_bootstrap_servers=servers.kafka,
+        namespace=names.namespace,
+        embedding_model=MODEL,
+        vector_dimension=str(DIMENSION),
+    )
+    found = here(folder, "history", "check", "--json")
+    assert (found.status, found.err) == (3, "")
+    assert found.facts == {"events": 2, "unreadable": 0, "lost_events": 1, "documents": ["lost"]}
+    again = here(folder, "history", "check", "--since", "2026-01-01")
+    assert (again.status, again.out) == (0, "Read 2 events: 0 of lost histories, of 0 documents.\n")
