@@ -60,10 +60,10 @@ def start(engine: Engine, reason: str) -> str:
 def check_if_due(engine: Engine, names: Names, kafka: Mapping[str, Any], is_stopped: IsStopped) -> Report | None:
     """Check when a history began since the last check. Returns None when none did."""
     with reading(engine) as connection:
-        unchecked = connection.execute(select(histories.c.history_id).where(histories.c.checked_at.is_(None))).first()
+        unchecked = history.find_unchecked(connection)
     if unchecked is None:
         return None
-    _log.info("history_check_started history=%s", unchecked.history_id)
+    _log.info("history_check_started history=%s", unchecked)
     report = check(engine, TopicReader(names, kafka), is_stopped=is_stopped)
     _log.info(
         "history_check_ended complete=%s events=%d lost=%d documents=%d",

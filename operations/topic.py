@@ -56,6 +56,7 @@ class TopicReader:
 
     def __init__(self, names: Names, kafka: Mapping[str, Any]) -> None:
         self._topic = names.documents_topic
+        self._source = names.source
         self._settings = {
             **for_consumer(kafka),
             "group.id": f"{names.namespace}-history-check",  # required by librdkafka; it is never joined
@@ -120,7 +121,12 @@ class TopicReader:
         offset, end = record.offset() or 0, self._ends.get(number, 0)
         if offset + 1 >= end:
             self._ends.pop(number, None)
-        return offset < end  # the place to skip events of another system, by their header ce_source
+        return offset < end and not self._is_foreign(record)
+
+    def _is_foreign(self, record: confluent_kafka.Message) -> bool:
+        """Whether the event is of another system, which shares the topic."""
+        source = dict(record.headers() or []).get("ce_source")
+        return source is not None and source not in (self._source, self._source.encode())
 
 
 def _decode(record: confluent_kafka.Message) -> ReadEvent:

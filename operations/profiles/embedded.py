@@ -26,7 +26,7 @@ from operations.wiring import System
 from relays.direct import direct_relay
 from schema.database import history
 from schema.database.connection import reading
-from schema.database.tables import histories, outbox, sink_states
+from schema.database.tables import outbox, sink_states
 
 
 class AlreadyRunning(OperationError):
@@ -112,9 +112,8 @@ def _refill_all_of_a_new_history(system: System, sinks: Collection[str]) -> None
     with system.engine.begin() as connection:
         history_id = history.lock_identity(connection).history_id
     with reading(system.engine) as connection:
-        unchecked = connection.execute(select(histories.c.number).where(histories.c.checked_at.is_(None))).first()
-    if unchecked is None:
-        return
+        if history.find_unchecked(connection) is None:
+            return
     for sink in sinks:
         mark_all_absent(system.engine, sink, "a new history began")
     with system.engine.begin() as connection:

@@ -70,9 +70,9 @@ def create_system(
         )
     )
     connection.execute(
-        insert(histories).values(
+        insert(histories).values(  # nothing can be lost yet: it needs no check
             history_id=history_id, server_uuid=server_uuid, reason="init", checked_at=utc_now()
-        )  # nothing can be lost yet
+        )
     )
     connection.execute(
         insert(sinks),
@@ -99,7 +99,8 @@ def lock_identity(connection: Connection) -> Identity:
         [first, *_] = _read(connection, is_locking=False)
         if (reason := _reason_for_new_history(connection, first)) is not None:
             start_history(connection, reason, instead_of=first.history_id)
-        connection.info[_CHECKED] = True
+        else:
+            connection.info[_CHECKED] = True
     rows = _read(connection, is_locking=True)
     reason = _reason_for_new_history(connection, rows[0])
     if reason is None:
@@ -131,6 +132,13 @@ def judge(event_history: str, event_version: int, *, history_id: str, history_ba
     if event_history != history_id:
         return Standing.SUPERSEDED if event_version <= history_base else Standing.LOST
     return Standing.VALID if history_base < event_version <= version else Standing.LOST
+
+
+def find_unchecked(connection: Connection) -> str | None:
+    """The oldest history without a check; None also on another server, where the first write starts the next one."""
+    here = select(system_identity.c.id).where(system_identity.c.server_uuid == _server_uuid(connection))
+    unchecked = select(histories.c.history_id).where(histories.c.checked_at.is_(None), here.exists())
+    return connection.execute(unchecked.order_by(histories.c.number)).scalars().first()
 
 
 def note_checked(connection: Connection, history_id: str) -> bool:

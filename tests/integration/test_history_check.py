@@ -126,6 +126,16 @@ def test_check_that_a_failover_overtakes_notes_nothing(lost: Engine, servers: Se
     assert written.rows(lost, UNCHECKED) == [(2,)]
 
 
+def test_check_waits_for_the_first_write_on_another_server(lost: Engine, servers: Servers, names: Names) -> None:
+    history.start(lost, "test")
+    with lost.begin() as connection:
+        connection.execute(text("UPDATE system_identity SET server_uuid = 'the old primary'"))
+    assert history.check_if_due(lost, names, kafka.properties(servers), lambda: False) is None
+    write(lost, "one", "first")
+    assert history.check_if_due(lost, names, kafka.properties(servers), lambda: False) is not None
+    assert written.rows(lost, UNCHECKED) == [(0,)]
+
+
 def test_check_since_a_time_reads_only_newer_events(lost: Engine, servers: Servers, names: Names) -> None:
     history.start(lost, "test")
     now = datetime.now(UTC)
