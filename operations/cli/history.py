@@ -59,7 +59,7 @@ def check(
                 f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is not set: without Kafka there is no topic to check; "
                 "after a new history, rag-outbox run refills every document"
             )
-        reader = TopicReader(system.settings.names, system.settings.kafka)
+        reader = TopicReader(system.names, system.settings.kafka)
         with output.progress("Reading events", None) as bar:
             at = None if since is None else since.replace(tzinfo=UTC)
             report = history.check(system.engine, reader, since=at, advance=bar.advance)

@@ -27,6 +27,7 @@ from relays.direct import direct_relay
 from schema.database import history
 from schema.database.connection import reading
 from schema.database.tables import outbox, sink_states
+from schema.retry import call_with_retry
 
 
 class AlreadyRunning(OperationError):
@@ -69,7 +70,12 @@ def run(
         try:
             for sink, _ in sinks:
                 sink.ensure()
-            _refill_all_of_a_new_history(system, [sink.name for sink, _ in sinks])
+            call_with_retry(
+                lambda: _refill_all_of_a_new_history(system, [sink.name for sink, _ in sinks]),
+                stop=stop,
+                seconds=patience_seconds,
+                report=lambda error, seconds: failing(str(error).splitlines()[0], seconds),
+            )
             with sweep_hourly(system.engine, system.store):
                 relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
             if until_idle and not stop.is_set():

@@ -19,7 +19,7 @@ from schema.kafka.names import Names
 from schema.object_store.directory import DirectoryStore
 from tests.support import kafka
 from tests.support.failover import Pair
-from tests.support.pipeline import DIMENSION, MARKS, MODEL, Pipeline, document
+from tests.support.pipeline import DIMENSION, MARKS, MODEL, SYSTEM_ID, Pipeline, document
 from tests.support.servers import Servers
 from tests.support.waiting import wait_for
 
@@ -38,7 +38,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 def test_stores_heal_after_a_failover_that_lost_applied_commits(
     pair: Pair, servers: Servers, names: Names, store: DirectoryStore, milvus: MilvusClient
 ) -> None:
-    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION), MinioSink(store)
+    milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
     milvus_sink.create()
     pipeline = Pipeline(pair.engine, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
     properties = kafka.properties(servers)
