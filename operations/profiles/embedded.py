@@ -74,7 +74,7 @@ def run(
                 lambda: _refill_all_of_a_new_history(system, [sink.name for sink, _ in sinks]),
                 stop=stop,
                 seconds=patience_seconds,
-                report=lambda error, seconds: failing(str(error).splitlines()[0], seconds),
+                report=lambda error, seconds: failing(f"metadata database: {getattr(error, 'orig', error)}", seconds),
             )
             with sweep_hourly(system.engine, system.store):
                 relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
