@@ -109,6 +109,7 @@ class MemorySubscription:
     def _give_up(self, partitions: set[Partition]) -> None:
         self._revoke(partitions)
         for partition in partitions:
-            self.topic.owners.pop(partition, None)
+            if self.topic.owners.get(partition) is self:  # its session may have ended in `_revoke`
+                del self.topic.owners[partition]
             self._stored.pop(partition, None)
         self.owned = self.owned - partitions

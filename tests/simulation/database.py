@@ -1,0 +1,166 @@
+"""The metadata database of a simulation: SQLite in memory behind the shipped statements, with a replica that may lag.
+
+Every transaction is atomic between two steps: a task stops before one begins and after it was committed. On MySQL a
+claim and late commits need more; `RelayOutbox` and `reserve_ids` model them.
+"""
+
+import sqlite3
+from collections.abc import Collection
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Engine, bindparam, create_engine, event, text
+from sqlalchemy.pool import StaticPool
+
+from relays.outbox import SqlOutbox, _read, _require
+from relays.ports import OutboxRow
+from schema.batches import bounded
+from schema.database import connection as shipped
+from schema.database.connection import reading
+from schema.database.tables import metadata
+from tests.simulation.scheduler import Scheduler
+from tests.support.pipeline import set_model
+
+_OLDEST = text(
+    """
+    SELECT id, payload_bytes, (SELECT history_id FROM system_identity) AS history_id
+    FROM (
+        SELECT id, payload_bytes, row_number() OVER (PARTITION BY lane ORDER BY id) AS place
+        FROM outbox WHERE lane IN :lanes AND id NOT IN :skipped
+    ) WHERE place <= :rows ORDER BY id
+    """
+).bindparams(bindparam("lanes", expanding=True), bindparam("skipped", expanding=True))
+
+
+def _locked() -> Exception:
+    return sqlite3.OperationalError("database is locked")
+
+
+class _Cursor(sqlite3.Cursor):
+    def execute(self, sql: str, parameters: Any = ()) -> "_Cursor":
+        connection: Any = self.connection
+        if connection.scheduler is not None and not connection.in_transaction and not sql.startswith("PRAGMA"):
+            connection.scheduler.point("sql", _locked)
+        super().execute(sql, parameters)
+        return self
+
+
+class _Connection(sqlite3.Connection):
+    scheduler: Scheduler | None = None
+
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        return super().cursor(factory)
+
+    def close(self) -> None:
+        """SQLAlchemy closes the connection of a task that is killed; the database stays."""
+
+    def commit(self) -> None:
+        was_open = self.in_transaction
+        super().commit()
+        if was_open and self.scheduler is not None:
+            self.scheduler.point("sql committed", _locked)
+
+
+@cache
+def _engine() -> tuple[Engine, _Connection, sqlite3.Connection]:
+    """One engine per process, since its compiled statements are worth keeping; its connection, and an empty system."""
+    raw = sqlite3.connect(":memory:", factory=_Connection)
+    made = create_engine("sqlite://", hide_parameters=True, poolclass=StaticPool, creator=lambda: raw)
+    event.listen(made, "connect", shipped._prepare_sqlite)
+    event.listen(made, "begin", shipped._begin_immediate)
+    metadata.create_all(made)
+    with made.begin() as connection:
+        set_model(connection)
+    return made, raw, _copy(raw)
+
+
+def _copy(source: sqlite3.Connection) -> sqlite3.Connection:
+    target = sqlite3.connect(":memory:")
+    source.backup(target)
+    return target
+
+
+class Database:
+    """`epoch` counts the failovers; `claimed` tells in which one an event was claimed last."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.engine, self.raw, empty = _engine()
+        self.epoch = 0
+        self.claimed: dict[str, int] = {}
+        self._scheduler = scheduler
+        self.raw.scheduler = None
+        empty.backup(self.raw)
+        self.raw.create_function("strftime", -1, self._strftime)
+        self.raw.scheduler = scheduler
+        self._replica: sqlite3.Connection | None = None
+
+    def _strftime(self, _format: str, *_: str) -> str:
+        """The time of the database is virtual too."""
+        minutes, seconds = divmod(self._scheduler.now, 60)
+        hours, minutes = divmod(int(minutes), 60)
+        return f"2026-01-{1 + hours // 24:02d} {hours % 24:02d}:{minutes:02d}:{seconds:06.3f}000"
+
+    def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Rows without a stop: for checks."""
+        scheduler, self.raw.scheduler = self.raw.scheduler, None
+        try:
+            return self.raw.execute(statement, parameters).fetchall()
+        finally:
+            self.raw.scheduler = scheduler
+
+    def stop_replica(self) -> None:
+        """The replica gets no further commits."""
+        self._replica = _copy(self.raw)
+
+    @property
+    def lags(self) -> bool:
+        return self._replica is not None
+
+    def fail_over(self) -> None:
+        """The replica becomes the primary: another server, without the commits that it lacks."""
+        assert self._replica is not None
+        self.epoch += 1
+        self._replica.execute("UPDATE system_identity SET server_uuid = ?", (f"server-{self.epoch}",))
+        self._replica.commit()
+        self._replica.backup(self.raw)
+        self._replica.close()
+        self._replica = None
+
+    def last_id(self) -> int:
+        """The highest outbox id that was given to a transaction."""
+        found = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'")
+        return int(found[0][0]) if found else 0
+
+    def reserve_ids(self, count: int) -> int:
+        """Returns the first of `count` outbox ids, given to a transaction that has not used them yet."""
+        last = self.last_id()
+        self.rows("DELETE FROM sqlite_sequence WHERE name = 'outbox'")
+        self.rows("INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', ?)", last + count)
+        return last + 1
+
+
+class RelayOutbox(SqlOutbox):
+    """The shipped outbox; on SQLite it lacks `claim_lanes`."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.engine)
+        self._database = database
+
+    def open(self) -> None:
+        """There is no binlog."""
+
+    def claim_lanes(
+        self, lanes: Collection[int], in_flight: Collection[OutboxRow], rows_per_lane: int, size_bytes: int
+    ) -> list[OutboxRow]:
+        if not lanes:
+            return []
+        skipped = [row.id for row in in_flight]
+        with reading(self._engine) as connection:
+            given = {"lanes": list(lanes), "skipped": skipped, "rows": rows_per_lane}
+            found = connection.execute(_OLDEST, given).all()
+            if not found:
+                return []
+            batch = next(bounded(found, len(found), size_bytes, lambda row: int(row.payload_bytes)), [])
+            rows = _read(connection, [row.id for row in batch], _require(found[0].history_id))
+        self._database.claimed |= {row.envelope.event_id: self._database.epoch for row in rows}
+        return rows

@@ -1,0 +1,236 @@
+"""One schedule: shipped processes over models, with faults, until all is quiet; a seed gives the same one again."""
+
+import gc
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from tests.simulation import plan as plans
+from tests.simulation.checks import Checks
+from tests.simulation.kafka import Producer
+from tests.simulation.plan import Operation, Plan
+from tests.simulation.processes import SINKS, ConsumerProcess, RelayProcess, World
+from tests.simulation.scheduler import Killed, Process, Scheduler, Task
+from tests.simulation.writers import Operator, Writers
+
+_MOST_STEPS = 30_000
+_FAULT_STEPS = 2_500  # after which no more faults come
+
+
+@dataclass
+class Result:
+    """`seen` counts the situations that the schedule reached."""
+
+    seed: int
+    steps: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+    failure: str = ""
+    trace: list[str] = field(default_factory=list)
+
+
+class Simulation:
+    def __init__(self, seed: int, operations: tuple[Operation, ...] | None = None) -> None:
+        random = Random(seed)
+        self.plan: Plan = plans.draw(random, operations)
+        self.random = random
+        self.scheduler = Scheduler(random)
+        self.world = World(self.scheduler, random)
+        self.checks = Checks(self.world)
+        self.result = Result(seed)
+        self.is_healed = False
+        self._failovers = self.plan.failovers
+        self._operator = Operator(self.world)
+        self._operator_tasks = 0
+        self._processes: list[RelayProcess | ConsumerProcess] = []
+        self._starts = 0
+        self._lost: set[str] = set()
+
+    def run(self) -> Result:
+        with plans.small_batches(self.plan, lambda _settings: Producer(self.world.broker)):
+            try:
+                self._run()
+            except AssertionError as error:
+                self.result.failure = str(error).split("\n")[0] or repr(error)
+            except Exception as error:  # noqa: BLE001  # a schedule fails by any error
+                self.result.failure = f"{type(error).__name__}: {error}"
+                if __debug__:
+                    import traceback
+                    self.result.trace = traceback.format_exc().splitlines()[-12:]
+            finally:
+                self.scheduler.close()
+                self.world.database.raw.scheduler = None
+        self.result.steps = self.scheduler.steps
+        self.result.trace = [*self.scheduler.trace, *self.result.trace]
+        self._count()
+        return self.result
+
+    def _run(self) -> None:
+        operations = deque(self.plan.operations)
+        self._writers = Writers(self.world, operations, 2, self.plan.pace_seconds)
+        for number in range(self.plan.relays):
+            self._start(lambda name=f"relay{number}": RelayProcess(self.world, name))
+        for sink in SINKS:
+            for number in range(self.plan.consumers):
+                self._start(lambda name=f"{sink}{number}", sink=sink: ConsumerProcess(self.world, name, sink))
+        self.scheduler.on_point = self._disturb
+        while not (self.is_healed and self._is_quiet()):
+            if not self.is_healed and (not self._writers.running or self.scheduler.steps > _FAULT_STEPS):
+                if not self._writers.running and self.random.random() < 0.005 or self.scheduler.steps > _FAULT_STEPS:
+                    self._heal()
+            assert self.scheduler.steps < _MOST_STEPS, f"not quiet after {_MOST_STEPS} steps: {self._describe()}"
+            self.scheduler.step()
+            if self.scheduler.failure is not None:
+                raise self.scheduler.failure
+            self.checks.after_step()
+        self.checks.at_the_end()
+
+    def _start(self, new: Callable[[], RelayProcess | ConsumerProcess]) -> None:
+        process = new()
+        process.start_again = lambda: self._start(new)  # type: ignore[union-attr]
+        self._processes.append(process)
+        self.checks.consumers = [one for one in self._processes if isinstance(one, ConsumerProcess)]
+
+    # Faults
+
+    def _disturb(self, task: Task) -> None:
+        """A task has stopped at a call."""
+        process, plan = task.process, self.plan
+        self._serve_stopped()
+        if self.is_healed or not isinstance(process, (RelayProcess, ConsumerProcess)):
+            return
+        chance = self.random.random()
+        if task.error is not None and chance < plan.fault:
+            task.raised = task.error()
+            self._note(f"{process.name} {task.label}: fails")
+            self.result.seen["faults"] += 1
+            return
+        chance = self.random.random()
+        if chance < plan.kill:
+            if process.may_be_killed:
+                self._kill(process, task.label)
+        elif chance < plan.kill + plan.pause:
+            self._pause(process, task.label)
+        elif chance < plan.kill + plan.pause + plan.restart:
+            self._stop(process)
+        if plan.lose_milvus and self.random.random() < plan.lose_milvus and self.world.milvus.rows is not None:
+            self._note("the Milvus collection is lost")
+            self.world.milvus.rows = None
+            self.result.seen["milvus lost"] += 1
+        if self._failovers:
+            self._move_failover(task)
+
+    def _note(self, text: str) -> None:
+        self.scheduler.trace.append(f"{self.scheduler.steps:6d} {self.scheduler.now:8.3f}s {text}")
+
+    def _kill(self, process: RelayProcess | ConsumerProcess, label: str) -> None:
+        self._note(f"{process.name} {label}: is killed")
+        self.result.seen["kills"] += 1
+        self.scheduler.kill(process)
+        self._end(process)
+        self.scheduler.call_later(self.random.uniform(0.01, 3.0), lambda: process.expire(self.world))
+
+    def _end(self, process: RelayProcess | ConsumerProcess) -> None:
+        self._processes.remove(process)
+        self.checks.consumers = [one for one in self._processes if isinstance(one, ConsumerProcess)]
+        self.scheduler.call_later(self.random.uniform(0.01, 2.0), process.start_again)  # type: ignore[union-attr]
+
+    def _pause(self, process: RelayProcess | ConsumerProcess, label: str) -> None:
+        seconds = self.random.choice((0.05, 0.5, 5.0)) * self.random.random()
+        process.paused_until = self.scheduler.now + seconds
+        self.result.seen["pauses"] += 1
+        text = f"{process.name} {label}: stands still for {seconds:.2f}s"
+        if self.random.random() < self.plan.expire:
+            process.expire(self.world)
+            text += ", its session ends"
+            self.result.seen["expired"] += 1
+        self._note(text)
+
+    def _stop(self, process: RelayProcess | ConsumerProcess) -> None:
+        if process.may_be_killed and not process.stop.is_set():
+            self._note(f"{process.name}: is stopped")
+            process.stop.set()
+
+    def _serve_stopped(self) -> None:
+        """Start processes again that ended by themselves; restore the store that one of them missed."""
+        running = self.scheduler.processes()
+        for process in [one for one in self._processes if one not in running]:
+            if isinstance(process, ConsumerProcess) and process.lost_store and self.world.milvus.rows is None:
+                if not self._operator_tasks:
+                    self._operate(self._operator.restore_milvus)
+            self._end(process)
+
+    def _operate(self, work: Callable[[], None]) -> None:
+        self._operator_tasks += 1
+
+        def run() -> None:
+            work()
+            self._operator_tasks -= 1
+
+        self.scheduler.spawn(self._operator, run)
+
+    def _move_failover(self, task: Task) -> None:
+        database = self.world.database
+        if not database.lags:
+            if self.random.random() < 0.003:
+                database.stop_replica()
+        elif self.random.random() < 0.01:
+            before = self.checks.before_failover()
+            database.fail_over()
+            lost = self.checks.after_failover(before)
+            self._failovers -= 1
+            self._note(f"failover while {task.process.name} stands at {task.label}; {lost} documents lost commits")
+            self.result.seen["failovers"] += 1
+            self.result.seen["failovers with lost commits"] += lost > 0
+            if self.random.random() < 0.7:
+                task.process.paused_until = self.scheduler.now + self.random.uniform(0.1, 2.0)
+            self.scheduler.call_later(
+                self.random.uniform(0.0, 2.0), lambda: self._operate(self._operator.check_history)
+            )
+
+    # The end
+
+    def _heal(self) -> None:
+        self.is_healed = True
+        self._note("no more faults")
+        for process in self._processes:
+            process.paused_until = 0.0
+        if self.world.milvus.rows is None and not self._operator_tasks:
+            self._operate(self._operator.restore_milvus)
+
+    def _is_quiet(self) -> bool:
+        world = self.world
+        if self._writers.running or self._operator_tasks or world.broker.transactions:
+            return False
+        if any(topic.waiting for topic in world.topics.values()):
+            return False
+        behind = world.database.rows("SELECT doc_id, state, last_error FROM sink_states WHERE state <> 'applied'")
+        for doc_id, state, reason in behind:
+            if state == "absent" and "write the document again" in (reason or "") and doc_id not in self._lost:
+                assert doc_id in self.checks.lost, f"{doc_id}: {reason}"
+                self._lost.add(doc_id)
+                self.result.seen["written again"] += 1
+                self._operate(lambda doc_id=doc_id: self._operator.write_again(doc_id))
+        return not behind and not world.database.rows("SELECT 1 FROM outbox")
+
+    def _describe(self) -> str:
+        rows = self.world.database.rows
+        return (
+            f"outbox {rows('SELECT count(*) FROM outbox')[0][0]}, "
+            f"waiting {[topic.waiting for topic in self.world.topics.values()]}, "
+            f"states {rows('SELECT doc_id, sink, state, applied_version, desired_version, last_error FROM sink_states')}"
+        )
+
+    def _count(self) -> None:
+        seen, world = self.result.seen, self.world
+        seen["fenced"] += world.broker.fenced
+        seen["refilled"] += world.refilled
+        seen["late commits"] += self._writers.late if hasattr(self, "_writers") else 0
+
+
+def run(seed: int, operations: tuple[Operation, ...] | None = None) -> Result:
+    """Run one schedule."""
+    for name in ("consumers", "relays", "schema"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return Simulation(seed, operations).run()

@@ -1,0 +1,139 @@
+"""Writers, and what an operator does after a failover, after the loss of a store, and for what no store has."""
+
+from collections import deque
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import DBAPIError
+
+from consumers import marks
+from consumers.refill import mark_all_absent
+from producer import Writer
+from producer.errors import FileRequired, UnknownDocument, VectorRequired
+from producer.files import DocumentFile
+from schema.database.history import lock_identity
+from schema.database.tables import outbox
+from schema.events.events import decode
+from schema.retry import call_with_retry
+from schema.sinks import MILVUS
+from tests.simulation.plan import Operation
+from tests.simulation.processes import World
+from tests.simulation.scheduler import Process, TaskEvent
+from tests.support.pipeline import MODEL, document
+
+_RESERVED_IDS = 40
+
+
+class Writers(Process):
+    """Each writer takes the next operation when it has ended the last one."""
+
+    def __init__(self, world: World, operations: deque[Operation], count: int, pace_seconds: float) -> None:
+        super().__init__("writers")
+        self._world = world
+        self._operations = operations
+        self._pace_seconds = pace_seconds
+        self._writer = Writer(MODEL)
+        self._locked: set[str] = set()  # documents of open transactions
+        self.late = 0
+        self._last = 0  # outbox id before the open transaction
+        self.running = count
+        for _ in range(count):
+            world.scheduler.spawn(self, self._run)
+
+    def _run(self) -> None:
+        while self._operations:
+            self._world.scheduler.sleep(self._world.random.uniform(0, self._pace_seconds))
+            if not self._operations:
+                break
+            operation = self._operations.popleft()
+            doc_id = operation.doc_id
+            self._world.scheduler.wait_until(lambda doc_id=doc_id: doc_id not in self._locked)
+            self._locked.add(doc_id)
+            try:
+                self._commit(operation)
+            except (DBAPIError, OSError, UnknownDocument, VectorRequired, FileRequired):
+                pass  # the service gets the error
+            self._locked.discard(doc_id)
+        self.running -= 1
+
+    def _commit(self, operation: Operation) -> None:
+        """One transaction. A late one inserts its outbox rows long before it commits."""
+        world, database = self._world, self._world.database
+        file = None
+        if operation.file is not None and operation.kind == "upsert":
+            file = DocumentFile.from_bytes(operation.file, "original.md", world.store())
+        first, epoch = None, database.epoch
+        if operation.is_late:
+            first = database.reserve_ids(_RESERVED_IDS)
+            world.scheduler.sleep(world.random.uniform(0, 2))
+            if database.epoch != epoch:
+                return  # its server is gone
+        with database.engine.begin() as connection:
+            self._last = database.last_id()
+            match operation.kind:
+                case "upsert":
+                    given = document(
+                        operation.doc_id, *operation.contents, business_tag=operation.tag or None, file=file
+                    )
+                    self._writer.upsert(connection, given)
+                case "relabel":
+                    self._writer.relabel(connection, operation.doc_id, business_tag=operation.tag or None)
+                case "delete":
+                    self._writer.delete(connection, operation.doc_id)
+                case "resync":
+                    self._writer.resync(connection, operation.doc_id)
+            if first is not None:
+                self._use_reserved(connection, first)
+
+    def _use_reserved(self, connection: Connection, first: int) -> None:
+        """Give the rows of this transaction the ids that were reserved."""
+        new = connection.execute(select(outbox.c.id).where(outbox.c.id >= first + _RESERVED_IDS).order_by(outbox.c.id))
+        ids = [outbox_id for outbox_id in new.scalars() if outbox_id > self._last]
+        if 0 < len(ids) <= _RESERVED_IDS:
+            self.late += 1
+            for place, outbox_id in enumerate(ids):
+                connection.execute(update(outbox).where(outbox.c.id == outbox_id).values(id=first + place))
+
+
+class Operator(Process):
+    """A person, or a supervisor, who looks after the system."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__("operator")
+        self._world = world
+
+    def check_history(self) -> None:
+        """Enter every event of a lost history that the topic has: consumers that got it earlier did not know."""
+        self._retry(self._check_history)
+
+    def restore_milvus(self) -> None:
+        """What `rag-outbox init` does when it finds no collection."""
+        self._retry(lambda: mark_all_absent(self._world.database.engine, MILVUS, "the store was missing and is new"))
+        if self._world.milvus.rows is None:
+            self._world.milvus.rows = {}
+
+    def write_again(self, doc_id: str) -> None:
+        """Write a document whose files or vectors no store has: what `last_error` asks for."""
+        rows = self._world.database.rows
+        contents = [one for (one,) in rows("SELECT content FROM chunks WHERE doc_id = ? ORDER BY chunk_index", doc_id)]
+        [(tag,)] = rows("SELECT business_tag FROM documents WHERE doc_id = ?", doc_id)
+        file = DocumentFile.from_bytes(b"written again", "original.md", self._world.store())
+        with self._world.database.engine.begin() as connection:
+            Writer(MODEL).upsert(connection, document(doc_id, *contents, business_tag=tag, file=file))
+
+    def _check_history(self) -> None:
+        with self._world.database.engine.begin() as connection:
+            lock_identity(connection)
+        events = [decode(message.envelope) for log in self._world.broker.log.values() for message in log]
+        with self._world.database.engine.begin() as connection:
+            doc_ids = {event.doc_id for event in events}
+            marks.lock_documents(connection, doc_ids)
+            known = marks.load_known(connection, MILVUS, doc_ids)
+            lost = [
+                (event.doc_id, event.version)
+                for event in events
+                if event.doc_id not in known or not known[event.doc_id].is_valid(event.history_id, event.version)
+            ]
+            marks.mark_lost(connection, "the topic", lost)
+
+    def _retry(self, work: object) -> None:
+        call_with_retry(work, backoff=self._world.backoff, stop=TaskEvent(self._world.scheduler))  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""An object store in memory."""
+
+import errno
+import hashlib
+from collections.abc import Iterable, Iterator
+
+from schema.object_store.port import BucketMissing, ObjectMissing, Readable
+
+
+class MemoryObjectStore:
+    """`objects` are bytes by key, None when the bucket is missing. `changes` counts writes and removals."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] | None = {}
+        self.changes = 0
+
+    def exists(self) -> bool:
+        return self.objects is not None
+
+    def ensure(self) -> None:
+        if self.objects is None:
+            self.objects = {}
+
+    def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
+        _check(key)
+        content = bytearray()
+        while piece := stream.read(size_bytes + 1 - len(content)):
+            content += piece
+            if len(content) > size_bytes:
+                break
+        if len(content) != size_bytes:
+            raise OSError(errno.EIO, f"{len(content)} bytes instead of {size_bytes}", key)
+        self._write(key, bytes(content))
+
+    def read(self, key: str) -> bytes:
+        found = (self.objects or {}).get(key)
+        if found is None:
+            raise ObjectMissing(key)
+        return found
+
+    def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
+        _check(target)
+        self._write(target, self.read(source))
+
+    def sha256(self, key: str) -> str | None:
+        found = (self.objects or {}).get(key)
+        return None if found is None else hashlib.sha256(found).hexdigest()
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        return iter(sorted(key for key in self.objects or {} if key.startswith(prefix)))
+
+    def remove(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            (self.objects or {}).pop(key, None)
+        self.changes += 1
+
+    def location(self, key: str) -> str:
+        return f"memory:{key}"
+
+    def _write(self, key: str, content: bytes) -> None:
+        if self.objects is None:
+            raise BucketMissing
+        self.objects[key] = content
+        self.changes += 1
+
+
+def _check(key: str) -> None:
+    key.encode()
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        raise ValueError(f"object key {key!r} is no plain path")
