@@ -9,6 +9,7 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any
 
+import msgspec
 from sqlalchemy import Engine, bindparam, create_engine, event, text
 from sqlalchemy.pool import StaticPool
 
@@ -81,12 +82,11 @@ def _copy(source: sqlite3.Connection) -> sqlite3.Connection:
 
 
 class Database:
-    """`epoch` counts the failovers; `claimed` tells in which one an event was claimed last."""
+    """`epoch` counts the failovers."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.engine, self.raw, empty = _engine()
         self.epoch = 0
-        self.claimed: dict[str, int] = {}
         self._scheduler = scheduler
         self.raw.scheduler = None
         empty.backup(self.raw)
@@ -136,11 +136,15 @@ class Database:
         last = self.last_id()
         self.rows("DELETE FROM sqlite_sequence WHERE name = 'outbox'")
         self.rows("INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', ?)", last + count)
+        sqlite3.Connection.commit(self.raw)
         return last + 1
 
 
 class RelayOutbox(SqlOutbox):
-    """The shipped outbox; on SQLite it lacks `claim_lanes`."""
+    """The shipped outbox; on SQLite it lacks `claim_lanes`.
+
+    `created_at` of a row is the epoch in which it was claimed: the event carries it in the header ce_time.
+    """
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.engine)
@@ -162,5 +166,4 @@ class RelayOutbox(SqlOutbox):
                 return []
             batch = next(bounded(found, len(found), size_bytes, lambda row: int(row.payload_bytes)), [])
             rows = _read(connection, [row.id for row in batch], _require(found[0].history_id))
-        self._database.claimed |= {row.envelope.event_id: self._database.epoch for row in rows}
-        return rows
+        return [msgspec.structs.replace(row, created_at=str(self._database.epoch)) for row in rows]

@@ -57,7 +57,7 @@ class Plan:
 
 def draw_operation(random: Random, documents: int) -> Operation:
     doc_id = DOC_IDS[random.randrange(documents)]
-    contents = tuple(random.sample(CONTENTS, random.randint(0 if random.random() < 0.1 else 1, len(CONTENTS))))
+    contents = tuple(random.sample(CONTENTS, random.randint(1, len(CONTENTS))))
     file = random.choice((None, b"a file", b"another, which is staged"))
     return Operation(random.choice(KINDS), doc_id, contents, random.choice(TAGS), file, random.random() < 0.15)
 

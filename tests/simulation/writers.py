@@ -11,10 +11,10 @@ from producer import Writer
 from producer.errors import FileRequired, UnknownDocument, VectorRequired
 from producer.files import DocumentFile
 from schema.database.history import lock_identity
-from schema.database.tables import outbox
+from schema.database.tables import outbox, sink_states
 from schema.events.events import decode
 from schema.retry import call_with_retry
-from schema.sinks import MILVUS
+from schema.sinks import MILVUS, SINKS
 from tests.simulation.plan import Operation
 from tests.simulation.processes import World
 from tests.simulation.scheduler import Process, TaskEvent
@@ -134,6 +134,12 @@ class Operator(Process):
                 if event.doc_id not in known or not known[event.doc_id].is_valid(event.history_id, event.version)
             ]
             marks.mark_lost(connection, "the topic", lost)
+            for sink in SINKS:  # a mark may be lost too, and nobody sends its event again
+                state = sink_states.c
+                behind = select(state.doc_id).where(state.sink == sink, state.state == "pending")
+                reasons = dict.fromkeys(connection.execute(behind).scalars(), "its mark may be lost")
+                marks.lock_documents(connection, reasons)
+                marks.mark_absent(connection, sink, reasons)
 
     def _retry(self, work: object) -> None:
         call_with_retry(work, backoff=self._world.backoff, stop=TaskEvent(self._world.scheduler))  # type: ignore[arg-type]
