@@ -14,7 +14,7 @@ from sqlalchemy import Engine, bindparam, create_engine, event, text
 from sqlalchemy.pool import StaticPool
 
 from relays.outbox import SqlOutbox, _read, _require
-from relays.ports import OutboxRow
+from relays.ports import Named, OutboxRow
 from schema.batches import bounded
 from schema.database import connection as shipped
 from schema.database.connection import reading
@@ -89,6 +89,7 @@ class Database:
         self.epoch = 0
         self._scheduler = scheduler
         self.raw.scheduler = None
+        self.raw.rollback()
         empty.backup(self.raw)
         self.raw.create_function("strftime", -1, self._strftime)
         self.raw.scheduler = scheduler
@@ -149,9 +150,15 @@ class RelayOutbox(SqlOutbox):
     def __init__(self, database: Database) -> None:
         super().__init__(database.engine)
         self._database = database
+        self.recovered = 0  # rows settled in takeovers
 
     def open(self) -> None:
         """There is no binlog."""
+
+    def settle_named(self, named: Collection[Named]) -> int:
+        settled = super().settle_named(named)
+        self.recovered += settled
+        return settled
 
     def claim_lanes(
         self, lanes: Collection[int], in_flight: Collection[OutboxRow], rows_per_lane: int, size_bytes: int

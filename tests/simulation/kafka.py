@@ -44,6 +44,9 @@ class Broker(MemoryBroker):
         self.on_commit: Callable[[Transaction], None] = lambda _transaction: None
         self.on_message: Callable[[Message], None] = lambda _message: None
         self.fenced = 0
+        self.refusal = 0.0  # the chance that an event is refused for good
+        self.refused: set[str] = set()  # event ids
+        self._judged: set[str] = set()
         self._read = dict.fromkeys(range(LANES), 0)  # records before the last stable offset
 
     def end(self, transaction: Transaction, state: str) -> None:
@@ -68,8 +71,12 @@ class Broker(MemoryBroker):
                     self.on_message(visible)
             self._read[lane] = read
 
-    def members(self) -> list[MemoryLanes]:
-        return list(self._members.values())
+    def is_refused(self, event_id: str) -> bool:
+        if event_id not in self._judged:
+            self._judged.add(event_id)
+            if self.refusal and self.random.random() < self.refusal:
+                self.refused.add(event_id)
+        return event_id in self.refused
 
 
 class Producer:
@@ -88,8 +95,13 @@ class Producer:
         seconds = self._broker.random.uniform(*_TRANSACTION_SECONDS)
         self._broker.scheduler.call_later(seconds, lambda: self._broker.end(transaction, "aborted"))
 
-    def produce(self, _topic: str, *, partition: int, key: bytes, value: bytes, headers: Headers, **_: Any) -> None:
+    def produce(
+        self, _topic: str, *, partition: int, key: bytes, value: bytes, headers: Headers, on_delivery: Any
+    ) -> None:
         message = Message((_TOPIC, partition), 0, key, value, headers)
+        if self._broker.is_refused(message.envelope.event_id):
+            on_delivery(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "the event is too large"), None)
+            return
         self._transaction.messages.append(message.envelope)
         self._broker.records[partition].append((message, self._transaction))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -12,6 +13,7 @@ import consumers.kafka
 import consumers.milvus.sink
 import consumers.minio.sink
 import consumers.refill
+import producer.desired
 import relays.claim
 import relays.publisher
 from schema import limits
@@ -48,6 +50,9 @@ class Plan:
     expire: float  # of a process that pauses
     restart: float
     failovers: int
+    late: float  # that a consumer stands still for long just before a request to its store, and its session ends
+    failover_in_relay: float  # that a failover comes while a relay stands before a transaction
+    refuse: float  # that Kafka refuses an event for good
     lose_milvus: float
     rows: int  # in a batch
     event_bytes: int
@@ -64,23 +69,34 @@ def draw_operation(random: Random, documents: int) -> Operation:
 
 def draw(random: Random, operations: tuple[Operation, ...] | None = None) -> Plan:
     documents = random.randint(1, len(DOC_IDS))
-    drawn = tuple(draw_operation(random, documents) for _ in range(random.randint(4, 14)))
+    drawn = tuple(draw_operation(random, documents) for _ in range(random.randint(4, 20)))
     return Plan(
         operations=drawn if operations is None else operations,
         relays=random.randint(1, 2),
-        consumers=random.randint(1, 2),
+        consumers=random.choice((1, 2, 2)),
         fault=random.choice((0.0, 0.005, 0.03)),
         kill=random.choice((0.0, 0.003, 0.01)),
         pause=random.choice((0.0, 0.005, 0.02)),
         expire=random.choice((0.0, 0.5, 1.0)),
         restart=random.choice((0.0, 0.0, 0.003)),
-        failovers=random.choice((0, 0, 1)),
+        failovers=random.choice((0, 1)),
+        late=random.choice((0.0, 0.0, 0.1)),
+        failover_in_relay=random.choice((0.0, 0.1, 0.3)),
+        refuse=random.choice((0.0, 0.0, 0.0, 0.1)),
         lose_milvus=random.choice((0.0, 0.0, 0.002)),
         rows=random.choice((1, 2, 500)),
         event_bytes=random.choice((1_000, limits.EVENT_BYTES)),
         inline_bytes=random.choice((10, limits.INLINE_FILE_BYTES)),
-        pace_seconds=random.choice((0.01, 0.3)),
+        pace_seconds=random.choice((0.01, 0.1, 0.3)),
     )
+
+
+class _Today(datetime):
+    """The writers' clock, for dates in keys: that of the database."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "_Today":
+        return cls(2026, 1, 1, tzinfo=tz)
 
 
 @contextmanager
@@ -100,6 +116,7 @@ def small_batches(plan: Plan, new_producer: Any) -> Iterator[None]:
         (consumers.milvus.sink, "_ROWS_PER_REQUEST", rows),
         (consumers.refill, "_ROUND_DOCUMENTS", rows),
         (limits, "EVENT_BYTES", plan.event_bytes),
+        (producer.desired, "datetime", _Today),
         (limits, "INLINE_FILE_BYTES", plan.inline_bytes),
     ]
     with ExitStack() as stack:

@@ -16,6 +16,7 @@ from tests.simulation.scheduler import Killed, Process, Scheduler, Task
 from tests.simulation.writers import Operator, Writers
 
 _MOST_STEPS = 12_000
+_WRITES = {"milvus.upsert", "milvus.delete", "store.put", "store.copy", "store.remove"}
 _FAULT_STEPS = 2_500  # after which no more faults come
 
 
@@ -43,9 +44,11 @@ class Simulation:
         self._failovers = self.plan.failovers
         self._operator = Operator(self.world)
         self._operator_tasks = 0
-        self._processes: list[RelayProcess | ConsumerProcess] = []
-        self._starts = 0
+        self._processes: list[RelayProcess | ConsumerProcess] = []  # that have not ended
+        self._consumers: list[ConsumerProcess] = []  # all that there were
+        self._relays: list[RelayProcess] = []
         self._lost: set[str] = set()
+        self.world.broker.refusal = self.plan.refuse
 
     def run(self) -> Result:
         with plans.small_batches(self.plan, lambda _settings: Producer(self.world.broker)):
@@ -88,6 +91,10 @@ class Simulation:
         process = new()
         process.start_again = lambda: self._start(new)  # type: ignore[union-attr]
         self._processes.append(process)
+        if isinstance(process, ConsumerProcess):
+            self._consumers.append(process)
+        else:
+            self._relays.append(process)
         self.checks.consumers = [one for one in self._processes if isinstance(one, ConsumerProcess)]
 
     # Faults
@@ -104,12 +111,16 @@ class Simulation:
             self._note(f"{process.name} {task.label}: fails")
             self.result.seen["faults"] += 1
             return
+        if isinstance(process, ConsumerProcess) and task.label in _WRITES and self.random.random() < plan.late:
+            self._pause(process, task.label, self.random.uniform(0.5, 3.0), expires=True)
+            return
         chance = self.random.random()
         if chance < plan.kill:
             if process.may_be_killed:
                 self._kill(process, task.label)
         elif chance < plan.kill + plan.pause:
-            self._pause(process, task.label)
+            seconds = self.random.choice((0.05, 0.5, 5.0)) * self.random.random()
+            self._pause(process, task.label, seconds, expires=self.random.random() < plan.expire)
         elif chance < plan.kill + plan.pause + plan.restart:
             self._stop(process)
         if plan.lose_milvus and self.random.random() < plan.lose_milvus and self.world.milvus.rows is not None:
@@ -134,16 +145,13 @@ class Simulation:
         self.scheduler.call_later(self.random.uniform(0.01, 3.0), lambda: process.expire(self.world))
         self.scheduler.call_later(self.random.uniform(0.01, 2.0), process.start_again)  # type: ignore[union-attr]
 
-    def _pause(self, process: RelayProcess | ConsumerProcess, label: str) -> None:
-        seconds = self.random.choice((0.05, 0.5, 5.0)) * self.random.random()
+    def _pause(self, process: RelayProcess | ConsumerProcess, label: str, seconds: float, *, expires: bool) -> None:
         process.paused_until = self.scheduler.now + seconds
         self.result.seen["pauses"] += 1
-        text = f"{process.name} {label}: stands still for {seconds:.2f}s"
-        if self.random.random() < self.plan.expire:
+        if expires:
             process.expire(self.world)
-            text += ", its session ends"
             self.result.seen["expired"] += 1
-        self._note(text)
+        self._note(f"{process.name} {label}: stands still for {seconds:.2f}s{', its session ends' * expires}")
 
     def _stop(self, process: RelayProcess | ConsumerProcess) -> None:
         if process.may_be_killed and not process.stop.is_set():
@@ -173,7 +181,7 @@ class Simulation:
         if not database.lags:
             if self.random.random() < 0.003:
                 database.stop_replica()
-        elif self.random.random() < 0.01:
+        elif self.random.random() < self._failover_chance(task):
             before = self.checks.before_failover()
             database.fail_over()
             lost = self.checks.after_failover(before)
@@ -183,14 +191,24 @@ class Simulation:
             self.result.seen["failovers with lost commits"] += lost > 0
             if self.random.random() < 0.7:
                 task.process.paused_until = self.scheduler.now + self.random.uniform(0.1, 2.0)
+                if self.random.random() < 0.5:  # consumers are slower than the relays
+                    for process in self._processes:
+                        if isinstance(process, ConsumerProcess):
+                            process.paused_until = task.process.paused_until
             self.scheduler.call_later(
                 self.random.uniform(0.0, 2.0), lambda: self._operate(self._operator.check_history)
             )
+
+    def _failover_chance(self, task: Task) -> float:
+        if isinstance(task.process, RelayProcess) and task.label == "sql":
+            return self.plan.failover_in_relay
+        return 0.002 if self.plan.failover_in_relay else 0.01
 
     # The end
 
     def _heal(self) -> None:
         self.is_healed = True
+        self.world.broker.refusal = 0.0
         self._note("no more faults")
         for process in self._processes:
             process.paused_until = 0.0
@@ -205,16 +223,20 @@ class Simulation:
             return False
         if world.database.rows("SELECT 1 FROM outbox"):
             return False
-        behind = set(world.database.rows("SELECT doc_id, state, last_error FROM sink_states WHERE state <> 'applied'"))
-        for doc_id, state, reason in behind:
-            if state == "absent" and "write the document again" in (reason or "") and doc_id not in self._lost:
-                if not self.checks.lacks(doc_id):
-                    continue  # it was postponed, and is due later
-                assert doc_id in self.checks.lost, f"{doc_id}: {reason}"
+        behind = world.database.rows("SELECT DISTINCT doc_id, state FROM sink_states WHERE state <> 'applied'")
+        for doc_id, state in behind:
+            is_dead = bool(world.database.rows("SELECT 1 FROM outbox_dead_letters WHERE aggregate_id = ?", doc_id))
+            is_lacking = state == "absent" and self._is_told_to_write(doc_id) and self.checks.lacks(doc_id)
+            assert is_dead or not is_lacking or doc_id in self.checks.lost, f"the object store lacks files of {doc_id}"
+            if (is_dead or is_lacking) and doc_id not in self._lost:
                 self._lost.add(doc_id)
                 self.result.seen["written again"] += 1
                 self._operate(lambda doc_id=doc_id: self._operator.write_again(doc_id))
         return not behind
+
+    def _is_told_to_write(self, doc_id: str) -> bool:
+        reasons = self.world.database.rows("SELECT last_error FROM sink_states WHERE doc_id = ?", doc_id)
+        return any("write the document again" in (reason or "") for (reason,) in reasons)
 
     def _describe(self) -> str:
         rows = self.world.database.rows
@@ -228,6 +250,13 @@ class Simulation:
         seen, world = self.result.seen, self.world
         seen["fenced"] += world.broker.fenced
         seen["refilled"] += world.refilled
+        seen["refused by Kafka"] += len(world.broker.refused)
+        for consumer in self._consumers:
+            seen["late consumers"] += consumer.applier.counts["applied_late"]
+            seen["lost events found"] += consumer.applier.counts["lost_history"]
+        seen["multi-part versions"] += self.checks.part_events
+        seen["relabels with a base"] += self.checks.base_events
+        seen["takeovers that settled rows"] += sum(relay.recovered for relay in self._relays)
         seen["late commits"] += self._writers.late if hasattr(self, "_writers") else 0
 
 

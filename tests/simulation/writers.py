@@ -136,7 +136,7 @@ class Operator(Process):
             marks.mark_lost(connection, "the topic", lost)
             for sink in SINKS:  # a mark may be lost too, and nobody sends its event again
                 state = sink_states.c
-                behind = select(state.doc_id).where(state.sink == sink, state.state == "pending")
+                behind = select(state.doc_id).where(state.sink == sink, state.state.in_(("pending", "failed")))
                 reasons = dict.fromkeys(connection.execute(behind).scalars(), "its mark may be lost")
                 marks.lock_documents(connection, reasons)
                 marks.mark_absent(connection, sink, reasons)
