@@ -108,14 +108,18 @@ class KafkaConsumer:
             rows, timeout = min(_FETCH_ROWS, _BATCH_ROWS - len(self._batch)), _FILL_SECONDS
 
     def apply(self, stop: threading.Event) -> None:
-        """Apply the batch; retry with backoff while the sink is down."""
+        """Apply the batch; retry with backoff while the sink is down.
+
+        An attempt that failed is repeated even if its partitions are lost by then: what it wrote must be marked.
+        """
         failures = 0
-        while self._batch:
+        while self._batch or failures:
             self._attempt = self._executor.submit(self._applier.apply, [message.envelope for message in self._batch])
             wait([self._attempt], _PATIENCE_SECONDS)
             self._serve_until(self._attempt.done)
             try:
                 self._finish()
+                failures = 0
             except Retryable as error:
                 self._attempt = None
                 if stop.is_set():

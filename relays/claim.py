@@ -6,7 +6,6 @@ whole, and if no lane arrived since.
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
 
 from relays import offset_metadata
 from relays.background import Background
@@ -62,5 +61,11 @@ class Claimer:
 
     def _read(self, in_flight: Sequence[OutboxRow]) -> "Future[list[OutboxRow]]":
         lanes = frozenset(self._lanes.owned)
-        claim = partial(self._outbox.claim_lanes, lanes, in_flight, _ROWS_PER_LANE, _BATCH_BYTES)
-        return self._background.start(lambda: offset_metadata.limit_rows(claim()))
+
+        def read() -> list[OutboxRow]:
+            rows = self._outbox.claim_lanes(lanes, in_flight, _ROWS_PER_LANE, _BATCH_BYTES)
+            if rows and any(row.history_id != rows[0].history_id for row in in_flight):
+                return []  # a row of the new history may have an id in flight, and was left out: wait for the settle
+            return offset_metadata.limit_rows(rows)
+
+        return self._background.start(read)

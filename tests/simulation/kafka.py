@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from consumers.subscription import Headers, Message
 from relays.ports import LaneOffset
 from schema.database.tables import LANES
+from schema.events.events import UPSERTED
 from tests.simulation.scheduler import Port, Scheduler
 from tests.support.memory_kafka import MemoryBroker, MemoryLanes, Transaction
 from tests.support.memory_subscription import MemorySubscription, MemoryTopic
@@ -99,7 +100,7 @@ class Producer:
         self, _topic: str, *, partition: int, key: bytes, value: bytes, headers: Headers, on_delivery: Any
     ) -> None:
         message = Message((_TOPIC, partition), 0, key, value, headers)
-        if self._broker.is_refused(message.envelope.event_id):
+        if message.envelope.event_type == UPSERTED and self._broker.is_refused(message.envelope.event_id):
             on_delivery(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "the event is too large"), None)
             return
         self._transaction.messages.append(message.envelope)

@@ -17,6 +17,9 @@ from tests.simulation.writers import Operator, Writers
 
 _MOST_STEPS = 12_000
 _WRITES = {"milvus.upsert", "milvus.delete", "store.put", "store.copy", "store.remove"}
+_DEAD = """
+SELECT 1 FROM outbox_dead_letters JOIN documents ON doc_id = aggregate_id WHERE doc_id = ? AND deleted_at IS NULL
+"""
 _FAULT_STEPS = 2_500  # after which no more faults come
 
 
@@ -127,6 +130,7 @@ class Simulation:
             self._note("the Milvus collection is lost")
             self.world.milvus.rows = None
             self.result.seen["milvus lost"] += 1
+            self.checks.lost_milvus = True
         if self._failovers:
             self._move_failover(task)
 
@@ -219,13 +223,13 @@ class Simulation:
         world = self.world
         if self._writers.running or self._operator_tasks or world.broker.transactions:
             return False
-        if any(topic.waiting for topic in world.topics.values()):
+        if any(topic.waiting for topic in world.topics.values()) or self._has_unmarked():
             return False
         if world.database.rows("SELECT 1 FROM outbox"):
             return False
         behind = world.database.rows("SELECT DISTINCT doc_id, state FROM sink_states WHERE state <> 'applied'")
         for doc_id, state in behind:
-            is_dead = bool(world.database.rows("SELECT 1 FROM outbox_dead_letters WHERE aggregate_id = ?", doc_id))
+            is_dead = bool(world.database.rows(_DEAD, doc_id))
             is_lacking = state == "absent" and self._is_told_to_write(doc_id) and self.checks.lacks(doc_id)
             assert is_dead or not is_lacking or doc_id in self.checks.lost, f"the object store lacks files of {doc_id}"
             if (is_dead or is_lacking) and doc_id not in self._lost:
@@ -233,6 +237,13 @@ class Simulation:
                 self.result.seen["written again"] += 1
                 self._operate(lambda doc_id=doc_id: self._operator.write_again(doc_id))
         return not behind
+
+    def _has_unmarked(self) -> bool:
+        """Whether a consumer has given its sink a version that it did not mark, and that is not the marked one."""
+        given = {(one.sink_name, *key) for one in self.checks.consumers for key in one.given}
+        return bool(given) and not given <= set(
+            self.world.database.rows("SELECT sink, doc_id, applied_version FROM sink_states")
+        )
 
     def _is_told_to_write(self, doc_id: str) -> bool:
         reasons = self.world.database.rows("SELECT last_error FROM sink_states WHERE doc_id = ?", doc_id)
@@ -243,6 +254,7 @@ class Simulation:
         return (
             f"outbox {rows('SELECT count(*) FROM outbox')[0][0]}, "
             f"waiting {[topic.waiting for topic in self.world.topics.values()]}, "
+            f"given {[one.given for one in self.checks.consumers]}, "
             f"states {rows('SELECT doc_id, sink, state, applied_version, desired_version, last_error FROM sink_states')}"
         )
 
