@@ -52,6 +52,7 @@ class Simulation:
         self._relays: list[RelayProcess] = []
         self._lost: set[str] = set()
         self.world.broker.refusal = self.plan.refuse
+        self.checks.may_refuse = self.plan.refuse > 0
 
     def run(self) -> Result:
         with plans.small_batches(self.plan, lambda _settings: Producer(self.world.broker)):
@@ -130,7 +131,7 @@ class Simulation:
             self._note("the Milvus collection is lost")
             self.world.milvus.rows = None
             self.result.seen["milvus lost"] += 1
-            self.checks.lost_milvus = True
+            self.checks.may_refuse = True
         if self._failovers:
             self._move_failover(task)
 
@@ -153,6 +154,7 @@ class Simulation:
         process.paused_until = self.scheduler.now + seconds
         self.result.seen["pauses"] += 1
         if expires:
+            self.checks.may_refuse = True
             process.expire(self.world)
             self.result.seen["expired"] += 1
         self._note(f"{process.name} {label}: stands still for {seconds:.2f}s{', its session ends' * expires}")
@@ -189,6 +191,7 @@ class Simulation:
             before = self.checks.before_failover()
             database.fail_over()
             lost = self.checks.after_failover(before)
+            self.checks.may_refuse = True
             self._failovers -= 1
             self._note(f"failover while {task.process.name} stands at {task.label}; {lost} documents lost commits")
             self.result.seen["failovers"] += 1
@@ -199,9 +202,13 @@ class Simulation:
                     for process in self._processes:
                         if isinstance(process, ConsumerProcess):
                             process.paused_until = task.process.paused_until
-            self.scheduler.call_later(
-                self.random.uniform(0.0, 2.0), lambda: self._operate(self._operator.check_history)
-            )
+            self._operator_tasks += 1  # not quiet before the topic is searched
+            self.scheduler.call_later(self.random.uniform(0.0, 2.0), self._check_history)
+
+    def _check_history(self) -> None:
+        self._operator_tasks -= 1
+        absent = self.checks.absent
+        self._operate(lambda: self._operator.check_history(absent))
 
     def _failover_chance(self, task: Task) -> float:
         if isinstance(task.process, RelayProcess) and task.label == "sql":

@@ -1,6 +1,7 @@
 """Writers, and what an operator does after a failover, after the loss of a store, and for what no store has."""
 
 from collections import deque
+from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import DBAPIError
@@ -101,9 +102,12 @@ class Operator(Process):
         super().__init__("operator")
         self._world = world
 
-    def check_history(self) -> None:
-        """Enter every event of a lost history that the topic has: consumers that got it earlier did not know."""
-        self._retry(self._check_history)
+    def check_history(self, absent: Collection[tuple[str, str]]) -> None:
+        """Enter every event of a lost history that the topic has: consumers that got it earlier did not know.
+
+        `absent` are the sinks and documents that were absent on the old server: no other store tells of them.
+        """
+        self._retry(lambda: self._check_history(absent))
 
     def restore_milvus(self) -> None:
         """What `rag-outbox init` does when it finds no collection."""
@@ -120,7 +124,7 @@ class Operator(Process):
         with self._world.database.engine.begin() as connection:
             Writer(MODEL).upsert(connection, document(doc_id, *contents, business_tag=tag, file=file))
 
-    def _check_history(self) -> None:
+    def _check_history(self, absent: Collection[tuple[str, str]]) -> None:
         with self._world.database.engine.begin() as connection:
             lock_identity(connection)
         events = [decode(message.envelope) for log in self._world.broker.log.values() for message in log]
@@ -137,9 +141,10 @@ class Operator(Process):
             for sink in SINKS:  # a mark may be lost too, and nobody sends its event again
                 state = sink_states.c
                 behind = select(state.doc_id).where(state.sink == sink, state.state.in_(("pending", "failed")))
-                reasons = dict.fromkeys(connection.execute(behind).scalars(), "its mark may be lost")
+                doc_ids = {*connection.execute(behind).scalars(), *(doc_id for name, doc_id in absent if name == sink)}
+                reasons = dict.fromkeys(sorted(doc_ids), "its mark may be lost")
                 marks.lock_documents(connection, reasons)
                 marks.mark_absent(connection, sink, reasons)
 
-    def _retry(self, work: object) -> None:
-        call_with_retry(work, backoff=self._world.backoff, stop=TaskEvent(self._world.scheduler))  # type: ignore[arg-type]
+    def _retry(self, work: Callable[[], object]) -> None:
+        call_with_retry(work, backoff=self._world.backoff, stop=TaskEvent(self._world.scheduler))

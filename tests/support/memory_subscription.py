@@ -101,7 +101,7 @@ class MemorySubscription:
         intended = self.topic.intended(self)
         if self.owned - intended:
             self._give_up(self.owned - intended)
-        for partition in intended - self.topic.owners.keys():
+        for partition in self.topic.intended(self) - self.topic.owners.keys():
             self.topic.owners[partition] = self
             self.owned.add(partition)
             self._positions[partition] = self.topic.committed[partition]
