@@ -14,10 +14,10 @@ DEV     := $(VENV)/.dev-installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick settings
+.PHONY: help demo test simulate simulate-mutants lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick settings
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## show the whole pipeline on this machine, then kill and restart it
 	$(BIN)/rag-outbox demo
@@ -25,6 +25,12 @@ demo: $(RUNTIME) ## show the whole pipeline on this machine, then kill and resta
 test: $(DEV) ## run all tests; pytest options: ARGS="-k name -x"
 	-$(BIN)/python -m compose.native fetch
 	$(PYTEST) $(ARGS)
+
+simulate: $(DEV) ## run schedules of the simulation; SCHEDULES=10000 keeps the result, SEED=123 runs one
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--schedules $(or $(SCHEDULES),500) $(if $(SCHEDULES),--keep))
+
+simulate-mutants: $(DEV) ## check that the simulation finds each of its mutants
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation --mutants
 
 servers: $(RUNTIME) ## start MySQL, Kafka, Milvus and MinIO without Docker; ARGS="--replica --port mysql=3306"
 	$(BIN)/python -m compose.native up $(ARGS)

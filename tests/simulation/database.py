@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Collection
 from functools import cache
 from typing import Any
+from zlib import crc32
 
 import msgspec
 from sqlalchemy import Engine, bindparam, create_engine, event, text
@@ -66,6 +67,7 @@ class _Connection(sqlite3.Connection):
 def _engine() -> tuple[Engine, _Connection, sqlite3.Connection]:
     """One engine per process, since its compiled statements are worth keeping; its connection, and an empty system."""
     raw = sqlite3.connect(":memory:", factory=_Connection)
+    raw.create_function("unicode", 1, lambda text: crc32(text.encode()), deterministic=True)  # lanes as on MySQL
     made = create_engine("sqlite://", hide_parameters=True, poolclass=StaticPool, creator=lambda: raw)
     event.listen(made, "connect", shipped._prepare_sqlite)
     event.listen(made, "begin", shipped._begin_immediate)
@@ -144,7 +146,7 @@ class Database:
 class RelayOutbox(SqlOutbox):
     """The shipped outbox; on SQLite it lacks `claim_lanes`.
 
-    `created_at` of a row is the epoch in which it was claimed: the event carries it in the header ce_time.
+    The year in `created_at` is the epoch in which the row was claimed: the event carries it in the header ce_time.
     """
 
     def __init__(self, database: Database) -> None:
@@ -173,4 +175,4 @@ class RelayOutbox(SqlOutbox):
                 return []
             batch = next(bounded(found, len(found), size_bytes, lambda row: int(row.payload_bytes)), [])
             rows = _read(connection, [row.id for row in batch], _require(found[0].history_id))
-        return [msgspec.structs.replace(row, created_at=str(self._database.epoch)) for row in rows]
+        return [msgspec.structs.replace(row, created_at=f"{self._database.epoch:04d}-01-01T00:00:00+00:00") for row in rows]

@@ -19,7 +19,7 @@ import relays.publisher
 from schema import limits
 from tests.simulation.scheduler import wait_for_futures
 
-DOC_IDS = ("a", "b", "q", "c")  # "a" and "q" share a lane
+DOC_IDS = ("a", "b", "x", "c")  # "a" and "x" share a lane
 CONTENTS = ("one", "two", "three", "four", "five")
 TAGS = ("", "red", "blue")
 KINDS = ("upsert",) * 6 + ("relabel",) * 4 + ("delete",) * 2 + ("resync",)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from random import Random
 from typing import Any
+from zlib import crc32
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -35,8 +36,7 @@ SINKS = (MILVUS, MINIO)
 
 
 def lane_of(doc_id: str) -> int:
-    """The lane that SQLite computes."""
-    return ord(doc_id[0]) % LANES
+    return crc32(doc_id.encode()) % LANES
 
 
 class World:

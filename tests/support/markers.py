@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-KINDS = frozenset({"unit", "integration", "acceptance", "chaos"})
+KINDS = frozenset({"unit", "integration", "acceptance", "chaos", "simulation"})
 
 
 @pytest.hookimpl(wrapper=True)
