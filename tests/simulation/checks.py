@@ -73,7 +73,10 @@ class Checks:
         return len(lost)
 
     def _read_documents(self) -> dict[str, Any]:
-        return {doc_id: rest for doc_id, *rest in self._world.database.rows("SELECT doc_id, version, history_id FROM documents")}
+        return {
+            doc_id: rest
+            for doc_id, *rest in self._world.database.rows("SELECT doc_id, version, history_id FROM documents")
+        }
 
     # The topic: invariants 3, 4 and 5
 
@@ -116,8 +119,8 @@ class Checks:
         for row in world.database.rows(_CHUNKS):
             chunks[row[1]].append(row)
         rows: dict[str, dict[str, tuple[Any, ...]]] = defaultdict(dict)
-        for row in (world.milvus.rows or {}).values():
-            rows[row["doc_id"]][row["chunk_id"]] = tuple(row[name] for name in FIELDS)
+        for held_row in (world.milvus.rows or {}).values():
+            rows[held_row["doc_id"]][held_row["chunk_id"]] = tuple(held_row[name] for name in FIELDS)
         held: Counter[str] = Counter()
         documents: dict[str, tuple[int, str]] = {}
         for doc_id, version, history_id, status, is_deleted, sink, applied, state in world.database.rows(_STATES):

@@ -175,4 +175,6 @@ class RelayOutbox(SqlOutbox):
                 return []
             batch = next(bounded(found, len(found), size_bytes, lambda row: int(row.payload_bytes)), [])
             rows = _read(connection, [row.id for row in batch], _require(found[0].history_id))
-        return [msgspec.structs.replace(row, created_at=f"{self._database.epoch:04d}-01-01T00:00:00+00:00") for row in rows]
+        return [
+            msgspec.structs.replace(row, created_at=f"{self._database.epoch:04d}-01-01T00:00:00+00:00") for row in rows
+        ]

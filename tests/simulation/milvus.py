@@ -1,4 +1,4 @@
-"""Milvus in memory, as far as the shipped sink uses it: upserts by primary key, queries and deletes by a list of keys."""
+"""Milvus in memory, as far as the shipped sink uses it: upserts, and queries and deletes by a list of keys."""
 
 import json
 import re
@@ -19,7 +19,8 @@ _FILTER = re.compile(r"(\w+) in \[(.*)\]")
 
 
 def _unavailable() -> Exception:
-    return MilvusException(code=65535, message="the server does not answer")
+    error: Exception = MilvusException(code=65535, message="the server does not answer")
+    return error
 
 
 class Milvus:

@@ -91,9 +91,7 @@ def claim_with_a_cursor(self: Any, settling: Sequence[OutboxRow]) -> list[Outbox
 
 
 @_mutant(SqlOutbox, "settle")
-def settle_without_the_shared_lock(
-    self: SqlOutbox, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter] = ()
-) -> None:
+def settle_without_the_shared_lock(self: SqlOutbox, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter] = ()) -> None:
     with reading(self._engine) as connection:
         history_id = connection.execute(_HISTORY).scalar()
     with self._engine.begin() as connection:
@@ -138,7 +136,7 @@ def _mark_then_apply(self: Any, *args: Any) -> Any:
 
 class _MarkBeforeApply:
     def __enter__(self) -> None:
-        self._patches = [
+        self._patches: list[Any] = [
             patch.object(Applier, "_apply", _apply_later),
             patch.object(Applier, "_apply_and_mark", _mark_then_apply),
         ]
@@ -182,7 +180,7 @@ def no_history_in_the_check(
 
 @_mutant(Known, "count_parts")
 def last_part_completes(_self: Known, _version: int, events: Iterable[Any]) -> int:
-    return max(event.part for event in events)
+    return max(int(event.part) for event in events)
 
 
 @_mutant(selection, "_find_missing_base")

@@ -16,6 +16,7 @@ import consumers.refill
 import producer.desired
 import relays.claim
 import relays.publisher
+import schema.kafka.topics
 from schema import limits
 from tests.simulation.scheduler import wait_for_futures
 
@@ -108,7 +109,7 @@ def small_batches(plan: Plan, new_producer: Any) -> Iterator[None]:
         (relays.claim, "_BACKLOG_ROWS", rows),
         (relays.publisher, "Producer", new_producer),
         (relays.publisher, "call_with_timeout", lambda call, seconds=0.0: call()),
-        (relays.publisher.topics, "read_message_limit", lambda *_: 1_000_000),
+        (schema.kafka.topics, "read_message_limit", lambda *_: 1_000_000),
         (consumers.kafka, "_BATCH_ROWS", rows),
         (consumers.kafka, "wait", wait_for_futures),
         (consumers.minio.sink, "wait", wait_for_futures),

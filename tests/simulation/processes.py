@@ -69,7 +69,7 @@ class RelayProcess(Process):
         outbox = RelayOutbox(world.database)
         self.relay = KafkaRelay(
             outbox,
-            Lanes(scheduler, self.lanes),  # type: ignore[arg-type]  # a proxy
+            Lanes(scheduler, self.lanes),
             KafkaPublisher(Names(), {}, LANES),
             claiming=TaskExecutor(scheduler, self),
             settling=TaskExecutor(scheduler, self),

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, Future
+from functools import partial
 from random import Random
 from typing import Any, ParamSpec, TypeVar
 
@@ -116,7 +117,7 @@ class Scheduler:
         for task in [task for task in self._tasks if task.process is process]:
             self._tasks.remove(task)
             if task.greenlet:  # it has started
-                self._switch(task, lambda running=task.greenlet: running.throw(Killed))
+                self._switch(task, partial(task.greenlet.throw, Killed))
 
     def close(self) -> None:
         for process in dict.fromkeys(task.process for task in self._tasks):

@@ -5,6 +5,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from tests.simulation import plan as plans
@@ -12,7 +13,7 @@ from tests.simulation.checks import Checks
 from tests.simulation.kafka import Producer
 from tests.simulation.plan import Operation, Plan
 from tests.simulation.processes import SINKS, ConsumerProcess, RelayProcess, World
-from tests.simulation.scheduler import Killed, Process, Scheduler, Task
+from tests.simulation.scheduler import Scheduler, Task
 from tests.simulation.writers import Operator, Writers
 
 _MOST_STEPS = 12_000
@@ -75,15 +76,14 @@ class Simulation:
         operations = deque(self.plan.operations)
         self._writers = Writers(self.world, operations, 2, self.plan.pace_seconds)
         for number in range(self.plan.relays):
-            self._start(lambda name=f"relay{number}": RelayProcess(self.world, name))
+            self._start(partial(RelayProcess, self.world, f"relay{number}"))
         for sink in SINKS:
             for number in range(self.plan.consumers):
-                self._start(lambda name=f"{sink}{number}", sink=sink: ConsumerProcess(self.world, name, sink))
+                self._start(partial(ConsumerProcess, self.world, f"{sink}{number}", sink))
         self.scheduler.on_point = self._disturb
         while not (self.is_healed and self._is_quiet()):
-            if not self.is_healed and (not self._writers.running or self.scheduler.steps > _FAULT_STEPS):
-                if not self._writers.running and self.random.random() < 0.005 or self.scheduler.steps > _FAULT_STEPS:
-                    self._heal()
+            if not self.is_healed and self._is_enough():
+                self._heal()
             assert self.scheduler.steps < _MOST_STEPS, f"not quiet after {_MOST_STEPS} steps: {self._describe()}"
             self.scheduler.step()
             if self.scheduler.failure is not None:
@@ -168,9 +168,9 @@ class Simulation:
         """Start processes again that ended by themselves; restore the store that one of them missed."""
         running = self.scheduler.processes()
         for process in [one for one in self._processes if one not in running]:
-            if isinstance(process, ConsumerProcess) and process.lost_store and self.world.milvus.rows is None:
-                if not self._operator_tasks:
-                    self._operate(self._operator.restore_milvus)
+            has_missed_store = isinstance(process, ConsumerProcess) and process.lost_store
+            if has_missed_store and self.world.milvus.rows is None and not self._operator_tasks:
+                self._operate(self._operator.restore_milvus)
             self._end(process)
 
     def _operate(self, work: Callable[[], None]) -> None:
@@ -217,6 +217,11 @@ class Simulation:
 
     # The end
 
+    def _is_enough(self) -> bool:
+        """Faults end some time after the last write."""
+        has_written = not self._writers.running and self.random.random() < 0.005
+        return has_written or self.scheduler.steps > _FAULT_STEPS
+
     def _heal(self) -> None:
         self.is_healed = True
         self.world.broker.refusal = 0.0
@@ -242,7 +247,7 @@ class Simulation:
             if (is_dead or is_lacking) and doc_id not in self._lost:
                 self._lost.add(doc_id)
                 self.result.seen["written again"] += 1
-                self._operate(lambda doc_id=doc_id: self._operator.write_again(doc_id))
+                self._operate(partial(self._operator.write_again, doc_id))
         return not behind
 
     def _has_unmarked(self) -> bool:
@@ -262,7 +267,7 @@ class Simulation:
             f"outbox {rows('SELECT count(*) FROM outbox')[0][0]}, "
             f"waiting {[topic.waiting for topic in self.world.topics.values()]}, "
             f"given {[one.given for one in self.checks.consumers]}, "
-            f"states {rows('SELECT doc_id, sink, state, applied_version, desired_version, last_error FROM sink_states')}"
+            f"states {rows('SELECT doc_id, sink, state, applied_version, last_error FROM sink_states')}"
         )
 
     def _count(self) -> None:

@@ -1,4 +1,4 @@
-"""Any sequence of writes, relabels, deletes and resyncs, with any faults, ends with all stores equal to the database."""
+"""Any sequence of writes, relabels, deletes and resyncs, with any faults, ends with all stores equal to MySQL."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

@@ -2,6 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import DBAPIError
@@ -47,14 +49,15 @@ class Writers(Process):
                 break
             operation = self._operations.popleft()
             doc_id = operation.doc_id
-            self._world.scheduler.wait_until(lambda doc_id=doc_id: doc_id not in self._locked)
+            self._world.scheduler.wait_until(partial(self._is_free, doc_id))
             self._locked.add(doc_id)
-            try:
+            with suppress(DBAPIError, OSError, UnknownDocument, VectorRequired, FileRequired):  # the service gets them
                 self._commit(operation)
-            except (DBAPIError, OSError, UnknownDocument, VectorRequired, FileRequired):
-                pass  # the service gets the error
             self._locked.discard(doc_id)
         self.running -= 1
+
+    def _is_free(self, doc_id: str) -> bool:
+        return doc_id not in self._locked
 
     def _commit(self, operation: Operation) -> None:
         """One transaction. A late one inserts its outbox rows long before it commits."""

@@ -77,3 +77,17 @@ def test_lane_that_cannot_be_taken_over_delays_no_other(system: System) -> None:
     system.broker.end(transaction, "aborted")
     system.relay_until_empty()
     system.assert_published_once_and_in_order(written)
+
+
+def test_reused_id_in_flight_is_not_overtaken_by_a_later_version(system: System) -> None:
+    relay = system.relay()
+    relay.join(threading.Event())
+    relay.take_over()
+    system.outbox.append("d", 1)
+    system.outbox.append("d", 2)
+    in_flight = relay.claim()
+    system.outbox.fail_over()
+    for version in (1, 2, 3):
+        system.outbox.append("d", version)
+    assert relay._claimer.claim(in_flight) == [], "the rows with the ids in flight are others"
+    assert [row.envelope.version for row in relay._claimer.claim([])] == [1, 2, 3]
