@@ -12,7 +12,7 @@ from pymilvus.grpc_gen import common_pb2
 
 from schema import collection
 from tests.simulation.scheduler import Scheduler
-from tests.support.pipeline import DIMENSION
+from tests.support.pipeline import DIMENSION, SYSTEM_ID
 
 _FIELDS = [field for field in collection.FIELDS if field.kind != "sparse"]
 _FILTER = re.compile(r"(\w+) in \[(.*)\]")
@@ -70,7 +70,8 @@ class Client:
         self._server.require()
 
     def describe_collection(self, _name: str, timeout: float) -> Mapping[str, Any]:
-        return {"fields": [{"name": field.name, "params": {"dim": DIMENSION}} for field in _FIELDS]}
+        fields = [{"name": field.name, "params": {"dim": DIMENSION}} for field in _FIELDS]
+        return {"fields": fields, "properties": {collection.SYSTEM_ID_PROPERTY: SYSTEM_ID}}
 
     def query(self, _name: str, *, filter: str, output_fields: list[str], **_: Any) -> list[dict[str, Any]]:
         self._scheduler.point("milvus.query", _unavailable)

@@ -30,6 +30,7 @@ from relays.publisher import KafkaPublisher
 from relays.settle import Settler
 from schema.database import history
 from schema.database.connection import reading
+from schema.database.history import Standing
 from schema.database.tables import LANES, documents
 from schema.events.events import DocumentUpserted
 from schema.failures import DeadLetter
@@ -171,11 +172,11 @@ def refill_without_replace(_self: MilvusSink, _doc_ids: Sequence[str], _listed: 
     return []
 
 
-@_mutant(history, "is_valid")
+@_mutant(history, "judge")
 def no_history_in_the_check(
     _event_history: str, event_version: int, *, history_id: str, history_base: int, version: int
-) -> bool:
-    return event_version <= version
+) -> Standing:
+    return Standing.VALID if event_version <= version else Standing.LOST
 
 
 @_mutant(Known, "count_parts")

@@ -20,6 +20,7 @@ from schema.database.history import Identity
 from schema.database.tables import LANES
 from schema.failures import Retryable, StoreMissing
 from schema.kafka.names import Names
+from schema.object_store import marker
 from schema.retry import Backoff
 from schema.sinks import MILVUS, MINIO
 from tests.simulation.database import Database, RelayOutbox
@@ -29,7 +30,7 @@ from tests.simulation.scheduler import Port, Process, Scheduler, TaskEvent, Task
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_dead_letters import MemoryDeadLetters
 from tests.support.memory_object_store import MemoryObjectStore
-from tests.support.pipeline import DIMENSION, MARKS
+from tests.support.pipeline import DIMENSION, MARKS, SYSTEM_ID
 
 _STORE_CALLS = {"put", "read", "copy", "sha256", "keys", "remove"}
 SINKS = (MILVUS, MINIO)
@@ -50,6 +51,7 @@ class World:
         self.topics = {sink: Topic(self.broker) for sink in SINKS}
         self.milvus = Milvus()
         self.objects = MemoryObjectStore()
+        marker.claim(self.objects, SYSTEM_ID)
         self.dead_letters = MemoryDeadLetters()
         self.backoff = Backoff(0.1, 2.0, random.uniform)
         self.refilled = 0
@@ -70,7 +72,7 @@ class RelayProcess(Process):
         self.relay = KafkaRelay(
             outbox,
             Lanes(scheduler, self.lanes),
-            KafkaPublisher(Names(), {}, LANES),
+            KafkaPublisher(Names("rag", SYSTEM_ID), {}, LANES),
             claiming=TaskExecutor(scheduler, self),
             settling=TaskExecutor(scheduler, self),
             backoff=world.backoff,
@@ -168,7 +170,10 @@ class ConsumerProcess(Process):
 
     def _run(self, sink: Sink) -> None:
         try:
-            sink.ensure()
+            try:
+                sink.ensure()
+            except Retryable:
+                return  # it is started again
             self.consumer.run(self.stop)
         except StoreMissing:
             self.lost_store = True
@@ -193,7 +198,7 @@ def open_sink(world: World, name: str, store: Any) -> Sink:
     """The shipped sink over the model of its store."""
     if name == MILVUS:
         client: Any = Client(world.milvus, world.scheduler)
-        return MilvusSink(client, DIMENSION)
-    sink = MinioSink(store)
+        return MilvusSink(client, DIMENSION, SYSTEM_ID)
+    sink = MinioSink(store, SYSTEM_ID)
     sink._pool = InlineExecutor()  # type: ignore[assignment]  # no threads
     return sink

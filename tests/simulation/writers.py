@@ -1,15 +1,19 @@
 """Writers, and what an operator does after a failover, after the loss of a store, and for what no store has."""
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import DBAPIError
 
 from consumers import marks
+from consumers.lost_history import LostEvent
 from consumers.refill import mark_all_absent
+from operations import history
+from operations.topic import ReadEvent
 from producer import Writer
 from producer.errors import FileRequired, UnknownDocument, VectorRequired
 from producer.files import DocumentFile
@@ -18,6 +22,7 @@ from schema.database.tables import outbox, sink_states
 from schema.events.events import decode
 from schema.retry import call_with_retry
 from schema.sinks import MILVUS, SINKS
+from tests.simulation.kafka import Broker
 from tests.simulation.plan import Operation
 from tests.simulation.processes import World
 from tests.simulation.scheduler import Process, TaskEvent
@@ -98,6 +103,19 @@ class Writers(Process):
                 connection.execute(update(outbox).where(outbox.c.id == outbox_id).values(id=first + place))
 
 
+class _Reader:
+    """The topic for the shipped check."""
+
+    is_at_end = True
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def read(self, _since: object, _is_stopped: object) -> Iterator[list[ReadEvent]]:
+        events = [decode(message.envelope) for log in self._broker.log.values() for message in log]
+        yield [ReadEvent(one.doc_id, one.version, one.history_id, LostEvent.of(one).files) for one in events]
+
+
 class Operator(Process):
     """A person, or a supervisor, who looks after the system."""
 
@@ -130,17 +148,9 @@ class Operator(Process):
     def _check_history(self, absent: Collection[tuple[str, str]]) -> None:
         with self._world.database.engine.begin() as connection:
             lock_identity(connection)
-        events = [decode(message.envelope) for log in self._world.broker.log.values() for message in log]
+        reader: Any = _Reader(self._world.broker)
+        history.check(self._world.database.engine, reader)
         with self._world.database.engine.begin() as connection:
-            doc_ids = {event.doc_id for event in events}
-            marks.lock_documents(connection, doc_ids)
-            known = marks.load_known(connection, MILVUS, doc_ids)
-            lost = [
-                (event.doc_id, event.version)
-                for event in events
-                if event.doc_id not in known or not known[event.doc_id].is_valid(event.history_id, event.version)
-            ]
-            marks.mark_lost(connection, "the topic", lost)
             for sink in SINKS:  # a mark may be lost too, and nobody sends its event again
                 state = sink_states.c
                 behind = select(state.doc_id).where(state.sink == sink, state.state.in_(("pending", "failed")))

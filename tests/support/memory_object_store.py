@@ -3,6 +3,7 @@
 import errno
 import hashlib
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 from schema.object_store.port import BucketMissing, ObjectMissing, Readable
 
@@ -13,6 +14,7 @@ class MemoryObjectStore:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] | None = {}
         self.changes = 0
+        self._written_at: dict[str, datetime] = {}
 
     def exists(self) -> bool:
         return self.objects is not None
@@ -49,6 +51,9 @@ class MemoryObjectStore:
     def keys(self, prefix: str) -> Iterator[str]:
         return iter(sorted(key for key in self.objects or {} if key.startswith(prefix)))
 
+    def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        return ((key, self._written_at[key]) for key in self.keys(prefix))
+
     def remove(self, keys: Iterable[str]) -> None:
         for key in keys:
             (self.objects or {}).pop(key, None)
@@ -61,6 +66,7 @@ class MemoryObjectStore:
         if self.objects is None:
             raise BucketMissing
         self.objects[key] = content
+        self._written_at[key] = datetime.now(UTC)
         self.changes += 1
 
 
