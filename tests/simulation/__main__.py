@@ -39,8 +39,11 @@ def find_seed(name: str, seeds: Sequence[int]) -> int | None:
     """The first of these seeds that catches the mutant."""
     for seed in seeds:
         with MUTANTS[name]():
-            if run(seed).failure:
-                return seed
+            failure = run(seed).failure
+        if failure:
+            if failure.startswith(("TypeError", "AttributeError", "NameError")):
+                raise TypeError(f"the mutant {name} no longer fits the code: {failure}")
+            return seed
     return None
 
 

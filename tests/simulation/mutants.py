@@ -122,7 +122,7 @@ def partition_is_not_the_lane(self: KafkaPublisher, producer: Any, row: OutboxRo
 # The consumers
 
 
-def _apply_later(self: Any, changes: Sequence[Change]) -> Refused:
+def _apply_later(self: Any, changes: Sequence[Change], *_: Any) -> Refused:
     self.later += [change for change in changes if not is_empty(change)]
     return {}
 
