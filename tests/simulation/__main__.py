@@ -41,7 +41,7 @@ def find_seed(name: str, seeds: Sequence[int]) -> int | None:
         with MUTANTS[name]():
             failure = run(seed).failure
         if failure:
-            if failure.startswith(("TypeError", "AttributeError", "NameError")):
+            if failure.startswith(("TypeError", "AttributeError", "NameError", "ValueError")):
                 raise TypeError(f"the mutant {name} no longer fits the code: {failure}")
             return seed
     return None

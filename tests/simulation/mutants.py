@@ -122,9 +122,9 @@ def partition_is_not_the_lane(self: KafkaPublisher, producer: Any, row: OutboxRo
 # The consumers
 
 
-def _apply_later(self: Any, changes: Sequence[Change], *_: Any) -> Refused:
+def _apply_later(self: Any, changes: Sequence[Change], *_: Any) -> tuple[Refused, set[tuple[str, int]]]:
     self.later += [change for change in changes if not is_empty(change)]
-    return {}
+    return {}, set()
 
 
 def _mark_then_apply(self: Any, *args: Any) -> Any:
