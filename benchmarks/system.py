@@ -53,11 +53,11 @@ class System:
         return self.environment[f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"]
 
     @contextmanager
-    def running(self, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run a `rag-outbox` process; SIGTERM ends it. Raises SystemExit if it fails."""
+    def running(self, *arguments: str, **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a `rag-outbox` process with more variables; SIGTERM ends it. Raises SystemExit if it fails."""
         others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         process = subprocess.Popen(
-            [str(COMMAND), *arguments], env=others | self.environment, cwd=ROOT, stdout=subprocess.DEVNULL
+            [str(COMMAND), *arguments], env=others | self.environment | variables, cwd=ROOT, stdout=subprocess.DEVNULL
         )
         try:
             yield process

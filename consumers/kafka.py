@@ -45,9 +45,9 @@ class Refill(Protocol):
 class KafkaConsumer:
     """One of any number of consumers of a sink.
 
-    `report` is called with each batch that is applied and marked. `refill` brings back documents that are absent from
-    the sink, after each batch and when idle. `executor` applies batches, one at a time, and is shut down by `close`.
-    `clock` returns seconds; `backoff` has the random source.
+    `report` is called with each batch that is applied and marked, `progress` whenever the loop goes round. `refill`
+    brings back documents that are absent from the sink, after each batch and when idle. `executor` applies batches, one
+    at a time, and is shut down by `close`. `clock` returns seconds; `backoff` has the random source.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class KafkaConsumer:
         dead_letters: DeadLetters,
         *,
         report: Callable[[Sequence[Envelope], Sequence[DeadLetter]], None] = lambda _applied, _dead: None,
+        progress: Callable[[], None] = lambda: None,
         refill: Refill | None = None,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -66,6 +67,7 @@ class KafkaConsumer:
         self._subscription = subscription
         self._dead_letters = dead_letters
         self._report = report
+        self._progress = progress
         self._refill = refill
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix=f"apply-{applier.name}")
         self._clock = clock
@@ -82,6 +84,7 @@ class KafkaConsumer:
         self.join()
         try:
             while not stop.is_set():
+                self._progress()
                 self.poll_batch()
                 self.apply(stop)
                 self.commit()
@@ -199,6 +202,7 @@ class KafkaConsumer:
             return
         self._subscription.pause()
         while not done():
+            self._progress()
             self._subscription.serve(_SERVE_SECONDS)
 
     def _release(self, partitions: Collection[Partition]) -> None:

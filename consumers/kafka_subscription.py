@@ -25,11 +25,11 @@ class KafkaSubscription:
 
     _revoke: OnPartitions
     _lose: OnPartitions
-    _membership: Membership
     _consumer: Consumer
 
     def __init__(self, kafka: Mapping[str, Any], names: Names, sink: str) -> None:
         self._kafka = kafka
+        self._membership = Membership()
         self._topic = names.documents_topic
         self._group = names.sink_group(sink)
         self.foreign = ForeignEvents(names.source)
@@ -39,7 +39,6 @@ class KafkaSubscription:
 
     def join(self, *, on_revoke: OnPartitions, on_lost: OnPartitions) -> None:
         self._revoke, self._lose = on_revoke, on_lost
-        self._membership = Membership()
         self._consumer = self._new_consumer()
 
     def poll(self, rows: int, seconds: float) -> Sequence[Message]:
@@ -71,6 +70,11 @@ class KafkaSubscription:
     @property
     def owned(self) -> AbstractSet[Partition]:
         return frozenset(self._owned)
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the group knew this member when `ensure_member` was called last."""
+        return self._membership.is_member
 
     def pause(self) -> None:
         self._paused = True

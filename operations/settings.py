@@ -97,6 +97,29 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": f"numbers, 1 to {limits.VECTOR_DIMENSION:,}"},
     )
 
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="Where a long-running process serves `/metrics`, `/healthz` and `/readyz`; 0 turns it off.",
+        json_schema_extra={
+            "unit": "port",
+            "unset": "the first free one of 9470 to 9479; embedded: off",
+        },
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        description="The address that it listens on; `0.0.0.0` lets other machines read it, and it has no password.",
+        json_schema_extra={"unit": "address"},
+    )
+
+    tracing: bool = Field(
+        default=False,
+        description="Whether relay, consumers and `run` export OpenTelemetry spans of events that carry a trace. Where "
+        "to: see `OTEL_EXPORTER_OTLP_ENDPOINT`. Needs the extra `otel`.",
+        json_schema_extra={"unit": "`true` or `false`"},
+    )
+
     @property
     def kafka(self) -> dict[str, str] | None:
         """librdkafka's properties: the servers and every RAG_OUTBOX_KAFKA_<PROPERTY>, with underscores for dots."""

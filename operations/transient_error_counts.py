@@ -13,10 +13,17 @@ def count_transient_errors(engine: Engine) -> Counter[str]:
     found: Counter[str] = Counter()
 
     def note(context: ExceptionContext) -> None:
-        error = context.sqlalchemy_exception
-        if error is not None and (context.is_disconnect or is_transient(error)):
-            arguments = getattr(context.original_exception, "args", ())
-            found[str(arguments[0]) if arguments and isinstance(arguments[0], int) else "busy"] += 1
+        if (code := code_of(context)) is not None:
+            found[code] += 1
 
     event.listen(engine, "handle_error", note)
     return found
+
+
+def code_of(context: ExceptionContext) -> str | None:
+    """The code of a transient error; None for any other."""
+    error = context.sqlalchemy_exception
+    if error is None or not (context.is_disconnect or is_transient(error)):
+        return None
+    arguments = getattr(context.original_exception, "args", ())
+    return str(arguments[0]) if arguments and isinstance(arguments[0], int) else "busy"

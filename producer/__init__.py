@@ -11,6 +11,7 @@ from producer.errors import (
     WrongModel,
 )
 from producer.files import DocumentFile, FileUnusable
+from producer.metrics import WriterMetrics
 from producer.receipts import ApplyFailed, NotApplied, Receipt
 from producer.writer import Writer
 
@@ -29,5 +30,6 @@ __all__ = [
     "VectorRequired",
     "WriteConflict",
     "Writer",
+    "WriterMetrics",
     "WrongModel",
 ]

@@ -173,8 +173,11 @@ def log_operations(
 
 def append_events(
     connection: Connection, parts: Iterable[tuple[Plan, bytes]], content_type: str, headers: Mapping[str, str] | None
-) -> None:
-    """Outbox rows for (plan, payload of a part), in order; `parts` may encode them as they are taken."""
+) -> int:
+    """Outbox rows for (plan, payload of a part), in order; `parts` may encode them as they are taken.
+
+    Returns the bytes of all payloads.
+    """
     rows: Iterator[dict[str, Any]] = (
         {
             "event_id": identity.event_id(),
@@ -188,9 +191,12 @@ def append_events(
         }
         for plan, payload in parts
     )
+    size_bytes = 0
     for batch in bounded(rows, _ROWS_PER_STATEMENT, limits.INSERT_BYTES, lambda row: len(row["payload"])):
         connection.execute(_INSERT_EVENTS, batch)
+        size_bytes += sum(len(row["payload"]) for row in batch)
         batch.clear()  # before the next batch is encoded
+    return size_bytes
 
 
 def _chunk_row(plan: Plan, chunk: DesiredChunk) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 Invariant 1: all of it commits or rolls back with that transaction; the writer never commits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection
@@ -13,6 +16,7 @@ from producer.desired import DesiredChunk
 from producer.documents import Chunk, Document
 from producer.errors import FileRequired, InvalidDocument, Problem, UnknownDocument, VectorRequired, WrongModel
 from producer.event_parts import encode_event
+from producer.metrics import WriterMetrics
 from producer.plan import Operation, Plan, plan_delete, plan_upsert
 from producer.receipts import Receipt
 from producer.relabel import plan_relabel
@@ -24,17 +28,43 @@ from schema.database.history import Identity, NotInitialised, lock_identity, rea
 from schema.events.events import MSGPACK
 from schema.events.identity import doc_id_error
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _observed(method: "Callable[Concatenate[Writer, P], T]") -> "Callable[Concatenate[Writer, P], T]":
+    """Measure and trace the calls of a method, where the writer was asked to."""
+
+    @wraps(method)
+    def call(writer: "Writer", /, *arguments: P.args, **options: P.kwargs) -> T:
+        with nullcontext() if writer._metrics is None else writer._metrics.call():
+            return method(writer, *arguments, **options)
+
+    return call
+
 
 class Writer:
     """Writes documents whose vectors come from `model`, which must be the model that the system was initialised with.
 
-    `operator` is the name in the operation log. Thread-safe: it keeps nothing but its settings.
+    `operator` is the name in the operation log. `metrics` counts what is written, in your service's own registry. With
+    `tracing`, the events carry on the trace of the active OpenTelemetry span (extra `otel`).
+    Thread-safe: it keeps nothing but its settings.
     """
 
-    def __init__(self, model: str, *, operator: str = "unknown", content_type: str = MSGPACK) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        operator: str = "unknown",
+        content_type: str = MSGPACK,
+        metrics: WriterMetrics | None = None,
+        tracing: bool = False,
+    ) -> None:
         self._model = model
         self._operator = operator[: limits.OPERATOR_CHARACTERS]
         self._content_type = content_type
+        self._metrics = metrics
+        self._trace_headers = _trace_headers() if tracing else dict
 
     def upsert(
         self, connection: Connection, document: Document, *, headers: Mapping[str, str] | None = None
@@ -42,6 +72,7 @@ class Writer:
         """Write a document's whole state as its next version; see `upsert_many`."""
         return self.upsert_many(connection, [document], headers=headers)[0]
 
+    @_observed
     def upsert_many(
         self, connection: Connection, documents: Sequence[Document], *, headers: Mapping[str, str] | None = None
     ) -> list[Receipt]:
@@ -66,6 +97,7 @@ class Writer:
         """Delete a document from every store; see `delete_many`."""
         return self.delete_many(connection, [doc_id])[0]
 
+    @_observed
     def delete_many(self, connection: Connection, doc_ids: Sequence[str]) -> list[Receipt]:
         """Delete documents and return a receipt per document; their rows stay as tombstones.
 
@@ -81,6 +113,7 @@ class Writer:
         self._write(connection, identity, plans, locked.stored)
         return _receipts(connection, doc_ids, plans, locked.stored)
 
+    @_observed
     def resync(self, connection: Connection, doc_id: str, chunks: Sequence[Chunk] = ()) -> Receipt:
         """Send a document's current state again as its next version (the SYNC operation).
 
@@ -99,6 +132,7 @@ class Writer:
         self._write(connection, identity, plans, locked.stored)
         return _receipts(connection, [doc_id], plans, locked.stored)[0]
 
+    @_observed
     def relabel(
         self,
         connection: Connection,
@@ -189,10 +223,25 @@ class Writer:
         statements.write_files(connection, changed)
         statements.log_operations(connection, changed, stored, self._operator)
         parts = ((plan, payload) for plan in changed for payload in self._encode(plan, identity))
-        statements.append_events(connection, parts, self._content_type, headers)
+        headers = {**self._trace_headers(), **(headers or {})}
+        size_bytes = statements.append_events(connection, parts, self._content_type, headers)
+        if self._metrics is not None:
+            self._metrics.note_written(connection, changed, size_bytes)
 
     def _encode(self, plan: Plan, identity: Identity) -> Iterator[bytes]:
         return encode_event(plan, self._content_type, embedding_model=self._model, dimension=identity.dimension)
+
+
+def _trace_headers() -> Callable[[], Mapping[str, str]]:
+    """Makes headers that name the active span. Raises ImportError without the extra `otel`."""
+    from opentelemetry import propagate  # only for a writer that traces
+
+    def inject() -> Mapping[str, str]:
+        headers: dict[str, str] = {}
+        propagate.inject(headers)
+        return headers
+
+    return inject
 
 
 def _plan_document(

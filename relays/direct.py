@@ -28,17 +28,17 @@ _BATCH_BYTES = 16 * 1024 * 1024
 _BACKOFF = Backoff()
 
 T = TypeVar("T")
-Report = Callable[[int], None]
+Report = Callable[[Sequence[OutboxRow]], None]
 ReportFailure = Callable[[str, float], None]
 
 
 class DirectRelay:
     """One relay per database: two at once would apply everything twice, which is harmless but wasteful.
 
-    `report` is called with the number of settled events after each batch, and `failing` with the reason and the seconds
-    until the next attempt while a sink or the database fails. `refill` is called after each batch and when idle: it
-    refills documents that are absent from a sink, and returns their number. The relay owns `executor`, which has a
-    thread per applier.
+    `report` is called with the settled rows after each batch, `progress` whenever the loop goes round, and `failing`
+    with the reason and the seconds until the next attempt while a sink or the database fails. `refill` is called after
+    each batch and when idle: it refills documents that are absent from a sink, and returns their number. The relay owns
+    `executor`, which has a thread per applier.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class DirectRelay:
         backoff: Backoff = _BACKOFF,
         report: Report = lambda _: None,
         failing: ReportFailure = lambda _reason, _seconds: None,
+        progress: Callable[[], None] = lambda: None,
         refill: Callable[[], int] = lambda: 0,
     ) -> None:
         self._outbox = outbox
@@ -58,6 +59,7 @@ class DirectRelay:
         self._backoff = backoff
         self._report = report
         self._failing = failing
+        self._progress = progress
         self._refill = refill
         self._limit = DeadLetterLimit(lambda: outbox.count_dead_letters([applier.name for applier in appliers]))
 
@@ -75,6 +77,7 @@ class DirectRelay:
         try:
             retry(self._outbox.start_history)
             while not stop.is_set():
+                self._progress()
                 rows = retry(self.claim)
                 if rows:
                     self._outbox.note_relayed(rows[-1].id)
@@ -116,7 +119,7 @@ class DirectRelay:
         """Report settled rows and log dead letters."""
         for letter in dead:
             _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
-        self._report(len(rows))
+        self._report(rows)
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -145,11 +148,19 @@ def direct_relay(
     backoff: Backoff = _BACKOFF,
     report: Report = lambda _: None,
     failing: ReportFailure = lambda _reason, _seconds: None,
+    progress: Callable[[], None] = lambda: None,
     refill: Callable[[], int] = lambda: 0,
 ) -> DirectRelay:
     """A relay from a database to sinks in this process."""
     executor = ThreadPoolExecutor(len(appliers), thread_name_prefix="direct-relay")
     outbox = SqlOutbox(engine)
     return DirectRelay(
-        outbox, appliers, executor=executor, backoff=backoff, report=report, failing=failing, refill=refill
+        outbox,
+        appliers,
+        executor=executor,
+        backoff=backoff,
+        report=report,
+        failing=failing,
+        progress=progress,
+        refill=refill,
     )

@@ -7,6 +7,7 @@ next owner of a lane settles the rows that the last committed transaction names.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from relays.claim import Claimer
 from relays.history_check import Check, HistoryCheck
 from relays.idle import IdlePause
 from relays.lanes import KafkaLanes
+from relays.metrics import RelayMetrics
 from relays.outbox import SqlOutbox
 from relays.ports import Fenced, LaneOffset, Lanes, Outbox, OutboxRow, Outcome, Published, Publisher, Refused, Undone
 from relays.publisher import KafkaPublisher
@@ -37,7 +39,7 @@ STAGE = "relay"
 class KafkaRelay:
     """One of any number of relays. It owns its executors, of one thread each, and closes them when it ends.
 
-    `report` is called with the rows of each committed transaction, in order.
+    `report` is called with the rows of each committed transaction, in order; `progress` whenever the loop goes round.
     """
 
     def __init__(
@@ -51,12 +53,18 @@ class KafkaRelay:
         history_check: HistoryCheck | None = None,
         backoff: Backoff = _BACKOFF,
         report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
+        metrics: RelayMetrics | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._outbox = outbox
         self._lanes = lanes
         self._publisher = publisher
         self._report = report
         self._history_check = history_check
+        self._metrics = metrics
+        if metrics is not None:
+            metrics.watch(lanes)
+        self._progress = progress
         self._claiming = Background(claiming, lanes, backoff)
         self._settling = Background(settling, lanes, backoff)
         self._claimer = Claimer(outbox, lanes, self._claiming)
@@ -71,6 +79,7 @@ class KafkaRelay:
         pause = IdlePause()
         try:
             while not stop.is_set():
+                self._progress()
                 self.take_over()
                 self.tend_history_check()
                 rows = self.claim()
@@ -78,11 +87,19 @@ class KafkaRelay:
                     self._lanes.poll(pause.next_seconds())
                     continue
                 pause.reset()
+                began = time.monotonic()
                 outcome = self.publish(rows)
                 self.settle(rows, outcome)
                 self.report(rows, outcome)
+                if self._metrics is not None:
+                    self._metrics.note_batch(rows, outcome, time.monotonic() - began)
         finally:
             self.close()
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the group knew this relay when it last asked."""
+        return self._lanes.is_member
 
     def join(self, stop: threading.Event) -> None:
         """Prepare the database connections and join the group."""
@@ -106,6 +123,8 @@ class KafkaRelay:
         if named:
             settled = self._settler.settle_named(named)
             _log.info("lanes_recovered lanes=%s settled=%d", sorted(committed), settled)
+            if self._metrics is not None:
+                self._metrics.note_recovered(settled)
         self._lanes.take_over(committed)
 
     def tend_history_check(self) -> None:
@@ -186,6 +205,8 @@ def kafka_relay(
     lanes: int,
     check_history: Check | None = None,
     report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
+    metrics: RelayMetrics | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> KafkaRelay:
     """A relay from a MySQL database with this number of lanes to Kafka; `kafka` are librdkafka properties."""
     group = KafkaLanes(names, kafka)
@@ -200,4 +221,6 @@ def kafka_relay(
         settling=ThreadPoolExecutor(1, thread_name_prefix="settle"),
         history_check=checking,
         report=report,
+        metrics=metrics,
+        progress=progress,
     )

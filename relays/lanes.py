@@ -73,11 +73,10 @@ class KafkaLanes(LaneStates):
         self._group = names.relays_group
         self._kafka = kafka
         self._unanswered: list[int] = []  # lanes without an answer; the next to ask is the first
-        self._member: Membership  # both are made by `join`
-        self._consumer: Consumer
+        self._member = Membership()
+        self._consumer: Consumer  # made by `join`
 
     def join(self) -> None:
-        self._member = Membership()
         self._consumer = self._join_group()
 
     def poll(self, seconds: float) -> None:
@@ -90,6 +89,10 @@ class KafkaLanes(LaneStates):
             self.owned.clear()
             self.arriving.clear()
             self._consumer = self._join_group()
+
+    @property
+    def is_member(self) -> bool:
+        return self._member.is_member
 
     def membership(self) -> object | None:
         metadata: object = self._consumer.consumer_group_metadata()

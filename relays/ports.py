@@ -124,6 +124,10 @@ class Lanes(Protocol):
     def poll(self, seconds: float) -> None:
         """Serve the group for at most `seconds`; `owned` and `arriving` change only here. Call it every few minutes."""
 
+    @property
+    def is_member(self) -> bool:
+        """Whether this relay was a member at the last `poll`; another thread may ask."""
+
     def membership(self) -> object | None:
         """Return what a transaction must carry; None while this relay is not a member."""
 

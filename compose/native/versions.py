@@ -8,3 +8,5 @@ KAFKA_LOG4J = "2.24.3"  # the version that Kafka ships with
 MAVEN_DEPENDENCY_PLUGIN = "3.8.1"
 MINIO = "v0.0.0-20260212201848-7aac2a2c5b7c"  # the last release; archived upstream
 MILVUS = "2.3.5"  # the last server release with a wheel
+PROMETHEUS = "2.42"
+PROMETHEUS_SUITE = "bookworm"

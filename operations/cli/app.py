@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from operations import errors
-from operations.cli import consume, delete, demo, history, ingest, init, relay, run, search, sinks, status, write
+from operations.cli import (
+    consume,
+    delete,
+    demo,
+    history,
+    ingest,
+    init,
+    monitor,
+    relay,
+    run,
+    search,
+    sinks,
+    status,
+    write,
+)
 from operations.settings import SettingsError
 
 app = typer.Typer(
@@ -49,7 +63,7 @@ def _root(
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns about every retry of a request
 
 
-for _module in (init, write, ingest, delete, search, status, run, relay, consume, demo):
+for _module in (init, write, ingest, delete, search, status, run, relay, consume, monitor, demo):
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 app.add_typer(sinks.app, name="sinks")
 app.add_typer(history.app, name="history")

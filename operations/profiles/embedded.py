@@ -4,9 +4,10 @@ One such process per data folder: it holds the lock `run.lock`.
 """
 
 import json
+import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +16,21 @@ from filelock import FileLock, Timeout
 from sqlalchemy import func, select
 
 from consumers.applier import Applier
+from consumers.metrics import ConsumerMetrics, MeasuredApplier, MeasuredRefill
 from consumers.refill import Refill, mark_all_absent
 from operations.cli.output import Output
 from operations.errors import OperationError
+from operations.monitoring.metrics import BacklogMetrics
+from operations.monitoring.monitor import Monitor
+from operations.monitoring.process import Process
+from operations.monitoring.work_log import WorkLog
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
 from operations.sinks import names, open_sink
 from operations.staging import sweep_hourly
 from operations.wiring import System
 from relays.direct import direct_relay
+from relays.ports import OutboxRow
 from schema.database import history
 from schema.database.connection import reading
 from schema.database.tables import outbox, sink_states
@@ -52,21 +59,39 @@ def run(
     Raises AlreadyRunning, NotApplied, and what DirectRelay.run raises.
     """
     relayed = 0
+    process = Process(system, "run")
+    work = WorkLog("applied", lambda: f"pending={pending_events(system)}")
+    metrics, retries = ConsumerMetrics(process.registry), process.metrics.retries
 
-    def count(events: int) -> None:
+    def count(rows: Sequence[OutboxRow]) -> None:
         nonlocal relayed
-        relayed += events
-        report(events)
+        relayed += len(rows)
+        report(len(rows))
+        work.count(len(rows))
+        for applier in appliers:
+            metrics.note_age(applier.name, (row.created_at for row in rows))
 
-    with _hold_lock(system.settings.data_dir):
+    with _hold_lock(system.settings.data_dir), _watch(system, process), process.tracing() as tracing:
         sinks = [open_sink(system, name) for name in names(system)]
-        appliers = [Applier(system.engine, sink, marks) for sink, marks in sinks]
-        refills = [Refill(system.engine, sink, marks, system.store) for sink, marks in sinks]
+        appliers = [MeasuredApplier(Applier(system.engine, sink, marks), metrics, retries) for sink, marks in sinks]
+        for sink, _ in sinks:
+            metrics.start(sink.name)
+        refills = [
+            MeasuredRefill(Refill(system.engine, sink, marks, system.store), sink.name, metrics, retries)
+            for sink, marks in sinks
+        ]
 
         def refill() -> int:
             return sum(one.run_round() for one in refills if until_idle or one.is_due())
 
-        relay = direct_relay(system.engine, appliers, report=count, failing=failing, refill=refill)
+        relay = direct_relay(
+            system.engine,
+            appliers if tracing is None else [tracing.traced(one) for one in appliers],
+            report=count,
+            failing=failing,
+            progress=process.metrics.note_progress,
+            refill=refill,
+        )
         try:
             for sink, _ in sinks:
                 sink.ensure()
@@ -91,6 +116,7 @@ def run_until_signalled(system: System, output: Output, *, until_idle: bool, pat
     """`run`, until SIGTERM or SIGINT ends it after the current batch. Returns the number of events."""
     if system.settings.kafka is not None:  # both kinds of relay would publish the same rows
         raise SettingsError(f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is set; with Kafka, use: rag-outbox relay and consume")
+    logging.getLogger("operations.monitoring").setLevel(logging.INFO)
     stop = stop_on_signals()
     with output.progress("Relaying events", pending_events(system)) as bar:
 
@@ -141,6 +167,24 @@ def _require_applied(system: System) -> None:
     if rows:
         lines = (f"{one.sink} lacks {one.number}, one is {one.first!r}: {one.last_error or one.state}" for one in rows)
         raise NotApplied(f"not every sink holds its documents: {'; '.join(lines)}")
+
+
+@contextmanager
+def _watch(system: System, process: Process) -> Iterator[None]:
+    """Serve the metrics of this process and of the backlog, if a port is set."""
+    if not system.settings.metrics_port:
+        yield
+        return
+    stop = threading.Event()
+    monitor = Monitor(system.engine, BacklogMetrics(process.registry))
+    thread = threading.Thread(target=monitor.run, args=(stop,), name="monitor")
+    with process.serve():
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
 
 @contextmanager

@@ -1,42 +1,57 @@
 """`rag-outbox relay` and `rag-outbox consume SINK`: the processes of the services profile."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
+from operations.sinks import names as sink_names
 from operations.sinks import open_sink
 from operations.staging import sweep_hourly
 from operations.wiring import System
+from relays.ports import OutboxRow
+from schema import sinks as port
+from schema.events.events import Envelope
 from schema.sinks import MINIO
 
 
 def relay(system: System) -> int:
     """Publish outbox rows to Kafka until SIGTERM or SIGINT. Returns the number of rows."""
     from operations import history
+    from operations.monitoring.process import Process
+    from operations.monitoring.work_log import WorkLog
     from relays.kafka import kafka_relay
+    from relays.metrics import RelayMetrics
 
     published = 0
 
-    def report(rows: Any) -> None:
+    def report(rows: Sequence[OutboxRow]) -> None:
         nonlocal published
         published += len(rows)
+        work.count(len(rows))
+        if tracing is not None:
+            tracing.note_published(rows)
 
     kafka, names = _kafka(system), system.names
     if system.engine.dialect.name == "sqlite":
         raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
-    _enable_info_logs("relays")
-    _enable_info_logs("operations")  # the check of a new history
+    _enable_info_logs("relays", "operations")
     stop = stop_on_signals()
-    kafka_relay(
+    process, work = Process(system, "relay"), WorkLog("published")
+    relay = kafka_relay(
         system.engine,
         names,
         kafka,
         lanes=system.identity.lanes,
         check_history=lambda is_stopped: history.check_if_due(system.engine, names, kafka, is_stopped),
         report=report,
-    ).run(stop)
+        metrics=None if system.settings.metrics_port == 0 else RelayMetrics(process.registry),
+        progress=process.metrics.note_progress,
+    )
+    with process.tracing() as tracing, process.serve(is_member=lambda: relay.is_member):
+        relay.run(stop)
     return published
 
 
@@ -46,37 +61,75 @@ def consume(system: System, sink_name: str) -> int:
     from consumers.dead_letters import KafkaDeadLetters
     from consumers.kafka import KafkaConsumer
     from consumers.kafka_subscription import KafkaSubscription
+    from consumers.metrics import ConsumerMetrics, MeasuredApplier, MeasuredRefill
     from consumers.refill import Refill
+    from operations.monitoring.process import Process
+    from operations.monitoring.work_log import WorkLog
 
     consumed = 0
 
-    def report(applied: Any, _dead: Any) -> None:
+    def report(applied: Sequence[Envelope], _dead: Any) -> None:
         nonlocal consumed
         consumed += len(applied)
+        work.count(len(applied))
+        metrics.note_age(sink_name, (one.headers.get("ce_time", "") for one in applied))
 
     kafka, names = _kafka(system), system.names
-    _enable_info_logs("consumers")
-    _enable_info_logs("operations.staging")
+    _enable_info_logs("consumers", "operations")
     stop = stop_on_signals()
+    process, work = Process(system, "consumer"), WorkLog(f"applied sink={sink_name}")
+    metrics, retries = ConsumerMetrics(process.registry), process.metrics.retries
     with ExitStack() as stack:
         sink, sink_marks = open_sink(system, sink_name)
         stack.callback(sink.close)
         sink.ensure()
         if sink_name == MINIO:
             stack.enter_context(sweep_hourly(system.engine, system.store))
+        subscription = KafkaSubscription(kafka, names, sink_name)
+        metrics.start(sink_name)
+
+        def progress() -> None:
+            process.metrics.note_progress()
+            metrics.note_foreign(sink_name, subscription.foreign.count)
+
+        metrics.partitions_owned.labels(sink_name).set_function(lambda: len(subscription.owned))
+        refill = Refill(system.engine, sink, sink_marks, system.store)
+        applier: port.Applier = MeasuredApplier(Applier(system.engine, sink, sink_marks), metrics, retries)
+        if (tracing := stack.enter_context(process.tracing())) is not None:
+            applier = tracing.traced(applier)
+        stack.enter_context(process.serve({sink_name: sink.ensure}, is_member=lambda: subscription.is_member))
         KafkaConsumer(
-            Applier(system.engine, sink, sink_marks),
-            KafkaSubscription(kafka, names, sink_name),
+            applier,
+            subscription,
             KafkaDeadLetters(kafka, names.dead_letters_topic(sink_name), system.engine, sink_name),
             report=report,
-            refill=Refill(system.engine, sink, sink_marks, system.store),
+            progress=progress,
+            refill=MeasuredRefill(refill, sink_name, metrics, retries),
         ).run(stop)
     return consumed
 
 
-def _enable_info_logs(package: str) -> None:
+def monitor(system: System) -> None:
+    """Watch the backlog until SIGTERM or SIGINT."""
+    from operations.monitoring.kafka_backlog import KafkaBacklog
+    from operations.monitoring.metrics import BacklogMetrics
+    from operations.monitoring.monitor import Monitor
+    from operations.monitoring.process import Process
+
+    names, kafka = system.names, _kafka(system)
+    _enable_info_logs("operations")
+    stop = stop_on_signals()
+    process = Process(system, "monitor")
+    metrics = BacklogMetrics(process.registry, names.relays_group)
+    groups = KafkaBacklog(kafka, names, system.identity.lanes, sink_names(system))
+    with process.serve():
+        Monitor(system.engine, metrics, groups).run(stop, process.metrics.note_progress)
+
+
+def _enable_info_logs(*packages: str) -> None:
     """A long-running process logs its routine changes, too: a relay, for instance, the lanes that it gets and loses."""
-    logging.getLogger(package).setLevel(logging.INFO)
+    for package in packages:
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 def _kafka(system: System) -> dict[str, str]:

@@ -58,11 +58,13 @@ class Membership:
 
     def __init__(self) -> None:
         self._seen = time.monotonic()
+        self.is_member = False  # when `given_up` was called last
 
     def given_up(self, consumer: Consumer) -> bool:
         """Whether to recreate the consumer; call it often."""
         now = time.monotonic()
-        if consumer.memberid():
+        self.is_member = bool(consumer.memberid())
+        if self.is_member:
             self._seen = now
         if now - self._seen < _GIVE_UP_SECONDS:
             return False

@@ -21,6 +21,7 @@ from relays.ports import OutboxRow
 from schema.database.tables import LANES
 from schema.kafka import topics
 from schema.kafka.names import Names
+from schema.sinks import Applier
 from tests.support.pipeline import applier
 from tests.support.servers import Servers
 from tests.support.waiting import wait_for
@@ -65,12 +66,18 @@ def relaying(
 
 @contextmanager
 def consuming(
-    engine: Engine, sink: Sink, servers: Servers, names: Names, *, refill: Refill | None = None
+    engine: Engine,
+    sink: Sink,
+    servers: Servers,
+    names: Names,
+    *,
+    refill: Refill | None = None,
+    wrapped: Callable[[Applier], Applier] = lambda one: one,
 ) -> Iterator[None]:
-    """A running consumer."""
+    """A running consumer; `wrapped` may put something around its applier."""
     kafka = properties(servers)
     consumer = KafkaConsumer(
-        applier(engine, sink),
+        wrapped(applier(engine, sink)),
         KafkaSubscription(kafka, names, sink.name),
         KafkaDeadLetters(kafka, names.dead_letters_topic(sink.name), engine, sink.name),
         refill=refill,

@@ -145,6 +145,10 @@ class MemoryLanes(LaneStates):
                 self._leave(lanes)
                 self._broker.release(lanes)
 
+    @property
+    def is_member(self) -> bool:
+        return bool(self.member_id)
+
     def membership(self) -> GroupMembership | None:
         if not self.member_id:
             return None

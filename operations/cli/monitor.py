@@ -1,0 +1,18 @@
+"""`rag-outbox monitor`."""
+
+from operations import settings
+
+EXAMPLE = "rag-outbox monitor"
+
+
+def command() -> None:
+    """Serve the backlog of the whole system as metrics (services profile).
+
+    One of these processes is enough. It sees what waits when every relay and consumer is dead.
+    SIGTERM and Ctrl-C end the process.
+    """
+    from operations import wiring
+    from operations.profiles import services
+
+    with wiring.open_system(settings.load()) as system:
+        services.monitor(system)

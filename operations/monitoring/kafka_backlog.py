@@ -1,0 +1,78 @@
+"""The backlog in Kafka: how far each group is behind its topic, and which lanes and partitions nobody works on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it lacks __all__
+
+from operations.monitoring.backlog import GroupBacklog, Partition
+from schema.failures import Retryable
+from schema.kafka.clients import for_producer
+from schema.kafka.names import Names
+
+_ANSWER_SECONDS = 10.0
+_ERRORS_ONLY = 3  # of syslog's levels
+
+
+class KafkaBacklog:
+    """Reads with one client that stays connected. The documents' topic has a partition per lane."""
+
+    def __init__(self, kafka: Mapping[str, Any], names: Names, lanes: int, sinks: Sequence[str]) -> None:
+        self._admin = AdminClient({**for_producer(kafka), "log_level": _ERRORS_ONLY})
+        self._names = names
+        self._lanes = lanes
+        self._sinks = sinks
+
+    def read(self) -> dict[str, GroupBacklog]:
+        """By group, that of the relays first. Raises Retryable."""
+        try:
+            return self._read()
+        except KafkaException as error:
+            raise Retryable(f"Kafka: {error.args[0].str()}") from error
+
+    def _read(self) -> dict[str, GroupBacklog]:
+        relays_group, groups = self._names.relays_group, [self._names.sink_group(sink) for sink in self._sinks]
+        described = self._describe([relays_group, *groups])
+        partitions = [TopicPartition(self._names.documents_topic, number) for number in range(self._lanes)]
+        first = self._list(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        last = self._list(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        found = {relays_group: GroupBacklog({}, *self._assigned(described[relays_group], self._names.lanes_topic))}
+        for group in groups:
+            committed = self._committed(group, partitions)
+            lag = {
+                key: max(0, last[key] - max(committed.get(key, 0), first[key]))
+                for key in ((one.topic, one.partition) for one in partitions)
+            }
+            found[group] = GroupBacklog(lag, *self._assigned(described[group], self._names.documents_topic))
+        return found
+
+    def _describe(self, groups: Sequence[str]) -> dict[str, Any]:
+        asked = self._admin.describe_consumer_groups(list(groups), request_timeout=_ANSWER_SECONDS)
+        return {group: answer.result(_ANSWER_SECONDS) for group, answer in asked.items()}
+
+    def _assigned(self, described: Any, topic: str) -> tuple[int, int]:
+        """The number of members, and of partitions without one."""
+        taken = {
+            one.partition
+            for member in described.members
+            if member.assignment is not None
+            for one in member.assignment.topic_partitions
+            if one.topic == topic
+        }
+        return len(described.members), self._lanes - len(taken)
+
+    def _list(self, partitions: Sequence[TopicPartition], spec: OffsetSpec) -> dict[Partition, int]:
+        asked = self._admin.list_offsets(
+            dict.fromkeys(partitions, spec),
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=_ANSWER_SECONDS,
+        )
+        return {(one.topic, one.partition): answer.result(_ANSWER_SECONDS).offset for one, answer in asked.items()}
+
+    def _committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[Partition, int]:
+        asked = self._admin.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group, list(partitions))], request_timeout=_ANSWER_SECONDS
+        )
+        answer = asked[group].result(_ANSWER_SECONDS)
+        return {(one.topic, one.partition): one.offset for one in answer.topic_partitions if one.offset >= 0}

@@ -1,0 +1,63 @@
+"""The metrics and the HTTP endpoint that every long-running process has."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext
+
+from operations.monitoring.health import Check, Health
+from operations.monitoring.server import serve
+from operations.settings import PREFIX, SettingsError
+from operations.transient_error_counts import code_of
+from operations.wiring import System
+from schema.database.connection import reading
+from schema.metrics import ProcessMetrics
+
+if TYPE_CHECKING:
+    from operations.tracing import Tracing
+
+
+class Process:
+    """A process under observation; its own metrics go to `registry`."""
+
+    def __init__(self, system: System, kind: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody reads
+        self.registry = CollectorRegistry()
+        self.metrics = ProcessMetrics(self.registry, kind)
+        self._system = system
+        self._kind = kind
+        event.listen(system.engine, "handle_error", self._note_database_error)
+
+    @contextmanager
+    def serve(
+        self, stores: Mapping[str, Check] | None = None, is_member: Callable[[], bool] = lambda: True
+    ) -> Iterator[None]:
+        """Serve /metrics, /healthz and /readyz until the context ends.
+
+        `stores` are checks besides that of the database; each raises what is wrong.
+        """
+        settings = self._system.settings
+        health = Health(self.metrics, {"database": self._check_database, **(stores or {})}, is_member)
+        with serve(self.registry, health, settings.metrics_host, settings.metrics_port):
+            yield
+
+    def tracing(self) -> "AbstractContextManager[Tracing | None]":
+        """Exports spans until the context ends; None unless the settings ask for it."""
+        if not self._system.settings.tracing:
+            return nullcontext()
+        try:
+            from operations import tracing
+        except ImportError as error:
+            raise SettingsError(f"{PREFIX}TRACING: {error.name} is missing: pip install 'rag-outbox[otel]'") from error
+        return tracing.exporting(self._kind)
+
+    def _check_database(self) -> None:
+        with reading(self._system.engine) as connection:
+            connection.execute(text("SELECT 1"))
+
+    def _note_database_error(self, context: ExceptionContext) -> None:
+        if (code := code_of(context)) is not None:
+            self.metrics.retries.labels("database", code).inc()
