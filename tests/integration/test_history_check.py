@@ -1,5 +1,6 @@
 """The check of a new history: it finds in the topic what the sinks applied before the commits were lost."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -142,6 +143,11 @@ def test_check_since_a_time_reads_only_newer_events(lost: Engine, servers: Serve
     assert history.check(lost, reader(servers, names), since=now + timedelta(hours=1)).events == 0
     assert history.check(lost, reader(servers, names), since=now - timedelta(hours=1)).events == 4
     assert written.rows(lost, UNCHECKED) == [(1,)], "only a whole check counts"
+
+
+def test_check_skips_events_of_another_system(lost: Engine, servers: Servers, names: Names) -> None:
+    other = replace(names, system_id="00000000-0000-0000-0000-000000000000")
+    assert history.check(lost, reader(servers, other)).events == 0
 
 
 def test_check_counts_what_it_cannot_read(lost: Engine, servers: Servers, names: Names) -> None:
