@@ -79,9 +79,9 @@ def test_idle_run_pauses_between_two_rounds_of_refill(small: Folder, monkeypatch
     rounds: dict[object, list[float]] = {}  # when each began
     run_round = Refill.run_round
 
-    def note(refill: Refill) -> int:
+    def note(refill: Refill, lanes: None) -> int:
         rounds.setdefault(refill, []).append(time.monotonic())
-        return run_round(refill)
+        return run_round(refill, lanes)
 
     monkeypatch.setattr(Refill, "run_round", note)
     monkeypatch.setattr(os, "environ", small.environment())

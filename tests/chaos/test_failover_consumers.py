@@ -17,7 +17,7 @@ from sqlalchemy import text
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from retrieval.search import search
-from schema.collection import ALIAS
+from schema.collection import alias_of
 from schema.kafka.names import Names
 from schema.object_store.port import ObjectMissing
 from schema.object_store.s3 import S3Store
@@ -41,12 +41,13 @@ class System:
     folder: Folder
     pair: Pair
     milvus: MilvusClient
+    alias: str
     store: S3Store
 
     def rows(self) -> list[dict[str, Any]]:
         return list(
             self.milvus.query(
-                ALIAS, 'chunk_id != ""', [*in_step.FIELDS, "content"], limit=16_000, consistency_level="Strong"
+                self.alias, 'chunk_id != ""', [*in_step.FIELDS, "content"], limit=16_000, consistency_level="Strong"
             )
         )
 
@@ -56,7 +57,9 @@ class System:
 
     def found(self, query: str) -> list[str]:
         """The texts that a search for this text finds."""
-        hits = search(self.pair.replica, self.store, lambda work: work(self.milvus), vector(query), limit=100)
+        hits = search(
+            self.pair.replica, self.store, lambda work: work(self.milvus), vector(query), limit=100, alias=self.alias
+        )
         return [hit.content for hit in hits]
 
     def wait_until_consumed(self) -> None:
@@ -108,7 +111,7 @@ def system(
             vector_dimension=str(DIMENSION),
         )
         assert folder.run("init").status == 0
-        yield System(folder, pair, client, S3Store(minio_server.client(), bucket))
+        yield System(folder, pair, client, alias_of(names.namespace), S3Store(minio_server.client(), bucket))
 
 
 @contextmanager

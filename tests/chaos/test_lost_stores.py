@@ -39,9 +39,9 @@ def completed(system: System) -> set[str]:
 
 
 def drop_collection(system: System) -> None:
-    milvus = system.stores.milvus
-    name = milvus.describe_collection("rag_vectors")["collection_name"]
-    milvus.drop_alias("rag_vectors")
+    milvus, alias = system.stores.milvus, system.stores.alias
+    name = milvus.describe_collection(alias)["collection_name"]
+    milvus.drop_alias(alias)
     milvus.drop_collection(name)
 
 
@@ -63,10 +63,10 @@ def test_dropped_collection_is_refilled_without_a_write(system: System) -> None:
         drop_collection(system)
         living |= write(system, "after")
         [consumer] = [one for one in some.processes if one.does == "milvus"]
-        assert_stops(consumer, "there is no Milvus collection behind the alias rag_vectors")
+        assert_stops(consumer, f"there is no Milvus collection behind the alias {system.stores.alias}")
         assert "after" not in completed(system)
         again = some.consumer("milvus")
-        assert_stops(again, "there is no Milvus collection behind the alias rag_vectors")
+        assert_stops(again, f"there is no Milvus collection behind the alias {system.stores.alias}")
 
         assert system.folder.run("init").status == 0
         assert completed(system) == set()
