@@ -1,12 +1,14 @@
 """What the database holds of the documents that are about to be written: locked, and read in five statements.
 
-The first one locks the documents and their rows of `suspects`: whoever finds a suspect holds the document's lock.
+The first one locks the system's identity, the documents and their rows of `suspects`: whoever finds a suspect holds the
+document's lock.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -23,6 +25,8 @@ from sqlalchemy import (
     column,
     func,
     select,
+    text,
+    true,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -31,9 +35,17 @@ from sqlalchemy.sql.functions import FunctionElement
 from producer.confirmation import Confirmation, SinkState, confirm
 from schema import limits
 from schema.batches import bounded
+from schema.database.history import Identity, identity_columns, run_locked
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states, suspects
-from schema.sinks import RegisteredSink
+from schema.database.tables import (
+    chunk_tombstones,
+    chunks,
+    document_files,
+    documents,
+    sink_states,
+    suspects,
+    system_identity,
+)
 
 _CHUNKS_PER_VALUE = 5_000  # in one JSON value, which max_allowed_packet bounds
 
@@ -95,23 +107,31 @@ def _packed_chunks(aggregate: Any) -> Select[Any]:
     return _select_shared(chunks, chunks.c.doc_id, cast(values, CHAR).label("packed")).group_by(chunks.c.doc_id, piece)
 
 
-_DOCUMENTS = (  # a row per given id, locked in their order
-    select(_GIVEN.c.value.label("given_id"), documents, suspects.c.lost_version)
-    .select_from(
-        _GIVEN.outerjoin(documents, documents.c.doc_id == _GIVEN.c.value).outerjoin(
-            suspects, suspects.c.doc_id == _GIVEN.c.value
-        )
-    )
-    # Never a scan of a small table: it would lock rows of other documents.
-    .with_hint(documents, "FORCE INDEX (PRIMARY)", "mysql")
-    .with_hint(suspects, "FORCE INDEX (PRIMARY)", "mysql")
-    .with_for_update(of=[documents, suspects])
-)
 _CHUNKS = _packed_chunks(func.json_arrayagg)
 _CHUNKS_IN_SQLITE = _packed_chunks(func.json_group_array)
 _TOMBSTONES = _select_shared(chunk_tombstones, chunk_tombstones.c.doc_id, chunk_tombstones.c.chunk_id)
 _FILES = _select_shared(document_files, document_files)
 _STATES = _select_shared(sink_states, *(sink_states.c[name] for name in ("doc_id", "sink", "applied_version", "state")))
+
+
+@cache
+def _lock_statement(dialect: str) -> Select[Any]:
+    """The identity with a row per given id, locked in their order; one row without an id if none is given."""
+    given = (
+        system_identity.outerjoin(_GIVEN, true())
+        .outerjoin(documents, documents.c.doc_id == _GIVEN.c.value)
+        .outerjoin(suspects, suspects.c.doc_id == _GIVEN.c.value)
+    )
+    columns: list[Any] = [*identity_columns(dialect), _GIVEN.c.value.label("given_id"), documents]
+    return (
+        select(*columns, suspects.c.lost_version)
+        .select_from(given)
+        .where(system_identity.c.id == 1)
+        # Never a scan of a small table: it would lock rows of other documents.
+        .with_hint(documents, "FORCE INDEX (PRIMARY)", "mysql")
+        .with_hint(suspects, "FORCE INDEX (PRIMARY)", "mysql")
+        .suffix_with(text("FOR SHARE OF system_identity FOR UPDATE OF documents, suspects"), dialect="mysql")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +147,26 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class LockedDocuments:
-    """The documents that exist, and the highest lost version of each suspect; by doc_id."""
+    """The identity, the documents that exist, and the highest lost version of each suspect; by doc_id."""
 
+    identity: Identity
     stored: Mapping[str, StoredDocument]
     lost_versions: Mapping[str, int]
 
 
-def lock_documents(connection: Connection, doc_ids: Sequence[str], sinks: Sequence[RegisteredSink]) -> LockedDocuments:
-    """Lock documents until the transaction ends, and read them; `sinks` are those of the system's identity.
+def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> LockedDocuments:
+    """Lock the identity and documents until the transaction ends, and read them: the first thing that a write does.
 
-    Locks are taken in the order of the ids, so that two batches cannot deadlock on their documents.
+    Locks are taken in the order of the ids, so that two batches cannot deadlock on their documents. Raises
+    NotInitialised.
     """
     rows: dict[str, StoredRow] = {}
     lost_versions: dict[str, int] = {}
-    for some in bounded(sorted(doc_ids), IDS_PER_STATEMENT):
-        for row in connection.execute(_DOCUMENTS, {"json_doc_ids": msgspec.json.encode(some).decode()}):
+    statement = _lock_statement(connection.dialect.name)
+    for some in list(bounded(sorted(set(doc_ids)), IDS_PER_STATEMENT)) or [[]]:
+        packed_ids = msgspec.json.encode(some).decode()
+        identity, found = run_locked(connection, statement, {"json_doc_ids": packed_ids})
+        for row in found:
             if row.doc_id is not None:
                 rows[row.doc_id] = row
             if row.lost_version is not None:
@@ -165,11 +190,11 @@ def lock_documents(connection: Connection, doc_ids: Sequence[str], sinks: Sequen
             chunks_of[doc_id],
             tombstones_of[doc_id],
             files_of[doc_id],
-            confirm(sinks, states_of[doc_id], version=row.version),
+            confirm(identity.sinks, states_of[doc_id], version=row.version),
         )
         for doc_id, row in rows.items()
     }
-    return LockedDocuments(stored, lost_versions)
+    return LockedDocuments(identity, stored, lost_versions)
 
 
 def _select(connection: Connection, statement: Select[Any], doc_ids: Iterable[str]) -> Iterator[StoredRow]:

@@ -6,7 +6,7 @@ Invariant 1: all of it commits or rolls back with that transaction; the writer n
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection
@@ -24,7 +24,7 @@ from producer.stored import LockedDocuments, StoredDocument, lock_documents
 from producer.unpublished import read_unpublished
 from producer.validation import validate, validate_metadata
 from schema import limits
-from schema.database.history import Identity, NotInitialised, lock_identity, read_identity
+from schema.database.history import Identity, NotInitialised, read_identity
 from schema.events.events import MSGPACK
 from schema.events.identity import doc_id_error
 
@@ -81,11 +81,11 @@ class Writer:
         `headers` (for instance `traceparent`) are sent with the events. Raises InvalidDocument, VectorRequired,
         FileRequired or WrongModel before anything is written, WriteConflict if the transaction must be run again.
         """
-        identity = self._lock_identity(connection)
+        locked = self._lock(connection, [getattr(document, "doc_id", None) for document in documents])
+        identity = locked.identity
         vectors = [validate(document, self._model, identity.dimension) for document in documents]
         doc_ids = [document.doc_id for document in documents]
         _refuse_duplicates(doc_ids)
-        locked = lock_documents(connection, doc_ids, identity.sinks)
         plans = [
             _plan_document(document, document_vectors, locked, identity.history_id)
             for document, document_vectors in zip(documents, vectors, strict=True)
@@ -103,8 +103,8 @@ class Writer:
 
         Skips documents that are deleted already. Raises UnknownDocument before anything is written.
         """
-        identity = self._lock_identity(connection)
-        locked = _lock_existing(connection, doc_ids, identity)
+        locked = self._lock_existing(connection, doc_ids)
+        identity = locked.identity
         _refuse_duplicates(doc_ids)
         plans = [
             plan_delete(locked.stored[doc_id], identity.history_id, lost_version=locked.lost_versions.get(doc_id, 0))
@@ -121,8 +121,8 @@ class Writer:
         a sink may lack come from `chunks` or from events that wait in the outbox. Raises UnknownDocument (also for a
         deleted document), InvalidDocument, VectorRequired, FileRequired or WrongModel before anything is written.
         """
-        identity = self._lock_identity(connection)
-        locked = _lock_living(connection, doc_id, identity)
+        locked = self._lock_living(connection, doc_id)
+        identity = locked.identity
         document = locked.stored[doc_id]
         given = self._validate_chunks(document, chunks, identity.dimension)
         waiting, files = read_unpublished(connection, doc_id, identity.lanes)
@@ -158,8 +158,8 @@ class Writer:
             "language": language,
         }
         values = {name: value for name, value in given.items() if value is not UNSET}
-        identity = self._lock_identity(connection)
-        locked = _lock_living(connection, doc_id, identity)
+        locked = self._lock_living(connection, doc_id)
+        identity = locked.identity
         validate_metadata(doc_id, values)
         lost_version = locked.lost_versions.get(doc_id, 0)
         plans = [plan_relabel(values, locked.stored[doc_id], identity.history_id, lost_version=lost_version)]
@@ -173,12 +173,26 @@ class Writer:
         except NotInitialised as error:
             raise WrongModel(str(error)) from error
 
-    def _lock_identity(self, connection: Connection) -> Identity:
-        """The system's identity, locked before anything else, so that the whole write belongs to one history."""
+    def _lock(self, connection: Connection, doc_ids: Sequence[Any]) -> LockedDocuments:
+        """The identity and these documents, locked before anything else; what is no valid id is left out."""
         try:
-            return self._check_model(lock_identity(connection))
+            locked = lock_documents(connection, (doc_id for doc_id in doc_ids if doc_id_error(doc_id) is None))
         except NotInitialised as error:
             raise WrongModel(str(error)) from error
+        self._check_model(locked.identity)
+        return locked
+
+    def _lock_existing(self, connection: Connection, doc_ids: Sequence[str]) -> LockedDocuments:
+        locked = self._lock(connection, doc_ids)
+        if unknown := [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is not None or doc_id not in locked.stored]:
+            raise UnknownDocument(unknown)
+        return locked
+
+    def _lock_living(self, connection: Connection, doc_id: str) -> LockedDocuments:
+        locked = self._lock_existing(connection, [doc_id])
+        if locked.stored[doc_id].row.deleted_at is not None:
+            raise UnknownDocument([doc_id])
+        return locked
 
     def _check_model(self, identity: Identity) -> Identity:
         if identity.embedding_model != self._model:
@@ -250,21 +264,6 @@ def _plan_document(
     stored = locked.stored.get(document.doc_id)
     lost_version = locked.lost_versions.get(document.doc_id, 0)
     return plan_upsert(desired.from_document(document, vectors, stored), stored, history_id, lost_version=lost_version)
-
-
-def _lock_existing(connection: Connection, doc_ids: Sequence[str], identity: Identity) -> LockedDocuments:
-    valid = [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is None]
-    locked = lock_documents(connection, valid, identity.sinks)
-    if unknown := [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is not None or doc_id not in locked.stored]:
-        raise UnknownDocument(unknown)
-    return locked
-
-
-def _lock_living(connection: Connection, doc_id: str, identity: Identity) -> LockedDocuments:
-    locked = _lock_existing(connection, [doc_id], identity)
-    if locked.stored[doc_id].row.deleted_at is not None:
-        raise UnknownDocument([doc_id])
-    return locked
 
 
 def _refuse_duplicates(doc_ids: Sequence[str]) -> None:

@@ -6,13 +6,28 @@ whole; the first write on another server starts a new one before it writes anyth
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, false, insert, literal_column, select, true, update
+import msgspec
+from sqlalchemy import (
+    CHAR,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    case,
+    cast,
+    false,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from schema.database import sqlite_progress
 from schema.database.clock import utc_now
@@ -21,6 +36,7 @@ from schema.sinks import MILVUS, MINIO, RegisteredSink
 
 _OLDER_COPY = "an older copy of the file"
 _CHECKED = "rag_outbox_server_checked"  # of a connection whose server was once compared with the identity's
+_SINKS = msgspec.json.Decoder(list[tuple[str, int | bool, int | bool, int | bool, str]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,31 +101,53 @@ def create_system(
 
 def read_identity(connection: Connection) -> Identity:
     """The identity, without a lock. Raises NotInitialised."""
-    return _identity(_read(connection, is_locking=False))
+    [row] = _execute(connection, _statement(connection.dialect.name, is_locking=False))
+    return _identity(row)
 
 
 def lock_identity(connection: Connection) -> Identity:
-    """The identity, which stays as it is until the transaction ends: what a write calls before it writes anything.
+    """The identity, which stays as it is until the transaction ends; see `run_locked`."""
+    identity, _ = run_locked(connection, _statement(connection.dialect.name, is_locking=True))
+    return identity
 
-    One locking read, so that it sees the newest committed rows in REPEATABLE READ too. Starts a new history when the
-    database is another server than the history's, or an older copy of the file. Raises NotInitialised.
+
+def run_locked(
+    connection: Connection, statement: Select[Any], parameters: Mapping[str, object] | None = None
+) -> tuple[Identity, Sequence[Row[Any]]]:
+    """Run the first statement of a write: it selects `identity_columns`, and locks the identity's row FOR SHARE.
+
+    So the whole write belongs to one history, and a locking read sees the newest rows in REPEATABLE READ too. Starts a
+    new history when the database is another server than the history's, or an older copy of the file, and runs the
+    statement again. Returns the identity and the rows. Raises NotInitialised.
     """
-    if connection.dialect.name == "mysql" and _CHECKED not in connection.info:
-        # Once per connection, without a lock: two first writes that both held the shared lock would deadlock.
-        [first, *_] = _read(connection, is_locking=False)
-        if (reason := _reason_for_new_history(connection, first)) is not None:
-            start_history(connection, reason, instead_of=first.history_id)
-        else:
-            connection.info[_CHECKED] = True
-    rows = _read(connection, is_locking=True)
+    _compare_server_once(connection)
+    rows = _execute(connection, statement, parameters)
     reason = _reason_for_new_history(connection, rows[0])
-    if reason is None:
-        return _identity(rows)
-    start_history(connection, reason, instead_of=rows[0].history_id)
-    if reason == _OLDER_COPY:
-        _mark_all_absent(connection)
-        note_checked(connection, read_identity(connection).history_id)
-    return _identity(_read(connection, is_locking=True))
+    if reason is not None:
+        start_history(connection, reason, instead_of=rows[0].identity_history_id)
+        if reason == _OLDER_COPY:
+            _mark_all_absent(connection)
+            note_checked(connection, read_identity(connection).history_id)
+        rows = _execute(connection, statement, parameters)
+    return _identity(rows[0]), rows
+
+
+@cache
+def identity_columns(dialect: str) -> tuple[ColumnElement[Any], ...]:
+    """What `run_locked` needs of `system_identity`, and of the sinks, which are locked with it."""
+    if dialect == "mysql":
+        here, counter, aggregate = "@@server_uuid", "NULL", func.json_arrayagg
+    else:
+        here, counter, aggregate = "''", sqlite_progress.COUNTER, func.json_group_array
+    names = ("system_id", "history_id", "server_uuid", "embedding_model", "dimension", "lanes")
+    of_sink = (sinks.c[name] for name in ("name", "required", "takes_vectors", "takes_files", "state"))
+    registered = cast(aggregate(func.json_array(*of_sink)), CHAR)
+    return (
+        *(system_identity.c[name].label(f"identity_{name}") for name in names),
+        literal_column(here).label("identity_here"),
+        literal_column(counter).label("identity_counter"),
+        select(registered).with_for_update(read=True).scalar_subquery().label("identity_sinks"),
+    )
 
 
 def start_history(connection: Connection, reason: str, *, instead_of: str) -> bool:
@@ -155,37 +193,34 @@ def note_checked(connection: Connection, history_id: str) -> bool:
 
 @cache
 def _statement(dialect: str, *, is_locking: bool) -> Select[Any]:
-    """A row per sink; the identity's row is read, and locked, before those of the sinks."""
-    if dialect == "mysql":
-        here, counter = "@@server_uuid", "NULL"
-    else:
-        here, counter = "''", sqlite_progress.COUNTER
-    of_identity = ("system_id", "history_id", "server_uuid", "embedding_model", "dimension", "lanes")
-    of_sink = ("name", "required", "takes_vectors", "takes_files", "state")
-    statement = (
-        select(
-            *(system_identity.c[name] for name in of_identity),
-            literal_column(here).label("here"),
-            literal_column(counter).label("counter"),
-            *(sinks.c[name] for name in of_sink),
-        )
-        .select_from(system_identity.outerjoin(sinks, true()))
-        .where(system_identity.c.id == 1)
-    )
+    statement = select(*identity_columns(dialect)).where(system_identity.c.id == 1)
     return statement.with_for_update(read=True) if is_locking else statement
 
 
-def _read(connection: Connection, *, is_locking: bool) -> Sequence[Row[Any]]:
-    rows = connection.execute(_statement(connection.dialect.name, is_locking=is_locking)).all()
+def _execute(
+    connection: Connection, statement: Select[Any], parameters: Mapping[str, object] | None = None
+) -> Sequence[Row[Any]]:
+    rows = connection.execute(statement, parameters).all()
     if not rows:
         raise NotInitialised("the system is not initialised: run rag-outbox init")
     return rows
 
 
+def _compare_server_once(connection: Connection) -> None:
+    """Once per connection, without a lock: two first writes that both held the shared lock would deadlock."""
+    if connection.dialect.name != "mysql" or _CHECKED in connection.info:
+        return
+    [row] = _execute(connection, _statement("mysql", is_locking=False))
+    if (reason := _reason_for_new_history(connection, row)) is not None:
+        start_history(connection, reason, instead_of=row.identity_history_id)
+    else:
+        connection.info[_CHECKED] = True
+
+
 def _reason_for_new_history(connection: Connection, row: Row[Any]) -> str | None:
-    if row.server_uuid != row.here:
+    if row.identity_server_uuid != row.identity_here:
         return "another server"
-    if sqlite_progress.is_older_copy(connection.engine, row.counter):
+    if sqlite_progress.is_older_copy(connection.engine, row.identity_counter):
         return _OLDER_COPY
     return None
 
@@ -204,14 +239,21 @@ def _mark_all_absent(connection: Connection) -> None:
     connection.execute(update(documents).where(documents.c.status != "processing").values(status=status))
 
 
-def _identity(rows: Sequence[Row[Any]]) -> Identity:
-    row = rows[0]
-    registered = sorted(
-        RegisteredSink(one.name, one.required, one.takes_vectors, one.takes_files, one.state)
-        for one in rows
-        if one.name is not None
+def _identity(row: Row[Any]) -> Identity:
+    return Identity(
+        row.identity_system_id,
+        row.identity_history_id,
+        row.identity_embedding_model,
+        row.identity_dimension,
+        row.identity_lanes,
+        _decode_sinks(row.identity_sinks),
     )
-    return Identity(row.system_id, row.history_id, row.embedding_model, row.dimension, row.lanes, tuple(registered))
+
+
+@lru_cache(maxsize=8)
+def _decode_sinks(packed: str | None) -> tuple[RegisteredSink, ...]:
+    rows = _SINKS.decode(packed) if packed else []
+    return tuple(sorted(RegisteredSink(name, bool(a), bool(b), bool(c), state) for name, a, b, c, state in rows))
 
 
 def _server_uuid(connection: Connection) -> str:
