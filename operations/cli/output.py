@@ -4,11 +4,19 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
+
+
+class Show(Protocol):
+    """Shows one result; see `Output.result`."""
+
+    def __call__(self, facts: Mapping[str, Any], /, *lines: str | Table) -> None: ...
 
 
 class Output:
@@ -23,9 +31,24 @@ class Output:
         """Print the outcome on stdout: `facts` as JSON, or `lines` for a person."""
         if self.json:
             sys.stdout.write(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.flush()
             return
         for line in lines:
             self._out.print(line, markup=False) if isinstance(line, str) else self._out.print(line)
+
+    @contextmanager
+    def live(self) -> Iterator[Show]:
+        """Show results one after another: in place on a terminal, else each below the last."""
+        if self.json or not self._out.is_terminal:
+            yield self.result
+            return
+        with Live(console=self._out, auto_refresh=False) as live:
+
+            def show(_facts: Mapping[str, Any], *lines: str | Table) -> None:
+                shown = (Text(line) if isinstance(line, str) else line for line in lines)
+                live.update(Group(*shown), refresh=True)
+
+            yield show
 
     def note(self, line: str) -> None:
         """Print a line on stderr."""

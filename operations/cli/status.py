@@ -1,35 +1,78 @@
 """`rag-outbox status`."""
 
+import threading
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
 
 from operations import settings
 from operations.cli.options import Json
 from operations.cli.output import Output, table
 
+if TYPE_CHECKING:
+    from operations.status import Status
+    from operations.wiring import System
+
 EXAMPLE = "rag-outbox status --json | jq .sinks.milvus"
 
+_WATCH_SECONDS = 2.0
 
-def command(as_json: Json = False) -> None:
+
+def command(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C; with --json, a line each.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show documents per state, waiting events and their age, lag per sink, and failures."""
     from operations import wiring
+    from operations.signals import stop_on_signals
     from operations.status import status as read_status
 
     output = Output(json=as_json)
     with wiring.open_system(settings.load()) as system:
-        now = read_status(system)
+        if watch:
+            _watch(system, output, stop_on_signals())
+        else:
+            now = read_status(system)
+            output.result(asdict(now), *_lines(now))
+
+
+def _watch(system: "System", output: Output, stop: threading.Event) -> None:
+    """Show the status until `stop` is set; while the database is away, say so."""
+    from sqlalchemy.exc import DBAPIError
+
+    from operations.status import status as read_status
+    from schema.database.connection import is_transient
+
+    with output.live() as show:
+        while not stop.is_set():
+            try:
+                now = read_status(system)
+            except DBAPIError as error:
+                if not is_transient(error):
+                    raise
+                reason = f"metadata database: {error.orig}"
+                show({"error": reason}, reason)
+            else:
+                show(asdict(now), *_lines(now))
+            stop.wait(_WATCH_SECONDS)
+
+
+def _lines(now: "Status") -> list[str | Table]:
     sinks = table("sink", "#applied", "#unapplied", "#oldest unapplied", "#failed")
     for name, sink in now.sinks.items():
         age = _age(sink["oldest_unapplied_age_seconds"])
         sinks.add_row(name, str(sink["applied"]), str(sink["unapplied"]), age, str(sink["failed"]))
-    output.result(
-        asdict(now),
+    return [
         "Documents: " + (", ".join(f"{count} {state}" for state, count in now.documents.items()) or "none"),
         f"Pending events: {now.pending_events}, the oldest {_age(now.oldest_pending_age_seconds)}",
         sinks,
         *(f"failed: {one['doc_id']} version {one['version']} in {one['sink']}: {one['reason']}" for one in now.failed),
         f"Dead letters: {now.dead_letters}",
-    )
+    ]
 
 
 def _age(seconds: Any) -> str:

@@ -57,3 +57,24 @@ def _relayed_until_stopped(folder: Folder, stop: Callable[[subprocess.Popen[str]
 def _waiting(folder: Folder) -> int:
     ((count,),) = folder.sql("SELECT count(*) FROM outbox")
     return int(count)
+
+
+def test_watched_status_is_shown_again_until_ctrl_c(folder: Folder, here: Here) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "status", "--watch", "--json"],
+        env=folder.environment(),
+        cwd=folder.path.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["pending_events"] == 0
+        line = json.dumps({"doc_id": "d", "title": "T", "source_type": "text", "chunks": [{"content": "Words."}]})
+        assert here(folder, "write", "-", stdin=line.encode()).status == 0
+        shown = (json.loads(line) for line in process.stdout)
+        assert next(one for one in shown if one["pending_events"])["sinks"]["milvus"]["unapplied"] == 1
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
