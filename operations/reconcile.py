@@ -102,17 +102,22 @@ def _milvus_rows(client: MilvusClient, alias: str) -> Iterator[dict[str, Any]]:
 
 
 def _objects(system: System) -> Iterator[Difference]:
-    """Compare files with objects by digest; an archive must belong to a document that is not deleted."""
+    """Compare files with objects by digest; an archive must belong to a document that is not deleted.
+
+    Staged objects are left to the sweep, which removes them a day later.
+    """
     with reading(system.engine) as connection:
         files: Sequence[Any] = connection.execute(select(document_files)).all()
         living = set(connection.execute(select(documents.c.doc_id).where(documents.c.deleted_at.is_(None))).scalars())
     wanted = {row.object_key: row.sha256 for row in files if row.removed_in_version is None}
     archives = layout.embeddings_prefix("").rstrip("/") + "/"
     for key in system.store.keys(""):
+        if key.startswith(layout.STAGING_PREFIX) or key == layout.SYSTEM_ID_KEY:
+            continue
         if key.startswith(archives):
             if key.removeprefix(archives).split("/")[0] not in living:
                 yield Difference("object store", "left over", key)
-        elif key not in wanted and key != layout.SYSTEM_ID_KEY:
+        elif key not in wanted:
             yield Difference("object store", "left over", key)
     for key, sha256 in wanted.items():
         found = system.store.sha256(key)
