@@ -13,17 +13,20 @@ from pathlib import Path
 from compose.native import lock, supervise
 from compose.native.cache import VARIABLE, Cache
 from compose.native.errors import ServerError, Unavailable
+from compose.native.exporters import MysqldExporter, NodeExporter
 from compose.native.kafka import Kafka
 from compose.native.milvus import Milvus
 from compose.native.minio import Minio
 from compose.native.mysql import MySQL, Replica
 from compose.native.output import result, say
+from compose.native.prometheus import Prometheus
 from compose.native.server import Server
 from compose.native.state import State
 
 DONE, FAILED, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130  # argparse ends with 2 on wrong usage
 DEFAULT = (MySQL.name, Kafka.name, Minio.name, Milvus.name)
-NAMES = (*DEFAULT, Replica.name)
+MONITORING = (Prometheus.name, MysqldExporter.name, NodeExporter.name)
+NAMES = (*DEFAULT, Replica.name, *MONITORING)
 COLUMNS = ("name", "state", "pid", "port", "url", "version", "log")
 
 
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.action == "status":
             return _status(data, as_json=options.json)
         if options.action == "fetch":
-            return _report(supervise.fetch(list(_servers(State(data), options.names or DEFAULT).values())))
+            return _report(supervise.fetch(list(_servers(State(data), options.names or (*DEFAULT, *MONITORING)).values())))
         with lock.hold(data / "lock", "servers", "another up or stop"):
             state = State(data)
             return _up(state, options) if options.action == "up" else _stop(state, options.names)
@@ -101,7 +104,7 @@ def _report(errors: Sequence[ServerError]) -> int:
 def _servers(state: State, names: Sequence[str] = ()) -> dict[str, Server]:
     """The servers with these names, or all servers, by name."""
     cache = Cache.of_this_user()
-    every: list[Server] = [kind(cache, state) for kind in (MySQL, Replica, Kafka, Minio, Milvus)]
+    every: list[Server] = [kind(cache, state) for kind in (MySQL, Replica, Kafka, Minio, Milvus, Prometheus, MysqldExporter, NodeExporter)]
     return {server.name: server for server in every if not names or server.name in names}
 
 

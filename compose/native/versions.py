@@ -10,3 +10,5 @@ MINIO = "v0.0.0-20260212201848-7aac2a2c5b7c"  # the last release; archived upstr
 MILVUS = "2.3.5"  # the last server release with a wheel
 PROMETHEUS = "2.42"
 PROMETHEUS_SUITE = "bookworm"
+MYSQLD_EXPORTER = "0.14"
+NODE_EXPORTER = "1.5"
