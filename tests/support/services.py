@@ -35,7 +35,7 @@ class Process:
         self._log, self._out = (folder.path / f"{name}.{kind}" for kind in ("log", "json"))
         with self._log.open("wb") as log, self._out.open("wb") as out:
             self._process = subprocess.Popen(
-                [*COMMAND, *arguments, "--json"],
+                [*COMMAND, *arguments, *(["--json"] if arguments != ("monitor",) else [])],
                 env=folder.environment(kafka_client_id=name, **settings),
                 cwd=folder.path,
                 stdin=subprocess.DEVNULL,
@@ -45,7 +45,7 @@ class Process:
 
     @property
     def does(self) -> str:
-        """`relay`, or the name of the sink."""
+        """`relay`, `monitor`, or the name of the sink."""
         return self.arguments[-1]
 
     @property
@@ -108,7 +108,7 @@ class Services:
         self._admin = self._connected()
 
     def start(self, *arguments: str, **settings: str) -> Process:
-        """Start `rag-outbox relay` or `rag-outbox consume SINK`."""
+        """Start `rag-outbox relay`, `rag-outbox consume SINK` or `rag-outbox monitor`."""
         process = Process(self.folder, f"{arguments[-1]}-{len(self.processes) + 1}", arguments, settings)
         self.processes.append(process)
         return process
