@@ -14,7 +14,7 @@ DEV     := $(VENV)/.dev-installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test simulate simulate-mutants lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick settings
+.PHONY: help demo test simulate simulate-mutants lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick settings dashboards
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ constraints: ## pin the newest versions again (needs Python 3.11, the oldest sup
 
 settings: $(RUNTIME) ## write docs/settings.md from the settings class
 	$(BIN)/python -m operations.settings_page > docs/settings.md
+
+dashboards: $(DEV) ## write the Grafana dashboards from their Python
+	$(BIN)/python -m compose.grafana.dashboards
 
 clean: ## remove the virtual environment, caches and build output
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov dist

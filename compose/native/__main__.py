@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.action == "status":
             return _status(data, as_json=options.json)
         if options.action == "fetch":
-            return _report(supervise.fetch(list(_servers(State(data), options.names or (*DEFAULT, *MONITORING)).values())))
+            return _report(
+                supervise.fetch(list(_servers(State(data), options.names or (*DEFAULT, *MONITORING)).values()))
+            )
         with lock.hold(data / "lock", "servers", "another up or stop"):
             state = State(data)
             return _up(state, options) if options.action == "up" else _stop(state, options.names)
@@ -104,7 +106,9 @@ def _report(errors: Sequence[ServerError]) -> int:
 def _servers(state: State, names: Sequence[str] = ()) -> dict[str, Server]:
     """The servers with these names, or all servers, by name."""
     cache = Cache.of_this_user()
-    every: list[Server] = [kind(cache, state) for kind in (MySQL, Replica, Kafka, Minio, Milvus, Prometheus, MysqldExporter, NodeExporter)]
+    every: list[Server] = [
+        kind(cache, state) for kind in (MySQL, Replica, Kafka, Minio, Milvus, Prometheus, MysqldExporter, NodeExporter)
+    ]
     return {server.name: server for server in every if not names or server.name in names}
 
 

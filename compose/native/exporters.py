@@ -1,7 +1,5 @@
 """Two exporters next to Prometheus: the state of MySQL, and of the disks, memory and processors of this machine."""
 
-from pathlib import Path
-
 from compose.native import process, prometheus, versions
 from compose.native.cache import Cache
 from compose.native.mysql import MySQL

@@ -42,9 +42,7 @@ APPLIED = 'rag_outbox_applied_total{instance="a", sink="minio"}'
 RUN = 'rag_outbox_process_info{instance="a", kind="run"}'
 UP = 'up{job="rag-outbox", instance="a"}'
 ROUND = 'rag_outbox_last_progress_timestamp_seconds{instance="a"}'
-FREE, SIZE = (
-    f'node_filesystem_{what}_bytes{{fstype="ext4", mountpoint="/data"}}' for what in ("avail", "size")
-)
+FREE, SIZE = (f'node_filesystem_{what}_bytes{{fstype="ext4", mountpoint="/data"}}' for what in ("avail", "size"))
 IN_MEMORY = 'node_filesystem_avail_bytes{fstype="tmpfs", mountpoint="/run"}'
 MONITOR = 'rag_outbox_monitor_up{source="database"}'
 
