@@ -12,11 +12,13 @@
 CREATE USER IF NOT EXISTS 'rag-writer' ACCOUNT LOCK;
 CREATE USER IF NOT EXISTS 'rag-relay' ACCOUNT LOCK;
 CREATE USER IF NOT EXISTS 'rag-consumer' ACCOUNT LOCK;
+CREATE USER IF NOT EXISTS 'rag-monitor' ACCOUNT LOCK;
+CREATE USER IF NOT EXISTS 'rag-exporter' ACCOUNT LOCK;
 
 -- Every process reads the revision of the tables, the identity of the system and its sinks.
-GRANT SELECT ON rag_outbox_revision TO 'rag-writer', 'rag-relay', 'rag-consumer';
-GRANT SELECT ON system_identity TO 'rag-writer', 'rag-relay', 'rag-consumer';
-GRANT SELECT ON sinks TO 'rag-writer', 'rag-relay', 'rag-consumer';
+GRANT SELECT ON rag_outbox_revision TO 'rag-writer', 'rag-relay', 'rag-consumer', 'rag-monitor';
+GRANT SELECT ON system_identity TO 'rag-writer', 'rag-relay', 'rag-consumer', 'rag-monitor';
+GRANT SELECT ON sinks TO 'rag-writer', 'rag-relay', 'rag-consumer', 'rag-monitor';
 
 -- The writer: `rag-outbox write`, `ingest` and `delete`, and every service that imports `producer` or writes SQL itself.
 GRANT SELECT, INSERT, UPDATE ON documents TO 'rag-writer'; -- deleted documents stay as rows
@@ -55,3 +57,15 @@ GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer'; -- INSERT: fil
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
 GRANT SELECT, INSERT, UPDATE ON suspects TO 'rag-consumer';
 GRANT INSERT, SELECT (stage, event_id, dead_at) ON outbox_dead_letters TO 'rag-consumer'; -- too large for Kafka
+
+-- The monitor: `rag-outbox monitor`. It counts, and sees no title, no text and no payload.
+GRANT SELECT (id, payload_bytes, created_at) ON outbox TO 'rag-monitor';
+GRANT SELECT (status) ON documents TO 'rag-monitor';
+GRANT SELECT (sink, state, requested_at) ON sink_states TO 'rag-monitor';
+GRANT SELECT (stage) ON outbox_dead_letters TO 'rag-monitor';
+GRANT SELECT (doc_id) ON suspects TO 'rag-monitor';
+GRANT SELECT (number, checked_at) ON histories TO 'rag-monitor';
+GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_history_list_length is missing
+
+-- The exporter of MySQL's own metrics for Prometheus. It sees no table.
+GRANT PROCESS, REPLICATION CLIENT ON *.* TO 'rag-exporter';

@@ -1,9 +1,11 @@
 """Least privilege in MySQL: each process has its own user of `compose/grants/grants.sql`, and no other right."""
 
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pymysql
 import pytest
@@ -16,6 +18,7 @@ from consumers.dead_letters import KafkaDeadLetters
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from operations import history
+from operations.monitoring import backlog
 from producer import Writer
 from relays.outbox import SqlOutbox
 from schema.database import revision
@@ -28,7 +31,7 @@ from schema.object_store import layout
 from schema.object_store.directory import DirectoryStore
 from tests.contracts.dead_letters import letter
 from tests.integration.test_kafka_consumers import wait_until_completed
-from tests.support import kafka
+from tests.support import kafka, prometheus
 from tests.support.foreign_events import LOST, forge, lose
 from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, applier, chunk, document
 from tests.support.servers import ROOT, Servers
@@ -38,8 +41,13 @@ from tests.support.written import rows
 pytestmark = pytest.mark.integration
 
 SCRIPT = ROOT / "compose" / "grants" / "grants.sql"
-PROCESSES = ("writer", "relay", "consumer")
-DENIED = {ER.TABLEACCESS_DENIED_ERROR, ER.COLUMNACCESS_DENIED_ERROR, ER.SPECIFIC_ACCESS_DENIED_ERROR}
+PROCESSES = ("writer", "relay", "consumer", "monitor")
+DENIED = {
+    ER.DBACCESS_DENIED_ERROR,
+    ER.TABLEACCESS_DENIED_ERROR,
+    ER.COLUMNACCESS_DENIED_ERROR,
+    ER.SPECIFIC_ACCESS_DENIED_ERROR,
+}
 
 
 @dataclass(frozen=True)
@@ -49,21 +57,24 @@ class Users:
     writer: Engine
     relay: Engine
     consumer: Engine
+    monitor: Engine
+    exporter: Engine
 
 
 @pytest.fixture
 def users(mysql: Engine) -> Iterator[Users]:
     """The users of the script, with a new prefix instead of `rag-`."""
     prefix, password = f"t{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
-    accounts = ", ".join(f"'{prefix}-{process}'" for process in PROCESSES)
+    names = (*PROCESSES, "exporter")
+    accounts = ", ".join(f"'{prefix}-{name}'" for name in names)
     try:
         for _ in range(2):  # repeating it is harmless
             run_script(mysql, SCRIPT.read_text().replace("'rag-", f"'{prefix}-"))
         with mysql.begin() as connection:
-            for process in PROCESSES:
-                user = f"'{prefix}-{process}'"
+            for name in names:
+                user = f"'{prefix}-{name}'"
                 connection.exec_driver_sql(f"ALTER USER {user} IDENTIFIED BY '{password}' ACCOUNT UNLOCK")
-        engines = {process: engine_of(mysql, f"{prefix}-{process}", password) for process in PROCESSES}
+        engines = {name: engine_of(mysql, f"{prefix}-{name}", password) for name in names}
         yield Users(**engines)
         for engine in engines.values():
             engine.dispose()
@@ -212,6 +223,32 @@ def test_binlog_has_only_keys_of_rows_that_the_relay_deletes(mysql: Engine, user
     assert row_image() == "FULL", "and the relay works without it"
 
 
+def test_monitor_user_may_read_the_whole_backlog(mysql: Engine, users: Users) -> None:
+    with users.writer.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one"))
+    with reading(users.monitor) as connection:
+        found = backlog.read(connection)
+    assert (found.pending_events, found.documents["pending"], found.sinks["milvus"].documents["pending"]) == (1, 1, 1)
+    assert found.history_list_length is not None
+
+    with mysql.begin() as connection:
+        connection.execute(text(f"REVOKE PROCESS ON *.* FROM '{users.monitor.url.username}'"))
+    users.monitor.dispose()
+    with reading(users.monitor) as connection:
+        assert backlog.read(connection).history_list_length is None, "and it works without it"
+
+
+def test_exporter_user_may_read_what_the_dashboards_show(users: Users, tmp_path: Path) -> None:
+    url = users.exporter.url.render_as_string(hide_password=False)
+    with prometheus.exporters(tmp_path, url) as jobs:
+        [port] = jobs["mysqld-exporter"]
+        wait_for(lambda: prometheus.answers(port, "/metrics"), "the exporter")
+        served = prometheus.get(port, "/metrics").data.decode()
+    failed = re.findall(r'^mysql_exporter_collector_success\{collector="(.+)"\} 0$', served, re.MULTILINE)
+    assert failed == []
+    assert "mysql_global_status_innodb_row_lock_waits " in served
+
+
 def state_of(mysql: Engine) -> str:
     with reading(mysql) as connection:
         return str(connection.scalar(text("SELECT status FROM documents")))
@@ -276,10 +313,26 @@ STATEMENTS = {
         "SELECT * FROM operation_logs",
         "DROP TABLE chunks",
     ],
+    "monitor": [
+        "SELECT title FROM documents",
+        "SELECT * FROM chunks",
+        "SELECT payload FROM outbox",
+        "SELECT error FROM outbox_dead_letters",
+        "SELECT last_error FROM sink_states",
+        "SELECT * FROM operation_logs",
+        "DELETE FROM outbox",
+        "UPDATE documents SET status = 'completed'",
+        "UPDATE histories SET checked_at = NULL",
+    ],
+    "exporter": [
+        "SELECT * FROM documents",
+        "SELECT id FROM outbox",
+        "SELECT * FROM sinks",
+    ],
 }
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", STATEMENTS)
 def test_no_process_has_the_rights_of_another(mysql: Engine, users: Users, process: str) -> None:
     for statement in [*STATEMENTS[process], "CREATE TABLE more (id INT)", "CREATE USER somebody", "SHUTDOWN"]:
         with pytest.raises(DBAPIError) as raised, getattr(users, process).begin() as connection:

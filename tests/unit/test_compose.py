@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from compose.native import kafka as native_kafka
 from compose.native import mysql as native_mysql
-from compose.native import versions
+from compose.native import prometheus, versions
 from operations import settings
 from operations.cli.app import app
 from operations.settings import PREFIX, Settings
@@ -26,6 +26,7 @@ VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+):-(?P<default>[^}]*)\}")
 
 FILE: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+PROMETHEUS: dict[str, Any] = yaml.safe_load((COMPOSE / "prometheus" / "prometheus.yml").read_text())
 OURS = [name for name, service in SERVICES.items() if service["image"].startswith("rag-outbox:")]
 USERS = {
     "init": "rag-owner",
@@ -34,7 +35,9 @@ USERS = {
     "relay": "rag-relay",
     "consumer-milvus": "rag-consumer",
     "consumer-minio": "rag-consumer",
+    "monitor": "rag-monitor",
 }
+SERVING = ("relay", "consumer-milvus", "consumer-minio", "monitor")
 
 
 def environment(service: str) -> dict[str, str]:
@@ -71,18 +74,22 @@ def test_users_are_the_granted_ones_and_the_owner() -> None:
     granted = set(re.findall(r"CREATE USER IF NOT EXISTS '([^']+)'", (COMPOSE / "grants" / "grants.sql").read_text()))
     opened = set(re.findall(r"set_password (rag-\w+)", SERVICES["grants"]["command"][0]))
     assert granted == opened
-    assert set(USERS.values()) == granted | {environment("mysql")["MYSQL_USER"]}
+    assert set(USERS.values()) | {"rag-exporter"} == granted | {environment("mysql")["MYSQL_USER"]}
+    assert "--mysqld.username=rag-exporter" in SERVICES["mysqld-exporter"]["command"]
 
 
 def test_passwords_match_on_both_sides() -> None:
     sides = {
         "rag-owner": environment("mysql")["MYSQL_PASSWORD"],
         **{
-            f"rag-{name}": environment("grants")[f"{name.upper()}_PASSWORD"] for name in ("writer", "relay", "consumer")
+            f"rag-{name}": environment("grants")[f"{name.upper()}_PASSWORD"]
+            for name in ("writer", "relay", "consumer", "monitor")
         },
     }
     for service, user in USERS.items():
         assert make_url(environment(service)[f"{PREFIX}DATABASE_URL"]).password == sides[user], service
+    exporter = environment("mysqld-exporter")["MYSQLD_EXPORTER_PASSWORD"]
+    assert exporter == environment("grants")["EXPORTER_PASSWORD"]
     assert environment("grants")["MYSQL_PWD"] == environment("mysql")["MYSQL_ROOT_PASSWORD"]
     store = environment("seaweedfs")
     assert environment("consumer-minio")[f"{PREFIX}OBJECT_STORE_ACCESS_KEY"] == store["AWS_ACCESS_KEY_ID"]
@@ -141,7 +148,7 @@ def test_mysql_has_the_options_of_the_native_one() -> None:
 
 def test_ports_are_published_on_this_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 4
+    assert len(ports) == 6
     assert all(port.startswith("127.0.0.1:${") for port in ports), ports
 
 
@@ -159,3 +166,36 @@ def test_image_contains_every_package() -> None:
     allowed = (ROOT / ".dockerignore").read_text().splitlines()
     assert copied == packages
     assert {f"!{package}" for package in packages} <= set(allowed)
+
+
+def test_prometheus_scrapes_every_process_and_exporter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    scrapes = {one["job_name"]: one for one in PROMETHEUS["scrape_configs"]}
+    [ours] = scrapes["rag-outbox"]["dns_sd_configs"]
+    assert set(ours["names"]) == set(SERVING) == {name for name in OURS if SERVICES[name]["restart"] != "no"}
+    for service in SERVING:
+        loaded = settings_of(service, monkeypatch, tmp_path)
+        assert (loaded.metrics_host, loaded.metrics_port) == ("0.0.0.0", ours["port"]), service
+    exporters = {name for name in SERVICES if name.endswith("-exporter")}
+    assert scrapes.keys() - {"rag-outbox"} == exporters == set(prometheus.EXPORTERS)
+    for name in exporters:
+        assert scrapes[name]["static_configs"][0]["targets"][0].partition(":")[0] == name
+
+
+def test_what_monitoring_services_mount_exists() -> None:
+    for service in ("prometheus", "grafana"):
+        for volume in SERVICES[service]["volumes"]:
+            source = volume.partition(":")[0]
+            assert (COMPOSE / source).exists() if source.startswith(".") else source in FILE["volumes"], volume
+    assert {(COMPOSE / "prometheus" / name).exists() for name in PROMETHEUS["rule_files"]} == {True}
+
+
+def test_grafana_finds_its_datasource_and_dashboards() -> None:
+    provisioning = COMPOSE / "grafana" / "provisioning"
+    [source] = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert source["jsonData"]["timeInterval"].split()[0] == PROMETHEUS["global"]["scrape_interval"]
+    [provider] = yaml.safe_load((provisioning / "dashboards" / "rag-outbox.yml").read_text())["providers"]
+    folder = provider["options"]["path"]
+    assert f"./grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
+    home = environment("grafana")["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (COMPOSE / "grafana" / "dashboards" / home.removeprefix(f"{folder}/")).exists()
