@@ -80,13 +80,14 @@ def read(connection: Connection) -> Backlog:
     unchecked = (
         select(func.count()).select_from(histories).where(histories.c.checked_at.is_(None), histories.c.number > 1)
     )
+    by_sink = _read_sinks(connection, now)
     return Backlog(
         pending_events=events,
         pending_bytes=int(size_bytes),
         oldest_pending_age_seconds=_age(now, oldest),
         documents=dict.fromkeys(_UNFINISHED, 0) | {row[0]: row[1] for row in connection.execute(unfinished)},
-        sinks=_read_sinks(connection, now),
-        dead_letters={row[0]: row[1] for row in connection.execute(letters)},
+        sinks=by_sink,
+        dead_letters=dict.fromkeys(("relay", *by_sink), 0) | {row[0]: row[1] for row in connection.execute(letters)},
         suspects=connection.execute(select(func.count()).select_from(suspects)).scalar_one(),
         unchecked_histories=connection.execute(unchecked).scalar_one(),
         history_list_length=_read_history_list_length(connection),

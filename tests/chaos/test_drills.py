@@ -70,20 +70,20 @@ def wait_until_above(system: Monitored, expression: str, limit: float) -> None:
     wait_for(lambda: (system.prometheus.value(expression) or 0) > limit, f"{expression} above {limit}")
 
 
+def wait_until_over(system: Monitored, *alerts: str) -> None:
+    wait_until_current(system)
+    wait_for(lambda: not system.prometheus.firing() & set(alerts), f"the end of {alerts}")
+
+
 @contextmanager
 def alerting(system: Monitored, *alerts: str) -> Iterator[None]:
-    """These alerts do not fire before, fire within the context, and have ended some time after it."""
-    assert not system.prometheus.firing() & set(alerts)
+    """These alerts do not fire before the context, and do at its end."""
+    wait_until_over(system, *alerts)
     yield
     wait_for(
         lambda: set(alerts) <= system.prometheus.firing(),
         f"all of {alerts} to fire, not only {system.prometheus.firing()}",
     )
-
-
-def wait_until_over(system: Monitored, *alerts: str) -> None:
-    wait_until_current(system)
-    wait_for(lambda: not system.prometheus.firing() & set(alerts), f"the end of {alerts}")
 
 
 def test_stopped_consumer_raises_lag_and_age_until_it_returns(drilled: Monitored) -> None:

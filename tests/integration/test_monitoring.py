@@ -4,23 +4,36 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
 from compose.grafana.dashboards import FOLDER
 from compose.native.prometheus import EXPORTERS, RULES
+from schema.database.connection import connect
+from schema.sinks import SINKS
 from tests.chaos.conftest import initialised
 from tests.support import prometheus
-from tests.support.monitored import Monitored, monitored
-from tests.support.servers import MilvusServer, MinioServer, Servers
+from tests.support.commands import Folder
+from tests.support.monitored import COMMANDS, Monitored, monitored
+from tests.support.servers import ROOT, MilvusServer, MinioServer, Servers
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
 COMPARISON = re.compile(r" (==|>|<) [\d.]+")
+PAGE = ROOT / "docs" / "metrics.md"
 VALUES = {"$__rate_interval": "10s", "$sink": ".+", "$group": ".+"}  # as Grafana replaces them
+
+
+class Metric(NamedTuple):
+    type: str
+    labels: frozenset[str]
 
 
 def queries() -> Iterator[tuple[str, str]]:
@@ -44,14 +57,15 @@ def queries() -> Iterator[tuple[str, str]]:
                 yield f"alert {rule['alert']}", metric + labels
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def system(
-    tmp_path: Path, servers: Servers, milvus_server: MilvusServer, minio_server: MinioServer
+    tmp_path_factory: pytest.TempPathFactory, servers: Servers, milvus_server: MilvusServer, minio_server: MinioServer
 ) -> Iterator[Monitored]:
     """One process of each kind and both exporters, all scraped."""
+    path = tmp_path_factory.mktemp("monitored")
     with (
-        initialised(tmp_path, servers, milvus_server, minio_server) as initial,
-        prometheus.exporters(tmp_path, servers.mysql_url) as exporters,
+        initialised(path, servers, milvus_server, minio_server) as initial,
+        prometheus.exporters(path, servers.mysql_url) as exporters,
         monitored(initial.folder, exporters) as watched,
     ):
         watched.start_all()
@@ -74,3 +88,66 @@ def has_data(system: Monitored, expression: str) -> bool:
         expression = expression.replace(name, value)
     found = system.prometheus.query(expression)
     return any(not math.isnan(value) for _, value in found)
+
+
+def documented(kind: str) -> dict[str, Metric]:
+    """The metrics of docs/metrics.md that a process of this kind has."""
+    found = {}
+    for section in re.split("^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]:
+        if kind in section.partition("\n")[0].lower():
+            for name, of_type, labels in re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", section, re.MULTILINE):
+                found[name] = Metric(of_type, frozenset(re.findall(r"\w+", labels)))
+    return found
+
+
+def served(port: int) -> dict[str, Metric]:
+    """The metrics at /metrics that are ours; the labels are those of all samples."""
+    text = prometheus.get(port, "/metrics").data.decode()
+    found = {}
+    for name, of_type in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
+        labels = re.findall(rf"^{name}(?:_bucket|_sum|_count)?\{{(.*)\}} ", text, re.MULTILINE)
+        names = {label for one in labels for label in re.findall(r'(\w+)="', one)} - {"le"}
+        found[name] = Metric(of_type, frozenset(names))
+    return {name: metric for name, metric in found.items() if not name.startswith(("process_", "python_"))}
+
+
+def break_connections(engine: Engine) -> None:
+    """End the connections of all processes to this database, so that each tries again once."""
+    with engine.connect() as connection:
+        own = text("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()")
+        for number in connection.execute(own).scalars().all():
+            with suppress(OperationalError):  # it ended meanwhile
+                connection.execute(text(f"KILL {number}"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_page_has_exactly_the_metrics_of_the_services(system: Monitored, name: str) -> None:
+    kind = "consumer" if name in SINKS else name
+    port = system.ports[name]
+
+    def has_retried() -> bool:
+        break_connections(engine)
+        return bool(served(port)["rag_outbox_retries_total"].labels)
+
+    engine = connect(system.folder.settings["database_url"])
+    wait_for(has_retried, "a retry")  # its labels are only known then
+    engine.dispose()
+    assert served(port) == documented(kind)
+
+
+def test_page_has_exactly_the_metrics_of_run(tmp_path: Path) -> None:
+    """Without Kafka and MySQL some have no samples, and so no labels to compare."""
+    folder, port = Folder(tmp_path / "data"), prometheus.free_port()
+    folder.succeed("init")
+    with folder.start("run", metrics_port=str(port)):
+        wait_for(lambda: prometheus.answers(port, "/readyz"), "run to be ready")
+        found, page = served(port), documented("run")
+    assert {name: one.type for name, one in found.items()} == {name: one.type for name, one in page.items()}
+    differing = {name for name, one in found.items() if one.labels != page[name].labels}
+    assert differing == {
+        "rag_outbox_consumer_partitions_owned",
+        "rag_outbox_retries_total",
+        "rag_outbox_partitions_unassigned",
+        "kafka_consumergroup_lag",
+        "kafka_consumergroup_members",
+    }
