@@ -21,18 +21,7 @@ Result = Mapping[str, Any]
 
 
 def main() -> None:
-    mpl.rcParams.update(
-        {
-            "svg.hashsalt": "rag-outbox",  # the same result gives the same file
-            "font.size": 11,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            **dict.fromkeys(
-                ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"),
-                INK,
-            ),
-        }
-    )
+    set_style()
     PICTURES.mkdir(exist_ok=True)
     for name, draw in PICTURE.items():
         results = RESULTS / f"{name}.jsonl"
@@ -47,6 +36,21 @@ def main() -> None:
         path = PICTURES / f"{name}.svg"
         figure.savefig(path, transparent=True, metadata={"Date": None})
         print(path.relative_to(ROOT))
+
+
+def set_style() -> None:
+    mpl.rcParams.update(
+        {
+            "svg.hashsalt": "rag-outbox",  # the same result gives the same file
+            "font.size": 11,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            **dict.fromkeys(
+                ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"),
+                INK,
+            ),
+        }
+    )
 
 
 def bars(result: Result) -> Figure:

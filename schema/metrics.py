@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollect
 from prometheus_client.core import HistogramMetricFamily
 
 WORK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # of one batch or one write
-DELAY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200)  # since a commit
+DELAY_SECONDS = (*WORK_SECONDS, 60, 120, 300, 600, 1_800, 7_200)  # since a commit
 
 
 class ProcessMetrics:

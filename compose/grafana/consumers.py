@@ -42,7 +42,7 @@ def consumers() -> Dashboard:
 def _numbers() -> Iterator[Builder[Panel]]:
     yield number(
         "Lag",
-        "Events that a group has not applied yet.",
+        "Offsets that a group has not committed: events, and ends of transactions.",
         "short",
         Query("{{consumergroup}}", _LAG),
         limits=(1_000, 20_000),

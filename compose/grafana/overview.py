@@ -87,7 +87,7 @@ def _numbers() -> Iterator[Builder[Panel]]:
 def _way() -> Iterator[Builder[Panel]]:
     yield graph(
         "Events that wait",
-        "In the outbox, and in the topic for each consumer group. The first that grows is the place that is slow.",
+        "In the outbox, and offsets in the topic that a group has not committed. The first that grows is the slow one.",
         "short",
         Query("outbox", "rag_outbox_pending_events"),
         Query("{{consumergroup}}", f"sum by (consumergroup) (kafka_consumergroup_lag{_GROUP})"),

@@ -2,6 +2,7 @@
 
 from compose.native import process, prometheus, versions
 from compose.native.cache import Cache
+from compose.native.errors import ServerError
 from compose.native.mysql import MySQL
 from compose.native.ports import HOST
 from compose.native.process import Process
@@ -66,5 +67,7 @@ class MysqldExporter(Exporter):
     version = versions.MYSQLD_EXPORTER
 
     def _variables(self) -> dict[str, str]:
-        port = self._state.record(MySQL.name).ports[MySQL.port_names[0]]
+        port = self._state.record(MySQL.name).ports.get(MySQL.port_names[0])
+        if port is None:
+            raise ServerError(f"{self.name}: there is no MySQL in this folder; start it first, or together")
         return {"DATA_SOURCE_NAME": f"root:{self._state.password}@tcp({HOST}:{port})/"}

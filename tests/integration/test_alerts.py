@@ -71,7 +71,7 @@ CASES = {
             {'kafka_consumergroup_lag{consumergroup="rag-milvus", partition="0"}': "30000x4 0x10"},
         ),
         6,
-        "rag-milvus is 30k events behind.",
+        "rag-milvus is 30k offsets behind.",
         {"consumergroup": "rag-milvus"},
     ),
     "DeadLettersRising": Case(
@@ -133,10 +133,10 @@ CASES = {
         {"description": "No monitor runs, or it cannot read database."},
     ),
     "UncheckedHistory": Case(
-        {"rag_outbox_unchecked_histories": "1x5"},
-        ({"rag_outbox_unchecked_histories": "0x5"},),
-        3,
-        "MySQL failed over, and nobody has searched for lost commits yet.",
+        {"rag_outbox_unchecked_histories": "1x20"},
+        ({"rag_outbox_unchecked_histories": "0x20"}, {"rag_outbox_unchecked_histories": "1x10 0x10"}),
+        17,
+        "A new history began, and the topic has not been searched for events that the database lost.",
     ),
 }
 

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from compose.native import debian
+from tests.support.prometheus import Prometheus
 from tests.support.replica import Replica
 from tests.support.servers import Servers, assert_stopped, native, states
 from tests.support.waiting import wait_for
@@ -59,6 +60,20 @@ def test_servers_start_restart_and_stop_without_a_trace(data: Path) -> None:
     stopped = native("stop", "--data", data)
     assert stopped.returncode == 0, stopped.stderr
     assert_stopped(data, [running])
+
+
+def test_prometheus_scrapes_the_exporters_of_its_folder(data: Path) -> None:
+    """An exporter of MySQL needs the MySQL of its folder."""
+    up = native("up", "--only", "prometheus,node-exporter,mysqld-exporter", "--data", data)
+    assert up.returncode == 1
+    assert "mysqld-exporter: there is no MySQL in this folder" in up.stderr
+    running = states(data)
+    assert {name for name, row in running.items() if row["state"] == "running"} == {"prometheus", "node-exporter"}
+    server = Prometheus(running["prometheus"]["port"])
+    wait_for(lambda: server.query('up{job="node-exporter"} == 1'), "the exporter to be scraped")
+    assert len(server.query('up{job="rag-outbox"}')) == 10, "the ports that processes take by themselves"
+    stopped = native("stop", "--data", data)
+    assert stopped.returncode == 0, stopped.stderr
 
 
 def test_mysql_is_durable_and_its_replica_follows(replica: Replica) -> None:
