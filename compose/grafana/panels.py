@@ -167,7 +167,7 @@ def board(title: str, description: str, *variables: Variable) -> dashboard.Dashb
 
 
 def _mark(name: str, colour: str, start: str) -> dashboard.AnnotationQuery:
-    expression = f"sum({start}[{INTERVAL}])) > 0"
+    expression = f"sum({start}[1m])) > 0"  # Grafana asks for annotations once per minute
     return dashboard.AnnotationQuery().name(name).datasource(SOURCE).enable(True).icon_color(colour).expr(expression)
 
 
