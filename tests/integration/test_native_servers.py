@@ -71,7 +71,8 @@ def test_prometheus_scrapes_the_exporters_of_its_folder(data: Path) -> None:
     assert {name for name, row in running.items() if row["state"] == "running"} == {"prometheus", "node-exporter"}
     server = Prometheus(running["prometheus"]["port"])
     wait_for(lambda: server.query('up{job="node-exporter"} == 1'), "the exporter to be scraped")
-    assert len(server.query('up{job="rag-outbox"}')) == 10, "the ports that processes take by themselves"
+    processes = 'count(up{job="rag-outbox"}) == 10'  # on the ports that they take by themselves
+    wait_for(lambda: server.query(processes), "the ports of processes to be tried")
     stopped = native("stop", "--data", data)
     assert stopped.returncode == 0, stopped.stderr
 

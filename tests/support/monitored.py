@@ -36,11 +36,13 @@ class Monitored:
     _number: Iterator[int] = field(default_factory=count)
 
     def start(self, name: str, **settings: str) -> None:
-        """Start a process on the port that Prometheus scrapes, and wait until it is ready."""
+        """Start a process on the port that Prometheus scrapes, and wait until it is ready and scraped."""
         port = self.ports[name]
         own = {"metrics_port": str(port), "kafka_session_timeout_ms": "6000"}
         self.processes[name] = self.services.start(*COMMANDS[name], **own, **settings)
         wait_for(lambda: prometheus.answers(port, "/readyz"), f"{name} to be ready", timeout_seconds=_START_SECONDS)
+        up = f'up{{instance="{prometheus.HOST}:{port}"}}'
+        wait_for(lambda: self.prometheus.value(up) == 1, f"{name} to be scraped")
 
     def start_all(self, **settings: Mapping[str, str]) -> None:
         """Start one process of each kind, with its `settings`."""
