@@ -62,6 +62,9 @@ def run(
     process = Process(system, "run")
     work = WorkLog("applied", lambda: f"pending={pending_events(system)}")
     metrics, retries = ConsumerMetrics(process.registry), process.metrics.retries
+    registered = names(system)
+    for name in registered:
+        metrics.start(name)
 
     def count(rows: Sequence[OutboxRow]) -> None:
         nonlocal relayed
@@ -72,10 +75,8 @@ def run(
             metrics.note_age(applier.name, (row.created_at for row in rows))
 
     with _hold_lock(system.settings.data_dir), _watch(system, process), process.tracing() as tracing:
-        sinks = [open_sink(system, name) for name in names(system)]
+        sinks = [open_sink(system, name) for name in registered]
         appliers = [MeasuredApplier(Applier(system.engine, sink, marks), metrics, retries) for sink, marks in sinks]
-        for sink, _ in sinks:
-            metrics.start(sink.name)
         refills = [
             MeasuredRefill(Refill(system.engine, sink, marks, system.store), sink.name, metrics, retries)
             for sink, marks in sinks
