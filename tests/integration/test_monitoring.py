@@ -141,6 +141,7 @@ def test_page_has_exactly_the_metrics_of_run(tmp_path: Path) -> None:
     folder.succeed("init")
     with folder.start("run", metrics_port=str(port)):
         wait_for(lambda: prometheus.answers(port, "/readyz"), "run to be ready")
+        wait_for(lambda: served(port)["rag_outbox_monitor_up"].labels, "the first look at the backlog")
         found, page = served(port), documented("run")
     assert {name: one.type for name, one in found.items()} == {name: one.type for name, one in page.items()}
     differing = {name for name, one in found.items() if one.labels != page[name].labels}
