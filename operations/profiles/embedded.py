@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from operations.staging import sweep_hourly
 from operations.wiring import System
 from relays.direct import direct_relay
 from relays.ports import OutboxRow
+from schema import sinks as port
 from schema.database import history
 from schema.database.connection import reading
 from schema.database.tables import outbox, sink_states
@@ -59,9 +60,8 @@ def run(
     Raises AlreadyRunning, NotApplied, and what DirectRelay.run raises.
     """
     relayed = 0
-    process = Process(system, "run")
-    work = WorkLog("applied", lambda: f"pending={pending_events(system)}")
-    metrics, retries = ConsumerMetrics(process.registry), process.metrics.retries
+    process, work = Process(system, "run"), WorkLog("applied", lambda: f"pending={pending_events(system)}")
+    metrics = ConsumerMetrics(process.registry)
     registered = names(system)
     for name in registered:
         metrics.start(name)
@@ -71,45 +71,40 @@ def run(
         relayed += len(rows)
         report(len(rows))
         work.count(len(rows))
-        for applier in appliers:
-            metrics.note_age(applier.name, (row.created_at for row in rows))
+        for name in registered:
+            metrics.note_age(name, (row.created_at for row in rows))
 
-    with _hold_lock(system.settings.data_dir), _watch(system, process), process.tracing() as tracing:
+    with ExitStack() as stack:
+        stack.enter_context(_hold_lock(system.settings.data_dir))
+        stack.enter_context(_watch(system, process))
+        tracing = stack.enter_context(process.tracing())
         sinks = [open_sink(system, name) for name in registered]
-        appliers = [MeasuredApplier(Applier(system.engine, sink, marks), metrics, retries) for sink, marks in sinks]
-        refills = [
-            MeasuredRefill(Refill(system.engine, sink, marks, system.store), sink.name, metrics, retries)
+        for sink, _ in sinks:
+            stack.callback(sink.close)
+        appliers: list[port.Applier] = [
+            MeasuredApplier(Applier(system.engine, sink, marks), metrics, process.metrics.retries)
             for sink, marks in sinks
         ]
-
-        def refill() -> int:
-            return sum(one.run_round() for one in refills if until_idle or one.is_due())
-
+        refills = [
+            MeasuredRefill(Refill(system.engine, *one, system.store), one[0].name, metrics, process.metrics.retries)
+            for one in sinks
+        ]
         relay = direct_relay(
             system.engine,
             appliers if tracing is None else [tracing.traced(one) for one in appliers],
             report=count,
             failing=failing,
             progress=process.metrics.note_progress,
-            refill=refill,
+            refill=lambda: sum(one.run_round() for one in refills if until_idle or one.is_due()),
         )
-        try:
-            for sink, _ in sinks:
-                sink.ensure()
-            call_with_retry(
-                lambda: _refill_all_of_a_new_history(system, [sink.name for sink, _ in sinks]),
-                stop=stop,
-                seconds=patience_seconds,
-                report=lambda error, seconds: failing(f"metadata database: {getattr(error, 'orig', error)}", seconds),
-            )
-            with sweep_hourly(system.engine, system.store):
-                relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
-            if until_idle and not stop.is_set():
-                _require_applied(system)
-        finally:
-            relay.close()
-            for sink, _ in sinks:
-                sink.close()
+        stack.callback(relay.close)
+        for sink, _ in sinks:
+            sink.ensure()
+        _prepare_new_history(system, registered, stop, patience_seconds, failing)
+        with sweep_hourly(system.engine, system.store):
+            relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
+        if until_idle and not stop.is_set():
+            _require_applied(system)
     return relayed
 
 
@@ -140,8 +135,24 @@ def pending_events(system: System) -> int:
         return connection.execute(select(func.count()).select_from(outbox)).scalar_one()
 
 
-def _refill_all_of_a_new_history(system: System, sinks: Collection[str]) -> None:
-    """The sinks may hold what the database lost, and no topic tells of which documents: all become absent."""
+def _prepare_new_history(
+    system: System,
+    sinks: Collection[str],
+    stop: threading.Event,
+    patience_seconds: float | None,
+    failing: Callable[[str, float], None],
+) -> None:
+    """Let all documents become absent if a history began; again while the database is busy or away."""
+    call_with_retry(
+        lambda: _mark_absent_in_new_history(system, sinks),
+        stop=stop,
+        seconds=patience_seconds,
+        report=lambda error, seconds: failing(f"metadata database: {getattr(error, 'orig', error)}", seconds),
+    )
+
+
+def _mark_absent_in_new_history(system: System, sinks: Collection[str]) -> None:
+    """The sinks may hold what the database lost, and no topic tells of which documents."""
     with system.engine.begin() as connection:
         history_id = history.lock_identity(connection).history_id
     with reading(system.engine) as connection:
