@@ -45,9 +45,9 @@ class Refill(Protocol):
 class KafkaConsumer:
     """One of any number of consumers of a sink.
 
-    `report` is called with each batch that is applied and marked, `progress` whenever the loop goes round. `refill`
-    brings back documents that are absent from the sink, after each batch and when idle. `executor` applies batches, one
-    at a time, and is shut down by `close`. `clock` returns seconds; `backoff` has the random source.
+    `report` is called with each batch that is applied and marked, `progress` before each attempt and when idle.
+    `refill` brings back documents that are absent from the sink, after each batch and when idle. `executor` applies
+    batches, one at a time, and is shut down by `close`. `clock` returns seconds; `backoff` has the random source.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class KafkaConsumer:
         """
         failures = 0
         while self._batch or failures:
+            self._progress()  # per attempt: one that never ends is no progress
             self._attempt = self._executor.submit(self._applier.apply, [message.envelope for message in self._batch])
             wait([self._attempt], _PATIENCE_SECONDS)
             self._serve_until(self._attempt.done)
@@ -202,7 +203,6 @@ class KafkaConsumer:
             return
         self._subscription.pause()
         while not done():
-            self._progress()
             self._subscription.serve(_SERVE_SECONDS)
 
     def _release(self, partitions: Collection[Partition]) -> None:

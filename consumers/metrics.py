@@ -1,7 +1,7 @@
 """The metrics of a consumer, and an applier and a refill that record them."""
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -89,11 +89,13 @@ class ConsumerMetrics:
         self.foreign.labels(sink).inc(count - self._foreign.get(sink, 0))
         self._foreign[sink] = count
 
-    def note_age(self, sink: str, created_at: Iterable[str]) -> None:
-        """`created_at`: when the outbox rows of events that are done were inserted, in RFC 3339."""
+    def note_done(self, sink: str, created_at: Collection[str], dead: int) -> None:
+        """Events that are marked, or stored as dead letters; `created_at`: when their outbox rows were inserted."""
+        self.applied.labels(sink).inc(len(created_at) - dead)
+        self.dead_letters.labels(sink).inc(dead)
         now = datetime.now(UTC)
         for inserted in created_at:
-            with suppress(ValueError):  # a foreign producer may write anything
+            with suppress(ValueError, TypeError):  # another producer may write anything, or leave out the zone
                 age = (now - datetime.fromisoformat(inserted)).total_seconds()
                 self.end_to_end_seconds.labels(sink).observe(max(age, 0.0))
 
@@ -121,8 +123,6 @@ class MeasuredApplier:
         finally:
             self._note_found()
         self._metrics.apply_seconds.labels(self.name).observe(time.monotonic() - began)
-        self._metrics.applied.labels(self.name).inc(len(envelopes) - len(dead))
-        self._metrics.dead_letters.labels(self.name).inc(len(dead))
         return dead
 
     def _note_found(self) -> None:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
 
 from operations import sinks, wiring
 from operations.errors import OperationError
@@ -47,7 +48,7 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
         if found is None:
             given = system_id or str(uuid.uuid4())
             sinks.refuse_other_systems(system, given)  # before it is stored: another one could not be given then
-            found = _store_identity(system, lanes or LANES, given)
+            found = _store_identity(system, lanes or LANES, given, has_past=system_id is not None)
         _require_same(found, lanes, system_id)
     with wiring.open_system(settings) as system:
         notes = sinks.create_stores(system)
@@ -75,8 +76,16 @@ def _require_same(found: Identity, lanes: int | None, system_id: str | None) -> 
         )
 
 
-def _store_identity(system: System, lanes: int, system_id: str) -> Identity:
+def _store_identity(system: System, lanes: int, system_id: str, *, has_past: bool) -> Identity:
     """Returns what is stored: another `init` may have been faster."""
+    try:
+        return _insert_identity(system, lanes, system_id, has_past=has_past)
+    except IntegrityError:
+        with reading(system.engine) as connection:
+            return read_identity(connection)
+
+
+def _insert_identity(system: System, lanes: int, system_id: str, *, has_past: bool) -> Identity:
     settings = system.settings
     with system.engine.begin() as connection:
         with suppress(NotInitialised):
@@ -87,6 +96,7 @@ def _store_identity(system: System, lanes: int, system_id: str) -> Identity:
             dimension=settings.vector_dimension,
             lanes=lanes,
             system_id=system_id,
+            has_past=has_past,
         )
         _set_lanes(system.engine, lanes)
         return read_identity(connection)

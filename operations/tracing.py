@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from relays.ports import OutboxRow
 from schema.events.events import Envelope
@@ -22,6 +23,7 @@ from schema.failures import DeadLetter
 from schema.sinks import Applier
 
 _TRACEPARENT = "traceparent"
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def _record(
 ) -> None:
     """`began` and `ended` are nanoseconds since 1970."""
     attributes: dict[str, str | int] = {"rag_outbox.doc_id": envelope.doc_id, "rag_outbox.version": envelope.version}
-    parent = propagate.extract(dict(envelope.headers), context=trace.set_span_in_context(trace.INVALID_SPAN))
+    parent = _PROPAGATOR.extract(dict(envelope.headers), context=trace.set_span_in_context(trace.INVALID_SPAN))
     span = tracer.start_span(name, parent, kind, attributes, start_time=min(began, ended))
     if refused is not None:
         span.set_status(Status(StatusCode.ERROR, refused))

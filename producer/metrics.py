@@ -19,7 +19,8 @@ _KEY = "rag_outbox_written"  # in Connection.info
 class WriterMetrics:
     """Counts a write when its transaction ends, since the writer itself never commits.
 
-    What a savepoint rolls back is counted with the outcome of the whole transaction.
+    A commit is counted when it is sent; one that fails on the way is counted, too. What a savepoint rolls back is
+    counted with the outcome of the whole transaction.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:

@@ -248,11 +248,13 @@ class Writer:
 
 def _trace_headers() -> Callable[[], Mapping[str, str]]:
     """Makes headers that name the active span. Raises ImportError without the extra `otel`."""
-    from opentelemetry import propagate  # only for a writer that traces
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # only if it traces
+
+    propagator = TraceContextTextMapPropagator()  # not the global one: baggage may hold what no store should get
 
     def inject() -> Mapping[str, str]:
         headers: dict[str, str] = {}
-        propagate.inject(headers)
+        propagator.inject(headers)
         return headers
 
     return inject

@@ -17,10 +17,13 @@ _SERVE_SECONDS = 0.05  # between two polls of the group
 class Background:
     """Runs calls one after another, each retried while the database is away. Owns `executor`, which has one thread."""
 
-    def __init__(self, executor: Executor, lanes: Lanes, backoff: Backoff) -> None:
+    def __init__(
+        self, executor: Executor, lanes: Lanes, backoff: Backoff, progress: Callable[[], None] = lambda: None
+    ) -> None:
         self._executor = executor
         self._lanes = lanes
         self._backoff = backoff
+        self._progress = progress  # called before each further attempt
         self._stop: threading.Event | None = None
 
     def open(self, stop: threading.Event) -> None:
@@ -28,7 +31,10 @@ class Background:
         self._stop = stop
 
     def start(self, call: Callable[[], T]) -> "Future[T]":
-        return self._executor.submit(call_with_retry, call, backoff=self._backoff, stop=self._stop)
+        def again(_error: BaseException, _seconds: float) -> None:
+            self._progress()
+
+        return self._executor.submit(call_with_retry, call, backoff=self._backoff, stop=self._stop, report=again)
 
     def wait(self, future: "Future[T]") -> T:
         """Return the future's result; serve the group until it is there."""

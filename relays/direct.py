@@ -28,17 +28,17 @@ _BATCH_BYTES = 16 * 1024 * 1024
 _BACKOFF = Backoff()
 
 T = TypeVar("T")
-Report = Callable[[Sequence[OutboxRow]], None]
+Report = Callable[[Sequence[OutboxRow], Sequence[DeadLetter]], None]
 ReportFailure = Callable[[str, float], None]
 
 
 class DirectRelay:
     """One relay per database: two at once would apply everything twice, which is harmless but wasteful.
 
-    `report` is called with the settled rows after each batch, `progress` whenever the loop goes round, and `failing`
-    with the reason and the seconds until the next attempt while a sink or the database fails. `refill` is called after
-    each batch and when idle: it refills documents that are absent from a sink, and returns their number. The relay owns
-    `executor`, which has a thread per applier.
+    `report` is called with the settled rows and their dead letters after each batch, `progress` before each attempt and
+    when idle, and `failing` with the reason and the seconds until the next attempt while a sink or the database fails.
+    `refill` is called after each batch and when idle: it refills documents that are absent from a sink, and returns
+    their number. The relay owns `executor`, which has a thread per applier.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class DirectRelay:
         *,
         executor: Executor,
         backoff: Backoff = _BACKOFF,
-        report: Report = lambda _: None,
+        report: Report = lambda _rows, _dead: None,
         failing: ReportFailure = lambda _reason, _seconds: None,
         progress: Callable[[], None] = lambda: None,
         refill: Callable[[], int] = lambda: 0,
@@ -94,6 +94,10 @@ class DirectRelay:
             if not stop.is_set():
                 raise
 
+    def _note_failure(self, error: BaseException, seconds: float) -> None:
+        self._progress()
+        self._failing(str(error), seconds)
+
     def claim(self) -> list[OutboxRow]:
         """Return the oldest rows, bounded in rows and bytes."""
         return self._outbox.claim_oldest(_BATCH_ROWS, _BATCH_BYTES)
@@ -119,7 +123,7 @@ class DirectRelay:
         """Report settled rows and log dead letters."""
         for letter in dead:
             _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
-        self._report(rows)
+        self._report(rows, dead)
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -137,7 +141,7 @@ class DirectRelay:
             backoff=self._backoff,
             stop=stop,
             seconds=patience_seconds,
-            report=lambda error, seconds: self._failing(str(error), seconds),
+            report=self._note_failure,
         )
 
 
@@ -146,7 +150,7 @@ def direct_relay(
     appliers: Sequence[Applier],
     *,
     backoff: Backoff = _BACKOFF,
-    report: Report = lambda _: None,
+    report: Report = lambda _rows, _dead: None,
     failing: ReportFailure = lambda _reason, _seconds: None,
     progress: Callable[[], None] = lambda: None,
     refill: Callable[[], int] = lambda: 0,

@@ -14,6 +14,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from relays import offset_metadata
 from relays.background import Background
@@ -26,6 +27,7 @@ from relays.outbox import SqlOutbox
 from relays.ports import Fenced, LaneOffset, Lanes, Outbox, OutboxRow, Outcome, Published, Publisher, Refused, Undone
 from relays.publisher import KafkaPublisher
 from relays.settle import Settler
+from schema.database.connection import is_transient
 from schema.failures import DeadLetter, DeadLetterLimit
 from schema.kafka.names import Names
 from schema.retry import Backoff
@@ -65,8 +67,8 @@ class KafkaRelay:
         if metrics is not None:
             metrics.watch(lanes)
         self._progress = progress
-        self._claiming = Background(claiming, lanes, backoff)
-        self._settling = Background(settling, lanes, backoff)
+        self._claiming = Background(claiming, lanes, backoff, progress)
+        self._settling = Background(settling, lanes, backoff, progress)
         self._claimer = Claimer(outbox, lanes, self._claiming)
         self._settler = Settler(outbox, self._settling)
         self._limit = DeadLetterLimit(lambda: self._settler.count_dead_letters(STAGE))
@@ -93,6 +95,9 @@ class KafkaRelay:
                 self.report(rows, outcome)
                 if self._metrics is not None:
                     self._metrics.note_batch(rows, outcome, time.monotonic() - began)
+        except DBAPIError as error:
+            if not (stop.is_set() and is_transient(error)):  # stopped while the database is away: nothing is lost
+                raise
         finally:
             self.close()
 
@@ -187,14 +192,14 @@ class KafkaRelay:
                 _log.warning("batch_fenced rows=%d reason=%s", len(rows), reason)
 
     def close(self) -> None:
-        """Wait for the settle under way and leave the group."""
+        """Wait for the settle under way, leave the group, and then wait for the check of a history to stop."""
         self._stop.set()
-        if self._history_check is not None:
-            self._history_check.close()
         self._claiming.close()
         self._settling.close()
         self._publisher.close()
         self._lanes.close()
+        if self._history_check is not None:
+            self._history_check.close()
 
 
 def kafka_relay(

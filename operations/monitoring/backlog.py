@@ -77,9 +77,7 @@ def read(connection: Connection) -> Backlog:
         select(documents.c.status, func.count()).where(documents.c.status.in_(_UNFINISHED)).group_by(documents.c.status)
     )
     letters = select(outbox_dead_letters.c.stage, func.count()).group_by(outbox_dead_letters.c.stage)
-    unchecked = (
-        select(func.count()).select_from(histories).where(histories.c.checked_at.is_(None), histories.c.number > 1)
-    )
+    unchecked = select(func.count()).select_from(histories).where(histories.c.checked_at.is_(None))
     by_sink = _read_sinks(connection, now)
     return Backlog(
         pending_events=events,

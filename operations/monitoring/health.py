@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from schema.metrics import ProcessMetrics
 
-LIVE_SECONDS = 120.0  # a loop that did not go round for this long is stuck: restart the process
-READY_SECONDS = 30.0
+LIVE_SECONDS = 300.0  # an attempt that takes longer hangs: restart the process
+READY_SECONDS = 60.0
 CHECK_SECONDS = 10.0  # between two checks
 ANSWER_SECONDS = 5.0  # a check that takes longer has failed; it may still hang, and is not started again meanwhile
 

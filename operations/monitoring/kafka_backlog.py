@@ -12,6 +12,7 @@ from schema.kafka.clients import for_producer
 from schema.kafka.names import Names
 
 _ANSWER_SECONDS = 10.0
+_GIVE_UP_SECONDS = 15.0  # for a call that ignores its own time limit
 _ERRORS_ONLY = 3  # of syslog's levels
 
 
@@ -30,6 +31,8 @@ class KafkaBacklog:
             return self._read()
         except KafkaException as error:
             raise Retryable(f"Kafka: {error.args[0].str()}") from error
+        except TimeoutError as error:  # of a future; the request's own limit is shorter
+            raise Retryable("Kafka: no answer") from error
 
     def _read(self) -> dict[str, GroupBacklog]:
         relays_group, groups = self._names.relays_group, [self._names.sink_group(sink) for sink in self._sinks]
@@ -49,7 +52,7 @@ class KafkaBacklog:
 
     def _describe(self, groups: Sequence[str]) -> dict[str, Any]:
         asked = self._admin.describe_consumer_groups(list(groups), request_timeout=_ANSWER_SECONDS)
-        return {group: answer.result(_ANSWER_SECONDS) for group, answer in asked.items()}
+        return {group: answer.result(_GIVE_UP_SECONDS) for group, answer in asked.items()}
 
     def _assigned(self, described: Any, topic: str) -> tuple[int, int]:
         """The number of members, and of partitions without one."""
@@ -68,11 +71,11 @@ class KafkaBacklog:
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=_ANSWER_SECONDS,
         )
-        return {(one.topic, one.partition): answer.result(_ANSWER_SECONDS).offset for one, answer in asked.items()}
+        return {(one.topic, one.partition): answer.result(_GIVE_UP_SECONDS).offset for one, answer in asked.items()}
 
     def _committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[Partition, int]:
         asked = self._admin.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group, list(partitions))], request_timeout=_ANSWER_SECONDS
         )
-        answer = asked[group].result(_ANSWER_SECONDS)
+        answer = asked[group].result(_GIVE_UP_SECONDS)
         return {(one.topic, one.partition): one.offset for one in answer.topic_partitions if one.offset >= 0}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
 
 from consumers.applier import Applier
 from consumers.metrics import ConsumerMetrics, MeasuredApplier, MeasuredRefill
@@ -35,6 +36,7 @@ from schema import sinks as port
 from schema.database import history
 from schema.database.connection import reading
 from schema.database.tables import outbox, sink_states
+from schema.failures import DeadLetter
 from schema.retry import call_with_retry
 
 
@@ -60,19 +62,19 @@ def run(
     Raises AlreadyRunning, NotApplied, and what DirectRelay.run raises.
     """
     relayed = 0
-    process, work = Process(system, "run"), WorkLog("applied", lambda: f"pending={pending_events(system)}")
+    process, work = Process(system, "run"), WorkLog("applied", lambda: _describe_pending(system))
     metrics = ConsumerMetrics(process.registry)
     registered = names(system)
     for name in registered:
         metrics.start(name)
 
-    def count(rows: Sequence[OutboxRow]) -> None:
+    def count(rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
         nonlocal relayed
         relayed += len(rows)
         report(len(rows))
         work.count(len(rows))
         for name in registered:
-            metrics.note_age(name, (row.created_at for row in rows))
+            metrics.note_done(name, [row.created_at for row in rows], sum(letter.stage == name for letter in dead))
 
     with ExitStack() as stack:
         stack.enter_context(_hold_lock(system.settings.data_dir))
@@ -127,6 +129,14 @@ def run_until_signalled(system: System, output: Output, *, until_idle: bool, pat
             report=bar.advance,
             failing=failing,
         )
+
+
+def _describe_pending(system: System) -> str:
+    """For a log line, which must not end the process."""
+    try:
+        return f"pending={pending_events(system)}"
+    except DBAPIError:
+        return "pending=unknown"
 
 
 def pending_events(system: System) -> int:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
@@ -14,6 +13,7 @@ from operations.wiring import System
 from relays.ports import OutboxRow
 from schema import sinks as port
 from schema.events.events import Envelope
+from schema.failures import DeadLetter
 from schema.sinks import MINIO
 
 
@@ -68,11 +68,11 @@ def consume(system: System, sink_name: str) -> int:
 
     consumed = 0
 
-    def report(applied: Sequence[Envelope], _dead: Any) -> None:
+    def report(applied: Sequence[Envelope], dead: Sequence[DeadLetter]) -> None:
         nonlocal consumed
         consumed += len(applied)
         work.count(len(applied))
-        metrics.note_age(sink_name, (one.headers.get("ce_time", "") for one in applied))
+        metrics.note_done(sink_name, [one.headers.get("ce_time", "") for one in applied], len(dead))
 
     kafka, names = _kafka(system), system.names
     _enable_info_logs("consumers", "operations")

@@ -68,16 +68,19 @@ class NotInitialised(Exception):
 
 
 def create_system(
-    connection: Connection, *, embedding_model: str, dimension: int, lanes: int, system_id: str | None = None
+    connection: Connection, *, embedding_model: str, dimension: int, lanes: int, system_id: str, has_past: bool = False
 ) -> None:
-    """Insert the identity of a new system, its first history and the built-in sinks; nothing if it exists already."""
+    """Insert the identity of a new system, its first history and the built-in sinks; nothing if it exists already.
+
+    `has_past`: the id may be that of a lost database, so the topic and the stores may hold what that one wrote.
+    """
     if connection.execute(select(system_identity.c.id)).one_or_none() is not None:
         return
     history_id, server_uuid = str(uuid.uuid4()), _server_uuid(connection)
     connection.execute(
         insert(system_identity).values(
             id=1,
-            system_id=system_id or str(uuid.uuid4()),
+            system_id=system_id,
             history_id=history_id,
             server_uuid=server_uuid,
             embedding_model=embedding_model,
@@ -85,10 +88,9 @@ def create_system(
             lanes=lanes,
         )
     )
+    checked_at = None if has_past else utc_now()
     connection.execute(
-        insert(histories).values(  # nothing can be lost yet: it needs no check
-            history_id=history_id, server_uuid=server_uuid, reason="init", checked_at=utc_now()
-        )
+        insert(histories).values(history_id=history_id, server_uuid=server_uuid, reason="init", checked_at=checked_at)
     )
     connection.execute(
         insert(sinks),
@@ -184,10 +186,11 @@ def note_checked(connection: Connection, history_id: str) -> bool:
 
     After another failover the search may itself be lost.
     """
-    current = select(system_identity.c.id).where(
-        system_identity.c.history_id == history_id, system_identity.c.server_uuid == _server_uuid(connection)
-    )
-    unchecked = update(histories).where(histories.c.checked_at.is_(None), current.exists())
+    # Locked before the rows of `histories` are looked for: a history that begins now waits, and stays unchecked.
+    current = select(system_identity.c.history_id, system_identity.c.server_uuid).with_for_update(read=True)
+    if tuple(connection.execute(current).one()) != (history_id, _server_uuid(connection)):
+        return False
+    unchecked = update(histories).where(histories.c.checked_at.is_(None))
     return connection.execute(unchecked.values(checked_at=utc_now())).rowcount > 0
 
 

@@ -185,7 +185,7 @@ def test_stuck_loop_counts_as_missing_heartbeat(tmp_path: Path) -> None:
     summary = "The process at a is down, or its main loop is stuck."
     expected = {"exp_labels": {**rule["labels"], "instance": "a"}}
     expected["exp_annotations"] = rule["annotations"] | {"summary": summary}
-    run_promtool(tmp_path, "HeartbeatMissing", {UP: "1x9", ROUND: "0x9"}, 5, [expected])
+    run_promtool(tmp_path, "HeartbeatMissing", {UP: "1x9", ROUND: "0x9"}, 7, [expected])
 
 
 def test_missing_monitor_counts_as_blind(tmp_path: Path) -> None:

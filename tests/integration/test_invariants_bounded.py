@@ -61,7 +61,7 @@ def test_invariant_12_relay_batches_are_bounded_in_rows_and_bytes(
     append(pipeline, [b"x" * size for size in sizes])
     recorder = Recorder()
     settled: list[int] = []
-    relay = direct_relay(pipeline.engine, [recorder], report=lambda rows: settled.append(len(rows)))
+    relay = direct_relay(pipeline.engine, [recorder], report=lambda rows, _dead: settled.append(len(rows)))
     relay.run(threading.Event(), until_idle=True)
     relay.close()
     assert [len(batch) for batch in recorder.batches] == settled == batches

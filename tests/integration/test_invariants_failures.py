@@ -242,7 +242,7 @@ def test_invariant_11_one_sink_refuses_while_the_other_is_down(pipeline: Pipelin
     pipeline.upsert(document("a", "one", file=b"x"), document("b", "one", file=b"x"))
     tamper(pipeline, "a", with_first_chunk(vector=NAN))
     settled: list[int] = []
-    relay = direct_relay(pipeline.engine, pipeline.appliers(), report=lambda rows: settled.append(len(rows)))
+    relay = direct_relay(pipeline.engine, pipeline.appliers(), report=lambda rows, _dead: settled.append(len(rows)))
     with patch.object(pipeline.store, "put", side_effect=TimeoutError("slow")), pytest.raises(Retryable, match="slow"):
         relay.run(threading.Event(), until_idle=True, patience_seconds=0)
     assert len(pipeline.pending()) == 2

@@ -48,7 +48,7 @@ def run(outbox: MemoryOutbox, sink: Sink, stop: threading.Event, patience_second
         [sink],
         executor=InlineExecutor(),
         backoff=Backoff(uniform=lambda _low, high: high),
-        report=lambda rows: reported.append(len(rows)),
+        report=lambda rows, _dead: reported.append(len(rows)),
         failing=lambda reason, seconds: reported.append((reason, seconds)),
     )
     try:
