@@ -96,6 +96,7 @@ def _insert_identity(system: System, lanes: int, system_id: str, *, has_past: bo
             dimension=settings.vector_dimension,
             lanes=lanes,
             system_id=system_id,
+            namespace=settings.namespace,
             has_past=has_past,
         )
         _set_lanes(system.engine, lanes)

@@ -127,13 +127,18 @@ class System:
 
 @contextmanager
 def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
-    """Open the metadata database. Raises SchemaOutdated or WrongModel if `init` must run first (`initialised`)."""
+    """Open the metadata database.
+
+    With `initialised`, raises SchemaOutdated or WrongModel if `init` must run first, SettingsError if the settings have
+    another namespace than the system.
+    """
     engine = _engine(settings)
     try:
         system = System(settings, engine, count_transient_errors(engine))
         if initialised:
             revision.require_current(engine)
             _require_model(system)
+            _require_namespace(system)
         yield system
     finally:
         engine.dispose()
@@ -175,6 +180,13 @@ def _require_model(system: System) -> None:
     from producer import WrongModel
 
     raise WrongModel(wrong)
+
+
+def _require_namespace(system: System) -> None:
+    """With another one, a process would find no stores, or `init` would make a second set of them."""
+    ours, found = system.settings.namespace, system.identity.namespace
+    if ours != found:
+        raise SettingsError(f"{PREFIX}NAMESPACE: the namespace of this system is {found!r}, not {ours!r}")
 
 
 def _object_store(settings: Settings) -> ObjectStore:

@@ -44,6 +44,7 @@ class Identity:
     """The one row of `system_identity`, with the rows of `sinks`."""
 
     system_id: str
+    namespace: str
     history_id: str
     embedding_model: str
     dimension: int
@@ -68,7 +69,14 @@ class NotInitialised(Exception):
 
 
 def create_system(
-    connection: Connection, *, embedding_model: str, dimension: int, lanes: int, system_id: str, has_past: bool = False
+    connection: Connection,
+    *,
+    embedding_model: str,
+    dimension: int,
+    lanes: int,
+    system_id: str,
+    namespace: str,
+    has_past: bool = False,
 ) -> None:
     """Insert the identity of a new system, its first history and the built-in sinks; nothing if it exists already.
 
@@ -81,6 +89,7 @@ def create_system(
         insert(system_identity).values(
             id=1,
             system_id=system_id,
+            namespace=namespace,
             history_id=history_id,
             server_uuid=server_uuid,
             embedding_model=embedding_model,
@@ -141,7 +150,7 @@ def identity_columns(dialect: str) -> tuple[ColumnElement[Any], ...]:
         here, counter, aggregate = "@@server_uuid", "NULL", func.json_arrayagg
     else:
         here, counter, aggregate = "''", sqlite_progress.COUNTER, func.json_group_array
-    names = ("system_id", "history_id", "server_uuid", "embedding_model", "dimension", "lanes")
+    names = ("system_id", "namespace", "history_id", "server_uuid", "embedding_model", "dimension", "lanes")
     of_sink = (sinks.c[name] for name in ("name", "required", "takes_vectors", "takes_files", "state"))
     registered = cast(aggregate(func.json_array(*of_sink)), CHAR)
     return (
@@ -245,6 +254,7 @@ def _mark_all_absent(connection: Connection) -> None:
 def _identity(row: Row[Any]) -> Identity:
     return Identity(
         row.identity_system_id,
+        row.identity_namespace,
         row.identity_history_id,
         row.identity_embedding_model,
         row.identity_dimension,

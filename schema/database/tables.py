@@ -291,6 +291,7 @@ system_identity = Table(  # one row; `system` is a reserved word of MySQL
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("system_id", String(36), nullable=False),
+    Column("namespace", String(64), nullable=False),  # of its topics, collection and bucket
     Column("history_id", String(36), nullable=False),
     Column("server_uuid", String(36), nullable=False),  # of the server that the history runs on; '' on SQLite
     Column("embedding_model", String(128), nullable=False),  # every vector comes from this model

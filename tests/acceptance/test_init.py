@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.conftest import Here
 from tests.support.commands import Folder
 
 pytestmark = pytest.mark.acceptance
@@ -42,3 +43,11 @@ def test_system_id_must_be_a_uuid(given: str, tmp_path: Path) -> None:
     assert refused.status == 2
     assert f"{given!r} is no UUID" in refused.err
     assert not folder.path.exists()
+
+
+def test_another_namespace_is_refused_by_every_command(folder: Folder, here: Here) -> None:
+    for command in (["init"], ["status"], ["run", "--until-idle"], ["search", "x"]):
+        outcome = here(folder, *command, namespace="other")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert outcome.err == "rag-outbox: RAG_OUTBOX_NAMESPACE: the namespace of this system is 'rag', not 'other'\n"
+    assert here(folder, "status").status == 0

@@ -13,7 +13,7 @@ from schema.kafka.names import Names
 from tests.support import kafka, written
 from tests.support.commands import Folder
 from tests.support.failover import Pair
-from tests.support.pipeline import DIMENSION, MODEL, document
+from tests.support.pipeline import DIMENSION, MODEL, document, set_namespace
 from tests.support.servers import Servers
 from tests.support.services import services
 from tests.support.waiting import wait_for
@@ -89,6 +89,7 @@ def test_failover_between_commit_and_settle_removes_no_new_row(pair: Pair, serve
 def test_takeover_after_a_failover_removes_no_new_row(
     pair: Pair, servers: Servers, names: Names, tmp_path: Path
 ) -> None:
+    set_namespace(pair.engine, names.namespace)
     folder = Folder(
         tmp_path,
         database_url=pair.engine.url.render_as_string(hide_password=False),

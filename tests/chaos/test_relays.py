@@ -18,7 +18,7 @@ from schema.database.tables import LANES
 from schema.kafka.names import Names
 from tests.support import kafka
 from tests.support.commands import Folder
-from tests.support.pipeline import DIMENSION, MODEL, document
+from tests.support.pipeline import DIMENSION, MODEL, document, set_namespace
 from tests.support.servers import Servers
 from tests.support.services import Process, Services, services
 from tests.support.waiting import wait_for
@@ -41,6 +41,7 @@ SLOW = {  # a relay that sends slowly, and whose open transaction outlives the t
 @pytest.fixture
 def folder(servers: Servers, mysql: Engine, names: Names, tmp_path: Path) -> Folder:
     """The settings and logs of the relays."""
+    set_namespace(mysql, names.namespace)
     return Folder(
         tmp_path,
         database_url=mysql.url.render_as_string(hide_password=False),

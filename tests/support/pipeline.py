@@ -128,5 +128,18 @@ def _files(root: Path) -> Iterator[tuple[str, bytes]]:
             yield key, path.read_bytes()
 
 
+def set_namespace(engine: Engine, namespace: str) -> None:
+    """Let processes with this namespace work on the database, which `set_model` filled."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE system_identity SET namespace = :namespace"), {"namespace": namespace})
+
+
 def set_model(connection: Connection) -> None:
-    create_system(connection, embedding_model=MODEL, dimension=DIMENSION, lanes=LANES, system_id=SYSTEM_ID)
+    create_system(
+        connection,
+        embedding_model=MODEL,
+        dimension=DIMENSION,
+        lanes=LANES,
+        system_id=SYSTEM_ID,
+        namespace="rag",
+    )

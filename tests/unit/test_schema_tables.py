@@ -83,6 +83,7 @@ VALID: dict[str, dict[str, Any]] = {  # a valid row per table, with the required
     "system_identity": {
         "id": 1,
         "system_id": "019a0000-0000-7000-8000-00000000000a",
+        "namespace": "rag",
         "history_id": "019a0000-0000-7000-8000-00000000000b",
         "server_uuid": "",
         "embedding_model": "wordllama",

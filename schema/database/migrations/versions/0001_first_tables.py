@@ -247,6 +247,7 @@ def upgrade() -> None:
         "system_identity",
         sa.Column("id", sa.Integer, nullable=False, autoincrement=False),
         sa.Column("system_id", sa.String(36), nullable=False),
+        sa.Column("namespace", sa.String(64), nullable=False),
         sa.Column("history_id", sa.String(36), nullable=False),
         sa.Column("server_uuid", sa.String(36), nullable=False),
         sa.Column("embedding_model", sa.String(128), nullable=False),
