@@ -24,6 +24,8 @@ def describe(error: Exception) -> str | None:
         return f"metadata database: {error.orig}"
     if _is(error, "schema.kafka.topics", "TopicDiffers"):
         return str(error)
+    if _is(error, "confluent_kafka", "KafkaException"):
+        return f"Kafka: {error.args[0].str()}"
     if _is(error, "pymilvus.exceptions", "MilvusException"):
         return f"Milvus: {getattr(error, 'message', error)}"
     if _is(error, "grpc", "RpcError"):  # pymilvus does not wrap all of them: a deadline, for instance

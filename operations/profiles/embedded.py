@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from consumers.metrics import ConsumerMetrics, MeasuredApplier, MeasuredRefill
 from consumers.refill import Refill, mark_all_absent
 from operations.cli.output import Output
 from operations.errors import OperationError
+from operations.monitoring.health import Check
 from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
 from operations.monitoring.process import Process
@@ -78,7 +79,6 @@ def run(
 
     with ExitStack() as stack:
         stack.enter_context(_hold_lock(system.settings.data_dir))
-        stack.enter_context(_watch(system, process))
         tracing = stack.enter_context(process.tracing())
         sinks = [open_sink(system, name) for name in registered]
         for sink, _ in sinks:
@@ -102,6 +102,7 @@ def run(
         stack.callback(relay.close)
         for sink, _ in sinks:
             sink.ensure()
+        stack.enter_context(_watch(system, process, {sink.name: sink.ensure for sink, _ in sinks}))
         _prepare_new_history(system, registered, stop, patience_seconds, failing)
         with sweep_hourly(system.engine, system.store):
             relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
@@ -192,15 +193,15 @@ def _require_applied(system: System) -> None:
 
 
 @contextmanager
-def _watch(system: System, process: Process) -> Iterator[None]:
-    """Serve the metrics of this process and of the backlog, if a port is set."""
+def _watch(system: System, process: Process, stores: Mapping[str, Check]) -> Iterator[None]:
+    """Serve the metrics of this process and of the backlog, if a port is set; `stores` are checked for its health."""
     if not system.settings.metrics_port:
         yield
         return
     stop = threading.Event()
     monitor = Monitor(system.engine, BacklogMetrics(process.registry))
     thread = threading.Thread(target=monitor.run, args=(stop,), name="monitor")
-    with process.serve():
+    with process.serve(stores):
         thread.start()
         try:
             yield

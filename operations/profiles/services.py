@@ -13,7 +13,7 @@ from operations.wiring import System
 from relays.ports import OutboxRow
 from schema import sinks as port
 from schema.events.events import Envelope
-from schema.failures import DeadLetter
+from schema.failures import DeadLetter, Retryable
 from schema.sinks import MINIO
 
 
@@ -122,7 +122,12 @@ def monitor(system: System) -> None:
     process = Process(system, "monitor")
     metrics = BacklogMetrics(process.registry, names.relays_group)
     groups = KafkaBacklog(kafka, names, system.identity.lanes, sink_names(system))
-    with process.serve():
+
+    def check_kafka() -> None:
+        if not metrics.up.get("kafka"):
+            raise Retryable("the last look failed, or there was none")
+
+    with process.serve({"kafka": check_kafka}):
         Monitor(system.engine, metrics, groups).run(stop, process.metrics.note_progress)
 
 
