@@ -2,7 +2,8 @@
 
 A state is absent when nothing that the sink holds of the document counts. The owner of the document's lane, and nobody
 else, applies the whole document as a replace and marks it. Invariant 8: the mark counts only if neither the version nor
-the history of the document changed, and no other consumer marked it, since the document was read.
+the history of the document changed, and no other consumer marked it, since the document was read. What was written and
+is not marked is remembered: another consumer may have marked the document before.
 """
 
 import logging
@@ -31,6 +32,7 @@ _ROUND_DOCUMENTS = 100
 _ROUND_CHUNKS = 5_000
 _ROUND_BYTES = 16 * 1024 * 1024  # a round exceeds these by at most one document
 _IDLE_SECONDS = 1.0  # between rounds that find nothing
+_OVERTAKEN = "another consumer applied the document during a refill"
 _POSTPONED_SECONDS = (5, 3_600)  # the first wait for a document whose vectors or files are missing, and the longest
 
 
@@ -55,6 +57,7 @@ class Refill:
         self._store = store
         self._clock = clock
         self._next_at = 0.0
+        self._written: set[str] = set()  # documents given to the sink and not marked yet
 
     def is_due(self) -> bool:
         """Whether the next round may start: rounds take at most half of the time."""
@@ -67,6 +70,7 @@ class Refill:
         """
         began = self._clock()
         try:
+            self._mark_written()
             found, refilled = self._run_round(lanes)
         except DBAPIError as error:
             self._next_at = self._clock() + _IDLE_SECONDS
@@ -97,10 +101,12 @@ class Refill:
             if size_bytes >= _ROUND_BYTES:
                 break
         changes = self._drop_overtaken(changes)
+        self._written |= changes.keys()
         refused = self._apply([change for _, change in changes.values()])
         for doc_id, reason in refused.items():
             self._postpone(changes.pop(doc_id)[0], reason)
         held = self._mark(list(changes.values()))
+        self._written.clear()
         self._sink.clean_up([event for change in held for event in change.events])
         return len(doc_ids), len(held)
 
@@ -162,17 +168,30 @@ class Refill:
             for stored, change in applied:
                 document = now.get(change.doc_id)
                 if document is not None and document.marks != stored.row.marks:
-                    overtaken[change.doc_id] = "another consumer applied the document during a refill"
+                    overtaken[change.doc_id] = _OVERTAKEN
                 elif document is not None and _is_unchanged(document, stored):
                     held.append(change)
             behind = [doc_id for doc_id, document in now.items() if document.desired_version < document.version]
             completion.follow_documents(connection, behind)
             self._sink_marks.mark_applied(connection, held)
             marks.mark_applied(connection, name, held)
-            marks.count_mark(connection, name, [change.doc_id for change in held])
+            marks.count_mark(connection, name, doc_ids)
             marks.mark_absent(connection, name, overtaken)
         _log.info("refilled sink=%s documents=%d again=%d", name, len(held), len(applied) - len(held))
         return held
+
+    def _mark_written(self) -> None:
+        """Mark what an earlier round wrote before it failed; its lanes may belong to another consumer now."""
+        if not self._written:
+            return
+        name = self._sink.name
+        with self._engine.begin() as connection:
+            marks.lock_documents(connection, self._written)
+            now = marks.load_known(connection, name, self._written)
+            overtaken = [doc_id for doc_id, document in now.items() if not document.is_absent]
+            marks.count_mark(connection, name, now.keys() - set(overtaken))
+            marks.mark_absent(connection, name, dict.fromkeys(overtaken, _OVERTAKEN))
+        self._written.clear()
 
     def _postpone(self, stored: StoredDocument, reason: str) -> None:
         """Keep the reason, and try again later: an event on its way may bring what is missing."""

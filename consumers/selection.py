@@ -80,7 +80,9 @@ def _select_version(
             return
         parts = {event.part: event for event in versions[version]}
         count = document.count_parts(version, parts.values())
-        if max(parts) > count:
+        if document.is_absent:  # earlier parts may have come before it was: only these have these vectors and files
+            count = max(parts)
+        elif max(parts) > count:
             selection.missing_parts.append((doc_id, version, count + 1))
         found = tuple(parts[part] for part in sorted(parts) if part <= count)
         if found:

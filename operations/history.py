@@ -1,25 +1,29 @@
-"""The histories of a system: list them, start one, and search the topic for what a lost history left in the sinks.
+"""The histories of a system: list them, start one, and search the topic for what a lost history left behind.
 
 Consumers recognise an event of a lost history when it comes. One that they applied before the failover does not come
-again: the check finds it. It runs by itself after each new history, in the relay that owns lane 0.
+again: the check finds it. Nor does one whose mark was lost (`operations/lost_marks.py`). The check runs by itself after
+each new history, in the relay that owns lane 0.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, select
+from sqlalchemy import Connection, Engine, Row, func, select
 
 from consumers import marks
 from consumers.lost_history import LostEvent, mark_lost
 from consumers.marks import Known
+from operations.lost_marks import LostMarks
 from operations.topic import ReadEvent, TopicReader
 from schema.database import history
+from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.history import Standing
 from schema.database.tables import histories
+from schema.kafka.clients import session_seconds
 from schema.kafka.names import Names
 from schema.retry import call_with_retry
 
@@ -33,12 +37,16 @@ IsStopped = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found; `is_complete` is False when it was stopped before the end of the topic."""
+    """What a check found; `is_complete` is False when it was stopped before the end of the topic.
+
+    A sink consumed an event of each document in `unmarked`, and the database lost its mark.
+    """
 
     events: int = 0
     unreadable: int = 0
     lost_events: int = 0
     documents: frozenset[str] = frozenset()  # that are suspects now
+    unmarked: frozenset[str] = frozenset()
     is_complete: bool = True
 
 
@@ -58,19 +66,23 @@ def start(engine: Engine, reason: str) -> str:
 
 
 def check_if_due(engine: Engine, names: Names, kafka: Mapping[str, Any], is_stopped: IsStopped) -> Report | None:
-    """Check when a history began since the last check. Returns None when none did."""
+    """Check when a history began since the last check. Returns None when none did, or the last one only just now.
+
+    A consumer commits the offsets of marks from before a failover within its session, or not at all.
+    """
     with reading(engine) as connection:
         unchecked = history.find_unchecked(connection)
-    if unchecked is None:
-        return None
+        if unchecked is None or _seconds_since_start(connection) < session_seconds(kafka):
+            return None
     _log.info("history_check_started history=%s", unchecked)
     report = check(engine, TopicReader(names, kafka), is_stopped=is_stopped)
     _log.info(
-        "history_check_ended complete=%s events=%d lost=%d documents=%d",
+        "history_check_ended complete=%s events=%d lost=%d documents=%d unmarked=%d",
         report.is_complete,
         report.events,
         report.lost_events,
         len(report.documents),
+        len(report.unmarked),
     )
     return report
 
@@ -83,22 +95,26 @@ def check(
     is_stopped: IsStopped = lambda: False,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Report:
-    """Read the topic up to its end as of now, and suspect each document that has an event of a lost history.
+    """Read the topic up to its end as of now, for what sinks hold of lost histories and for marks that were lost.
 
+    The documents of lost events become suspects; those that a sink consumed without a mark become absent in that sink.
     Without `since` (UTC), from its start; the histories are then noted as checked. `advance` is called with numbers of
     events. Raises Retryable: nothing is noted, what was found stays found.
     """
     with reading(engine) as connection:
         histories_then = _Histories.load(connection)
+    lost_marks = LostMarks.load(engine, reader)
     report = Report()
     for events in reader.read(since, is_stopped):
-        found = _suspect(engine, histories_then, [event for event in events if event.version])
+        readable = [event for event in events if event.version]
+        found = _suspect(engine, histories_then, readable)
         report = replace(
             report,
             events=report.events + len(events),
             unreadable=report.unreadable + sum(event.version == 0 for event in events),
             lost_events=report.lost_events + len(found),
             documents=report.documents | {event.doc_id for event in found},
+            unmarked=report.unmarked | lost_marks.mark_absent(readable),
         )
         advance(len(events))
     report = replace(report, is_complete=reader.is_at_end)
@@ -160,6 +176,13 @@ def _suspect(engine: Engine, then: _Histories, events: Sequence[ReadEvent]) -> l
         return lost
 
     return call_with_retry(mark, seconds=_PATIENCE_SECONDS)
+
+
+def _seconds_since_start(connection: Connection) -> float:
+    """The age of the newest history."""
+    started_at = connection.execute(select(func.max(histories.c.started_at))).scalar_one()
+    age: timedelta = connection.execute(select(utc_now())).scalar_one() - started_at
+    return age.total_seconds()
 
 
 def _load(connection: Connection, events: Sequence[ReadEvent]) -> dict[str, Known]:

@@ -31,7 +31,10 @@ class ReadEvent:
     """An event without its content; version 0 when it cannot be read. `files` are keys of the document."""
 
     doc_id: str
+    partition: int
+    offset: int
     version: int = 0
+    part: int = 1
     history_id: str = ""
     files: tuple[str, ...] = ()
 
@@ -44,6 +47,7 @@ class _Fields(msgspec.Struct):
     doc_id: str
     version: int
     history_id: str
+    part: int = 1
     files: list[_File] = msgspec.field(default_factory=list)
 
 
@@ -55,8 +59,8 @@ class TopicReader:
     """Reads the topic of documents once; `kafka` are librdkafka properties."""
 
     def __init__(self, names: Names, kafka: Mapping[str, Any]) -> None:
+        self._names = names
         self._topic = names.documents_topic
-        self._source = names.source
         self._settings = {
             **for_consumer(kafka),
             "group.id": f"{names.namespace}-history-check",  # required by librdkafka; it is never joined
@@ -72,6 +76,18 @@ class TopicReader:
     @property
     def is_at_end(self) -> bool:
         return not self._ends
+
+    def read_committed(self, sink: str) -> dict[int, int]:
+        """The offset up to which the sink's group has consumed, per partition. Raises Retryable."""
+        consumer = Consumer({**self._settings, "group.id": self._names.sink_group(sink)})  # it does not join
+        try:
+            partitions = [TopicPartition(self._topic, number) for number in self._describe(consumer)]
+            committed = consumer.committed(partitions, timeout=_CALL_SECONDS)
+        except KafkaException as error:
+            raise Retryable(f"Kafka: {error.args[0]}") from error
+        finally:
+            consumer.close()
+        return {one.partition: one.offset for one in committed if one.offset >= 0}
 
     def read(self, since: datetime | None, is_stopped: Callable[[], bool]) -> Iterator[list[ReadEvent]]:
         """The events up to the end as of now, in bounded batches, until `is_stopped`. Raises Retryable."""
@@ -95,19 +111,24 @@ class TopicReader:
             consumer.close()
 
     def _assign(self, consumer: Consumer, since: datetime | None) -> None:
-        described = consumer.list_topics(self._topic, timeout=_CALL_SECONDS).topics[self._topic]
-        if described.error is not None:
-            raise KafkaException(described.error)
-        starts = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in described.partitions]
+        partitions = self._describe(consumer)
+        starts = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in partitions]
         if since is not None:
             at = int(since.timestamp() * 1_000)
-            asked = [TopicPartition(self._topic, number, at) for number in described.partitions]
+            asked = [TopicPartition(self._topic, number, at) for number in partitions]
             starts = consumer.offsets_for_times(asked, timeout=_CALL_SECONDS)
         for start in starts:
             low, high = consumer.get_watermark_offsets(start, timeout=_CALL_SECONDS)
             if low < high:
                 self._ends[start.partition] = high
         consumer.assign([start for start in starts if start.partition in self._ends])
+
+    def _describe(self, consumer: Consumer) -> list[int]:
+        """The partitions of the topic."""
+        described = consumer.list_topics(self._topic, timeout=_CALL_SECONDS).topics[self._topic]
+        if described.error is not None:
+            raise KafkaException(described.error)
+        return list(described.partitions)
 
     def _take(self, record: confluent_kafka.Message) -> bool:
         """Whether this is an event before the end. Notes the ends of partitions."""
@@ -126,22 +147,23 @@ class TopicReader:
     def _is_foreign(self, record: confluent_kafka.Message) -> bool:
         """Whether the event is of another system, which shares the topic."""
         source = dict(record.headers() or []).get("ce_source")
-        return source is not None and source not in (self._source, self._source.encode())
+        return source is not None and source not in (self._names.source, self._names.source.encode())
 
 
 def _decode(record: confluent_kafka.Message) -> ReadEvent:
     key, value = record.key() or b"", record.value() or b""
     doc_id = key.decode(errors="replace") if isinstance(key, bytes) else key
+    place = record.partition() or 0, record.offset() or 0
     headers = dict(record.headers() or [])
     content_type = headers.get("content-type", b"")
     decoder = _DECODERS.get(content_type.decode(errors="replace") if isinstance(content_type, bytes) else "")
     if decoder is None or doc_id_error(doc_id) is not None:
-        return ReadEvent(doc_id)
+        return ReadEvent(doc_id, *place)
     try:
         fields = decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ReadEvent(doc_id)
+        return ReadEvent(doc_id, *place)
     if fields.doc_id != doc_id or not 1 <= fields.version <= LAST_VERSION:
-        return ReadEvent(doc_id)
+        return ReadEvent(doc_id, *place)
     files = tuple(file.object_key for file in fields.files if layout.is_key_of(doc_id, file.object_key))
-    return ReadEvent(doc_id, fields.version, fields.history_id, files)
+    return ReadEvent(doc_id, *place, fields.version, fields.part, fields.history_id, files)

@@ -70,22 +70,22 @@ class MinioSink:
             self._remove(one)
 
     def _replace(self, change: Change, upserts: Sequence[DocumentUpserted]) -> None:
-        """Write the whole document, then remove every other object of it.
+        """Write the whole document, then remove every other object that was there before.
 
         The archive's new objects get new part numbers: an old one may hold vectors that no new one holds yet. What a
-        newer version archived stays: if this consumer lost its partitions, only that has the newer vectors.
+        newer version archived stays, and what comes meanwhile: if this consumer lost its partitions, only that has the
+        vectors.
         """
         known = {file.object_key for event in upserts for file in event.files}
-        last = archive.last_part(archive.keys(self._store, change.doc_id), change.version)
-        kept = set(known)
-        for event in upserts:
-            kept |= self._write(event, last + event.part)
         removed = {key for event in change.events for key in event.removed_files}
         for prefix in layout.keys_prefixes(change.doc_id, known | removed):
             removed |= {key for key in self._store.keys(prefix) if layout.is_key_of(change.doc_id, key)}
+        archived = archive.keys(self._store, change.doc_id)
+        last, kept = archive.last_part(archived, change.version), set(known)
         if upserts:
-            archived = archive.keys(self._store, change.doc_id)
             kept |= {key for key in archived if layout.embeddings_version(key) > change.version}
+        for event in upserts:
+            kept |= self._write(event, last + event.part)
         self._store.remove(sorted(removed - kept))
 
     def _write(self, event: DocumentUpserted, archive_part: int) -> set[str]:
@@ -100,9 +100,11 @@ class MinioSink:
         return {archive.write(self._store, event.doc_id, event.version, archive_part, event.chunks)}
 
     def _remove(self, event: DocumentUpserted | DocumentDeleted) -> None:
+        """What a newer version archived stays: if this consumer lost its partitions, only that has the vectors."""
         self._store.remove(event.removed_files)
         if isinstance(event, DocumentDeleted):
-            archive.remove(self._store, event.doc_id)
+            archived = archive.keys(self._store, event.doc_id)
+            self._store.remove([key for key in archived if layout.embeddings_version(key) <= event.version])
 
     def _put(self, key: str, content: bytes, content_type: str, sha256: str) -> None:
         self._store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=content_type, sha256=sha256)

@@ -44,9 +44,10 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Search the topic for events of lost histories, and let every sink refill their documents.
+    """Search the topic for what a failover or a restore lost, and let the sinks refill those documents.
 
-    A relay does it by itself after each new history. It disturbs no consumer.
+    It finds documents with events of lost histories, and documents whose marks were lost. A relay does it by itself
+    after each new history. It disturbs no consumer.
     Exit status: 0 nothing was found, 3 documents were found.
     """
     from operations import history, wiring
@@ -63,18 +64,21 @@ def check(
         with output.progress("Reading events", None) as bar:
             at = None if since is None else since.replace(tzinfo=UTC)
             report = history.check(system.engine, reader, since=at, advance=bar.advance)
-    found = sorted(report.documents)
+    found, unmarked = sorted(report.documents), sorted(report.unmarked)
     facts = {
         "events": report.events,
         "unreadable": report.unreadable,
         "lost_events": report.lost_events,
         "documents": found,
+        "unmarked": unmarked,
     }
     lines = [f"Read {report.events} events: {report.lost_events} of lost histories, of {len(found)} documents."]
-    if found:
-        lines.append("Every sink refills these documents now; rag-outbox sinks list shows them as absent.")
+    if unmarked:
+        lines.append(f"The marks of {len(unmarked)} documents were lost.")
+    if found or unmarked:
+        lines.append("The sinks refill these documents now; rag-outbox sinks list shows them as absent.")
     output.result(facts, *lines)
-    if found:
+    if found or unmarked:
         raise typer.Exit(3)
 
 

@@ -49,6 +49,11 @@ _PRODUCER_ONLY = {
 OnPartitions = Callable[[Consumer, list[TopicPartition]], None]
 
 
+def session_seconds(properties: Mapping[str, Any]) -> float:
+    """How long a member of a group may be silent before others get its partitions; later it commits no offset."""
+    return float(properties.get("session.timeout.ms", _SESSION_MILLISECONDS)) / 1_000
+
+
 class Membership:
     """Watches whether a consumer is a member of its group.
 
