@@ -190,6 +190,8 @@ def test_relay_user_may_check_a_new_history(servers: Servers, mysql: Engine, use
             connection.execute(text(f"DELETE FROM {table} WHERE doc_id = 'lost'"))
     wait_for(lambda: len(kafka.topic(servers, names.documents_topic)) == 2, "both events in the topic")
     history.start(mysql, "test")
+    with mysql.begin() as connection:
+        connection.execute(text("UPDATE histories SET started_at = '2020-01-01'"))
     report = history.check_if_due(users.relay, names, kafka.properties(servers), lambda: False)
     assert report is not None
     assert report.documents == {"lost"}

@@ -43,6 +43,12 @@ def publish(engine: Engine, servers: Servers, names: Names) -> None:
     wait_for(lambda: len(kafka.topic(servers, names.documents_topic)) == expected, "all events in the topic")
 
 
+def age(engine: Engine) -> None:
+    """The histories began long ago."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE histories SET started_at = '2020-01-01'"))
+
+
 def lose(engine: Engine) -> None:
     """As a replica without the last commits has them: version 2 of `changed`, and the whole of `missing`."""
     with engine.begin() as connection:
@@ -131,10 +137,19 @@ def test_check_waits_for_the_first_write_on_another_server(lost: Engine, servers
     history.start(lost, "test")
     with lost.begin() as connection:
         connection.execute(text("UPDATE system_identity SET server_uuid = 'the old primary'"))
+    age(lost)
     assert history.check_if_due(lost, names, kafka.properties(servers), lambda: False) is None
     write(lost, "one", "first")
+    age(lost)
     assert history.check_if_due(lost, names, kafka.properties(servers), lambda: False) is not None
     assert written.rows(lost, UNCHECKED) == [(0,)]
+
+
+def test_check_waits_until_sessions_from_before_have_ended(lost: Engine, servers: Servers, names: Names) -> None:
+    history.start(lost, "test")
+    assert history.check_if_due(lost, names, kafka.properties(servers), lambda: False) is None
+    age(lost)
+    assert history.check_if_due(lost, names, kafka.properties(servers), lambda: False) is not None
 
 
 def test_check_since_a_time_reads_only_newer_events(lost: Engine, servers: Servers, names: Names) -> None:

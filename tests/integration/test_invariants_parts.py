@@ -17,6 +17,7 @@ from schema.events.events import ChunkRow, DocumentUpserted, Envelope, decode
 from schema.object_store import layout
 from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import Pipeline, document
+from tests.support.refill import refill_of, sink_of
 
 pytestmark = pytest.mark.integration
 
@@ -198,3 +199,15 @@ def test_parts_of_an_absent_document_are_applied_and_move_no_mark(pipeline: Pipe
     archived = [chunk.content for chunks in archives for chunk in chunks]
     assert sorted(archived) == sorted(NEW)
     assert pipeline.sql("SELECT status FROM documents") == [("pending",)]
+
+
+def test_parts_that_come_after_the_loss_of_a_state_are_applied(pipeline: Pipeline, parts: list[Envelope]) -> None:
+    """No other event has their vectors, and the parts before them do not come again."""
+    deliver(pipeline, parts[:2])
+    with pipeline.engine.begin() as connection:
+        marks.mark_absent_everywhere(connection, {"a": "lost"})
+    deliver(pipeline, parts[2:])
+    for name in (MINIO, MILVUS):
+        assert refill_of(pipeline, sink_of(pipeline, name)).run_round() == 1
+    pipeline.run()
+    pipeline.assert_in_step()

@@ -1,6 +1,8 @@
 """A consumer that was paused inside a refill past its session: another one owns the lane and has gone on."""
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import pytest
@@ -9,6 +11,7 @@ from consumers import whole_document
 from consumers.refill import Refill, mark_all_absent
 from consumers.sink import Change, Sink
 from consumers.whole_document import Whole
+from schema.failures import Retryable
 from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import Pipeline, document
 from tests.support.refill import During, errors, refill_of, sink_of, states
@@ -17,10 +20,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.parametrize("name", [MILVUS, 
 
 
 class PausedBefore(During):
-    """The real sink; `step` runs before it applies a change."""
+    """The real sink; `step` runs before it applies a change, and `after` before that is marked."""
 
-    def __init__(self, sink: Sink, step: Callable[[], None]) -> None:
-        super().__init__(sink, lambda: None)
+    def __init__(self, sink: Sink, step: Callable[[], None], after: Callable[[], None] = lambda: None) -> None:
+        super().__init__(sink, after)
         self._before = step
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -72,5 +75,52 @@ def test_zombie_that_removed_newer_rows_is_noticed_and_healed(pipeline: Pipeline
     assert len(sink.applied) == 1
     assert states(pipeline, name) == {"a": ("absent", 0)}
     assert errors(pipeline, name) == ["another consumer applied the document during a refill"]
+    assert refill_of(pipeline, sink_of(pipeline, name)).run_round() == 1
+    pipeline.assert_in_step()
+
+
+def test_zombie_whose_round_failed_after_its_write_is_noticed(pipeline: Pipeline, name: str) -> None:
+    prepare(pipeline, name)
+    failures = [Retryable("the sink does not answer any more")]
+
+    def go_on_once() -> None:
+        if failures:
+            go_on(pipeline, name)
+
+    def fail_once() -> None:
+        if failures:
+            raise failures.pop()
+
+    refill = refill_of(pipeline, PausedBefore(sink_of(pipeline, name), go_on_once, fail_once))
+    with pytest.raises(Retryable):
+        refill.run_round()
+    assert states(pipeline, name) == {"a": ("applied", 2)}, "the owner of the lane marked it before"
+    assert refill.run_round() == 1
+    pipeline.assert_in_step()
+
+
+def test_zombie_that_writes_during_a_newer_refill_is_noticed(pipeline: Pipeline, name: str) -> None:
+    prepare(pipeline, name)
+    is_reading, may_write = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        is_reading.set()
+        assert may_write.wait(30)
+
+    zombie = refill_of(pipeline, PausedBefore(sink_of(pipeline, name), wait))
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(zombie.run_round)
+        assert is_reading.wait(30)
+        pipeline.upsert(document("a", "two", file=b"first"))  # the archive has its vector
+
+        def let_the_zombie_write() -> None:
+            may_write.set()
+            assert late.result(30) == 0
+
+        owner = During(sink_of(pipeline, name), let_the_zombie_write)
+        assert refill_of(pipeline, owner).run_round() == 0, "the sink has version 1"
+        assert len(owner.applied) == 1
+    assert states(pipeline, name) == {"a": ("absent", 0)}
+    pipeline.run()
     assert refill_of(pipeline, sink_of(pipeline, name)).run_round() == 1
     pipeline.assert_in_step()

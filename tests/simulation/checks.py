@@ -34,7 +34,7 @@ class Checks:
         self.consumers: list[ConsumerProcess] = []
         self.lost: set[str] = set()
         self.may_refuse = False  # after a fault that lets a sink refuse an event which a later one or a refill replaces
-        self.absent: set[tuple[str, str]] = set()  # when the failover came
+        self.absent: set[tuple[str, str]] = set()  # sinks and documents, when failovers came
         self.part_events = self.base_events = 0  # later parts, and relabels that build on another version
         self._waiting: set[str] = set()  # event ids in the outbox
         self._published: Counter[tuple[str, str]] = Counter()  # (event id, epoch of its claim)
@@ -58,7 +58,7 @@ class Checks:
         self._check_marks()
 
     def before_failover(self) -> dict[str, Any]:
-        self.absent = set(self._world.database.rows("SELECT sink, doc_id FROM sink_states WHERE state = 'absent'"))
+        self.absent |= set(self._world.database.rows("SELECT sink, doc_id FROM sink_states WHERE state = 'absent'"))
         return self._read_documents()
 
     def after_failover(self, before: dict[str, Any]) -> int:

@@ -53,6 +53,8 @@ class Plan:
     failovers: int
     late: float  # that a consumer stands still for long just before a request to its store, and its session ends
     failover_in_relay: float  # that a failover comes while a relay stands before a transaction
+    failover_in_refill: float  # that a failover comes at a call of a refill
+    repair: float  # that an operator finds a document absent from a sink
     refuse: float  # that Kafka refuses an event for good
     lose_milvus: float
     rows: int  # in a batch
@@ -80,9 +82,11 @@ def draw(random: Random, operations: tuple[Operation, ...] | None = None) -> Pla
         pause=random.choice((0.0, 0.005, 0.02)),
         expire=random.choice((0.0, 0.5, 1.0)),
         restart=random.choice((0.0, 0.0, 0.003)),
-        failovers=random.choice((0, 1)),
+        failovers=random.choice((0, 1, 2, 3)),
         late=random.choice((0.0, 0.0, 0.1)),
         failover_in_relay=random.choice((0.0, 0.1, 0.3)),
+        failover_in_refill=random.choice((0.0, 0.05, 0.2)),
+        repair=random.choice((0.0, 0.0, 0.005)),
         refuse=random.choice((0.0, 0.0, 0.0, 0.1)),
         lose_milvus=random.choice((0.0, 0.0, 0.002)),
         rows=random.choice((1, 2, 500)),

@@ -121,15 +121,17 @@ class LaneRefill(Refill):
     def __init__(self, world: World, sink: Sink, store: Any) -> None:
         self._world = world
         self.given: dict[tuple[str, int], str] = {}  # to the sink, and not marked yet
+        self.is_running = False
         watched: Any = _Watched(sink, self.given)
         super().__init__(world.database.engine, watched, MARKS[sink.name], store, clock=world.scheduler.clock)
 
     def run_round(self, lanes: Collection[int] | None = None) -> int:
+        """A round that fails leaves what it gave: the next one marks that."""
+        self.is_running = True
         try:
             refilled = super().run_round(lanes)
-        except Retryable:
-            self.given.clear()
-            raise
+        finally:
+            self.is_running = False
         self.given.clear()
         self._world.refilled += refilled
         return refilled

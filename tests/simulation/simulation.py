@@ -21,6 +21,7 @@ _WRITES = {"milvus.upsert", "milvus.delete", "store.put", "store.copy", "store.r
 _DEAD = """
 SELECT 1 FROM outbox_dead_letters JOIN documents ON doc_id = aggregate_id WHERE doc_id = ? AND deleted_at IS NULL
 """
+_SESSION_SECONDS = 5.0  # the longest pause
 _FAULT_STEPS = 2_500  # after which no more faults come
 
 
@@ -132,6 +133,11 @@ class Simulation:
             self.world.milvus.rows = None
             self.result.seen["milvus lost"] += 1
             self.checks.may_refuse = True
+        if self.random.random() < plan.repair:
+            sink, doc_id = self.random.choice(SINKS), self.random.choice(plans.DOC_IDS)
+            self._note(f"a repair makes {doc_id} absent from {sink}")
+            self.result.seen["repairs"] += 1
+            self._operate(partial(self._operator.repair, sink, doc_id))
         if self._failovers:
             self._move_failover(task)
 
@@ -185,7 +191,7 @@ class Simulation:
     def _move_failover(self, task: Task) -> None:
         database = self.world.database
         if not database.lags:
-            if self.random.random() < 0.003:
+            if self.random.random() < (0.02 if _is_in_refill(task) else 0.003):
                 database.stop_replica()
         elif self.random.random() < self._failover_chance(task):
             before = self.checks.before_failover()
@@ -203,14 +209,20 @@ class Simulation:
                         if isinstance(process, ConsumerProcess):
                             process.paused_until = task.process.paused_until
             self._operator_tasks += 1  # not quiet before the topic is searched
-            self.scheduler.call_later(self.random.uniform(0.0, 2.0), self._check_history)
+            self.scheduler.call_later(self.random.uniform(_SESSION_SECONDS, 2 * _SESSION_SECONDS), self._check_history)
 
     def _check_history(self) -> None:
+        """The shipped check begins when sessions from before the failover have ended."""
         self._operator_tasks -= 1
+        for process in self._processes:
+            if isinstance(process, ConsumerProcess) and process.paused_until > self.scheduler.now:
+                process.expire(self.world)
         absent = self.checks.absent
         self._operate(lambda: self._operator.check_history(absent))
 
     def _failover_chance(self, task: Task) -> float:
+        if _is_in_refill(task):
+            return self.plan.failover_in_refill
         if isinstance(task.process, RelayProcess) and task.label == "sql":
             return self.plan.failover_in_relay
         return 0.002 if self.plan.failover_in_relay else 0.01
@@ -228,12 +240,13 @@ class Simulation:
         self._note("no more faults")
         for process in self._processes:
             process.paused_until = 0.0
-        if self.world.milvus.rows is None and not self._operator_tasks:
-            self._operate(self._operator.restore_milvus)
 
     def _is_quiet(self) -> bool:
         world = self.world
         if self._writers.running or self._operator_tasks or world.broker.transactions:
+            return False
+        if world.milvus.rows is None:
+            self._operate(self._operator.restore_milvus)
             return False
         if any(topic.waiting for topic in world.topics.values()) or self._has_unmarked():
             return False
@@ -287,6 +300,10 @@ class Simulation:
         seen["relabels with a base"] += self.checks.base_events
         seen["takeovers that settled rows"] += sum(relay.recovered for relay in self._relays)
         seen["late commits"] += self._writers.late if hasattr(self, "_writers") else 0
+
+
+def _is_in_refill(task: Task) -> bool:
+    return isinstance(task.process, ConsumerProcess) and task.process.refill.is_running
 
 
 def run(seed: int, operations: tuple[Operation, ...] | None = None) -> Result:

@@ -1,7 +1,7 @@
 """Writers, and what an operator does after a failover, after the loss of a store, and for what no store has."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from schema.database.tables import outbox, sink_states
 from schema.events.events import decode
 from schema.retry import call_with_retry
 from schema.sinks import MILVUS, SINKS
-from tests.simulation.kafka import Broker
+from tests.simulation.kafka import Broker, Topic
 from tests.simulation.plan import Operation
 from tests.simulation.processes import World
 from tests.simulation.scheduler import Process, TaskEvent
@@ -108,12 +108,22 @@ class _Reader:
 
     is_at_end = True
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, topics: Mapping[str, Topic]) -> None:
         self._broker = broker
+        self._committed = {sink: topic.committed for sink, topic in topics.items()}
 
     def read(self, _since: object, _is_stopped: object) -> Iterator[list[ReadEvent]]:
-        events = [decode(message.envelope) for log in self._broker.log.values() for message in log]
-        yield [ReadEvent(one.doc_id, one.version, one.history_id, LostEvent.of(one).files) for one in events]
+        for (_, partition), log in self._broker.log.items():
+            events = [decode(message.envelope) for message in log]
+            yield [
+                ReadEvent(one.doc_id, partition, offset, one.version, one.part, one.history_id, LostEvent.of(one).files)
+                for offset, one in enumerate(events)
+            ]
+            self._broker.scheduler.point("topic.read done")
+
+    def read_committed(self, sink: str) -> dict[int, int]:
+        self._broker.scheduler.point("topic.committed")
+        return {partition: offset for (_, partition), offset in self._committed[sink].items()}
 
 
 class Operator(Process):
@@ -124,9 +134,9 @@ class Operator(Process):
         self._world = world
 
     def check_history(self, absent: Collection[tuple[str, str]]) -> None:
-        """Enter every event of a lost history that the topic has: consumers that got it earlier did not know.
+        """Run the shipped check; and what only a comparison of the stores finds.
 
-        `absent` are the sinks and documents that were absent on the old server: no other store tells of them.
+        `absent` are the sinks and documents that were absent on an old server: no topic tells of them.
         """
         self._retry(lambda: self._check_history(absent))
 
@@ -135,6 +145,16 @@ class Operator(Process):
         self._retry(lambda: mark_all_absent(self._world.database.engine, MILVUS, "the store was missing and is new"))
         if self._world.milvus.rows is None:
             self._world.milvus.rows = {}
+
+    def repair(self, sink: str, doc_id: str) -> None:
+        """A comparison of the stores has found a difference."""
+
+        def mark() -> None:
+            with self._world.database.engine.begin() as connection:
+                marks.lock_documents(connection, [doc_id])
+                marks.mark_absent(connection, sink, {doc_id: "a difference was found"})
+
+        self._retry(mark)
 
     def write_again(self, doc_id: str) -> None:
         """Write a document whose files or vectors no store has: what `last_error` asks for."""
@@ -148,14 +168,14 @@ class Operator(Process):
     def _check_history(self, absent: Collection[tuple[str, str]]) -> None:
         with self._world.database.engine.begin() as connection:
             lock_identity(connection)
-        reader: Any = _Reader(self._world.broker)
+        reader: Any = _Reader(self._world.broker, self._world.topics)
         history.check(self._world.database.engine, reader)
         with self._world.database.engine.begin() as connection:
-            for sink in SINKS:  # a mark may be lost too, and nobody sends its event again
+            for sink in SINKS:
                 state = sink_states.c
-                behind = select(state.doc_id).where(state.sink == sink, state.state.in_(("pending", "failed")))
-                doc_ids = {*connection.execute(behind).scalars(), *(doc_id for name, doc_id in absent if name == sink)}
-                reasons = dict.fromkeys(sorted(doc_ids), "its mark may be lost")
+                failed = select(state.doc_id).where(state.sink == sink, state.state == "failed")
+                doc_ids = {*connection.execute(failed).scalars(), *(doc_id for name, doc_id in absent if name == sink)}
+                reasons = dict.fromkeys(sorted(doc_ids), "it was absent")
                 marks.lock_documents(connection, reasons)
                 marks.mark_absent(connection, sink, reasons)
 
