@@ -14,7 +14,7 @@ from tests.support.in_step import FIELDS, assert_in_step
 from tests.support.memory_kafka import Transaction
 
 _STATES = """
-SELECT doc_id, d.version, history_id, d.status, deleted_at IS NOT NULL, sink, applied_version, state
+SELECT doc_id, d.version, history_id, history_base, d.status, deleted_at IS NOT NULL, sink, applied_version, state
 FROM documents d JOIN sink_states USING (doc_id)
 """
 _CHUNKS = """
@@ -43,6 +43,7 @@ class Checks:
         self._last: dict[tuple[str, str, str], tuple[int, int]] = {}  # (document, epoch, history): version and part
         self._shown: dict[str, dict[int, frozenset[str]]] = defaultdict(dict)  # chunk ids by version, of living ones
         self._base: dict[str, int] = {}  # the version that Milvus is known to show, or newer ones
+        self._were_absent: set[tuple[str, str]] = set()  # sinks and documents, at the last look
         self._seen = (-1, -1, -1)
         world.broker.on_commit = self._check_commit
         world.broker.on_message = self._check_order
@@ -70,6 +71,7 @@ class Checks:
             self._shown.pop(doc_id, None)
             self._base.pop(doc_id, None)
         self._waiting = {event_id for (event_id,) in self._world.database.rows("SELECT event_id FROM outbox")}
+        self._were_absent.clear()
         self._seen = (-1, -1, -1)
         return len(lost)
 
@@ -124,7 +126,12 @@ class Checks:
             rows[held_row["doc_id"]][held_row["chunk_id"]] = tuple(held_row[name] for name in FIELDS)
         held: Counter[str] = Counter()
         documents: dict[str, tuple[int, str]] = {}
-        for doc_id, version, history_id, status, is_deleted, sink, applied, state in world.database.rows(_STATES):
+        for doc_id, version, history_id, base, status, is_deleted, sink, applied, state in world.database.rows(_STATES):
+            is_given = applied <= base or (doc_id, applied, history_id) in world.given[sink]
+            assert is_given, f"invariant 8: {sink} never got the marked version {applied} of {doc_id}"
+            was_refilled = (sink, doc_id) in self._were_absent and state != "absent"
+            assert not was_refilled or applied == version, f"invariant 8: a refill of {doc_id} marked an older version"
+            self._note_absent(sink, doc_id, state)
             documents[doc_id] = (version, status)
             is_held = state == "applied" and applied == version
             held[doc_id] += is_held
@@ -168,6 +175,12 @@ class Checks:
             return True
         wanted = {chunk_id: (digest, version) for chunk_id, digest, version in rows(_VECTORS, doc_id)}
         return {row.chunk_id for row in archive.read_vectors(objects, doc_id, wanted)} != wanted.keys()
+
+    def _note_absent(self, sink: str, doc_id: str, state: str) -> None:
+        if state == "absent":
+            self._were_absent.add((sink, doc_id))
+        else:
+            self._were_absent.discard((sink, doc_id))
 
     def _note_shown(
         self, doc_id: str, version: int, is_deleted: bool, applied: int, state: str, chunks: list[tuple[Any, ...]]

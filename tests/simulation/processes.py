@@ -55,6 +55,7 @@ class World:
         self.dead_letters = MemoryDeadLetters()
         self.backoff = Backoff(0.1, 2.0, random.uniform)
         self.refilled = 0
+        self.given: dict[str, set[tuple[str, int, str]]] = {sink: set() for sink in SINKS}  # with versions, histories
 
     def store(self) -> Any:
         return Port(
@@ -102,16 +103,17 @@ class RelayProcess(Process):
 
 
 class _Watched:
-    """A sink that notes what a refill gives it."""
+    """A sink that notes what it is given."""
 
-    def __init__(self, sink: Sink, given: dict[tuple[str, int], str]) -> None:
-        self._sink, self._given = sink, given
+    def __init__(self, sink: Sink, given: dict[tuple[str, int], str], ever: set[tuple[str, int, str]]) -> None:
+        self._sink, self._given, self._ever = sink, given, ever
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sink, name)
 
     def apply(self, changes: Sequence[Change]) -> None:
         self._given.update({(one.doc_id, one.version): one.events[0].history_id for one in changes})
+        self._ever.update((one.doc_id, one.version, one.events[0].history_id) for one in changes)
         self._sink.apply(changes)
 
 
@@ -121,13 +123,12 @@ class LaneRefill(Refill):
     def __init__(self, world: World, sink: Sink, store: Any) -> None:
         self._world = world
         self.given: dict[tuple[str, int], str] = {}  # to the sink, and not marked yet
-        self.is_running = False
-        watched: Any = _Watched(sink, self.given)
+        self.is_running = False  # with documents
+        watched: Any = _Watched(sink, self.given, world.given[sink.name])
         super().__init__(world.database.engine, watched, MARKS[sink.name], store, clock=world.scheduler.clock)
 
     def run_round(self, lanes: Collection[int] | None = None) -> int:
         """A round that fails leaves what it gave: the next one marks that."""
-        self.is_running = True
         try:
             refilled = super().run_round(lanes)
         finally:
@@ -138,7 +139,9 @@ class LaneRefill(Refill):
 
     def _find_absent(self, connection: Connection, identity: Identity, lanes: Collection[int] | None) -> list[str]:
         found = super()._find_absent(connection, identity, None)
-        return [doc_id for doc_id in found if lanes is None or lane_of(doc_id) in lanes]
+        doc_ids = [doc_id for doc_id in found if lanes is None or lane_of(doc_id) in lanes]
+        self.is_running = bool(doc_ids)
+        return doc_ids
 
 
 class ConsumerProcess(Process):
@@ -156,7 +159,8 @@ class ConsumerProcess(Process):
         def new_executor() -> TaskExecutor:
             return TaskExecutor(scheduler, self)
 
-        self.applier = Applier(world.database.engine, sink, MARKS[sink_name], new_executor=new_executor)
+        watched: Any = _Watched(sink, {}, world.given[sink_name])
+        self.applier = Applier(world.database.engine, watched, MARKS[sink_name], new_executor=new_executor)
         self.refill = LaneRefill(world, sink, store)
         self.member, subscription = open_subscription(scheduler, self.topic)
         self.consumer = KafkaConsumer(

@@ -137,9 +137,14 @@ class Simulation:
             sink, doc_id = self.random.choice(SINKS), self.random.choice(plans.DOC_IDS)
             self._note(f"a repair makes {doc_id} absent from {sink}")
             self.result.seen["repairs"] += 1
-            self._operate(partial(self._operator.repair, sink, doc_id))
+            self._operate(partial(self._repair, sink, doc_id))
         if self._failovers:
             self._move_failover(task)
+
+    def _repair(self, sink: str, doc_id: str) -> None:
+        self._operator.repair(sink, doc_id)
+        if self._failovers and not self.world.database.lags and self.random.random() < 0.5:
+            self.world.database.stop_replica()  # what the refill reads may be lost
 
     def _note(self, text: str) -> None:
         self.scheduler.trace.append(f"{self.scheduler.steps:6d} {self.scheduler.now:8.3f}s {text}")
