@@ -261,7 +261,7 @@ class Simulation:
         for doc_id, state in behind:
             is_dead = bool(world.database.rows(_DEAD, doc_id))
             is_lacking = state == "absent" and self._is_told_to_write(doc_id) and self.checks.lacks(doc_id)
-            is_lost = doc_id in self.checks.lost or self._has_late_removal()
+            is_lost = doc_id in self.checks.lost or self._has_late_removal() or self._has_lost_part()
             assert is_dead or not is_lacking or is_lost, f"the object store lacks files of {doc_id}"
             if (is_dead or is_lacking) and doc_id not in self._lost:
                 self._lost.add(doc_id)
@@ -279,6 +279,10 @@ class Simulation:
     def _has_late_removal(self) -> bool:
         """Whether a late consumer may have removed objects of a newer version, which no other store has."""
         return any(one.sink_name == "minio" and one.applier.counts["applied_late"] for one in self._consumers)
+
+    def _has_lost_part(self) -> bool:
+        """Whether parts came after one whose mark was lost, and before the check: they wait, and nobody sends them."""
+        return self.result.seen["failovers"] > 0 and any(one.applier.counts["part_missing"] for one in self._consumers)
 
     def _is_told_to_write(self, doc_id: str) -> bool:
         reasons = self.world.database.rows("SELECT last_error FROM sink_states WHERE doc_id = ?", doc_id)
