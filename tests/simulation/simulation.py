@@ -316,7 +316,13 @@ def _is_in_refill(task: Task) -> bool:
 
 
 def run(seed: int, operations: tuple[Operation, ...] | None = None) -> Result:
-    """Run one schedule."""
-    for name in ("consumers", "relays", "schema"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return Simulation(seed, operations).run()
+    """Run one schedule, in silence: it logs a warning at nearly every step."""
+    loggers = [logging.getLogger(name) for name in ("consumers", "relays", "schema")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        return Simulation(seed, operations).run()
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
