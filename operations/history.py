@@ -7,7 +7,7 @@ each new history, in the relay that owns lane 0.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -68,8 +68,14 @@ def start(engine: Engine, reason: str) -> str:
 def check_if_due(engine: Engine, names: Names, kafka: Mapping[str, Any], is_stopped: IsStopped) -> Report | None:
     """Check when a history began since the last check. Returns None when none did, or the last one only just now.
 
+    Starts the history of another server: a failback to the old one, before any write, would leave no trace.
     A consumer commits the offsets of marks from before a failover within its session, or not at all.
     """
+    with reading(engine) as connection:
+        is_elsewhere = history.is_of_another_server(connection)
+    if is_elsewhere:
+        with engine.begin() as connection:
+            history.lock_identity(connection)
     with reading(engine) as connection:
         unchecked = history.find_unchecked(connection)
         if unchecked is None or _seconds_since_start(connection) < session_seconds(kafka):
@@ -104,20 +110,19 @@ def check(
     with reading(engine) as connection:
         histories_then = _Histories.load(connection)
     lost_marks = LostMarks.load(engine, reader)
-    report = Report()
+    read = unreadable = lost_events = 0
+    documents: set[str] = set()
+    unmarked: set[str] = set()
     for events in reader.read(since, is_stopped):
         readable = [event for event in events if event.version]
         found = _suspect(engine, histories_then, readable)
-        report = replace(
-            report,
-            events=report.events + len(events),
-            unreadable=report.unreadable + sum(event.version == 0 for event in events),
-            lost_events=report.lost_events + len(found),
-            documents=report.documents | {event.doc_id for event in found},
-            unmarked=report.unmarked | lost_marks.mark_absent(readable),
-        )
+        read += len(events)
+        unreadable += len(events) - len(readable)
+        lost_events += len(found)
+        documents.update(event.doc_id for event in found)
+        unmarked |= lost_marks.mark_absent(readable)
         advance(len(events))
-    report = replace(report, is_complete=reader.is_at_end)
+    report = Report(read, unreadable, lost_events, frozenset(documents), frozenset(unmarked), reader.is_at_end)
     if report.is_complete and since is None:
         with engine.begin() as connection:
             history.note_checked(connection, histories_then.current)

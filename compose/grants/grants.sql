@@ -44,7 +44,8 @@ GRANT SELECT (doc_id), UPDATE (milvus_synced) ON chunks TO 'rag-relay';
 GRANT INSERT ON document_files TO 'rag-relay'; -- files of a lost version, to be removed
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-relay';
 GRANT SELECT, INSERT, UPDATE ON suspects TO 'rag-relay';
-GRANT SELECT, UPDATE (checked_at) ON histories TO 'rag-relay';
+GRANT SELECT, INSERT, UPDATE (checked_at) ON histories TO 'rag-relay';
+GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-relay'; -- after a failover: a new history
 
 -- The consumer: `rag-outbox consume`, for any sink. It never sees the outbox, and in documents and chunks it can change
 -- only the marks.

@@ -183,6 +183,12 @@ def judge(event_history: str, event_version: int, *, history_id: str, history_ba
     return Standing.VALID if history_base < event_version <= version else Standing.LOST
 
 
+def is_of_another_server(connection: Connection) -> bool:
+    """Whether the current history runs on another server, as after a failover that nothing was written since."""
+    stored = select(system_identity.c.server_uuid).where(system_identity.c.id == 1)
+    return bool(connection.execute(stored).scalar_one() != _server_uuid(connection))
+
+
 def find_unchecked(connection: Connection) -> str | None:
     """The oldest history without a check; None also on another server, where the first write starts the next one."""
     here = select(system_identity.c.id).where(system_identity.c.server_uuid == _server_uuid(connection))

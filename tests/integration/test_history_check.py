@@ -133,13 +133,15 @@ def test_check_that_a_failover_overtakes_notes_nothing(lost: Engine, servers: Se
     assert written.rows(lost, UNCHECKED) == [(2,)]
 
 
-def test_check_waits_for_the_first_write_on_another_server(lost: Engine, servers: Servers, names: Names) -> None:
+def test_relay_starts_the_history_of_another_server(lost: Engine, servers: Servers, names: Names) -> None:
+    """Without a write: a failback before the first one would otherwise leave no trace."""
     history.start(lost, "test")
     with lost.begin() as connection:
         connection.execute(text("UPDATE system_identity SET server_uuid = 'the old primary'"))
     age(lost)
     assert history.check_if_due(lost, names, kafka.properties(servers), lambda: False) is None
-    write(lost, "one", "first")
+    assert written.rows(lost, "SELECT server_uuid = @@server_uuid FROM system_identity") == [(1,)]
+    assert written.rows(lost, UNCHECKED) == [(2,)]
     age(lost)
     assert history.check_if_due(lost, names, kafka.properties(servers), lambda: False) is not None
     assert written.rows(lost, UNCHECKED) == [(0,)]
