@@ -20,7 +20,7 @@ from benchmarks.system import ROOT
 
 BOARD = ROOT / "compose" / "grafana" / "dashboards" / "overview.json"
 PANELS = (
-    "Events that wait",
+    "Offsets that wait",
     "Oldest age",
     "Rate in and out",
     "From the commit to the store",

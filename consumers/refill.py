@@ -177,7 +177,7 @@ class Refill:
             marks.mark_applied(connection, name, held)
             marks.count_mark(connection, name, doc_ids)
             marks.mark_absent(connection, name, overtaken)
-        _log.info("refilled sink=%s documents=%d again=%d", name, len(held), len(applied) - len(held))
+        _log.info("refilled sink=%s documents=%d repeat=%d", name, len(held), len(applied) - len(held))
         return held
 
     def _mark_written(self) -> None:

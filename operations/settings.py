@@ -177,7 +177,9 @@ def load() -> Settings:
         settings = Settings()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise SettingsError(f"{PREFIX}{str(first['loc'][0]).upper()}: {first['msg']}") from None
+        name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+        wrong = "is not true or false" if first["type"] == "bool_parsing" else first["msg"]
+        raise SettingsError(f"{name}: {wrong}") from None
     _check(settings)
     return settings
 

@@ -51,8 +51,12 @@ def page() -> str:
 def _row(name: str, field: FieldInfo) -> tuple[str, str, str, str]:
     extra: Any = field.json_schema_extra
     secret = " *Secret.*" if SecretStr in (field.annotation, *getattr(field.annotation, "__args__", ())) else ""
-    default = extra["unset"] if field.default is None else f"`{field.default}`"
+    default = extra["unset"] if field.default is None else f"`{_written(field.default)}`"
     return f"`{PREFIX}{name.upper()}`", f"{field.description}{secret}", extra["unit"], default
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

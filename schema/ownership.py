@@ -15,6 +15,6 @@ def require_own(store: str, owner: str, system_id: str, *, separate: str) -> Non
     """
     if owner != system_id:
         raise OtherSystem(
-            f"{store} belongs to the system {owner}, and this is the system {system_id}: set another {separate}; "
-            f"only if both are the same system, create its new database with rag-outbox init --system-id {owner}"
+            f"{store} belongs to the system {owner}: set another {separate}. If a new database replaces the lost one "
+            f"of that system, run rag-outbox init --system-id {owner} on it"
         )

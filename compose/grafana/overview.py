@@ -86,8 +86,9 @@ def _numbers() -> Iterator[Builder[Panel]]:
 
 def _way() -> Iterator[Builder[Panel]]:
     yield graph(
-        "Events that wait",
-        "In the outbox, and offsets in the topic that a group has not committed. The first that grows is the slow one.",
+        "Offsets that wait",
+        "Events in the outbox, and offsets that a group has not read: each event and each end of a transaction is one. "
+        "The first that grows is the slow one.",
         "short",
         Query("outbox", "rag_outbox_pending_events"),
         Query("{{consumergroup}}", f"sum by (consumergroup) (kafka_consumergroup_lag{_GROUP})"),

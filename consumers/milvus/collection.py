@@ -16,7 +16,7 @@ from pymilvus.exceptions import MilvusException
 
 from consumers.milvus.errors import translate
 from schema import collection, ownership
-from schema.failures import Permanent
+from schema.failures import Permanent, StoreMissing
 from schema.ownership import OtherSystem
 
 TIMEOUT_SECONDS: Final = 30.0  # per request; the client's default retries for many minutes
@@ -56,13 +56,22 @@ def stored_fields(client: MilvusClient, name: str) -> dict[str, dict[str, Any]]:
 
 
 def require_own(client: MilvusClient, name: str, system_id: str) -> None:
-    """Raises OtherSystem unless the collection of this name, or behind this alias, is of this system."""
+    """Raises OtherSystem unless the collection of this name, or behind this alias, is of this system.
+
+    Raises StoreMissing if there is none.
+    """
+    if not exists(client, name):
+        raise missing(name)
     described = client.describe_collection(name, timeout=TIMEOUT_SECONDS)
     store, separate = f"the Milvus collection {name}", "RAG_OUTBOX_NAMESPACE or Milvus database"
     owner = described["properties"].get(collection.SYSTEM_ID_PROPERTY)
     if owner is None:
         raise OtherSystem(f"{store} has no system id, so rag-outbox init did not create it: set another {separate}")
     ownership.require_own(store, owner, system_id, separate=separate)
+
+
+def missing(alias: str) -> StoreMissing:
+    return StoreMissing(f"there is no Milvus collection behind the alias {alias}: run rag-outbox init")
 
 
 def exists(client: MilvusClient, name: str) -> bool:

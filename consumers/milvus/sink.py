@@ -16,7 +16,7 @@ from consumers.sink import Change
 from schema import collection
 from schema.batches import bounded
 from schema.events.events import ChunkRow, DocumentUpserted, Event
-from schema.failures import Permanent, StoreMissing
+from schema.failures import Permanent
 from schema.sinks import MILVUS
 
 _ROWS_PER_REQUEST = 1_000
@@ -48,8 +48,6 @@ class MilvusSink:
 
     def ensure(self) -> None:
         try:
-            if not milvus_collection.exists(self._client, self._alias):
-                raise StoreMissing(self._missing)
             milvus_collection.require_own(self._client, self._alias, self._system_id)
             self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS)
             stored = milvus_collection.stored_fields(self._client, self._alias)
@@ -130,10 +128,6 @@ class MilvusSink:
             found += [row["chunk_id"] for row in rows if row["chunk_id"] not in listed]
         return found
 
-    @property
-    def _missing(self) -> str:
-        return f"there is no Milvus collection behind the alias {self._alias}: run rag-outbox init"
-
     def _is_missing(self) -> bool:
         try:
             return not milvus_collection.exists(self._client, self._alias)
@@ -143,7 +137,7 @@ class MilvusSink:
     def _translate(self, error: Exception) -> Exception:
         """The error to raise. Starts to load a collection that was released."""
         if isinstance(error, MilvusException) and self._is_missing():
-            return StoreMissing(self._missing)
+            return milvus_collection.missing(self._alias)
         if is_not_loaded(error):
             try:
                 self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS, _async=True)

@@ -12,8 +12,10 @@ _REFUSED = {"EntityTooLarge", "InvalidArgument", "InvalidObjectName", "KeyTooLon
 
 def translate(error: Exception) -> Permanent | Retryable | StoreMissing | None:
     """Returns None for an error that no store raises."""
-    if isinstance(error, BucketMissing) or (isinstance(error, S3Error) and error.code == "NoSuchBucket"):
-        return StoreMissing(str(BucketMissing()))
+    if isinstance(error, S3Error) and error.code == "NoSuchBucket":
+        error = BucketMissing(error.bucket_name)
+    if isinstance(error, BucketMissing):
+        return StoreMissing(str(error))
     if isinstance(error, S3Error):
         words = f"object store: {error.code}: {error.message}"
         return Permanent(words) if error.code in _REFUSED else Retryable(words)

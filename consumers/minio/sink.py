@@ -38,13 +38,15 @@ class MinioSink:
 
     def ensure(self) -> None:
         with translate_errors():
+            place = self._store.location(SYSTEM_ID_KEY)
+            bucket = place.removesuffix(f"/{SYSTEM_ID_KEY}")
             if not self._store.exists():
-                raise BucketMissing
-            owner, place = marker.read(self._store), self._store.location(SYSTEM_ID_KEY)
+                raise BucketMissing(bucket)
+            owner = marker.read(self._store)
         if owner is None:  # not the bucket that `init` made
             raise StoreMissing(f"there is no object {place}, which names the system of the bucket: run rag-outbox init")
         separate = "RAG_OUTBOX_NAMESPACE or RAG_OUTBOX_OBJECT_STORE_BUCKET"
-        require_own(f"the object store of {place}", owner, self._system_id, separate=separate)
+        require_own(f"the bucket {bucket}", owner, self._system_id, separate=separate)
 
     def apply(self, changes: Sequence[Change]) -> None:
         outcomes = [self._pool.submit(self._apply_one, change) for change in changes]

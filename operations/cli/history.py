@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
+_DOCUMENTS_SHOWN = 20
 
 
 @app.command("list", epilog="Example: rag-outbox history list")
@@ -72,11 +73,9 @@ def check(
         "documents": found,
         "unmarked": unmarked,
     }
-    lines = [f"Read {report.events} events: {report.lost_events} of lost histories, of {len(found)} documents."]
+    lines = _found_lines(report.events, report.lost_events, found)
     if unmarked:
-        lines.append(f"The marks of {len(unmarked)} documents were lost.")
-    if found or unmarked:
-        lines.append("The sinks refill these documents now; rag-outbox sinks list shows them as absent.")
+        lines.append(f"{len(unmarked)} {'mark was' if len(unmarked) == 1 else 'marks were'} lost; a refill replaces them.")
     output.result(facts, *lines)
     if found or unmarked:
         raise typer.Exit(3)
@@ -103,7 +102,22 @@ def new(
         )
     with wiring.open_system(settings.load()) as system:
         history_id = history.start(system.engine, reason)
-    output.result({"history_id": history_id}, f"Started history {history_id}.")
+        has_topic = system.settings.kafka is not None
+    follows = "A relay now checks the topic." if has_topic else "rag-outbox run now refills every document."
+    output.result({"history_id": history_id}, f"Started history {history_id}.", follows)
+
+
+def _found_lines(events: int, lost: int, documents: list[str]) -> list[str]:
+    read = f"Read {events} event{'' if events == 1 else 's'}."
+    if not documents:
+        return [f"{read} None belongs to a lost history."]
+    belong = "1 belongs to a lost history" if lost == 1 else f"{lost} belong to lost histories"
+    concerned = "1 document" if len(documents) == 1 else f"{len(documents)} documents"
+    lines = [f"{read} {belong}; {concerned} will be replaced in every sink:"]
+    lines += [f"    {doc_id}" for doc_id in documents[:_DOCUMENTS_SHOWN]]
+    if len(documents) > _DOCUMENTS_SHOWN:
+        lines.append(f"    and {len(documents) - _DOCUMENTS_SHOWN} more; --json names all")
+    return lines
 
 
 def _line(number: str, history_id: str, server: str, started: str, checked: str, reason: str) -> str:

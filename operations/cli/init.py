@@ -38,6 +38,17 @@ def command(lanes: Lanes = None, system_id: SystemId = None, as_json: Json = Fal
     facts = {"data_dir": str(given.data_dir), "embedding_model": given.embedding_model}
     output.result(
         facts | {"dimension": given.vector_dimension, "system_id": done.system_id},
-        f"Ready in {given.data_dir}: vectors of {given.embedding_model}, {given.vector_dimension} dimensions.",
+        f"{_places(given)}; vectors of {given.embedding_model}, {given.vector_dimension} dimensions.",
         f"System id: {done.system_id}",
     )
+
+
+def _places(given: settings.Settings) -> str:
+    """Where the system is, without passwords."""
+    from sqlalchemy import make_url
+
+    if not (given.database_url or given.kafka or given.milvus_uri or given.object_store):
+        return f"Ready in {given.data_dir}"
+    topics = f", topics {given.namespace}.*" if given.kafka else ""
+    database = make_url(given.database).database
+    return f"Ready: database {database}{topics}, collection {given.collection_alias}, bucket {given.bucket}"

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from rich.console import Console, Group
@@ -38,9 +39,12 @@ class Output:
 
     @contextmanager
     def live(self) -> Iterator[Show]:
-        """Show results one after another: in place on a terminal, else each below the last."""
-        if self.json or not self._out.is_terminal:
+        """Show results one after another: in place on a terminal, else each below the last, with its time."""
+        if self.json:
             yield self.result
+            return
+        if not self._out.is_terminal:
+            yield lambda facts, *lines: self.result(facts, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC", *lines)
             return
         with Live(console=self._out, auto_refresh=False) as live:
 

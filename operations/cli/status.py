@@ -22,7 +22,8 @@ _WATCH_SECONDS = 2.0
 
 def command(
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C; with --json, a line each.")
+        bool,
+        typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C; with --json, one line per reading."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -66,9 +67,11 @@ def _lines(now: "Status") -> list[str | Table]:
     for name, sink in now.sinks.items():
         age = _age(sink["oldest_unapplied_age_seconds"])
         sinks.add_row(name, str(sink["applied"]), str(sink["unapplied"]), age, str(sink["failed"]))
+    waited = now.oldest_pending_age_seconds
+    oldest = "" if waited is None else f", the oldest for {_age(waited)}"
     return [
         "Documents: " + (", ".join(f"{count} {state}" for state, count in now.documents.items()) or "none"),
-        f"Pending events: {now.pending_events}, the oldest {_age(now.oldest_pending_age_seconds)}",
+        f"Pending events: {now.pending_events}{oldest}",
         sinks,
         *(f"failed: {one['doc_id']} version {one['version']} in {one['sink']}: {one['reason']}" for one in now.failed),
         f"Dead letters: {now.dead_letters}",
@@ -76,4 +79,4 @@ def _lines(now: "Status") -> list[str | Table]:
 
 
 def _age(seconds: Any) -> str:
-    return "-" if seconds is None else f"{seconds:.1f} s ago"
+    return "-" if seconds is None else f"{seconds:.1f} s"

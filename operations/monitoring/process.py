@@ -51,7 +51,8 @@ class Process:
         try:
             from operations import tracing
         except ImportError as error:
-            raise SettingsError(f"{PREFIX}TRACING: {error.name} is missing: pip install 'rag-outbox[otel]'") from error
+            hint = "install rag-outbox with its extra otel (docs/operations.md, Traces)"
+            raise SettingsError(f"{PREFIX}TRACING: {error.name} is missing: {hint}") from error
         return tracing.exporting(self._kind)
 
     def _check_database(self) -> None:

@@ -108,7 +108,7 @@ class DirectoryStore:
         target = self._path(key)
         part = self.root / _PARTS / uuid.uuid4().hex
         if not self.exists():  # a lost store must not come back empty
-            raise BucketMissing
+            raise BucketMissing(self.root)
         part.parent.mkdir(exist_ok=True)
         try:
             make(part)

@@ -16,8 +16,8 @@ class ObjectMissing(Exception):
 class BucketMissing(FileNotFoundError):
     """Raised when a write finds no bucket: only `ensure` creates it."""
 
-    def __init__(self) -> None:
-        super().__init__("the bucket or folder of the object store is missing: run rag-outbox init")
+    def __init__(self, bucket: object) -> None:
+        super().__init__(f"there is no bucket or folder {bucket} in the object store: run rag-outbox init")
 
 
 class Readable(Protocol):

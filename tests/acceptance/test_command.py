@@ -93,7 +93,7 @@ def test_two_documents_from_write_to_delete(folder: Folder, here: Here) -> None:
 def test_output_for_a_person(folder: Folder, here: Here) -> None:
     assert here(folder, "status").out.splitlines() == [
         "Documents: none",
-        "Pending events: 0, the oldest -",
+        "Pending events: 0",
         "sink    applied  unapplied  oldest unapplied  failed",
         "milvus        0          0                 -       0",
         "minio         0          0                 -       0",

@@ -70,4 +70,4 @@ def test_check_ends_with_3_when_it_found_documents(
     assert (found.status, found.err) == (3, "")
     assert found.facts == {"events": 2, "unreadable": 0, "lost_events": 1, "documents": ["lost"], "unmarked": []}
     again = here(folder, "history", "check", "--since", "2026-01-01")
-    assert (again.status, again.out) == (0, "Read 2 events: 0 of lost histories, of 0 documents.\n")
+    assert (again.status, again.out) == (0, "Read 2 events. None belongs to a lost history.\n")

@@ -272,7 +272,10 @@ def test_missing_bucket_stops_the_sink_until_it_is_created(
     store.remove([SYSTEM_ID_KEY])
     client.remove_bucket(bucket)
     for call in (sink.ensure, lambda: sink.apply([change])):
-        with pytest.raises(StoreMissing, match=r"^the bucket or folder of the object store is missing"):
+        with pytest.raises(
+            StoreMissing,
+            match=rf"^there is no bucket or folder (s3://)?{bucket} in the object store: run rag-outbox init$",
+        ):
             call()
     assert not store.exists()
     sink.create()

@@ -214,7 +214,7 @@ def test_process_on_the_store_of_another_system_stops(
         stopped = second.at(**model).run(*arguments)
     assert stopped.status == 1
     assert stopped.err.count("\n") == 1
-    assert f"belongs to the system {first.system_id}, and this is the system {second.system_id}" in stopped.err
+    assert f"belongs to the system {first.system_id}: set another " in stopped.err
 
 
 def test_collection_that_init_did_not_create_is_refused(

@@ -64,7 +64,7 @@ class MemoryObjectStore:
 
     def _write(self, key: str, content: bytes) -> None:
         if self.objects is None:
-            raise BucketMissing
+            raise BucketMissing("memory")
         self.objects[key] = content
         self._written_at[key] = datetime.now(UTC)
         self.changes += 1
