@@ -24,14 +24,14 @@ HERE = Path(__file__).parent
 WRITE, DELETE = (HERE / "write.sql").read_text(), (HERE / "delete.sql").read_text()
 ANOTHER_SERVER = (HERE / "another_server.sql").read_text()
 ATTEMPTS = 5
-LOCK_WAIT_TIMEOUT, DEADLOCK = 1205, 1213
+LOCK_WAIT_TIMEOUT, DEADLOCK, COLUMN_IS_NULL = 1205, 1213, 1048
 
 
 def main() -> None:
     options = parser().parse_args()
     with closing(connect(options)) as connection:
-        if is_another_server(connection):
-            in_transaction(connection, lambda: execute(connection, ANOTHER_SERVER, {}))
+        if is_another_server(connection):  # better now than at the first write
+            start_history(connection)
         if options.action == "delete":
             delete(connection, options.doc_id, options.user)
             print(f"deleted {options.doc_id}")
@@ -79,6 +79,10 @@ def is_another_server(connection: "pymysql.Connection[Any]") -> bool:
         return bool(cursor.fetchone() == (1,))
 
 
+def start_history(connection: "pymysql.Connection[Any]") -> None:
+    in_transaction(connection, lambda: execute(connection, ANOTHER_SERVER, {}))
+
+
 def embedding_model(connection: "pymysql.Connection[Any]") -> tuple[str, int]:
     """Name and dimension of the model that all vectors of this system come from. Compare them with your own model."""
     with connection.cursor() as cursor:
@@ -100,16 +104,21 @@ def execute(connection: "pymysql.Connection[Any]", script: str, values: Mapping[
 
 
 def in_transaction(connection: "pymysql.Connection[Any]", work: Callable[[], None]) -> None:
-    """Run the whole transaction again after a deadlock or a lock wait; undo it after any other error."""
+    """Run the whole transaction again after a deadlock, a lock wait or a failover; undo it after any other error."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             work()
             return
         except pymysql.MySQLError as error:
             connection.rollback()
-            if error.args[0] not in {LOCK_WAIT_TIMEOUT, DEADLOCK} or attempt == ATTEMPTS:
+            if attempt == ATTEMPTS:
                 raise
-            time.sleep(0.05 * 2**attempt)
+            if error.args[0] in {LOCK_WAIT_TIMEOUT, DEADLOCK}:
+                time.sleep(0.05 * 2**attempt)
+            elif error.args[0] == COLUMN_IS_NULL and is_another_server(connection):  # the column `history_id`
+                start_history(connection)
+            else:
+                raise
 
 
 def connect(options: argparse.Namespace) -> "pymysql.Connection[Any]":

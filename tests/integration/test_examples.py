@@ -1,12 +1,13 @@
 """The examples, run with real stores: what a newcomer copies works."""
 
+import argparse
 import ast
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, make_url, text
 
 from examples.fastapi_service.service import create_app
+from examples.plain_sql import service as plain_sql_service
 from schema.database.connection import connect, reading
 from schema.kafka.names import Names
 from tests.support import kafka, plain_sql
 from tests.support.commands import Folder
-from tests.support.pipeline import Pipeline, vector
+from tests.support.pipeline import DIMENSION, MODEL, Pipeline, vector
 from tests.support.servers import ROOT, Servers, empty_database
 from tests.support.waiting import wait_for
 
@@ -141,6 +143,25 @@ def test_plain_sql_service_reaches_both_stores(
         assert in_milvus() == ["One transaction writes.", "Two sinks apply."]
         assert run_plain_sql(pipeline.engine, "delete", "handbook") == "deleted handbook\n"
         assert in_milvus() == []
+
+
+def test_plain_sql_service_writes_on_through_a_failover(pipeline: Pipeline) -> None:
+    """The server changes after the service has connected."""
+    url = pipeline.engine.url
+    options = argparse.Namespace(host=url.host, port=url.port or 3306, user=url.username, database=url.database)
+    chunks = [{"content": "One.", "vector": vector("One.")}]
+    document = {"doc_id": "handbook", "title": "Handbook", "source_type": "text", "chunks": chunks}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MYSQL_PWD", url.password or "")
+        connection = plain_sql_service.connect(options)
+    with closing(connection):
+        plain_sql_service.write(connection, document, MODEL, DIMENSION, "test")
+        pipeline.execute("UPDATE system_identity SET server_uuid = 'the old primary'")
+        plain_sql_service.write(connection, document, MODEL, DIMENSION, "test")
+        pipeline.execute("UPDATE system_identity SET server_uuid = 'the old primary'")
+        plain_sql_service.delete(connection, "handbook", "test")
+    assert pipeline.sql("SELECT version FROM documents") == [(3,)]
+    assert pipeline.sql("SELECT COUNT(*) FROM histories") == [(3,)]
 
 
 def test_plain_sql_scripts_are_the_blocks_of_the_contract() -> None:
