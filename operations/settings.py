@@ -178,7 +178,7 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-        wrong = "is not true or false" if first["type"] == "bool_parsing" else first["msg"]
+        wrong = "must be true or false" if first["type"] == "bool_parsing" else first["msg"]
         raise SettingsError(f"{name}: {wrong}") from None
     _check(settings)
     return settings

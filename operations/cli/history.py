@@ -73,7 +73,7 @@ def check(
         "documents": found,
         "unmarked": unmarked,
     }
-    lines = _found_lines(report.events, report.lost_events, found)
+    lines = describe_found(report.events, report.lost_events, found)
     if unmarked:
         lines.append(f"{len(unmarked)} {'mark was' if len(unmarked) == 1 else 'marks were'} lost; a refill replaces them.")
     output.result(facts, *lines)
@@ -107,7 +107,8 @@ def new(
     output.result({"history_id": history_id}, f"Started history {history_id}.", follows)
 
 
-def _found_lines(events: int, lost: int, documents: list[str]) -> list[str]:
+def describe_found(events: int, lost: int, documents: list[str]) -> list[str]:
+    """What a check says to a person: it read `events`, `lost` of them belong to lost histories of `documents`."""
     read = f"Read {events} event{'' if events == 1 else 's'}."
     if not documents:
         return [f"{read} None belongs to a lost history."]

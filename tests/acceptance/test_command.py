@@ -227,6 +227,7 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
             "many",
             "RAG_OUTBOX_VECTOR_DIMENSION: Input should be a valid integer, unable to parse string as an integer",
         ),
+        ("tracing", "maybe", "RAG_OUTBOX_TRACING: must be true or false"),
         ("vector_dimension", "0", "RAG_OUTBOX_VECTOR_DIMENSION: Input should be greater than or equal to 1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -57,6 +58,23 @@ def _relayed_until_stopped(folder: Folder, stop: Callable[[subprocess.Popen[str]
 def _waiting(folder: Folder) -> int:
     ((count,),) = folder.sql("SELECT count(*) FROM outbox")
     return int(count)
+
+
+def test_each_reading_in_a_pipe_has_its_time(folder: Folder) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "status", "--watch"],
+        env=folder.environment(),
+        cwd=folder.path.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        first, second = process.stdout.readline(), process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n", first)
+    assert second == "Documents: none\n"
 
 
 def test_watched_status_is_shown_again_until_ctrl_c(folder: Folder, here: Here) -> None:

@@ -154,8 +154,13 @@ def test_init_of_another_system_on_a_store_is_refused(
         refused = second.at(**free).run("init", "--system-id", given)
         assert refused.status == 1
         assert refused.err.count("\n") == 1
-        for part in (first.system_id, given, "RAG_OUTBOX_NAMESPACE", f"init --system-id {first.system_id}"):
+        for part in (
+            f"belongs to the system {first.system_id}: ",
+            "RAG_OUTBOX_NAMESPACE",
+            f"init --system-id {first.system_id}",
+        ):
             assert part in refused.err
+        assert given not in refused.err  # without --system-id it is another one at each attempt
         assert second.rows("SELECT * FROM system_identity") == [], "another id can still be given"
         with milvus_server.client(free_database) as client:
             assert client.list_collections() == []
@@ -215,6 +220,27 @@ def test_process_on_the_store_of_another_system_stops(
     assert stopped.status == 1
     assert stopped.err.count("\n") == 1
     assert f"belongs to the system {first.system_id}: set another " in stopped.err
+
+
+def test_search_names_the_missing_collection(
+    pair: tuple[Shared, Shared], milvus_server: MilvusServer, minio_server: MinioServer
+) -> None:
+    _, second = pair
+    with milvus_server.database() as database, minio_server.bucket() as bucket:
+        there = {
+            "milvus_uri": f"{milvus_server.uri}/{database}",
+            "object_store_bucket": bucket,
+            "embedding_model": "wordllama-l2_supercat-256",
+            "vector_dimension": "256",
+        }
+        created = second.at(**there).run("init")
+        assert created.out.startswith("Ready: database ")
+        assert f", collection rag_vectors, bucket {bucket}; vectors of wordllama" in created.out
+        with milvus_server.client(database) as client:
+            client.drop_alias("rag_vectors")
+        refused = second.at(**there).run("search", "x")
+    missing = "there is no Milvus collection behind the alias rag_vectors: run rag-outbox init"
+    assert (refused.status, refused.err) == (1, f"rag-outbox: {missing}\n")
 
 
 def test_collection_that_init_did_not_create_is_refused(
