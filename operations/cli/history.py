@@ -75,7 +75,9 @@ def check(
     }
     lines = describe_found(report.events, report.lost_events, found)
     if unmarked:
-        lines.append(f"{len(unmarked)} {'mark was' if len(unmarked) == 1 else 'marks were'} lost; a refill replaces them.")
+        lines.append(
+            f"{len(unmarked)} {'mark was' if len(unmarked) == 1 else 'marks were'} lost; a refill replaces them."
+        )
     output.result(facts, *lines)
     if found or unmarked:
         raise typer.Exit(3)
