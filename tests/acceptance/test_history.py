@@ -11,7 +11,7 @@ from tests.acceptance.conftest import Here
 from tests.acceptance.test_command import lines
 from tests.support import kafka
 from tests.support.commands import Folder
-from tests.support.pipeline import DIMENSION, MODEL, document
+from tests.support.pipeline import DIMENSION, MODEL, document, set_namespace
 from tests.support.servers import Servers
 from tests.support.waiting import wait_for
 
@@ -58,6 +58,7 @@ def test_check_ends_with_3_when_it_found_documents(
     with mysql.begin() as connection:
         for table in ("chunks", "sink_states", "documents"):
             connection.execute(text(f"DELETE FROM {table} WHERE doc_id = 'lost'"))
+    set_namespace(mysql, names.namespace)
     folder = Folder(
         tmp_path,
         database_url=mysql.url.render_as_string(hide_password=False),

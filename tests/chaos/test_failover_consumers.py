@@ -26,7 +26,7 @@ from tests.support import failover_documents as documents
 from tests.support import in_step, kafka, written
 from tests.support.commands import Folder
 from tests.support.failover import Pair
-from tests.support.pipeline import DIMENSION, MODEL, vector
+from tests.support.pipeline import DIMENSION, MODEL, set_namespace, vector
 from tests.support.servers import MilvusServer, MinioServer, Servers
 from tests.support.services import Services, services
 from tests.support.waiting import wait_for
@@ -98,6 +98,7 @@ def system(
         milvus_server.client(collections) as client,
         minio_server.bucket() as bucket,
     ):
+        set_namespace(pair.engine, names.namespace)
         folder = Folder(
             tmp_path,
             database_url=pair.engine.url.render_as_string(hide_password=False),

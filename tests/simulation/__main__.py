@@ -26,13 +26,17 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="run this seed alone and print its trace")
     parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--mutant", help="the status is 0 if one of the schedules catches this one")
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
     if given.seed is not None:
         return _show(run(given.seed))
+    seeds = range(given.first, given.first + given.schedules)
+    if given.mutant is not None:
+        return int(find_seed(given.mutant, seeds) is None)
     if given.mutants:
         return _run_mutants()
-    return _run_schedules(range(given.first, given.first + given.schedules), keep=given.keep)
+    return _run_schedules(seeds, keep=given.keep)
 
 
 def find_seed(name: str, seeds: Sequence[int]) -> int | None:

@@ -12,6 +12,7 @@ from zlib import crc32
 
 import msgspec
 from sqlalchemy import Engine, bindparam, create_engine, event, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
 from relays.outbox import SqlOutbox, _read, _require
@@ -167,7 +168,7 @@ class RelayOutbox(SqlOutbox):
     ) -> list[OutboxRow]:
         if not lanes:
             return []
-        skipped = [row.id for row in in_flight]
+        skipped, epoch = [row.id for row in in_flight], self._database.epoch
         with reading(self._engine) as connection:
             given = {"lanes": list(lanes), "skipped": skipped, "rows": rows_per_lane}
             found = connection.execute(_OLDEST, given).all()
@@ -175,6 +176,8 @@ class RelayOutbox(SqlOutbox):
                 return []
             batch = next(bounded(found, len(found), size_bytes, lambda row: int(row.payload_bytes)), [])
             rows = _read(connection, [row.id for row in batch], _require(found[0].history_id))
+        if self._database.epoch != epoch:  # a connection does not outlive its server
+            raise OperationalError("SELECT", {}, _locked())
         return [
             msgspec.structs.replace(row, created_at=f"{self._database.epoch:04d}-01-01T00:00:00+00:00") for row in rows
         ]
