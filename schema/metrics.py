@@ -70,12 +70,14 @@ class BatchHistogram:
         self._lock = threading.Lock()
         registry.register(self)
 
-    def observe_many(self, values: Iterable[float]) -> None:
+    def observe_many(self, values: Iterable[float], of: int | None = None) -> None:
+        """Observe `values`, or `of` observations of which they are an even sample."""
         ordered = sorted(values)
-        counts = [*(bisect_right(ordered, bound) for bound in self._bounds), len(ordered)]
+        share = 1.0 if of is None or not ordered else of / len(ordered)
+        found = (*(bisect_right(ordered, bound) for bound in self._bounds), len(ordered))
         with self._lock:
-            self._counts = [old + new for old, new in zip(self._counts, counts, strict=True)]
-            self._sum += sum(ordered)
+            self._counts = [old + round(new * share) for old, new in zip(self._counts, found, strict=True)]
+            self._sum += sum(ordered) * share
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         with self._lock:

@@ -117,6 +117,10 @@ def test_batch_histogram_counts_like_single_observations() -> None:
     assert sample("count") == 5
     assert sample("sum") == pytest.approx(5.85)
 
+    histogram.observe_many([0.05, 5.0], of=6)  # a sample
+    assert [sample("bucket", le=le) for le in ("0.1", "1.0", "+Inf")] == [5, 7, 11]
+    assert sample("sum") == pytest.approx(5.85 + 3 * 5.05)
+
 
 def is_served(port: int) -> bool:
     try:
