@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from schema.object_store.port import ObjectMissing, ObjectStore
 
@@ -23,6 +24,12 @@ def put(store: ObjectStore, key: str, content: bytes) -> None:
 
 def copy(store: ObjectStore, source: str, target: str, content: bytes = b"hello") -> None:
     store.copy(source, target, content_type="text/plain", sha256=hashlib.sha256(content).hexdigest())
+
+
+# MinIO may deny a request while another one removes the same folder; the sink tries such a request again.
+_again_if_denied = Retrying(
+    retry=retry_if_exception(lambda error: getattr(error, "code", "") == "AccessDenied"), stop=stop_after_attempt(5)
+)
 
 
 class ObjectStoreContract:
@@ -165,9 +172,9 @@ class ObjectStoreContract:
             read = []
             for turn in range(100):
                 key = f"raw-files/text/{thread}-{turn % 2}"
-                put(store, key, f"{thread} {turn}".encode())
-                read.append(store.read(key))
-                store.remove([key])
+                _again_if_denied(put, store, key, f"{thread} {turn}".encode())
+                read.append(_again_if_denied(store.read, key))
+                _again_if_denied(store.remove, [key])
             put(store, f"raw-files/text/{thread}", b"kept")
             return read
 
