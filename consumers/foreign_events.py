@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from consumers.subscription import Message
+from schema.kafka.source import find_foreign_source
 
 _log = logging.getLogger(__name__)
 
@@ -16,7 +17,6 @@ class ForeignEvents:
 
     def __init__(self, source: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._source = source
-        self._own = source.encode()
         self._clock = clock
         self.count = 0
         self._reported = 0
@@ -25,13 +25,11 @@ class ForeignEvents:
 
     def skip(self, message: Message) -> bool:
         """Whether the message is of another system. Without the header it is not: it becomes a dead letter."""
-        for name, value in message.headers:
-            if name == "ce_source":
-                if value in (self._own, self._source):
-                    return False
-                self._note(value)
-                return True
-        return False
+        source = find_foreign_source(message.headers, self._source)
+        if source is None:
+            return False
+        self._note(source)
+        return True
 
     def report(self) -> None:
         """Log the count if it grew since the last line."""
@@ -40,8 +38,8 @@ class ForeignEvents:
             self._reported = self.count
             self._report_at = self._clock() + _REPORT_SECONDS
 
-    def _note(self, source: str | bytes | None) -> None:
+    def _note(self, source: str) -> None:
         self.count += 1
-        self._last = source.decode(errors="replace") if isinstance(source, bytes) else str(source)
+        self._last = source
         if not self._reported or self._clock() >= self._report_at:
             self.report()

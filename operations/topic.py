@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import confluent_kafka
 import msgspec
@@ -15,6 +15,7 @@ from schema.events.identity import doc_id_error
 from schema.failures import Retryable
 from schema.kafka.clients import for_consumer
 from schema.kafka.names import Names
+from schema.kafka.source import find_foreign_source
 from schema.limits import LAST_VERSION
 from schema.object_store import layout
 
@@ -142,12 +143,8 @@ class TopicReader:
         offset, end = record.offset() or 0, self._ends.get(number, 0)
         if offset + 1 >= end:
             self._ends.pop(number, None)
-        return offset < end and not self._is_foreign(record)
-
-    def _is_foreign(self, record: confluent_kafka.Message) -> bool:
-        """Whether the event is of another system, which shares the topic."""
-        source = dict(record.headers() or []).get("ce_source")
-        return source is not None and source not in (self._names.source, self._names.source.encode())
+        headers = cast(list[tuple[str, str | bytes | None]], record.headers() or [])
+        return offset < end and find_foreign_source(headers, self._names.source) is None
 
 
 def _decode(record: confluent_kafka.Message) -> ReadEvent:
