@@ -3,11 +3,9 @@
 Invariant 5: a reader with `read_committed` sees each event once; what a transaction did not commit is never visible.
 """
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -17,6 +15,7 @@ from schema.kafka import topics
 from schema.kafka.clients import for_producer
 from schema.kafka.names import Names
 from schema.retry import Backoff, call_with_retry
+from schema.threads import start_in_thread
 
 _BATCH_BYTES = 1_000_000  # per partition
 _TRANSACTION_MILLISECONDS = 10_000  # how long a transaction that a dead relay left open delays the next owner
@@ -188,19 +187,8 @@ def call_with_timeout(call: Callable[[], Any], seconds: float = _GIVE_UP_SECONDS
     `send_offsets_to_transaction` after Kafka was away, whatever its own time limit. The thread that runs the call is
     left behind; the broker aborts the transaction, because nothing commits it.
     """
-    result: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001  # raised by result()
-            result.set_exception(error)
-        else:
-            result.set_result(None)
-
-    threading.Thread(target=run, name="transaction", daemon=True).start()
     try:
-        result.result(seconds)
+        start_in_thread(call, "transaction").result(seconds)
     except TimeoutError as error:
         late = KafkaError(KafkaError._TIMED_OUT, f"no answer within {seconds:g} seconds", fatal=True, retriable=True)
         raise KafkaException(late) from error

@@ -6,11 +6,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from schema.metrics import ProcessMetrics
+from schema.threads import start_in_thread
 
 LIVE_SECONDS = 300.0  # an attempt that takes longer hangs: restart the process
 READY_SECONDS = 60.0
 CHECK_SECONDS = 10.0  # between two checks
-ANSWER_SECONDS = 5.0  # a check that takes longer has failed; it may still hang, and is not started again meanwhile
+ANSWER_SECONDS = 5.0  # a check that takes longer has failed; it is not started again before it ends
 
 Check = Callable[[], None]  # raises what is wrong
 
@@ -70,7 +71,7 @@ class Health:
 def _run(watched: _Watched) -> str | None:
     """Run the check, or go on waiting for one that hangs. Returns what is wrong."""
     if watched.running is None:
-        watched.running = _start(watched.check)
+        watched.running = start_in_thread(watched.check, "check")
     try:
         watched.running.result(ANSWER_SECONDS)
     except TimeoutError:
@@ -83,18 +84,3 @@ def _run(watched: _Watched) -> str | None:
         problem = None
     watched.running = None
     return problem
-
-
-def _start(check: Check) -> Future[None]:
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            check()
-        except BaseException as error:  # noqa: BLE001  # raised by result()
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    threading.Thread(target=run, name="check", daemon=True).start()
-    return done
