@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from operations.errors import OperationError
 from operations.milvus_lite import process as milvus_lite
 from operations.settings import PREFIX, Settings, SettingsError
-from operations.transient_error_counts import count_transient_errors
+from operations.transient_errors import note_transient_errors
 from schema.database import revision
 from schema.database.connection import connect, reading
 from schema.database.history import Identity, NotInitialised, read_identity
@@ -43,10 +43,10 @@ _CONNECT_SECONDS = 5.0  # to Milvus, for the first and every later connection
 class System:
     """The stores of one system. The constructor connects to none of them; each is opened at its first use."""
 
-    def __init__(self, settings: Settings, engine: Engine, retries: Counter[str] | None = None) -> None:
+    def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
         self.engine = engine
-        self.retries = Counter() if retries is None else retries  # transient errors of the database, by code
+        self.retries: Counter[str] = Counter()  # transient errors of the database, by code
 
     @cached_property
     def identity(self) -> Identity:
@@ -134,7 +134,8 @@ def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[Sys
     """
     engine = _engine(settings)
     try:
-        system = System(settings, engine, count_transient_errors(engine))
+        system = System(settings, engine)
+        note_transient_errors(engine, lambda code: system.retries.update([code]))
         if initialised:
             revision.require_current(engine)
             _require_model(system)

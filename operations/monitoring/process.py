@@ -5,13 +5,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
-from sqlalchemy import event, text
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy import text
 
 from operations.monitoring.health import Check, Health
 from operations.monitoring.server import serve
 from operations.settings import PREFIX, SettingsError
-from operations.transient_error_counts import code_of
+from operations.transient_errors import note_transient_errors
 from operations.wiring import System
 from schema.database.connection import reading
 from schema.metrics import ProcessMetrics
@@ -29,7 +28,7 @@ class Process:
         self.metrics = ProcessMetrics(self.registry, kind)
         self._system = system
         self._kind = kind
-        event.listen(system.engine, "handle_error", self._note_database_error)
+        note_transient_errors(system.engine, lambda code: self.metrics.retries.labels("database", code).inc())
 
     @contextmanager
     def serve(
@@ -58,7 +57,3 @@ class Process:
     def _check_database(self) -> None:
         with reading(self._system.engine) as connection:
             connection.execute(text("SELECT 1"))
-
-    def _note_database_error(self, context: ExceptionContext) -> None:
-        if (code := code_of(context)) is not None:
-            self.metrics.retries.labels("database", code).inc()

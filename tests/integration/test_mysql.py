@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,8 @@ import pymysql
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from operations import transactions, transient_error_counts
+from operations import transactions
+from operations.transient_errors import note_transient_errors
 from producer import Writer
 from relays.outbox import SqlOutbox
 from schema.database.tables import LANES
@@ -30,7 +32,8 @@ def status_of(engine: Engine) -> dict[str, str]:
 def test_transaction_runs_again_after_a_deadlock_and_counts_it(mysql: Engine) -> None:
     with mysql.begin() as connection:
         Writer(MODEL).upsert_many(connection, [document("a", "one"), document("b", "one")])
-    found = transient_error_counts.count_transient_errors(mysql)
+    found: Counter[str] = Counter()
+    note_transient_errors(mysql, lambda code: found.update([code]))
     both = threading.Barrier(2)
 
     def touch(first: str, second: str) -> None:
@@ -60,7 +63,8 @@ def test_transaction_runs_again_after_a_deadlock_and_counts_it(mysql: Engine) ->
 def test_transaction_runs_again_after_a_lock_timeout_and_counts_it(mysql: Engine) -> None:
     with mysql.begin() as connection:
         Writer(MODEL).upsert(connection, document("a", "one"))
-    found = transient_error_counts.count_transient_errors(mysql)
+    found: Counter[str] = Counter()
+    note_transient_errors(mysql, lambda code: found.update([code]))
     holder = mysql.connect()
     lock = holder.begin()
     holder.execute(text("SELECT * FROM documents WHERE doc_id = 'a' FOR UPDATE"))
