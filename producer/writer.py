@@ -90,7 +90,7 @@ class Writer:
             _plan_document(document, document_vectors, locked, identity.history_id)
             for document, document_vectors in zip(documents, vectors, strict=True)
         ]
-        self._write(connection, identity, plans, locked.stored, headers)
+        self._write(connection, locked, plans, headers)
         return _receipts(connection, doc_ids, plans, locked.stored)
 
     def delete(self, connection: Connection, doc_id: str) -> Receipt:
@@ -110,7 +110,7 @@ class Writer:
             plan_delete(locked.stored[doc_id], identity.history_id, lost_version=locked.lost_versions.get(doc_id, 0))
             for doc_id in doc_ids
         ]
-        self._write(connection, identity, plans, locked.stored)
+        self._write(connection, locked, plans)
         return _receipts(connection, doc_ids, plans, locked.stored)
 
     @_observed
@@ -129,7 +129,7 @@ class Writer:
         state = desired.from_stored(document, {**waiting, **given}, files)
         lost_version = locked.lost_versions.get(doc_id, 0)
         plans = [plan_upsert(state, document, identity.history_id, lost_version=lost_version, resend=True)]
-        self._write(connection, identity, plans, locked.stored)
+        self._write(connection, locked, plans)
         return _receipts(connection, [doc_id], plans, locked.stored)[0]
 
     @_observed
@@ -163,7 +163,7 @@ class Writer:
         validate_metadata(doc_id, values)
         lost_version = locked.lost_versions.get(doc_id, 0)
         plans = [plan_relabel(values, locked.stored[doc_id], identity.history_id, lost_version=lost_version)]
-        self._write(connection, identity, plans, locked.stored, headers)
+        self._write(connection, locked, plans, headers)
         return _receipts(connection, [doc_id], plans, locked.stored)[0]
 
     def dimension(self, connection: Connection) -> int:
@@ -217,9 +217,8 @@ class Writer:
     def _write(
         self,
         connection: Connection,
-        identity: Identity,
+        locked: LockedDocuments,
         plans: Sequence[Plan | None],
-        stored: Mapping[str, StoredDocument],
         headers: Mapping[str, str] | None = None,
     ) -> None:
         # In the order of doc_id, so that two batches lock what they insert and change in the same order.
@@ -228,15 +227,15 @@ class Writer:
         if not changed:
             return
         inserted = [plan for plan in changed if plan.operation is Operation.INSERT]
-        statements.insert_documents(connection, inserted, identity.sinks)
+        statements.insert_documents(connection, inserted, locked.identity.sinks)
         for plan in changed:
             if plan.operation is not Operation.INSERT:
-                statements.update_document(connection, plan, stored[plan.doc_id].row.version)
+                statements.update_document(connection, plan, locked.stored[plan.doc_id].row.version)
                 statements.change_chunks(connection, plan)
         statements.insert_chunks(connection, changed)
         statements.write_files(connection, changed)
-        statements.log_operations(connection, changed, stored, self._operator)
-        parts = ((plan, payload) for plan in changed for payload in self._encode(plan, identity))
+        statements.log_operations(connection, changed, locked.stored, self._operator)
+        parts = ((plan, payload) for plan in changed for payload in self._encode(plan, locked.identity))
         headers = {**self._trace_headers(), **(headers or {})}
         size_bytes = statements.append_events(connection, parts, self._content_type, headers)
         if self._metrics is not None:
