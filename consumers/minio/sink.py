@@ -75,8 +75,8 @@ class MinioSink:
         """Write the whole document, then remove every other object that was there before.
 
         The archive's new objects get new part numbers: an old one may hold vectors that no new one holds yet. What a
-        newer version archived stays, and what comes meanwhile: if this consumer lost its partitions, only that has the
-        vectors.
+        newer version archived stays, and so does what is written during this call. If this consumer lost its
+        partitions, only those objects have the vectors.
         """
         known = {file.object_key for event in upserts for file in event.files}
         removed = {key for event in change.events for key in event.removed_files}

@@ -128,7 +128,7 @@ def test_first_writers_after_a_failover_do_not_deadlock(mysql: Engine) -> None:
     for round_ in range(10):
         with mysql.begin() as connection:
             connection.execute(text("UPDATE system_identity SET server_uuid = 'the old primary'"))
-        mysql.dispose()  # clients connect to the new primary anew
+        mysql.dispose()  # clients make new connections, to the new primary
         before = threading.Barrier(2)
 
         def lock(before: threading.Barrier = before) -> str:

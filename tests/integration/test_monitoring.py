@@ -116,7 +116,7 @@ def break_connections(engine: Engine) -> None:
     with engine.connect() as connection:
         own = text("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()")
         for number in connection.execute(own).scalars().all():
-            with suppress(OperationalError):  # it ended meanwhile
+            with suppress(OperationalError):  # it has ended
                 connection.execute(text(f"KILL {number}"))
 
 

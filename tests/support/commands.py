@@ -183,6 +183,6 @@ def children(pid: int) -> list[int]:
     """The running child processes of a process."""
     found = []
     for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # the thread ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             found += [int(child) for child in thread.read_text().split()]
     return found
