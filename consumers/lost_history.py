@@ -1,22 +1,22 @@
 """Documents that an event of a lost history was seen for: they become suspects, and absent in every sink.
 
 Any sink may hold the lost version. Refills replace it, so nothing of it stays in a store; a document that the database
-lacks becomes a deleted one. A suspect's row stays: by it, an event that comes again is recognised. The lost version was
-found before, and all sinks have been absent since.
+lacks becomes a deleted one. A suspect's `lost_version` stays: by it, an event that comes again is recognised. The lost
+version was found before, and all sinks have been absent since.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, func, insert, select
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.dialects import mysql, sqlite
 
 from consumers import marks
 from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import document_files, documents, suspects, system_identity
+from schema.database.tables import document_files, documents, system_identity
 from schema.events.events import DocumentUpserted, Event
 from schema.object_store import layout
 
@@ -45,42 +45,32 @@ def mark_lost(connection: Connection, events: Iterable[LostEvent], seen: str) ->
     versions = {event.doc_id: event.version for event in by_version}  # the highest per document
     if not versions:
         return
-    _insert_deleted(connection, versions)
     _suspect(connection, versions)
     _remove_files(connection, {key: event.doc_id for event in by_version for key in event.files})
     reasons = {doc_id: f"{seen} version {version} of a lost history" for doc_id, version in versions.items()}
     marks.mark_absent_everywhere(connection, reasons)
 
 
-def _insert_deleted(connection: Connection, versions: Mapping[str, int]) -> None:
-    """Deleted documents in place of those that do not exist.
+def _suspect(connection: Connection, versions: Mapping[str, int]) -> None:
+    """Raise the lost version of documents; one that does not exist becomes a deleted one.
 
     A writer that creates one of them now is waited for, or gets a conflict: it never misses the suspect.
     """
-    found: set[str] = set()
-    for some in bounded(versions, IDS_PER_STATEMENT):
-        found |= set(connection.execute(select(documents.c.doc_id).where(documents.c.doc_id.in_(some))).scalars())
-    missing = sorted(versions.keys() - found)
-    if not missing:
-        return
     history_id = connection.execute(select(system_identity.c.history_id).where(system_identity.c.id == 1)).scalar_one()
     common = {"history_id": history_id, "title": "", "source_type": "text", "chunk_count": 0, "status": "deleting"}
-    rows = [{"doc_id": doc_id, "version": versions[doc_id] + 1, **common} for doc_id in missing]
-    connection.execute(_insert_new(documents).values(deleted_at=utc_now()), rows)
-    marks.lock_documents(connection, missing)
-
-
-def _suspect(connection: Connection, versions: Mapping[str, int]) -> None:
-    rows = [{"doc_id": doc_id, "lost_version": version} for doc_id, version in versions.items()]
+    rows = [
+        {"doc_id": doc_id, "version": version + 1, "lost_version": version, **common}
+        for doc_id, version in sorted(versions.items())
+    ]
     if connection.dialect.name == "mysql":
-        new: Any = mysql.insert(suspects)
-        highest = func.greatest(suspects.c.lost_version, new.inserted.lost_version)
+        new: Any = mysql.insert(documents)
+        highest = func.greatest(documents.c.lost_version, new.inserted.lost_version)
         new = new.on_duplicate_key_update(lost_version=highest)
     else:
-        new = sqlite.insert(suspects)
-        highest = func.max(suspects.c.lost_version, new.excluded.lost_version)
+        new = sqlite.insert(documents)
+        highest = func.max(documents.c.lost_version, new.excluded.lost_version)
         new = new.on_conflict_do_update(index_elements=["doc_id"], set_={"lost_version": highest})
-    connection.execute(new, rows)
+    connection.execute(new.values(deleted_at=utc_now()), rows)
 
 
 def _remove_files(connection: Connection, doc_ids: Mapping[str, str]) -> None:
@@ -103,9 +93,7 @@ def _remove_files(connection: Connection, doc_ids: Mapping[str, str]) -> None:
         }
         for key, doc_id in doc_ids.items()
     ]
-    connection.execute(_insert_new(document_files), rows)
-
-
-def _insert_new(table: Table) -> Insert:
-    """An INSERT that skips rows whose key is there already."""
-    return insert(table).prefix_with("IGNORE", dialect="mysql").prefix_with("OR IGNORE", dialect="sqlite")
+    skip_known = (
+        insert(document_files).prefix_with("IGNORE", dialect="mysql").prefix_with("OR IGNORE", dialect="sqlite")
+    )
+    connection.execute(skip_known, rows)

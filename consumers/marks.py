@@ -17,7 +17,7 @@ from schema.database import history
 from schema.database.clock import utc_now
 from schema.database.history import Standing
 from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
-from schema.database.tables import chunks, documents, sink_states, suspects
+from schema.database.tables import chunks, documents, sink_states
 from schema.database.values import values_table
 from schema.events.events import Event
 from schema.sinks import MILVUS
@@ -80,9 +80,9 @@ def load_known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dic
     """Documents that do not exist are left out."""
     joined = documents.outerjoin(
         sink_states, and_(sink_states.c.doc_id == documents.c.doc_id, sink_states.c.sink == sink)
-    ).outerjoin(suspects, suspects.c.doc_id == documents.c.doc_id)
-    names = ("doc_id", "version", "history_id", "history_base")
-    columns = select(*(documents.c[name] for name in names), sink_states, suspects.c.lost_version).select_from(joined)
+    )
+    names = ("doc_id", "version", "history_id", "history_base", "lost_version")
+    columns = select(*(documents.c[name] for name in names), sink_states).select_from(joined)
     return {
         row.doc_id: Known(
             row.version,
@@ -96,7 +96,7 @@ def load_known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dic
             row.state == "absent",
             row.marks or 0,
             row.last_error or "",
-            row.lost_version or 0,
+            row.lost_version,
         )
         for some in bounded(doc_ids, IDS_PER_STATEMENT)
         for row in connection.execute(columns.where(documents.c.doc_id.in_(some)))

@@ -117,28 +117,27 @@ def plan_upsert(
     stored: StoredDocument | None,
     history_id: str,
     *,
-    lost_version: int = 0,
     resend: bool = False,
 ) -> Plan | None:
     """The plan that brings a document to its desired state, None if it has that state already.
 
     With `resend` (SYNC), or when a sink is failed or absent, every label and every known vector is sent again: that
-    sink may have lost what it once confirmed. `lost_version` is that of a suspect, whose number is not used again.
+    sink may have lost what it once confirmed.
     """
     send_all = resend or (stored is not None and not stored.confirmation.is_sound)
     chunks = _plan_chunks(desired, stored, send_all=send_all)
     files = _plan_files(desired.files, stored)
     if stored is None:
-        version, base, operation = lost_version + 1, 0, Operation.INSERT
+        version, base, operation = 1, 0, Operation.INSERT
     elif not send_all and not _has_changes(desired, stored, chunks, files):
         return None
     else:
-        version, base = _next_version(stored, lost_version), _history_base(stored, history_id)
+        version, base = _next_version(stored), _history_base(stored, history_id)
         operation = Operation.SYNC if resend else Operation.UPDATE
     return Plan(desired.doc_id, version, history_id, base, operation, desired.columns, chunks, files)
 
 
-def plan_delete(stored: StoredDocument, history_id: str, *, lost_version: int = 0) -> Plan | None:
+def plan_delete(stored: StoredDocument, history_id: str) -> Plan | None:
     """The plan that deletes a document: everything that a sink may hold becomes a tombstone.
 
     None if the document is deleted already and no sink is failed or absent.
@@ -152,7 +151,7 @@ def plan_delete(stored: StoredDocument, history_id: str, *, lost_version: int = 
     )
     return Plan(
         stored.row.doc_id,
-        _next_version(stored, lost_version),
+        _next_version(stored),
         history_id,
         _history_base(stored, history_id),
         Operation.DELETE,
@@ -162,9 +161,9 @@ def plan_delete(stored: StoredDocument, history_id: str, *, lost_version: int = 
     )
 
 
-def _next_version(stored: StoredDocument, lost_version: int) -> int:
-    """Above a lost version too, so that sinks that compare versions accept it."""
-    return int(max(stored.row.version, lost_version)) + 1
+def _next_version(stored: StoredDocument) -> int:
+    """Above a suspect's lost version too, so that sinks that compare versions accept it."""
+    return int(max(stored.row.version, stored.row.lost_version)) + 1
 
 
 def _history_base(stored: StoredDocument, history_id: str) -> int:

@@ -1,7 +1,6 @@
 """What the database holds of the documents that are about to be written: locked, and read in five statements.
 
-The first one locks the system's identity, the documents and their rows of `suspects`: whoever finds a suspect holds the
-document's lock.
+The first one locks the system's identity and the documents.
 """
 
 from collections import defaultdict
@@ -43,7 +42,6 @@ from schema.database.tables import (
     document_files,
     documents,
     sink_states,
-    suspects,
     system_identity,
 )
 
@@ -117,20 +115,14 @@ _STATES = _select_shared(sink_states, *(sink_states.c[name] for name in ("doc_id
 @cache
 def _lock_statement(dialect: str) -> Select[Any]:
     """The identity with a row per given id, locked in their order; one row without an id if none is given."""
-    given = (
-        system_identity.outerjoin(_GIVEN, true())
-        .outerjoin(documents, documents.c.doc_id == _GIVEN.c.value)
-        .outerjoin(suspects, suspects.c.doc_id == _GIVEN.c.value)
-    )
-    columns: list[Any] = [*identity_columns(dialect), _GIVEN.c.value.label("given_id"), documents]
+    given = system_identity.outerjoin(_GIVEN, true()).outerjoin(documents, documents.c.doc_id == _GIVEN.c.value)
     return (
-        select(*columns, suspects.c.lost_version)
+        select(*identity_columns(dialect), documents)
         .select_from(given)
         .where(system_identity.c.id == 1)
         # Never a scan of a small table: it would lock rows of other documents.
         .with_hint(documents, "FORCE INDEX (PRIMARY)", "mysql")
-        .with_hint(suspects, "FORCE INDEX (PRIMARY)", "mysql")
-        .suffix_with(text("FOR SHARE OF system_identity FOR UPDATE OF documents, suspects"), dialect="mysql")
+        .suffix_with(text("FOR SHARE OF system_identity FOR UPDATE OF documents"), dialect="mysql")
     )
 
 
@@ -138,7 +130,7 @@ def _lock_statement(dialect: str) -> Select[Any]:
 class StoredDocument:
     """A document as it is stored."""
 
-    row: StoredRow  # of `documents`, and `lost_version`
+    row: StoredRow  # of `documents`
     chunks: Mapping[str, StoredChunk]  # by chunk id
     tombstones: AbstractSet[str]  # chunk ids
     files: Mapping[str, StoredRow]  # by object key, removed ones included
@@ -147,11 +139,10 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class LockedDocuments:
-    """The identity, the documents that exist, and the highest lost version of each suspect; by doc_id."""
+    """The identity, and the documents that exist by doc_id."""
 
     identity: Identity
     stored: Mapping[str, StoredDocument]
-    lost_versions: Mapping[str, int]
 
 
 def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> LockedDocuments:
@@ -161,16 +152,11 @@ def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> LockedDocu
     NotInitialised.
     """
     rows: dict[str, StoredRow] = {}
-    lost_versions: dict[str, int] = {}
     statement = _lock_statement(connection.dialect.name)
     for some in list(bounded(sorted(set(doc_ids)), IDS_PER_STATEMENT)) or [[]]:
         packed_ids = msgspec.json.encode(some).decode()
         identity, found = run_locked(connection, statement, {"json_doc_ids": packed_ids})
-        for row in found:
-            if row.doc_id is not None:
-                rows[row.doc_id] = row
-            if row.lost_version is not None:
-                lost_versions[row.given_id] = row.lost_version
+        rows |= {row.doc_id: row for row in found if row.doc_id is not None}
     chunks_of: dict[str, dict[str, StoredChunk]] = defaultdict(dict)
     packed = _CHUNKS_IN_SQLITE if connection.dialect.name == "sqlite" else _CHUNKS
     for row in _select(connection, packed, rows):
@@ -194,7 +180,7 @@ def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> LockedDocu
         )
         for doc_id, row in rows.items()
     }
-    return LockedDocuments(identity, stored, lost_versions)
+    return LockedDocuments(identity, stored)
 
 
 def _select(connection: Connection, statement: Select[Any], doc_ids: Iterable[str]) -> Iterator[StoredRow]:

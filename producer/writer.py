@@ -104,12 +104,8 @@ class Writer:
         Skips documents that are deleted already. Raises UnknownDocument before anything is written.
         """
         locked = self._lock_existing(connection, doc_ids)
-        identity = locked.identity
         _refuse_duplicates(doc_ids)
-        plans = [
-            plan_delete(locked.stored[doc_id], identity.history_id, lost_version=locked.lost_versions.get(doc_id, 0))
-            for doc_id in doc_ids
-        ]
+        plans = [plan_delete(locked.stored[doc_id], locked.identity.history_id) for doc_id in doc_ids]
         self._write(connection, locked, plans)
         return _receipts(connection, doc_ids, plans, locked.stored)
 
@@ -127,8 +123,7 @@ class Writer:
         given = self._validate_chunks(document, chunks, identity.dimension)
         waiting, files = read_unpublished(connection, doc_id, identity.lanes)
         state = desired.from_stored(document, {**waiting, **given}, files)
-        lost_version = locked.lost_versions.get(doc_id, 0)
-        plans = [plan_upsert(state, document, identity.history_id, lost_version=lost_version, resend=True)]
+        plans = [plan_upsert(state, document, identity.history_id, resend=True)]
         self._write(connection, locked, plans)
         return _receipts(connection, [doc_id], plans, locked.stored)[0]
 
@@ -159,10 +154,8 @@ class Writer:
         }
         values = {name: value for name, value in given.items() if value is not UNSET}
         locked = self._lock_living(connection, doc_id)
-        identity = locked.identity
         validate_metadata(doc_id, values)
-        lost_version = locked.lost_versions.get(doc_id, 0)
-        plans = [plan_relabel(values, locked.stored[doc_id], identity.history_id, lost_version=lost_version)]
+        plans = [plan_relabel(values, locked.stored[doc_id], locked.identity.history_id)]
         self._write(connection, locked, plans, headers)
         return _receipts(connection, [doc_id], plans, locked.stored)[0]
 
@@ -263,8 +256,7 @@ def _plan_document(
     document: Document, vectors: Sequence[bytes | None], locked: LockedDocuments, history_id: str
 ) -> Plan | None:
     stored = locked.stored.get(document.doc_id)
-    lost_version = locked.lost_versions.get(document.doc_id, 0)
-    return plan_upsert(desired.from_document(document, vectors, stored), stored, history_id, lost_version=lost_version)
+    return plan_upsert(desired.from_document(document, vectors, stored), stored, history_id)
 
 
 def _refuse_duplicates(doc_ids: Sequence[str]) -> None:

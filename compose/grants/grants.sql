@@ -29,7 +29,6 @@ GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-writer';
 GRANT INSERT ON operation_logs TO 'rag-writer'; -- it can append to the log, but neither read nor change it
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-writer'; -- after a failover: a new history
 GRANT INSERT ON histories TO 'rag-writer';
-GRANT SELECT, UPDATE (found_at) ON suspects TO 'rag-writer'; -- UPDATE: MySQL asks for it where a read locks rows
 GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync reads vectors from pending events
 
 -- The relay: `rag-outbox relay`. Of documents it sees only ids, versions and marks: it checks each new history.
@@ -37,34 +36,31 @@ GRANT SELECT, DELETE ON outbox TO 'rag-relay';
 GRANT INSERT, UPDATE, SELECT (stage, event_id, dead_at) ON outbox_dead_letters TO 'rag-relay'; -- UPDATE: one that died before
 GRANT SESSION_VARIABLES_ADMIN ON *.* TO 'rag-relay'; -- optional: without it, the binlog contains each payload twice
 
-GRANT SELECT (doc_id, version, history_id, history_base, status, deleted_at), UPDATE (status),
-    INSERT (doc_id, version, history_id, title, source_type, chunk_count, status, deleted_at)
+GRANT SELECT (doc_id, version, history_id, history_base, lost_version, status, deleted_at), UPDATE (status, lost_version),
+    INSERT (doc_id, version, history_id, lost_version, title, source_type, chunk_count, status, deleted_at)
     ON documents TO 'rag-relay'; -- INSERT: a document that was lost, as a deleted one
 GRANT SELECT (doc_id), UPDATE (milvus_synced) ON chunks TO 'rag-relay';
 GRANT INSERT ON document_files TO 'rag-relay'; -- files of a lost version, to be removed
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-relay';
-GRANT SELECT, INSERT, UPDATE ON suspects TO 'rag-relay';
 GRANT SELECT, INSERT, UPDATE (checked_at) ON histories TO 'rag-relay';
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-relay'; -- after a failover: a new history
 
 -- The consumer: `rag-outbox consume`, for any sink. It never sees the outbox, and in documents and chunks it can change
 -- only the marks.
-GRANT SELECT, UPDATE (status),
-    INSERT (doc_id, version, history_id, title, source_type, chunk_count, status, deleted_at)
+GRANT SELECT, UPDATE (status, lost_version),
+    INSERT (doc_id, version, history_id, lost_version, title, source_type, chunk_count, status, deleted_at)
     ON documents TO 'rag-consumer'; -- INSERT: a document that was lost, as a deleted one
 GRANT SELECT, UPDATE (milvus_synced) ON chunks TO 'rag-consumer';
 GRANT SELECT, DELETE ON chunk_tombstones TO 'rag-consumer';
 GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer'; -- INSERT: files of a lost version, to be removed
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
-GRANT SELECT, INSERT, UPDATE ON suspects TO 'rag-consumer';
 GRANT INSERT, SELECT (stage, event_id, dead_at) ON outbox_dead_letters TO 'rag-consumer'; -- too large for Kafka
 
 -- The monitor: `rag-outbox monitor`. It counts, and sees no title, no text and no payload.
 GRANT SELECT (id, payload_bytes, created_at) ON outbox TO 'rag-monitor';
-GRANT SELECT (status) ON documents TO 'rag-monitor';
+GRANT SELECT (status, lost_version) ON documents TO 'rag-monitor';
 GRANT SELECT (sink, state, requested_at) ON sink_states TO 'rag-monitor';
 GRANT SELECT (stage) ON outbox_dead_letters TO 'rag-monitor';
-GRANT SELECT (doc_id) ON suspects TO 'rag-monitor';
 GRANT SELECT (number, checked_at) ON histories TO 'rag-monitor';
 GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_history_list_length is missing
 

@@ -2,14 +2,15 @@ SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 START TRANSACTION;
 SELECT IF(server_uuid = @@server_uuid, history_id, NULL) FROM system_identity WHERE id = 1 FOR SHARE INTO @history;
 SET @version = NULL; -- stays NULL for a document that does not exist
-SELECT GREATEST(d.version, COALESCE(s.lost_version, 0)) + 1,
+SELECT GREATEST(d.version, d.lost_version) + 1,
        JSON_OBJECT(
            'doc_id', d.doc_id, 'version', d.version, 'history_id', d.history_id, 'history_base', d.history_base,
+           'lost_version', d.lost_version,
            'title', d.title, 'source_type', d.source_type, 'source_url', d.source_url, 'business_tag', d.business_tag,
            'domain', d.domain, 'language', d.language, 'file_size', d.file_size, 'page_count', d.page_count,
            'oss_key', d.oss_key, 'content_sha256', d.content_sha256, 'status', d.status, 'chunk_count', d.chunk_count,
            'created_at', d.created_at, 'updated_at', d.updated_at, 'deleted_at', d.deleted_at)
-FROM documents d LEFT JOIN suspects s USING (doc_id) WHERE d.doc_id = @doc_id FOR UPDATE
+FROM documents d WHERE d.doc_id = @doc_id FOR UPDATE
 INTO @version, @before;
 
 UPDATE documents SET history_base = IF(history_id = @history, history_base, version), history_id = @history,

@@ -8,14 +8,15 @@ INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_co
 VALUES (@doc_id, 1, IF(@history IS NULL, NULL, ''), @title, @source_type, 0) -- a new row has an empty history_id
 ON DUPLICATE KEY UPDATE doc_id = documents.doc_id; -- changes nothing, locks the row
 
-SELECT d.history_id = '', GREATEST(IF(d.history_id = '', 0, d.version), COALESCE(s.lost_version, 0)) + 1,
+SELECT d.history_id = '', GREATEST(IF(d.history_id = '', 0, d.version), d.lost_version) + 1,
        JSON_OBJECT(
            'doc_id', d.doc_id, 'version', d.version, 'history_id', d.history_id, 'history_base', d.history_base,
+           'lost_version', d.lost_version,
            'title', d.title, 'source_type', d.source_type, 'source_url', d.source_url, 'business_tag', d.business_tag,
            'domain', d.domain, 'language', d.language, 'file_size', d.file_size, 'page_count', d.page_count,
            'oss_key', d.oss_key, 'content_sha256', d.content_sha256, 'status', d.status, 'chunk_count', d.chunk_count,
            'created_at', d.created_at, 'updated_at', d.updated_at, 'deleted_at', d.deleted_at)
-FROM documents d LEFT JOIN suspects s USING (doc_id) WHERE d.doc_id = @doc_id FOR UPDATE
+FROM documents d WHERE d.doc_id = @doc_id FOR UPDATE
 INTO @is_new, @version, @before;
 
 UPDATE documents SET

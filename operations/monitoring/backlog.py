@@ -20,7 +20,6 @@ from schema.database.tables import (
     outbox_dead_letters,
     sink_states,
     sinks,
-    suspects,
 )
 
 _PRIVILEGE_MISSING = 1227  # of MySQL
@@ -86,7 +85,7 @@ def read(connection: Connection) -> Backlog:
         documents=dict.fromkeys(_UNFINISHED, 0) | {row[0]: row[1] for row in connection.execute(unfinished)},
         sinks=by_sink,
         dead_letters=dict.fromkeys(("relay", *by_sink), 0) | {row[0]: row[1] for row in connection.execute(letters)},
-        suspects=connection.execute(select(func.count()).select_from(suspects)).scalar_one(),
+        suspects=connection.execute(select(func.count()).where(documents.c.lost_version > 0)).scalar_one(),
         unchecked_histories=connection.execute(unchecked).scalar_one(),
         history_list_length=_read_history_list_length(connection),
     )

@@ -104,6 +104,8 @@ documents = Table(
     Column("history_id", String(36), nullable=False),  # of the last write
     # The version that the document had when this history first wrote it.
     Column("history_base", BigInteger, nullable=False, server_default=text("0")),
+    # A suspect: the highest version of a lost history that was seen. By it, such an event is recognised.
+    Column("lost_version", BigInteger, nullable=False, server_default=text("0"), index=True),
     Column("title", String(limits.TITLE_CHARACTERS), nullable=False),
     Column("source_type", _enum(*SOURCE_TYPES, name="source_type"), nullable=False, index=True),
     Column("source_url", String(limits.SOURCE_URL_CHARACTERS)),
@@ -122,6 +124,7 @@ documents = Table(
     Index("ix_documents_status_deleted_at", "status", "deleted_at"),  # status counts documents by it
     CheckConstraint("doc_id <> ''", name="doc_id_filled"),
     CheckConstraint("history_base >= 0 AND version > history_base", name="version_above_history_base"),
+    CheckConstraint("lost_version >= 0", name="lost_version_natural"),
     CheckConstraint("chunk_count >= 0", name="chunk_count_natural"),
     CheckConstraint("status <> 'deleting' OR deleted_at IS NOT NULL", name="deleting_dated"),
     **_OPTIONS,
@@ -314,15 +317,6 @@ histories = Table(  # a row per history; `system_identity` names the current one
     _created_at("started_at"),
     Column("checked_at", _Timestamp),  # when the topic was searched for events of a lost history
     UniqueConstraint("history_id"),
-    **_OPTIONS,
-)
-
-suspects = Table(  # documents that an event of a lost history was seen for; by its row, such an event is recognised
-    "suspects",
-    metadata,
-    _doc_id(primary_key=True),
-    Column("lost_version", BigInteger, nullable=False),  # the highest
-    _created_at("found_at"),
     **_OPTIONS,
 )
 

@@ -10,7 +10,7 @@ from tests.support import written
 
 pytestmark = pytest.mark.integration
 
-WRITE = "INSERT INTO suspects (doc_id, lost_version) VALUES ('d', 1)"
+WRITE = "INSERT INTO chunk_tombstones VALUES ('c', 'd', 1)"
 CONNECTION = text("SELECT CONNECTION_ID()")
 
 
@@ -36,7 +36,7 @@ def test_write_succeeds_once_another_connection_takes_it(mysql: Engine) -> None:
 
     transactions.run(mysql, write)
     assert len(set(attempts)) == 2
-    assert written.rows(mysql, "SELECT doc_id FROM suspects") == [("d",)]
+    assert written.rows(mysql, "SELECT doc_id FROM chunk_tombstones") == [("d",)]
 
 
 def test_other_errors_keep_the_connection(mysql: Engine) -> None:

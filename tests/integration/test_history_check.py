@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 TABLES = ("chunks", "document_files", "sink_states", "documents")
 UNCHECKED = "SELECT COUNT(*) FROM histories WHERE checked_at IS NULL"
-SUSPECTS = "SELECT doc_id, lost_version FROM suspects ORDER BY doc_id"
+SUSPECTS = "SELECT doc_id, lost_version FROM documents WHERE lost_version > 0 ORDER BY doc_id"
 STATES = "SELECT DISTINCT doc_id, state FROM sink_states ORDER BY doc_id"
 
 

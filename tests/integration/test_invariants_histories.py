@@ -43,7 +43,10 @@ def refill_all(pipeline: Pipeline) -> None:
 
 
 def suspects(pipeline: Pipeline) -> list[tuple[str, int]]:
-    return [tuple(row) for row in pipeline.sql("SELECT doc_id, lost_version FROM suspects ORDER BY doc_id")]
+    return [
+        tuple(row)
+        for row in pipeline.sql("SELECT doc_id, lost_version FROM documents WHERE lost_version > 0 ORDER BY doc_id")
+    ]
 
 
 def absent(sink: str, version: int) -> dict[str, tuple[int, str, str]]:

@@ -29,8 +29,7 @@ FILL = (
     " SELECT doc_id, doc_id, 1 FROM documents WHERE doc_id LIKE 'other-%%'",
     "INSERT INTO document_files (object_key, doc_id, kind, sha256, size_bytes, content_type, version)"
     " SELECT doc_id, doc_id, 'raw', '', 0, '', 1 FROM documents WHERE doc_id LIKE 'other-%%'",
-    "INSERT INTO suspects (doc_id, lost_version) SELECT doc_id, 1 FROM documents WHERE doc_id LIKE 'other-%%'",
-    "ANALYZE TABLE documents, sink_states, chunks, chunk_tombstones, document_files, suspects",
+    "ANALYZE TABLE documents, sink_states, chunks, chunk_tombstones, document_files",
 )
 SMALL = {"sinks", "packed", "given"}  # and derived tables, whose names start with "<"
 

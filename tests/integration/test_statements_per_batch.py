@@ -75,7 +75,7 @@ def test_refused_versions_share_their_statements(pipeline: Pipeline) -> None:
 def test_lost_versions_share_their_statements(pipeline: Pipeline) -> None:
     lost = [lose(event) for event in write_at_versions(pipeline, range(2, 2 + DOCUMENTS))]
     assert count_statements(pipeline, lost[:1]) == count_statements(pipeline, lost)
-    assert pipeline.sql("SELECT min(lost_version), max(lost_version) FROM suspects") == [(2, 1 + DOCUMENTS)]
+    assert pipeline.sql("SELECT min(lost_version), max(lost_version) FROM documents") == [(2, 1 + DOCUMENTS)]
 
 
 def test_marks_look_rows_up_in_sqlite(sqlite: Engine) -> None:

@@ -54,7 +54,6 @@ EVENT_BYTES = 524_288  # the largest event
             {"object_key": 256, "doc_id": 64, "sha256": 64, "content_type": 128, "staged_key": 256},
         ),
         (tables.chunk_tombstones, {"chunk_id": 64, "doc_id": 64}),
-        (tables.suspects, {"doc_id": 64}),
         (tables.sink_states, {"doc_id": 64, "sink": 32}),
         (tables.operation_logs, {"target_table": 64, "target_id": 64, "operator": 64}),
         (

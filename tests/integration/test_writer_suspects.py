@@ -63,7 +63,7 @@ def test_next_version_of_a_suspect_is_above_the_lost_one(
     with some.begin() as connection:
         assert operation(connection).version == 6
     assert written.rows(some, "SELECT version, history_base FROM documents") == [(6, 0)]
-    assert written.rows(some, "SELECT doc_id, lost_version FROM suspects") == [("d", 5)]
+    assert written.rows(some, "SELECT doc_id, lost_version FROM documents WHERE lost_version > 0") == [("d", 5)]
     assert written.rows(some, STATES) == [("milvus", 6, 0, "absent"), ("minio", 6, 0, "absent")]
     [event] = written.events(some, "d", 6)
     carried = event["tombstones"] or event["chunks"]
@@ -86,7 +86,7 @@ def test_lost_document_is_written_above_its_lost_version(some: Engine) -> None:
         ("e", "milvus", "pending"),
         ("e", "minio", "pending"),
     ]
-    assert written.rows(some, "SELECT doc_id, lost_version FROM suspects") == [("d", 3)]
+    assert written.rows(some, "SELECT doc_id, lost_version FROM documents WHERE lost_version > 0") == [("d", 3)]
     assert written.rows(some, "SELECT aggregate_id, aggregate_version FROM outbox ORDER BY id") == [("d", 5), ("e", 1)]
 
 
@@ -195,13 +195,12 @@ def test_suspects_cost_a_write_no_statement(some: Engine) -> None:
     assert len(sent) == 10  # the vectors travel again: an UPDATE of chunks too
 
 
-def test_lock_reads_documents_and_suspects_by_their_keys(mysql: Engine) -> None:
+def test_lock_reads_documents_by_their_key(mysql: Engine) -> None:
     """A scan of a small table would lock the rows of other documents."""
     write_confirmed(mysql)
-    execute(mysql, "INSERT INTO suspects (doc_id, lost_version) VALUES ('other', 2)")
     statement = str(stored._lock_statement("mysql").compile(mysql))
     with mysql.begin() as connection:
-        connection.execute(text("ANALYZE TABLE documents, suspects"))
+        connection.execute(text("ANALYZE TABLE documents"))
         explained = connection.exec_driver_sql(
             f"EXPLAIN FORMAT=TRADITIONAL {statement}", {"json_doc_ids": '["d", "e", "other"]', "id_1": 1}
         ).mappings()
@@ -210,7 +209,6 @@ def test_lock_reads_documents_and_suspects_by_their_keys(mysql: Engine) -> None:
         ("system_identity", "const", "PRIMARY"),
         ("given", "ALL", None),
         ("documents", "eq_ref", "PRIMARY"),
-        ("suspects", "eq_ref", "PRIMARY"),
         ("sinks", "ALL", None),
     ]
 
@@ -219,7 +217,7 @@ def test_write_in_repeatable_read_sees_what_others_committed(mysql: Engine) -> N
     """The caller's snapshot is older than the new history, the suspect, and the sink that joined."""
     write_confirmed(mysql)
     theirs = create_engine(mysql.url, isolation_level="REPEATABLE READ")
-    count: Any = text("SELECT (SELECT COUNT(*) FROM suspects), (SELECT COUNT(*) FROM histories)")
+    count: Any = text("SELECT (SELECT MAX(lost_version) FROM documents), (SELECT COUNT(*) FROM histories)")
     with theirs.begin() as connection:
         assert connection.execute(count).one() == (0, 1)
         with mysql.begin() as other:

@@ -34,7 +34,6 @@ TABLES = {
     "processing_tasks",
     "system_identity",
     "histories",
-    "suspects",
     "sinks",
 }
 UPGRADE = """

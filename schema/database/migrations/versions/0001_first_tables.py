@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("history_id", sa.String(36), nullable=False),
         sa.Column("history_base", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("lost_version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("title", sa.String(512), nullable=False),
         sa.Column(
             "source_type",
@@ -61,11 +62,13 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "history_base >= 0 AND version > history_base", name="ck_documents_version_above_history_base"
         ),
+        sa.CheckConstraint("lost_version >= 0", name="ck_documents_lost_version_natural"),
         sa.CheckConstraint("chunk_count >= 0", name="ck_documents_chunk_count_natural"),
         sa.CheckConstraint("status <> 'deleting' OR deleted_at IS NOT NULL", name="ck_documents_deleting_dated"),
     )
     _create_index("documents", "business_tag")
     _create_index("documents", "created_at")
+    _create_index("documents", "lost_version")
     _create_index("documents", "source_type")
     _create_index("documents", "status", "deleted_at")
 
@@ -271,14 +274,6 @@ def upgrade() -> None:
         sa.Column("checked_at", _TIMESTAMP),
         sa.PrimaryKeyConstraint("number", name="pk_histories"),
         sa.UniqueConstraint("history_id", name="uq_histories_history_id"),
-    )
-
-    _create_table(
-        "suspects",
-        sa.Column("doc_id", sa.String(64), nullable=False),
-        sa.Column("lost_version", sa.BigInteger, nullable=False),
-        sa.Column("found_at", _TIMESTAMP, nullable=False, server_default=now),
-        sa.PrimaryKeyConstraint("doc_id", name="pk_suspects"),
     )
 
     _create_table(
