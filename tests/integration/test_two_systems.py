@@ -286,7 +286,7 @@ def test_bucket_without_system_id_is_taken_for_a_lost_one(
 def test_clone_becomes_a_system_of_its_own(
     pair: tuple[Shared, Shared], milvus_server: MilvusServer, minio_server: MinioServer
 ) -> None:
-    """The steps of docs/operations.md: a copied bucket without its marker, a new id, `init`."""
+    """The steps of docs/several-systems.md: a copied bucket without its marker, a new id, `init`."""
     first, _ = pair
     first.write(3, "one")
     assert first.folder.run("run", "--until-idle").status == 0

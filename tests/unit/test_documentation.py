@@ -65,7 +65,7 @@ def test_every_log_line_of_the_services_has_a_meaning() -> None:
     code = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     logged = set(re.findall(r'_log\.\w+\(\s*"([a-z]+(?:_[a-z]+)+) ', code))
     assert {"lanes_assigned", "sink_failing"} < logged
-    table = (ROOT / "docs" / "operations.md").read_text().partition("| log line |")[2].partition("\n\n")[0]
+    table = (ROOT / "docs" / "logs.md").read_text().partition("| log line |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", table)) == logged
 
 
