@@ -129,7 +129,7 @@ class System:
 def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
     """Open the metadata database.
 
-    With `initialised`, raises SchemaOutdated or WrongModel if `init` must run first, SettingsError if the settings have
+    With `initialised`, raises WrongRevision or WrongModel if `init` must run first, SettingsError if the settings have
     another namespace than the system.
     """
     engine = _engine(settings)
@@ -137,7 +137,8 @@ def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[Sys
         system = System(settings, engine)
         note_transient_errors(engine, lambda code: system.retries.update([code]))
         if initialised:
-            revision.require_current(engine)
+            with reading(engine) as connection:
+                revision.require_compatible(connection)
             _require_model(system)
             _require_namespace(system)
         yield system
@@ -160,7 +161,7 @@ def _require_folder(folder: Path, settings: Settings) -> None:
     if not folder.is_dir():
         if settings.database_url is not None:
             raise SettingsError(f"{PREFIX}DATABASE_URL: there is no folder {folder}")
-        raise revision.SchemaOutdated(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
+        raise revision.WrongRevision(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
     if not os.access(folder, os.W_OK):  # SQLite writes files next to its own even to read
         raise OperationError(f"the folder {folder} cannot be written to")
 
