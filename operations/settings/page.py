@@ -1,4 +1,4 @@
-"""docs/settings.md, made from the settings class: `python -m operations.settings_page > docs/settings.md`."""
+"""docs/settings.md, made from the settings class: `python -m operations.settings.page > docs/settings.md`."""
 
 import sys
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from operations.settings import PREFIX, Settings
+from operations.settings.fields import PREFIX, Settings
 
 _HEAD = """\
 # Settings
 
-<!-- Made by `make settings` from operations/settings.py. Change that file, not this one. -->
+<!-- Made by `make settings` from operations/settings/fields.py. Change that file, not this one. -->
 
 Every process reads its settings once, when it starts: from environment variables, then from a file `.env` in the
 current folder. A variable wins over the file. A setting that this page does not name, or an empty value, is an error:

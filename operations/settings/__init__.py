@@ -1,0 +1,5 @@
+"""The settings of a process: their fields, how they are read and checked, and the page that describes them."""
+
+from operations.settings.fields import PREFIX, Settings, SettingsError, load
+
+__all__ = ["PREFIX", "Settings", "SettingsError", "load"]
