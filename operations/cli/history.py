@@ -103,8 +103,8 @@ def new(
             "Start a new history? Do it once, after a restore and before the first write.", abort=True, err=True
         )
     with wiring.open_system(settings.load()) as system:
-        history_id = history.start(system.engine, reason)
         has_topic = system.settings.kafka is not None
+        history_id = history.start(system.engine, reason)
     follows = "A relay now checks the topic." if has_topic else "rag-outbox run now refills every document."
     output.result({"history_id": history_id}, f"Started history {history_id}.", follows)
 

@@ -1,26 +1,26 @@
-"""Settings of a process, read once from RAG_OUTBOX_… variables or `.env`. Without any, the embedded profile runs."""
+"""The settings of a process, from RAG_OUTBOX_… variables or `.env`. Without any, the embedded profile runs."""
 
-import difflib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schema import collection, limits
 from schema.object_store import layout
 
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
 PREFIX = "RAG_OUTBOX_"
-_BUCKET = re.compile(r"(?=.{3,63}$)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)*")
-_OPEN_PREFIXES = tuple(f"{PREFIX}{name}_" for name in ("KAFKA", "SERVERS", "TEST"))  # any name may follow these
 
 
 class SettingsError(Exception):
-    """Raised when a setting is unknown or its value is invalid; the message names the variable."""
+    """Raised when a setting is unknown, missing or invalid; the message names the variable."""
 
 
 class Settings(BaseSettings):
@@ -28,6 +28,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
 
+    profile: Literal["embedded", "services"] | None = Field(
+        default=None,
+        description="Whether a store that is not set is a local one (`embedded`) or an error (`services`).",
+        json_schema_extra={"unit": "`embedded` or `services`", "unset": "`services` if a server is set"},
+    )
     data_dir: Path = Field(
         default=Path("rag-outbox-data"),
         description="Where the embedded stores keep their files.",
@@ -36,12 +41,12 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         default=None,
         description="The metadata database: MySQL 8.0 or later, or SQLite.",
-        json_schema_extra={"unit": "SQLAlchemy URL", "unset": "SQLite in the data folder"},
+        json_schema_extra={"unit": "mysql+pymysql://… or sqlite:////path", "unset": "SQLite in the data folder"},
     )
     kafka_bootstrap_servers: str | None = Field(
         default=None,
-        description="The Kafka cluster. Setting it selects the services profile.",
-        json_schema_extra={"unit": "host:port,…", "unset": "no Kafka: the embedded profile"},
+        description="The Kafka cluster, which only the services profile has.",
+        json_schema_extra={"unit": "host:port,…", "unset": "no Kafka"},
     )
     namespace: str = Field(
         default="rag",
@@ -52,8 +57,11 @@ class Settings(BaseSettings):
     )
     milvus_uri: str | None = Field(
         default=None,
-        description="The Milvus server.",
-        json_schema_extra={"unit": "http(s)://host:port", "unset": "Milvus Lite in the data folder"},
+        description="The Milvus server, or the files of Milvus Lite.",
+        json_schema_extra={
+            "unit": "http(s)://host:port or file:///path/vectors.db",
+            "unset": "Milvus Lite in the data folder",
+        },
     )
     milvus_token: SecretStr | None = Field(
         default=None,
@@ -120,15 +128,43 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": "`true` or `false`"},
     )
 
+    @field_validator("data_dir")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        """Nobody has expanded a `~` of a .env file or of a container's environment."""
+        try:
+            return value.expanduser()
+        except RuntimeError as error:  # there is no such user
+            raise ValueError(str(error)) from None
+
+    @property
+    def services_since(self) -> str | None:
+        """The variable that makes the profile `services`; None in the embedded profile."""
+        if self.profile is not None:
+            return f"{PREFIX}PROFILE" if self.profile == "services" else None
+        database = self.database_url.get_secret_value() if self.database_url else ""
+        servers = {
+            "KAFKA_BOOTSTRAP_SERVERS": self.kafka_bootstrap_servers is not None,
+            "DATABASE_URL": bool(database) and not database.startswith("sqlite"),
+            "MILVUS_URI": _is_server(self.milvus_uri),
+            "OBJECT_STORE": _is_server(self.object_store),
+        }
+        return next((f"{PREFIX}{name}" for name, is_set in servers.items() if is_set), None)
+
+    def require_all(self) -> None:
+        """Raises SettingsError if the profile is `services` and a store is not set."""
+        _ = self.database, self.kafka, self.milvus_lite, self.objects
+
     @property
     def kafka(self) -> dict[str, str] | None:
-        """librdkafka's properties: the servers and every RAG_OUTBOX_KAFKA_<PROPERTY>, with underscores for dots."""
+        """librdkafka's properties: the servers and every RAG_OUTBOX_KAFKA_<PROPERTY>, with underscores for dots.
+
+        None in the embedded profile. Raises SettingsError if no servers are set in the services profile.
+        """
         if self.kafka_bootstrap_servers is None:
+            self._allow_local("KAFKA_BOOTSTRAP_SERVERS")
             return None
-        given = {**dotenv_values(".env"), **os.environ}
-        prefix = f"{PREFIX}KAFKA_"
-        named = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix) and value}
-        properties = {name.lower().replace("_", "."): value for name, value in named.items()}
+        properties = kafka_properties({**dotenv_values(".env"), **os.environ})
         return {**properties, "bootstrap.servers": self.kafka_bootstrap_servers}
 
     @property
@@ -140,74 +176,57 @@ class Settings(BaseSettings):
         return self.object_store_bucket or layout.bucket_of(self.namespace)
 
     @property
-    def database(self) -> str:
-        if self.database_url is not None:
-            return self.database_url.get_secret_value()
-        return f"sqlite:///{self.data_dir / 'metadata.db'}"
+    def database(self) -> "URL":
+        """The metadata database. Raises SettingsError."""
+        from sqlalchemy import URL, make_url  # slow to import
+        from sqlalchemy.exc import ArgumentError
+
+        if self.database_url is None:
+            self._allow_local("DATABASE_URL", "sqlite:////path/metadata.db")
+            return URL.create("sqlite", database=str(self.data_dir / "metadata.db"))
+        try:
+            return make_url(self.database_url.get_secret_value())
+        except (ArgumentError, ValueError):  # ValueError: the port is not a number
+            raise SettingsError(f"{PREFIX}DATABASE_URL: not a usable SQLAlchemy URL") from None
 
     @property
     def milvus_lite(self) -> Path | None:
-        """Where Milvus Lite keeps its files, or None when Milvus is a server."""
-        return self.data_dir / "vectors.db" if self.milvus_uri is None else None
+        """Where Milvus Lite keeps its files, or None when Milvus is a server. Raises SettingsError."""
+        if self.milvus_uri is None:
+            self._allow_local("MILVUS_URI", "file:///path/vectors.db")
+            return self.data_dir / "vectors.db"
+        return None if _is_server(self.milvus_uri) else _path_of(self.milvus_uri)
 
     @property
     def objects(self) -> Path | None:
-        """The bucket's folder, or None when the object store is a server."""
+        """The bucket's folder, or None when the object store is a server. Raises SettingsError."""
         if self.object_store is None:
+            self._allow_local("OBJECT_STORE", "file:///path")
             return self.data_dir / "objects" / self.bucket
-        url = urlsplit(self.object_store)
-        return Path(unquote(url.path)) / self.bucket if url.scheme == "file" else None
+        return None if _is_server(self.object_store) else _path_of(self.object_store) / self.bucket
 
-
-def load() -> Settings:
-    """The process's settings; raises SettingsError."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    given = {name.upper(): value for name, value in DotEnvSettingsSource(Settings).env_vars.items()} | os.environ
-    for name, value in given.items():
-        if not name.startswith(PREFIX) or (name.startswith(_OPEN_PREFIXES) and name not in known):
-            continue
-        if name not in known:
-            near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, 1)
-            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
-            raise SettingsError(f"unknown setting {name}{hint}")
-        if not value:  # an empty variable is a mistake, and must not select the embedded profile
-            raise SettingsError(f"{name} is empty: give it a value, or unset it")
-    _refuse_kafka_without_servers(given)
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-        wrong = "must be true or false" if first["type"] == "bool_parsing" else first["msg"]
-        raise SettingsError(f"{name}: {wrong}") from None
-    _check(settings)
-    return settings
-
-
-def _refuse_kafka_without_servers(given: Mapping[str, str | None]) -> None:
-    """A misspelt name of the bootstrap servers must not select the embedded profile."""
-    servers = f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"
-    kafka = sorted(name for name in given if name.startswith(f"{PREFIX}KAFKA_"))
-    if kafka and servers not in given:
-        raise SettingsError(f"{kafka[0]} is set, but {servers} is not")
-
-
-def _check(settings: Settings) -> None:
-    if "?" in str(settings.data_dir):
-        raise SettingsError(f"{PREFIX}DATA_DIR: must not contain a question mark, since it becomes part of a URL")
-    if settings.milvus_uri is not None and urlsplit(settings.milvus_uri).scheme not in {"http", "https"}:
-        raise SettingsError(f"{PREFIX}MILVUS_URI: must start with http:// or https://")
-    if settings.object_store is not None:
-        url = urlsplit(settings.object_store)
-        if url.scheme not in {"file", "http", "https"} or (url.scheme != "file" and not url.hostname):
-            raise SettingsError(f"{PREFIX}OBJECT_STORE: must be file:///path or http(s)://host:port")
-        if url.scheme != "file" and not (settings.object_store_access_key and settings.object_store_secret_key):
-            raise SettingsError(
-                f"{PREFIX}OBJECT_STORE: a server needs {PREFIX}OBJECT_STORE_ACCESS_KEY and …_SECRET_KEY"
-            )
-    if _BUCKET.fullmatch(settings.bucket) is None:
-        derived = f" (it is {settings.bucket!r}, from the namespace)" if settings.object_store_bucket is None else ""
+    def _allow_local(self, name: str, local: str | None = None) -> None:
+        """Raises SettingsError in the services profile: a store that is not set must not become a local one there."""
+        if self.services_since is None:
+            return
+        or_local = f" (a local one is {local})" if local else ""
+        embedded = f"{PREFIX}PROFILE=embedded"
         raise SettingsError(
-            f"{PREFIX}OBJECT_STORE_BUCKET{derived}: must be 3 to 63 lower-case letters, digits, dots and hyphens; each "
-            "part between dots must begin and end with a letter or digit; an IP address is not allowed"
+            f"{PREFIX}{name} is not set, and the profile is services since {self.services_since} is set: set it"
+            f"{or_local}, or set {embedded} to keep what is not set in the data folder"
         )
+
+
+def kafka_properties(given: Mapping[str, str | None]) -> dict[str, str]:
+    """librdkafka's property → value, of the variables RAG_OUTBOX_KAFKA_<PROPERTY>."""
+    prefix = f"{PREFIX}KAFKA_"
+    named = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix) and value}
+    return {name.lower().replace("_", "."): value for name, value in named.items()}
+
+
+def _is_server(url: str | None) -> bool:
+    return url is not None and urlsplit(url).scheme in {"http", "https"}
+
+
+def _path_of(url: str) -> Path:
+    return Path(unquote(urlsplit(url).path))
