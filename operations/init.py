@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from operations import mysql_server, sinks, wiring
+from operations import server_checks, sinks, wiring
 from operations.errors import OperationError
 from operations.settings import PREFIX, Settings, SettingsError
 from operations.wiring import System
@@ -39,18 +39,18 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
 
     A new system has `lanes` lanes and the id `system_id`, a UUID. Raises LanesDiffer or SystemIdDiffers if the system
     has others, OtherSystem if a store belongs to another system, WrongModel if the system has another embedding model,
-    TopicDiffers if a topic cannot be used, UnfitServer if the database server cannot, SettingsError if a store is not
-    set.
+    TopicDiffers if a topic cannot be used, UnfitServer if a server cannot, SettingsError if a store is not set.
     """
     settings.require_all()
-    _require_dimension(settings)
     if settings.services_since is None:
         _make_data_dir(settings)
     with wiring.open_system(settings, initialised=False) as system:
-        notes = mysql_server.check(system.engine)
+        notes = server_checks.check_mysql(system.engine)
         migrate.upgrade(system.engine)
         found = _read_identity(system.engine)
         if found is None:
+            _require_dimension(settings)
+            server_checks.check_milvus(system)
             given = system_id or str(uuid.uuid4())
             sinks.refuse_other_systems(system, given)  # before it is stored: another one could not be given then
             found = _store_identity(system, lanes or LANES, given, has_past=system_id is not None)

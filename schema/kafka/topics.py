@@ -95,7 +95,7 @@ def read_message_limit(kafka: Mapping[str, Any], topic: str, lanes: int) -> int:
 
 
 class RequiredTopics:
-    """Checks that topics exist with a partition per lane: without them a relay or consumer waits for ever in silence."""
+    """Checks that topics exist with a partition per lane: without them a relay or consumer waits in silence."""
 
     def __init__(self, kafka: Mapping[str, Any], topics: Collection[str], lanes: int) -> None:
         self._admin = AdminClient({"log_level": 4, **for_producer(kafka)})  # it warns, and does not tell of its end
@@ -104,7 +104,7 @@ class RequiredTopics:
         self._problem: str | None = None
 
     def require(self) -> None:
-        """For the start of a process. Raises TopicDiffers; nothing if no broker answers, for which the process waits."""
+        """For the start of a process. Raises TopicDiffers; goes on if no broker answers: the process waits for one."""
         try:
             call_with_retry(  # a broker may not know a topic yet that `init` has just created
                 self.check, retry_on=lambda error: isinstance(error, TopicDiffers), backoff=_BACKOFF, attempts=4

@@ -23,6 +23,8 @@ def test_init_makes_as_many_partitions_as_lanes(servers: Servers, tmp_path: Path
             tmp_path,
             database_url=engine.url.render_as_string(hide_password=False),
             kafka_bootstrap_servers=servers.kafka,
+            milvus_uri=f"file://{tmp_path}/vectors.db",
+            object_store=f"file://{tmp_path}/objects",
             namespace=servers.names().namespace,
             embedding_model=MODEL,
             vector_dimension=str(DIMENSION),
@@ -48,7 +50,14 @@ def test_init_makes_as_many_partitions_as_lanes(servers: Servers, tmp_path: Path
 def test_init_refuses_topics_with_another_number_of_partitions(servers: Servers, tmp_path: Path) -> None:
     names = servers.names()
     kafka.create_topics(servers, names)
-    folder = Folder(tmp_path, kafka_bootstrap_servers=servers.kafka, namespace=names.namespace)
+    folder = Folder(
+        tmp_path,
+        database_url=f"sqlite:///{tmp_path}/metadata.db",
+        kafka_bootstrap_servers=servers.kafka,
+        milvus_uri=f"file://{tmp_path}/vectors.db",
+        object_store=f"file://{tmp_path}/objects",
+        namespace=names.namespace,
+    )
     refused = folder.run("init", "--lanes", "5")
     assert refused.status == 1
     assert f"topic {names.documents_topic} has 16 partitions, and must have 5" in refused.err

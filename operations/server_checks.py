@@ -1,14 +1,16 @@
-"""What `init` requires of a MySQL server, and what it warns about, before it creates a table there."""
+"""What `init` requires of the servers, and what it warns about, before it creates anything there."""
 
 from collections.abc import Mapping
 
 from sqlalchemy import Engine, text
 
 from operations.errors import OperationError
+from operations.wiring import System
 from schema import limits
 from schema.database.connection import reading
 
-_OLDEST = (8, 0, 19)
+_OLDEST_MYSQL = (8, 0, 19)
+_OLDEST_MILVUS = (2, 3, 5)
 _LEAST_PACKET = 2 * limits.INSERT_BYTES  # a statement of the writer: its payloads, escaped
 _DURABLE = {  # variable → its only value with which a commit survives a crash of the machine
     "innodb_flush_log_at_trx_commit": 1,
@@ -17,10 +19,10 @@ _DURABLE = {  # variable → its only value with which a commit survives a crash
 
 
 class UnfitServer(OperationError):
-    """Raised by `init` when the database server cannot keep the guarantees; the message says what to change."""
+    """Raised by `init` when a server cannot keep the guarantees; the message says what to change."""
 
 
-def check(engine: Engine) -> list[str]:
+def check_mysql(engine: Engine) -> list[str]:
     """A line per setting that weakens a guarantee; none on SQLite. Raises UnfitServer."""
     if engine.dialect.name != "mysql":
         return []
@@ -28,14 +30,20 @@ def check(engine: Engine) -> list[str]:
     with reading(engine) as connection:
         row = connection.execute(text(f"SELECT VERSION(), {', '.join(f'@@GLOBAL.{name}' for name in names)}")).one()
     version, *values = row
-    return judge(str(version), {name: int(value) for name, value in zip(names, values, strict=True)})
+    return judge_mysql(str(version), {name: int(value) for name, value in zip(names, values, strict=True)})
 
 
-def judge(version: str, variables: Mapping[str, int]) -> list[str]:
-    """See `check`; `version` as VERSION() says it."""
+def check_milvus(system: System) -> None:
+    """Raises UnfitServer. Milvus Lite comes with our packages, and needs no check."""
+    if system.settings.milvus_lite is None:
+        judge_milvus(system.with_milvus(lambda client: str(client.get_server_version())))
+
+
+def judge_mysql(version: str, variables: Mapping[str, int]) -> list[str]:
+    """See `check_mysql`; `version` as VERSION() says it."""
     if "mariadb" in version.lower():
         raise UnfitServer(f"the database server is MariaDB {version}; rag-outbox needs MySQL 8.0.19 or later")
-    if _numbers(version) < _OLDEST:
+    if _numbers(version) < _OLDEST_MYSQL:
         raise UnfitServer(f"the database server is MySQL {version}; rag-outbox needs 8.0.19 or later")
     packet = variables["max_allowed_packet"]
     if packet < _LEAST_PACKET:
@@ -47,6 +55,13 @@ def judge(version: str, variables: Mapping[str, int]) -> list[str]:
         f"MySQL has {name}={variables[name]}: a crash of the server may lose commits; set it to {_DURABLE[name]}"
         for name in weak
     ]
+
+
+def judge_milvus(version: str) -> None:
+    """Raises UnfitServer; a name without numbers, as of a build from a branch, passes."""
+    numbers = _numbers(version.removeprefix("v"))
+    if numbers and numbers < _OLDEST_MILVUS:
+        raise UnfitServer(f"the Milvus server is {version}; rag-outbox needs 2.3.5 or later")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
