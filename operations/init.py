@@ -46,11 +46,11 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
         _make_data_dir(settings)
     with wiring.open_system(settings, initialised=False) as system:
         notes = server_checks.check_mysql(system.engine)
+        server_checks.check_milvus(system)
         migrate.upgrade(system.engine)
         found = _read_identity(system.engine)
         if found is None:
             _require_dimension(settings)
-            server_checks.check_milvus(system)
             given = system_id or str(uuid.uuid4())
             sinks.refuse_other_systems(system, given)  # before it is stored: another one could not be given then
             found = _store_identity(system, lanes or LANES, given, has_past=system_id is not None)

@@ -17,8 +17,12 @@ Every process reads its settings once, when it starts: from environment variable
 current folder. A variable wins over the file. A setting that this page does not name, or an empty value, is an error:
 the command names it and ends with status 2.
 
-Without any setting the embedded profile runs. Which process needs which setting:
-[operations.md](operations.md#what-each-process-needs).
+The profile is `services` as soon as one server is set (Kafka, MySQL, Milvus or S3), else `embedded`. In the services
+profile a process refuses to start while a store that it uses is not set; a local one must be written out, as
+`sqlite:////path/metadata.db` or `file:///path`. With `RAG_OUTBOX_PROFILE=embedded` every store that is not set is a
+local one in the data folder, next to servers too; only Kafka cannot be set then.
+
+Which process needs which setting: [operations.md](operations.md#what-each-process-needs).
 
 | variable | meaning | value | default |
 |---|---|---|---|
@@ -30,7 +34,8 @@ A value that is marked *secret* appears in no log line and no error message.
 ## Kafka client
 
 Every variable `RAG_OUTBOX_KAFKA_<PROPERTY>` sets a property of librdkafka, with underscores for dots:
-`RAG_OUTBOX_KAFKA_SECURITY_PROTOCOL=SASL_SSL` sets `security.protocol`. The properties that the guarantees depend on
+`RAG_OUTBOX_KAFKA_SECURITY_PROTOCOL=SASL_SSL` sets `security.protocol`. One that librdkafka does not have is an error. The
+properties that the guarantees depend on
 (`enable.idempotence`, `acks`, `isolation.level`, `enable.auto.commit`, the assignment strategy, group and transaction
 names) cannot be changed.
 

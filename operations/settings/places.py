@@ -2,12 +2,15 @@
 
 from urllib.parse import urlsplit
 
+from sqlalchemy import URL
+
 from operations.settings.fields import Settings
 
 
 def places(settings: Settings) -> dict[str, str | None]:
     """Store → its place; Kafka's is None in the embedded profile."""
-    database = settings.database.set(password=None, query={})
+    url = settings.database
+    database = URL.create(url.drivername, url.username, host=url.host, port=url.port, database=url.database)
     topics = f"{settings.kafka_bootstrap_servers}, topics {settings.namespace}.*"
     milvus = (
         _without_user(settings.milvus_uri) if settings.milvus_lite is None else f"Milvus Lite {settings.milvus_lite}"
