@@ -47,13 +47,13 @@ def _refuse_misspelt_prefix(name: str, known: set[str]) -> None:
     """Only a name that ends like a setting of ours is taken for one: other variables may begin like ours."""
     if name in known or name.startswith(PREFIX):
         return
-    upper = name.upper()
-    meant = next((one for one in known if upper.endswith(one.removeprefix(PREFIX))), None)
-    if meant is None:
-        return
-    prefix = upper.removesuffix(meant.removeprefix(PREFIX))
-    if difflib.SequenceMatcher(None, prefix, PREFIX).ratio() >= _NEAR:
-        raise SettingsError(f"unknown setting {name}; did you mean {meant}?")
+    prefix, kafka, kafka_property = name.upper().partition("KAFKA_")
+    ending = kafka + kafka_property
+    if not kafka:
+        ending = next((one.removeprefix(PREFIX) for one in known if prefix.endswith(one.removeprefix(PREFIX))), "")
+        prefix = prefix.removesuffix(ending)
+    if ending and difflib.SequenceMatcher(None, prefix, PREFIX).ratio() >= _NEAR:
+        raise SettingsError(f"unknown setting {name}; did you mean {PREFIX}{ending}?")
 
 
 def _check_kafka(given: Mapping[str, str | None]) -> None:

@@ -34,10 +34,9 @@ A value that is marked *secret* appears in no log line and no error message.
 ## Kafka client
 
 Every variable `RAG_OUTBOX_KAFKA_<PROPERTY>` sets a property of librdkafka, with underscores for dots:
-`RAG_OUTBOX_KAFKA_SECURITY_PROTOCOL=SASL_SSL` sets `security.protocol`. One that librdkafka does not have is an error. The
-properties that the guarantees depend on
-(`enable.idempotence`, `acks`, `isolation.level`, `enable.auto.commit`, the assignment strategy, group and transaction
-names) cannot be changed.
+`RAG_OUTBOX_KAFKA_SECURITY_PROTOCOL=SASL_SSL` sets `security.protocol`. A property that librdkafka does not have
+is an error. The properties that the guarantees depend on (`enable.idempotence`, `acks`, `isolation.level`,
+`enable.auto.commit`, the assignment strategy, group and transaction names) cannot be changed.
 
 ## Only for development
 

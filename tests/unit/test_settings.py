@@ -127,7 +127,15 @@ def test_misspelt_prefix_is_refused(name: str, place: str, monkeypatch: pytest.M
         settings.load()
 
 
-@pytest.mark.parametrize("name", ["DATABASE_URL", "AIRFLOW_DATABASE_URL", "OUTBOX_URL", "RAG_OUTPUT", "RAG_DATA_DIR"])
+def test_misspelt_prefix_of_a_kafka_property_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAG_OUTBX_KAFKA_SECURITY_PROTOCOL", "SSL")
+    with pytest.raises(SettingsError, match="; did you mean RAG_OUTBOX_KAFKA_SECURITY_PROTOCOL"):
+        load(monkeypatch, KAFKA_BOOTSTRAP_SERVERS="k:9092")
+
+
+@pytest.mark.parametrize(
+    "name", ["CONNECT_KAFKA_URL", "DATABASE_URL", "AIRFLOW_DATABASE_URL", "OUTBOX_URL", "RAG_OUTPUT", "RAG_DATA_DIR"]
+)
 def test_variable_of_another_program_is_ignored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "x")
     settings.load()
