@@ -243,9 +243,8 @@ def test_required_topics_are_named_when_missing_or_different(
     assert names.lanes_topic not in admin.list_topics(timeout=30).topics, "the check created it"
 
 
-def test_process_waits_for_a_broker_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
+def test_process_starts_while_no_broker_answers() -> None:
     topics.RequiredTopics({"bootstrap.servers": "127.0.0.1:1"}, ["t"], LANES).require()
-    assert "topics_not_checked" in caplog.text
 
 
 def test_init_creates_a_topic_of_dead_letters_for_each_sink(servers: Servers) -> None:
