@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 _CALL_SECONDS = 30.0
 _READ_SECONDS = 5.0  # by a relay, which serves its group afterwards
+_APPEAR_SECONDS = 10.0  # a broker may not know a topic yet that `init` has just created
 _CHECK_SECONDS = 3.0  # within the 5 seconds that a check of a process's health may take
 _BACKOFF = Backoff(0.2, 0.4)
 _REPLICAS = 3
@@ -105,9 +106,12 @@ class RequiredTopics:
         self._problem: str | None = None
 
     def require(self) -> None:
-        """For the start of a process. Raises TopicDiffers."""
-        call_with_retry(  # a broker may not know a topic yet that `init` has just created
-            self.check, retry_on=lambda error: isinstance(error, TopicDiffers), backoff=_BACKOFF, attempts=4
+        """For the start of a process. Raises TopicDiffers; see `check`."""
+        call_with_retry(
+            self._describe,
+            retry_on=lambda error: isinstance(error, TopicDiffers),
+            backoff=_BACKOFF,
+            seconds=_APPEAR_SECONDS,
         )
 
     def check(self) -> None:
