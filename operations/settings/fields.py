@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr | None = Field(
         default=None,
-        description="The metadata database: MySQL 8.0 or later, or SQLite.",
+        description="The metadata database: MySQL 8.0.19 or later, or SQLite.",
         json_schema_extra={"unit": "mysql+pymysql://… or sqlite:////path", "unset": "SQLite in the data folder"},
     )
     kafka_bootstrap_servers: str | None = Field(
