@@ -76,7 +76,7 @@ constraints: ## pin the newest versions again (needs Python 3.11, the oldest sup
 	grep -c == constraints.txt | sed 's/$$/ versions pinned in constraints.txt/'
 
 settings: $(RUNTIME) ## write docs/settings.md from the settings class
-	$(BIN)/python -m operations.settings_page > docs/settings.md
+	$(BIN)/python -m operations.settings.page > docs/settings.md
 
 dashboards: $(DEV) ## write the Grafana dashboards from their Python
 	$(BIN)/python -m compose.grafana.dashboards

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from operations import sinks, wiring
+from operations import server_checks, sinks, wiring
 from operations.errors import OperationError
-from operations.settings import Settings
+from operations.settings import PREFIX, Settings, SettingsError
 from operations.wiring import System
 from schema.database import migrate
 from schema.database.connection import reading
@@ -28,7 +28,7 @@ class SystemIdDiffers(OperationError):
 
 @dataclass(frozen=True)
 class Initialised:
-    """`notes`: a line per store that was lost, and per topic that differs harmlessly."""
+    """`notes`: a line per store that was lost, per topic that differs harmlessly, and per weak setting of MySQL."""
 
     system_id: str
     notes: list[str]
@@ -39,22 +39,46 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
 
     A new system has `lanes` lanes and the id `system_id`, a UUID. Raises LanesDiffer or SystemIdDiffers if the system
     has others, OtherSystem if a store belongs to another system, WrongModel if the system has another embedding model,
-    TopicDiffers if a topic cannot be used.
+    TopicDiffers if a topic cannot be used, UnfitServer if a server cannot, SettingsError if a store is not set.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.require_all()
+    if settings.services_since is None:
+        _make_data_dir(settings)
     with wiring.open_system(settings, initialised=False) as system:
+        notes = server_checks.check_mysql(system.engine)
+        server_checks.check_milvus(system)
         migrate.upgrade(system.engine)
         found = _read_identity(system.engine)
         if found is None:
+            _require_dimension(settings)
             given = system_id or str(uuid.uuid4())
             sinks.refuse_other_systems(system, given)  # before it is stored: another one could not be given then
             found = _store_identity(system, lanes or LANES, given, has_past=system_id is not None)
         _require_same(found, lanes, system_id)
     with wiring.open_system(settings) as system:
-        notes = sinks.create_stores(system)
+        notes += sinks.create_stores(system)
         if settings.kafka is not None:
             notes += topics.ensure(settings.kafka, system.names, system.identity.lanes, sinks.names(system))
         return Initialised(system.identity.system_id, notes)
+
+
+def _require_dimension(settings: Settings) -> None:
+    """The dimension is stored for ever, and the embedder of this model has only one."""
+    from producer.processing.embed.wordllama import WordLlamaEmbedder
+
+    built_in = WordLlamaEmbedder
+    if settings.embedding_model == built_in.model and settings.vector_dimension != built_in.dimension:
+        raise SettingsError(
+            f"{PREFIX}VECTOR_DIMENSION: {built_in.model} has {built_in.dimension} dimensions, "
+            f"not {settings.vector_dimension}"
+        )
+
+
+def _make_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{PREFIX}DATA_DIR: cannot make {settings.data_dir}: {error.strerror}") from None
 
 
 def _read_identity(engine: Engine) -> Identity | None:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine
 from sqlalchemy.exc import ArgumentError
 
 from operations.errors import OperationError
@@ -91,10 +91,10 @@ class System:
     def milvus(self, *, own: bool) -> "Iterator[MilvusClient]":
         """Connect to Milvus. With `own`, a Milvus Lite serves this context alone; otherwise other commands share it."""
         with ExitStack() as stack:
-            uri = self.settings.milvus_uri
-            if self.settings.milvus_lite is not None:
+            uri, lite = self.settings.milvus_uri, self.settings.milvus_lite
+            if lite is not None:
                 serve = milvus_lite.own if own else milvus_lite.share
-                uri = stack.enter_context(serve(self.settings.milvus_lite))
+                uri = stack.enter_context(serve(lite))
             from pymilvus import MilvusClient
 
             logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it raises
@@ -129,7 +129,7 @@ class System:
 def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
     """Open the metadata database.
 
-    With `initialised`, raises SchemaOutdated or WrongModel if `init` must run first, SettingsError if the settings have
+    With `initialised`, raises WrongRevision or WrongModel if `init` must run first, SettingsError if the settings have
     another namespace than the system.
     """
     engine = _engine(settings)
@@ -137,7 +137,8 @@ def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[Sys
         system = System(settings, engine)
         note_transient_errors(engine, lambda code: system.retries.update([code]))
         if initialised:
-            revision.require_current(engine)
+            with reading(engine) as connection:
+                revision.require_compatible(connection)
             _require_model(system)
             _require_namespace(system)
         yield system
@@ -146,10 +147,10 @@ def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[Sys
 
 
 def _engine(settings: Settings) -> Engine:
+    url = settings.database
     try:
-        url = make_url(settings.database)
-        engine = connect(settings.database)
-    except (ArgumentError, ImportError, ValueError):  # ValueError: the port is not a number
+        engine = connect(url)
+    except (ArgumentError, TypeError):  # TypeError: an option after the question mark is unknown
         raise SettingsError(f"{PREFIX}DATABASE_URL: not a usable SQLAlchemy URL") from None
     if url.get_backend_name() == "sqlite" and url.database:
         _require_folder(Path(url.database).parent, settings)
@@ -160,7 +161,7 @@ def _require_folder(folder: Path, settings: Settings) -> None:
     if not folder.is_dir():
         if settings.database_url is not None:
             raise SettingsError(f"{PREFIX}DATABASE_URL: there is no folder {folder}")
-        raise revision.SchemaOutdated(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
+        raise revision.WrongRevision(f"nothing is initialised in {settings.data_dir}: run rag-outbox init")
     if not os.access(folder, os.W_OK):  # SQLite writes files next to its own even to read
         raise OperationError(f"the folder {folder} cannot be written to")
 

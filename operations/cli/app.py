@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_UsageError: Any = typer.BadParameter.__base__  # click's own class, or, in newer releases of typer, a copy of it
 _MESSAGE_CHARACTERS = 2_000  # an error may quote a whole document
 
 
@@ -72,15 +73,22 @@ app.add_typer(history.app, name="history")
 
 def run_command() -> int:
     """Run a command and return its exit status. Every error is one line on stderr."""
+    root = typer.main.get_command(app)  # app() would set attributes on errors; some are frozen
     try:
-        typer.main.get_command(app)(prog_name="rag-outbox")  # app() would set attributes on errors; some are frozen
+        if "--json" not in sys.argv:
+            root(prog_name="rag-outbox")  # prints wrong usage itself, and ends
+        status = root.main(prog_name="rag-outbox", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except _UsageError as wrong:
+        return _fail(wrong.format_message(), 2)
+    except typer.Abort:
+        return _fail("aborted", 1)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
     except SettingsError as error:
         return _fail(str(error), 2)
     except Exception as error:  # noqa: BLE001  # nothing is above; report_bug() keeps the traceback
         return _fail(errors.describe(error) or errors.report_bug(error), 1)
-    return 0
 
 
 def _fail(message: str, status: int) -> int:

@@ -1,5 +1,6 @@
 """`rag-outbox history list`, `check` and `new`."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -93,9 +94,10 @@ def new(
 
     Versions and outbox ids that were used after the backup are used again; only the history tells them apart.
     Nothing is removed. A relay then checks the topic, and documents that lost a version are refilled. Without Kafka,
-    rag-outbox run refills all documents.
+    stop rag-outbox run first; it refills all documents when it starts again.
     """
     from operations import history, wiring
+    from operations.profiles.embedded import hold_lock
 
     output = Output(json=as_json)
     if not yes:
@@ -103,8 +105,10 @@ def new(
             "Start a new history? Do it once, after a restore and before the first write.", abort=True, err=True
         )
     with wiring.open_system(settings.load()) as system:
-        history_id = history.start(system.engine, reason)
         has_topic = system.settings.kafka is not None
+        # `run` looks for a new history only when it starts, so none may begin while it works.
+        with nullcontext() if has_topic else hold_lock(system.settings.data_dir):
+            history_id = history.start(system.engine, reason)
     follows = "A relay now checks the topic." if has_topic else "rag-outbox run now refills every document."
     output.result({"history_id": history_id}, f"Started history {history_id}.", follows)
 

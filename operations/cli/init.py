@@ -11,6 +11,7 @@ from operations.cli.output import Output
 from schema import limits
 
 EXAMPLE = "RAG_OUTBOX_DATA_DIR=/var/lib/rag rag-outbox init"
+_LABELS = {"database": "Database", "kafka": "Kafka", "milvus": "Milvus", "object_store": "Object store"}
 _LANES = "Number of lanes of a new system, 16 if not given: the most relays, and consumers per sink, that have work."
 _SYSTEM_ID = "Id of a new system, a new UUID if not given. It names the system in the other stores, and never changes."
 
@@ -30,25 +31,20 @@ SystemId = Annotated[str | None, typer.Option("--system-id", metavar="UUID", par
 def command(lanes: Lanes = None, system_id: SystemId = None, as_json: Json = False) -> None:
     """Create the tables, collection, bucket and topics, and store the embedding model. May be repeated."""
     from operations.init import init as run_init
+    from operations.settings.places import places
 
     given, output = settings.load(), Output(json=as_json)
     done = run_init(given, lanes, system_id)
     for note in done.notes:
         output.note(note)
-    facts = {"data_dir": str(given.data_dir), "embedding_model": given.embedding_model}
+    where = places(given)
+    profile = "services" if given.services_since else "embedded"
+    facts = {"profile": profile, **where, "data_dir": str(given.data_dir), "embedding_model": given.embedding_model}
+    since = f", since {given.services_since} is set" if given.services_since else ""
     output.result(
         facts | {"dimension": given.vector_dimension, "system_id": done.system_id},
-        f"{_places(given)}; vectors of {given.embedding_model}, {given.vector_dimension} dimensions.",
+        f"Profile: {profile}{since}",
+        *(f"{_LABELS[store]}: {place}" for store, place in where.items() if place is not None),
+        f"Model: {given.embedding_model}, {given.vector_dimension} dimensions",
         f"System id: {done.system_id}",
     )
-
-
-def _places(given: settings.Settings) -> str:
-    """Where the system is, without passwords."""
-    from sqlalchemy import make_url
-
-    if not (given.database_url or given.kafka or given.milvus_uri or given.object_store):
-        return f"Ready in {given.data_dir}"
-    topics = f", topics {given.namespace}.*" if given.kafka else ""
-    database = make_url(given.database).database
-    return f"Ready: database {database}{topics}, collection {given.collection_alias}, bucket {given.bucket}"

@@ -78,7 +78,7 @@ def run(
             metrics.note_done(name, [row.created_at for row in rows], sum(letter.stage == name for letter in dead))
 
     with ExitStack() as stack:
-        stack.enter_context(_hold_lock(system.settings.data_dir))
+        stack.enter_context(hold_lock(system.settings.data_dir))
         tracing = stack.enter_context(process.tracing())
         sinks = [open_sink(system, name) for name in registered]
         for sink, _ in sinks:
@@ -211,7 +211,7 @@ def _watch(system: System, process: Process, stores: Mapping[str, Check]) -> Ite
 
 
 @contextmanager
-def _hold_lock(data_dir: Path) -> Iterator[None]:
+def hold_lock(data_dir: Path) -> Iterator[None]:
     """Hold the lock of the data folder; the operating system releases it when this process dies."""
     holder = data_dir / "run.json"
     lock = FileLock(data_dir / "run.lock")

@@ -24,6 +24,7 @@ def relay(system: System) -> int:
     from operations.monitoring.work_log import WorkLog
     from relays.kafka import kafka_relay
     from relays.metrics import RelayMetrics
+    from schema.kafka.topics import RequiredTopics
 
     published = 0
 
@@ -38,6 +39,8 @@ def relay(system: System) -> int:
     if system.engine.dialect.name == "sqlite":
         raise SettingsError(f"{PREFIX}DATABASE_URL: the relay to Kafka needs MySQL; with SQLite, use: rag-outbox run")
     _enable_info_logs("relays", "operations")
+    topics = RequiredTopics(kafka, [names.documents_topic, names.lanes_topic], system.identity.lanes)
+    topics.require()
     stop = stop_on_signals()
     process, work = Process(system, "relay"), WorkLog("published")
     relay = kafka_relay(
@@ -50,7 +53,7 @@ def relay(system: System) -> int:
         metrics=None if system.settings.metrics_port == 0 else RelayMetrics(process.registry),
         progress=process.metrics.note_progress,
     )
-    with process.tracing() as tracing, process.serve(is_member=lambda: relay.is_member):
+    with process.tracing() as tracing, process.serve({"topics": topics.check}, is_member=lambda: relay.is_member):
         relay.run(stop)
     return published
 
@@ -65,6 +68,7 @@ def consume(system: System, sink_name: str) -> int:
     from consumers.refill import Refill
     from operations.monitoring.process import Process
     from operations.monitoring.work_log import WorkLog
+    from schema.kafka.topics import RequiredTopics
 
     consumed = 0
 
@@ -83,6 +87,8 @@ def consume(system: System, sink_name: str) -> int:
         sink, sink_marks = open_sink(system, sink_name)
         stack.callback(sink.close)
         sink.ensure()
+        topics = RequiredTopics(kafka, [names.documents_topic], system.identity.lanes)
+        topics.require()
         if sink_name == MINIO:
             stack.enter_context(sweep_hourly(system.engine, system.store))
         subscription = KafkaSubscription(kafka, names, sink_name)
@@ -97,7 +103,8 @@ def consume(system: System, sink_name: str) -> int:
         applier: port.Applier = MeasuredApplier(Applier(system.engine, sink, sink_marks), metrics, retries)
         if (tracing := stack.enter_context(process.tracing())) is not None:
             applier = tracing.traced(applier)
-        stack.enter_context(process.serve({sink_name: sink.ensure}, is_member=lambda: subscription.is_member))
+        checks = {sink_name: sink.ensure, "topics": topics.check}
+        stack.enter_context(process.serve(checks, is_member=lambda: subscription.is_member))
         KafkaConsumer(
             applier,
             subscription,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 _MYSQL_DEMOTED = {  # a new connection may reach the new primary
@@ -27,7 +27,7 @@ _SQLITE_TRANSIENT = ("database is locked", "database table is locked")
 _SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
 
 
-def connect(url: str) -> Engine:
+def connect(url: str | URL) -> Engine:
     """An engine for `url` ("mysql+pymysql://…" or "sqlite:///…").
 
     MySQL: READ COMMITTED, UTC and utf8mb4. SQLite: a transaction takes the write lock when it begins, so that two

@@ -15,18 +15,23 @@ _LOCK_TIMEOUT_SECONDS = 300
 
 
 def upgrade(engine: Engine) -> None:
-    """Upgrade the database to the tables of this release; does nothing if it has them.
+    """Upgrade the database to the tables of this release; does nothing if it has them, or later compatible ones.
 
-    Raises SchemaOutdated if a newer release created the tables. Raises SchemaError if foreign tables have our names,
-    or if another process migrates for too long. A SQLite engine must come from `connection.connect`.
+    Raises WrongRevision if a newer release upgraded the tables, and this code does not work with them. Raises
+    SchemaError if foreign tables have our names, or if another process migrates for too long. A SQLite engine must come
+    from `connection.connect`.
     """
-    if revision.current(engine) == revision.REVISIONS[-1]:
+    if not revision.needs_upgrade(revision.current(engine)):
         return
     with engine.connect() as connection:
         if connection.dialect.name == "mysql":
             _hold_mysql_lock(connection)
         with connection.begin():
-            _require_upgradable(connection)
+            found = revision.of(connection)  # another process may have upgraded meanwhile, to a later release even
+            if not revision.needs_upgrade(found):
+                return
+            if found is None:
+                _refuse_foreign_tables(connection)
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -50,11 +55,10 @@ def _hold_mysql_lock(connection: Connection) -> None:
         )
 
 
-def _require_upgradable(connection: Connection) -> None:
-    revision.refuse_newer(revision.of(connection))
+def _refuse_foreign_tables(connection: Connection) -> None:
     present = set(inspect(connection).get_table_names())
     taken = sorted(present & set(metadata.tables))
-    if taken and revision.VERSION_TABLE not in present:
+    if taken and revision.VERSION_TABLE not in present:  # else an interrupted first migration created them
         raise revision.SchemaError(
             f"the database has tables that rag-outbox did not create: {', '.join(taken)}; rename them or use "
             "another database"

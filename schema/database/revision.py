@@ -1,22 +1,27 @@
-"""Checks whether the database has the tables of this release.
+"""Checks whether the code of this release works with the tables in the database.
 
 Every process checks this when it starts, so this module does not import Alembic, which is slow to import.
+A revision is named `<number>_from_<oldest>`: code of the revision `<oldest>` or a later one works with its tables. So a
+release knows whether it works with a revision that it does not know.
 """
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from schema.database.connection import reading
 
 REVISIONS = ("0001",)  # in schema/database/migrations/versions, in order
+OLDEST = "0001"  # the number of the oldest revision that this code works with
 VERSION_TABLE = "rag_outbox_revision"  # an upstream service may have its own alembic_version
+_MYSQL_NO_SUCH_TABLE = 1146
 
 
 class SchemaError(Exception):
     """Raised when the tables cannot be upgraded to this release; the message says why."""
 
 
-class SchemaOutdated(SchemaError):
-    """Raised when the database is empty or has the tables of another release; the message says what to do."""
+class WrongRevision(SchemaError):
+    """Raised when this code does not work with the tables in the database, or there are none; says what to do."""
 
 
 def current(engine: Engine) -> str | None:
@@ -25,29 +30,54 @@ def current(engine: Engine) -> str | None:
         return of(connection)
 
 
-def require_current(engine: Engine) -> None:
-    """Raise SchemaOutdated unless the database has the tables of this release."""
-    found = current(engine)
-    if found == REVISIONS[-1]:
-        return
-    refuse_newer(found)
-    if found is None:
-        raise SchemaOutdated("the database has no rag-outbox tables yet: run rag-outbox init")
-    raise SchemaOutdated(f"the tables are at revision {found}, not at {REVISIONS[-1]}: run rag-outbox init")
-
-
 def of(connection: Connection) -> str | None:
-    """The revision of the tables, read through an open connection; None if there are none."""
-    if not inspect(connection).has_table(VERSION_TABLE):
-        return None
-    revision = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
-    return None if revision is None else str(revision)
+    """The revision of the tables, read by one statement; None if there are none."""
+    try:
+        found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    except DBAPIError as error:
+        if _is_missing_table(error):
+            return None
+        raise
+    return None if found is None else str(found)
 
 
-def refuse_newer(revision: str | None) -> None:
-    """Raise SchemaOutdated if this release does not know the revision."""
-    if revision is not None and revision not in REVISIONS:
-        raise SchemaOutdated(
-            f"the tables are at revision {revision}, which this release does not know: "
-            "a newer rag-outbox created them; install that release"
+def require_compatible(connection: Connection) -> None:
+    """Check by one statement that this code works with the tables. Raises WrongRevision."""
+    found = of(connection)
+    if found is None:
+        raise WrongRevision("the database has no rag-outbox tables yet: run rag-outbox init")
+    if needs_upgrade(found) and number(found) < OLDEST:
+        raise WrongRevision(
+            f"the tables are at revision {number(found)}, and this release needs {OLDEST} or later: run rag-outbox init"
         )
+
+
+def needs_upgrade(found: str | None) -> bool:
+    """Whether the tables of the revision `found` are older than this release.
+
+    Raises WrongRevision if they are newer, and this code does not work with them.
+    """
+    if found is None or found in REVISIONS:
+        return found != REVISIONS[-1]
+    newest = number(REVISIONS[-1])
+    if oldest_code(found) > newest:
+        raise WrongRevision(
+            f"the tables are at revision {number(found)}, which needs a release of revision {oldest_code(found)} or "
+            f"later; this one has {newest}: a newer rag-outbox upgraded them; install that release"
+        )
+    return False
+
+
+def number(revision: str) -> str:
+    """Its place in the order of revisions: four digits."""
+    return revision.partition("_from_")[0]
+
+
+def oldest_code(revision: str) -> str:
+    """The number of the oldest revision whose code works with the tables of this one."""
+    return revision.partition("_from_")[2] or number(revision)
+
+
+def _is_missing_table(error: DBAPIError) -> bool:
+    reason = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return reason in (_MYSQL_NO_SUCH_TABLE, f"no such table: {VERSION_TABLE}")

@@ -13,6 +13,7 @@ from tests.support.commands import Folder
 
 pytestmark = pytest.mark.acceptance
 
+DATABASE = "RAG_OUTBOX_DATABASE_URL:"
 COMMANDS = ("init", "write", "ingest", "delete", "search", "status", "run", "demo")
 IDLE_SINK = {"applied": 0, "unapplied": 0, "oldest_unapplied_age_seconds": None, "failed": 0}
 
@@ -27,6 +28,11 @@ def test_init_may_be_repeated(prepared: Folder, tmp_path: Path) -> None:
 
     [(system_id,)] = folder.sql("SELECT system_id FROM system_identity")
     assert folder.succeed("init") == {
+        "profile": "embedded",
+        "database": str(folder.path / "metadata.db"),
+        "kafka": None,
+        "milvus": f"Milvus Lite {folder.path / 'vectors.db'}, collection rag_vectors",
+        "object_store": f"{folder.path / 'objects'}, bucket rag-knowledge-base",
         "data_dir": str(folder.path),
         "embedding_model": "wordllama-l2_supercat-256",
         "dimension": 256,
@@ -178,6 +184,11 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
     assert (outcome.status, outcome.out) == (2, "")
     assert reason in outcome.err
 
+    as_json = here(prepared, *arguments, "--json")
+    assert as_json.status == 2
+    assert reason in as_json.facts["error"]
+    assert as_json.err == f"rag-outbox: {as_json.facts['error']}\n"
+
 
 @pytest.mark.parametrize(
     ("setting", "value", "reason"),
@@ -190,7 +201,11 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
             "",
             "RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS is empty: give it a value, or unset it",
         ),
-        ("milvus_uri", "./vectors.db", "RAG_OUTBOX_MILVUS_URI: must start with http:// or https://"),
+        (
+            "milvus_uri",
+            "./vectors.db",
+            "RAG_OUTBOX_MILVUS_URI: must be http(s)://host:port or file:///path/vectors.db",
+        ),
         ("object_store", "s3://bucket", "RAG_OUTBOX_OBJECT_STORE: must be file:///path or http(s)://host:port"),
         (
             "object_store",
@@ -221,7 +236,15 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
         ("database_url", "mysql", "RAG_OUTBOX_DATABASE_URL: not a usable SQLAlchemy URL"),
         ("database_url", "mysql+pymysql://u:hush@host:port/x", "RAG_OUTBOX_DATABASE_URL: not a usable SQLAlchemy URL"),
         ("database_url", "sqlite:////gone/x.db", "RAG_OUTBOX_DATABASE_URL: there is no folder /gone"),
-        ("data_dir", "a?b", "RAG_OUTBOX_DATA_DIR: must not contain a question mark, since it becomes part of a URL"),
+        (
+            "database_url",
+            "sqlite:///:memory:",
+            f"{DATABASE} must name a file; a database in memory ends with the process",
+        ),
+        ("database_url", "mysql://u:hush@host/x", f"{DATABASE} must start with mysql+pymysql:// or sqlite:///"),
+        ("database_url", "mariadb+pymysql://u@host/x", f"{DATABASE} must start with mysql+pymysql:// or sqlite:///"),
+        ("data_dir", "/dev/null", "RAG_OUTBOX_DATA_DIR: /dev/null is not a folder"),
+        ("profile", "service", "RAG_OUTBOX_PROFILE: Input should be 'embedded' or 'services'"),
         (
             "vector_dimension",
             "many",
@@ -293,7 +316,10 @@ def test_other_embedding_model_is_refused(name: str, setting: str, value: str, f
     ("settings", "reason"),
     [
         ({"database_url": "mysql+pymysql://user:hush@127.0.0.1:1/rag"}, "metadata database: (2003, "),
-        ({"milvus_uri": "http://127.0.0.1:1", "milvus_token": "root:hush"}, "Milvus: Fail connecting to server"),
+        (
+            {"milvus_uri": "http://127.0.0.1:1", "milvus_token": "root:hush", "profile": "embedded"},
+            "Milvus: Fail connecting to server",
+        ),
     ],
     ids=["database", "milvus"],
 )

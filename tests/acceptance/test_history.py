@@ -41,6 +41,17 @@ def test_new_history_refills_every_document_of_a_folder(folder: Folder, here: He
     folder.assert_in_step()
 
 
+def test_new_history_is_refused_while_run_works(folder: Folder, here: Here) -> None:
+    """It looks for a new history only when it starts."""
+    with folder.start("run"):
+        holder = folder.path / "run.json"
+        wait_for(lambda: holder.exists() and holder.read_text(), "run to hold the folder")
+        refused = here(folder, "history", "new", "--yes", "--json")
+    assert refused.status == 1
+    assert refused.facts["error"].startswith(f"rag-outbox run holds {folder.path} since ")
+    assert len(folder.succeed("history", "list")["histories"]) == 1
+
+
 def test_check_without_kafka_says_what_to_do(folder: Folder, here: Here) -> None:
     outcome = folder.run("history", "check", "--json")
     assert outcome.status == 2

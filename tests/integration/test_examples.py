@@ -41,7 +41,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
             url = engine.url.render_as_string(hide_password=False)
         else:
             data.mkdir()
-        folder = Folder(data, database_url=url)
+        folder = Folder(data, profile="embedded", database_url=url)
         folder.succeed("init")
         yield folder
 

@@ -206,6 +206,48 @@ def test_init_names_the_topic_that_differs(servers: Servers, names: Names) -> No
         topics.ensure(properties, other, 8)
 
 
+def test_init_refuses_a_topic_that_takes_no_message(servers: Servers) -> None:
+    names = servers.names()
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    new = NewTopic(names.lanes_topic, 16, replication_factor=1, config={"min.insync.replicas": "2"})
+    admin.create_topics([new])[names.lanes_topic].result()
+    with pytest.raises(topics.TopicDiffers, match=r"min\.insync\.replicas=2 and only 1 replicas: it takes no message"):
+        topics.ensure({"bootstrap.servers": servers.kafka}, names, LANES)
+
+
+def test_three_replicas_of_which_one_must_hold_a_message_are_noted() -> None:
+    [line] = topics.judge_replicas("t", replicas=3, in_sync=1)
+    assert line == "topic t has min.insync.replicas=1: the loss of one broker may lose events; set it to 2"
+    assert topics.judge_replicas("t", replicas=3, in_sync=2) == topics.judge_replicas("t", 1, 1) == []
+
+
+def test_required_topics_are_named_when_missing_or_different(
+    servers: Servers, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    properties = {"bootstrap.servers": servers.kafka}
+    required = topics.RequiredTopics(properties, [names.documents_topic, names.lanes_topic], LANES)
+    required.require()
+    required.check()
+    with pytest.raises(topics.TopicDiffers, match=f"{names.documents_topic} has 16 partitions, and must have 8"):
+        topics.RequiredTopics(properties, [names.documents_topic], 8).require()
+
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    admin.delete_topics([names.lanes_topic])[names.lanes_topic].result()
+    gone = f"there is no topic {names.lanes_topic}: run rag-outbox init"
+    with pytest.raises(topics.TopicDiffers, match=gone):
+        wait_for(required.check, "the broker to forget the topic")
+    with pytest.raises(topics.TopicDiffers, match=gone):
+        required.check()
+    assert [record.getMessage() for record in caplog.records if gone in record.getMessage()] == [
+        f"topic_unusable reason={gone}"
+    ]
+    assert names.lanes_topic not in admin.list_topics(timeout=30).topics, "the check created it"
+
+
+def test_process_starts_while_no_broker_answers() -> None:
+    topics.RequiredTopics({"bootstrap.servers": "127.0.0.1:1"}, ["t"], LANES).require()
+
+
 def test_init_creates_a_topic_of_dead_letters_for_each_sink(servers: Servers) -> None:
     names = servers.names()
     assert topics.ensure({"bootstrap.servers": servers.kafka}, names, LANES, ["fulltext", "milvus"]) == []

@@ -4,13 +4,13 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import Engine, make_url
 
 from producer import Writer
 from schema.kafka.names import Names
 from tests.support import kafka
 from tests.support.commands import Folder
-from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, document
+from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, document, set_namespace
 from tests.support.servers import Servers, empty_database
 from tests.support.services import services
 
@@ -23,6 +23,8 @@ def test_init_makes_as_many_partitions_as_lanes(servers: Servers, tmp_path: Path
             tmp_path,
             database_url=engine.url.render_as_string(hide_password=False),
             kafka_bootstrap_servers=servers.kafka,
+            milvus_uri=f"file://{tmp_path}/vectors.db",
+            object_store=f"file://{tmp_path}/objects",
             namespace=servers.names().namespace,
             embedding_model=MODEL,
             vector_dimension=str(DIMENSION),
@@ -48,10 +50,34 @@ def test_init_makes_as_many_partitions_as_lanes(servers: Servers, tmp_path: Path
 def test_init_refuses_topics_with_another_number_of_partitions(servers: Servers, tmp_path: Path) -> None:
     names = servers.names()
     kafka.create_topics(servers, names)
-    folder = Folder(tmp_path, kafka_bootstrap_servers=servers.kafka, namespace=names.namespace)
+    folder = Folder(
+        tmp_path,
+        database_url=f"sqlite:///{tmp_path}/metadata.db",
+        kafka_bootstrap_servers=servers.kafka,
+        milvus_uri=f"file://{tmp_path}/vectors.db",
+        object_store=f"file://{tmp_path}/objects",
+        namespace=names.namespace,
+    )
     refused = folder.run("init", "--lanes", "5")
     assert refused.status == 1
     assert f"topic {names.documents_topic} has 16 partitions, and must have 5" in refused.err
+
+
+def test_relay_without_its_topics_ends_with_the_reason(servers: Servers, mysql: Engine, tmp_path: Path) -> None:
+    names = servers.names()
+    set_namespace(mysql, names.namespace)
+    folder = Folder(
+        tmp_path,
+        database_url=mysql.url.render_as_string(hide_password=False),
+        kafka_bootstrap_servers=servers.kafka,
+        namespace=names.namespace,
+        embedding_model=MODEL,
+        vector_dimension=str(DIMENSION),
+    )
+    ended = folder.run("relay", "--json")
+    assert ended.status == 1
+    reason = f"there is no topic {names.documents_topic}: run rag-outbox init"
+    assert ended.facts == {"error": reason}
 
 
 @pytest.mark.parametrize("lanes", ["0", "257", "many"])

@@ -37,7 +37,7 @@ def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Fol
             with server.client(database) as client:
                 yield client
 
-        folder = Folder(tmp_path / "data", milvus_uri=f"{server.uri}/{database}", **settings)
+        folder = Folder(tmp_path / "data", profile="embedded", milvus_uri=f"{server.uri}/{database}", **settings)
         assert folder.run("init").status == 0
         yield folder, connect
 
@@ -108,7 +108,7 @@ def test_collection_dropped_under_a_running_consumer_stops_it(tmp_path: Path, mi
         def connect() -> Iterator[MilvusClient]:
             yield client
 
-        folder = Folder(tmp_path / "data", milvus_uri=f"{milvus_server.uri}/{database}", **settings)
+        folder = Folder(tmp_path / "data", profile="embedded", milvus_uri=f"{milvus_server.uri}/{database}", **settings)
         assert folder.run("init").status == 0
         with folder.start("run") as running:
             write(folder, ("a", ["one", "two"]), ("b", ["three"]))

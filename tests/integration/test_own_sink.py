@@ -133,7 +133,8 @@ def test_installed_sink_is_refilled_and_kept_up_to_date(tmp_path: Path, installe
 def test_unknown_sink_is_named(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "data")
     folder.succeed("init")
-    outcome = folder.run("consume", "nosuch", kafka_bootstrap_servers="127.0.0.1:1")
+    database = f"sqlite:///{folder.path}/metadata.db"
+    outcome = folder.run("consume", "nosuch", kafka_bootstrap_servers="127.0.0.1:1", database_url=database)
     assert outcome.status == 1
     assert outcome.err == "rag-outbox: there is no sink 'nosuch' in the table sinks; there are: milvus, minio\n"
 

@@ -219,7 +219,7 @@ def test_process_on_the_store_of_another_system_stops(
             model = {"embedding_model": "wordllama-l2_supercat-256", "vector_dimension": "256"}
         assert second.at(**own, **model).run("init").status == 0
         if arguments[0] == "consume":
-            model = {"kafka_bootstrap_servers": servers.kafka, "namespace": "rag"}
+            model = {"profile": "services", "kafka_bootstrap_servers": servers.kafka, "namespace": "rag"}
         stopped = second.at(**model).run(*arguments)
     assert stopped.status == 1
     assert stopped.err.count("\n") == 1
@@ -238,8 +238,9 @@ def test_search_names_the_missing_collection(
             "vector_dimension": "256",
         }
         created = second.at(**there).run("init")
-        assert created.out.startswith("Ready: database ")
-        assert f", collection rag_vectors, bucket {bucket}; vectors of wordllama" in created.out
+        assert created.out.startswith("Profile: embedded\nDatabase: mysql+pymysql://")
+        assert f"Milvus: {there['milvus_uri']}, collection rag_vectors\n" in created.out
+        assert f", bucket {bucket}\nModel: wordllama" in created.out
         with milvus_server.client(database) as client:
             client.drop_alias("rag_vectors")
         refused = second.at(**there).run("search", "x")

@@ -60,11 +60,13 @@ class Shared:
 
 @contextmanager
 def system(path: Path, servers: Servers, minio: MinioServer, **settings: str) -> Iterator[Shared]:
-    """A new database with the settings of the services profile; `init` has not run."""
+    """A new database, for the services profile if `settings` name Kafka's servers; `init` has not run."""
     path.mkdir(exist_ok=True)
+    profile = "services" if "kafka_bootstrap_servers" in settings else "embedded"
     with empty_database(make_url(servers.mysql_url)) as engine:
         folder = Folder(
             path,
+            profile=profile,
             database_url=engine.url.render_as_string(hide_password=False),
             object_store=minio.url,
             object_store_access_key=minio.access_key,

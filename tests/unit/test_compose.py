@@ -64,6 +64,31 @@ def test_settings_of_each_process_are_known_and_valid(
     assert loaded.vector_dimension == default["vector_dimension"].default
 
 
+STORES = {
+    "database": [*USERS],
+    "kafka": ["init", "operator", "relay", "consumer-milvus", "consumer-minio", "monitor"],
+    "milvus_lite": ["init", "operator", "writer", "consumer-milvus"],
+    "objects": ["init", "operator", "writer", "consumer-milvus", "consumer-minio"],
+}
+
+
+@pytest.mark.parametrize(
+    ("store", "service"), [(store, service) for store, users in STORES.items() for service in users]
+)
+def test_each_process_has_the_stores_that_it_uses(
+    store: str, service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loaded = settings_of(service, monkeypatch, tmp_path)
+    found = getattr(loaded, store)
+    assert found is not None if store in {"database", "kafka"} else found is None, "it is a server"
+
+
+def test_image_selects_the_services_profile() -> None:
+    """A container that lost its variables must not fill a folder that ends with it."""
+    [line] = [line for line in (COMPOSE / "Dockerfile").read_text().splitlines() if line.startswith("ENV")]
+    assert "RAG_OUTBOX_PROFILE=services" in line.split()
+
+
 @pytest.mark.parametrize("service", OURS)
 def test_each_process_has_its_own_mysql_user(service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     url = make_url(settings_of(service, monkeypatch, tmp_path).database)

@@ -3,7 +3,7 @@
 import pytest
 
 from operations.settings import Settings
-from operations.settings_page import page
+from operations.settings.page import page
 from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.unit

@@ -1,4 +1,4 @@
-"""docs/settings.md, made from the settings class: `python -m operations.settings_page > docs/settings.md`."""
+"""docs/settings.md, made from the settings class: `python -m operations.settings.page > docs/settings.md`."""
 
 import sys
 from typing import Any
@@ -6,19 +6,23 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from operations.settings import PREFIX, Settings
+from operations.settings.fields import PREFIX, Settings
 
 _HEAD = """\
 # Settings
 
-<!-- Made by `make settings` from operations/settings.py. Change that file, not this one. -->
+<!-- Made by `make settings` from operations/settings/fields.py. Change that file, not this one. -->
 
 Every process reads its settings once, when it starts: from environment variables, then from a file `.env` in the
 current folder. A variable wins over the file. A setting that this page does not name, or an empty value, is an error:
 the command names it and ends with status 2.
 
-Without any setting the embedded profile runs. Which process needs which setting:
-[operations.md](operations.md#what-each-process-needs).
+The profile is `services` as soon as one server is set (Kafka, MySQL, Milvus or S3), else `embedded`. In the services
+profile a process refuses to start while a store that it uses is not set; a local one must be written out, as
+`sqlite:////path/metadata.db` or `file:///path`. With `RAG_OUTBOX_PROFILE=embedded` every store that is not set is a
+local one in the data folder, next to servers too; only Kafka cannot be set then.
+
+Which process needs which setting: [operations.md](operations.md#what-each-process-needs).
 
 | variable | meaning | value | default |
 |---|---|---|---|
@@ -30,9 +34,9 @@ A value that is marked *secret* appears in no log line and no error message.
 ## Kafka client
 
 Every variable `RAG_OUTBOX_KAFKA_<PROPERTY>` sets a property of librdkafka, with underscores for dots:
-`RAG_OUTBOX_KAFKA_SECURITY_PROTOCOL=SASL_SSL` sets `security.protocol`. The properties that the guarantees depend on
-(`enable.idempotence`, `acks`, `isolation.level`, `enable.auto.commit`, the assignment strategy, group and transaction
-names) cannot be changed.
+`RAG_OUTBOX_KAFKA_SECURITY_PROTOCOL=SASL_SSL` sets `security.protocol`. A property that librdkafka does not have
+is an error. The properties that the guarantees depend on (`enable.idempotence`, `acks`, `isolation.level`,
+`enable.auto.commit`, the assignment strategy, group and transaction names) cannot be changed.
 
 ## Only for development
 
