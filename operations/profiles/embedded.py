@@ -185,7 +185,8 @@ def _mark_absent_in_new_history(system: System, sinks: Collection[str]) -> None:
 
 def _read_clock(system: System) -> datetime:
     with reading(system.engine) as connection:
-        return connection.execute(select(utc_now())).scalar_one()
+        now: datetime = connection.execute(select(utc_now())).scalar_one()
+    return now
 
 
 def _require_applied(system: System, began: datetime) -> None:
