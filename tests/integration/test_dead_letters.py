@@ -50,9 +50,8 @@ def spoil(system: Shared, *doc_ids: str) -> bytes:
     for doc_id in doc_ids:
         with system.engine.begin() as connection:
             waiting = text("SELECT payload FROM outbox WHERE aggregate_id = :id")
-            event = msgspec.msgpack.decode(
-                connection.execute(waiting, {"id": doc_id}).scalar_one(), type=DocumentUpserted
-            )
+            packed = connection.execute(waiting, {"id": doc_id}).scalar_one()
+            event = msgspec.msgpack.decode(packed, type=DocumentUpserted)
             chunks = [msgspec.structs.replace(chunk, modal_type="m" * 17) for chunk in event.chunks]
             payload = encode(msgspec.structs.replace(event, chunks=chunks), MSGPACK)
             changed = text("UPDATE outbox SET payload = :payload WHERE aggregate_id = :id")
@@ -71,15 +70,17 @@ def test_refused_documents_are_listed_shown_replayed_and_discarded(
             running.consumer(sink)
         wait_for(lambda: system.holds(OPEN, (3,)), "the dead letters")
         letters = system.folder.succeed("dead-letters", "list", "--stage", "milvus")["dead_letters"]
-        assert [(one["doc_id"], one["state"]) for one in letters] == [("d3", "open"), ("d2", "open"), ("d1", "open")]
+        assert sorted((one["doc_id"], one["state"]) for one in letters) == [(f"d{n}", "open") for n in (1, 2, 3)]
         assert system.folder.succeed("dead-letters", "list", "--stage", "minio")["dead_letters"] == []
         assert system.folder.succeed("status")["dead_letters"] == 3
-        third, second, first = (str(one["id"]) for one in letters)
+        numbers = {one["doc_id"]: str(one["id"]) for one in letters}
+        first, second, third = (numbers[f"d{number}"] for number in (1, 2, 3))
 
         copied = tmp_path / "event"
         shown = system.folder.succeed("dead-letters", "show", third, "--payload", str(copied))
         topic = running.names.dead_letters_topic("milvus")
-        assert shown["kafka_position"] == f"{topic}/0/2"
+        position = shown["kafka_position"]
+        assert position.startswith(f"{topic}/0/")
         assert shown["headers"]["ce_type"] == "rag.document.upserted.v1"
         assert shown["event"]["chunks"][0]["modal_type"] == "m" * 17
         assert copied.read_bytes() == payload
@@ -97,7 +98,7 @@ def test_refused_documents_are_listed_shown_replayed_and_discarded(
         admin.delete_topics([topic])[topic].result(30)
         wait_for(lambda: topic not in admin.list_topics(timeout=30).topics, "the topic to be gone")
         lost = system.folder.succeed("dead-letters", "show", third)
-        assert lost["event"] == {"unreadable": f"Kafka no longer has the payload at {topic}/0/2"}
+        assert lost["event"] == {"unreadable": f"Kafka no longer has the payload at {position}"}
         failed = system.folder.run("dead-letters", "show", third, "--payload", str(copied), "--json")
         assert (failed.status, failed.facts) == (1, {"error": lost["event"]["unreadable"]})
     [(log,)] = system.rows("SELECT payload FROM operation_logs WHERE operation_type = 'DELETE'")
