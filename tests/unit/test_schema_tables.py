@@ -176,7 +176,13 @@ REFUSED = [
         "uq_outbox_dead_letters_stage_event_id",
         error="again",
     ),
-    _enum("unknown state of a dead letter", "outbox_dead_letters", "state", "lost"),
+    Refused(
+        "unknown state of a dead letter",
+        "outbox_dead_letters",
+        {"state": "lost", "closed_at": "2026-05-01"},
+        "failed: ck_outbox_dead_letters_state",
+        "Data truncated for column 'state'",
+    ),
     _check("dead letter without a payload", "outbox_dead_letters", "ck_outbox_dead_letters_payload_kept", payload=None),
     _check(
         "open letter with an end", "outbox_dead_letters", "ck_outbox_dead_letters_closed_dated", closed_at="2026-05-01"
