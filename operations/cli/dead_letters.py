@@ -173,27 +173,34 @@ def discard(
 
 def _replay_document(system: "System", some: Sequence["Letter"], versions: dict[str, int | None], done: "Done") -> None:
     """Letters of one document, which is sent once per command."""
-    from operations.dead_letters.replay import close_replayed
+    from operations.dead_letters.letters import NotOpen
+    from operations.dead_letters.replay import CannotReplay, close_replayed, require_replayable
     from operations.dead_letters.replay import replay as replay_letters
     from operations.errors import OperationError
     from producer import ProducerError
-    from schema.failures import Retryable, StoreMissing
+    from schema.failures import Permanent, Retryable, StoreMissing
 
     doc_id = some[0].doc_id
+    chosen = []
+    for letter in some:
+        try:
+            require_replayable(letter)
+            chosen.append(letter)
+        except (NotOpen, CannotReplay) as error:
+            done.fail(letter, str(error))
+    if not chosen:
+        return
     try:
-        if done.dry_run:
-            for letter in some:
-                letter.require_open()
-        elif doc_id in versions:
-            close_replayed(system, some, versions[doc_id])
-        else:
-            versions[doc_id] = replay_letters(system, some)
-    except (OperationError, ProducerError, Retryable, StoreMissing) as error:
-        for letter in some:
+        if not done.dry_run and doc_id in versions:
+            close_replayed(system, chosen, versions[doc_id])
+        elif not done.dry_run:
+            versions[doc_id] = replay_letters(system, chosen)
+    except (OperationError, ProducerError, Permanent, Retryable, StoreMissing) as error:
+        for letter in chosen:
             done.fail(letter, str(error))
         return
     version = versions.get(doc_id)
-    for letter in some:
+    for letter in chosen:
         done.succeed(letter, "" if done.dry_run else _tell(version), version=version)
 
 

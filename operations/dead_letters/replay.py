@@ -25,15 +25,18 @@ class CannotReplay(OperationError):
     """Raised when a document cannot be sent again; the message says what is lacking, or that nothing is left to do."""
 
 
-def replay(system: System, letters: Sequence[Letter]) -> int | None:
-    """Send the document of these letters again, once. Returns the new version; None for a deleted document.
-
-    Raises NotOpen, CannotReplay or ProducerError, and then nothing is written.
-    """
-    for letter in letters:
-        letter.require_open()
-    if all(letter.row.is_superseded for letter in letters):
+def require_replayable(letter: Letter) -> None:
+    """Raises NotOpen, or CannotReplay if the letter is superseded."""
+    letter.require_open()
+    if letter.row.is_superseded:
         raise CannotReplay("every sink holds a newer version of the document, or it is deleted: nothing is left to do")
+
+
+def replay(system: System, letters: Sequence[Letter]) -> int | None:
+    """Send the document of these replayable letters again, once. Returns the new version; None for a deleted document.
+
+    Raises NotOpen, CannotReplay, ProducerError, or an error of the object store, and then nothing is written.
+    """
     doc_id = letters[0].doc_id
     with reading(system.engine) as connection:
         is_deleted = select(documents.c.deleted_at.is_not(None)).where(documents.c.doc_id == doc_id)

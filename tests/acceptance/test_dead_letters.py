@@ -123,6 +123,8 @@ def test_refused_document_is_listed_shown_and_replayed(small: Folder, here: Here
     assert small.succeed("run", "--until-idle") == {"events": 1}
     assert here(small, "status", "--json").facts["documents"] == {"completed": 2}
     assert here(small, "dead-letters", "list", "--json").facts == {"dead_letters": [], "next": None}
+    nothing = here(small, "dead-letters", "replay", number, "--dry-run", "--json")
+    assert (nothing.status, nothing.facts["replayed"]) == (1, [])
     [closed] = here(small, "dead-letters", "list", "--all", "--json").facts["dead_letters"]
     assert closed["state"] == "replayed"
     again = here(small, "dead-letters", "replay", number, "--json")
@@ -141,6 +143,11 @@ def test_replayed_document_that_is_refused_again_is_a_new_letter(small: Folder, 
     assert small.run("run", "--until-idle").status == 1
     found = here(small, "dead-letters", "list", "--all", "--json").facts["dead_letters"]
     assert [(one["version"], one["state"]) for one in found] == [(2, "open"), (1, "replayed")]
+    newer, older = (one["id"] for one in found)
+    both = here(small, "dead-letters", "replay", str(older), str(newer), "--json")
+    assert both.status == 1
+    assert [one["id"] for one in both.facts["failed"]] == [older]
+    assert [(one["id"], one["version"]) for one in both.facts["replayed"]] == [(newer, 3)]
 
 
 def test_letter_without_vectors_anywhere_fails_and_others_go_on(small: Folder, here: Here) -> None:
