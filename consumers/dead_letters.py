@@ -1,30 +1,31 @@
-"""Dead letters of a consumer: refused events, kept in a topic with their original bytes and the reason.
+"""Dead letters of a consumer: a topic keeps the refused events, and a row per event in the database lists them.
 
-Invariant 11: an event that a sink refuses is stored here before its offset is committed.
+Invariant 11: an event that a sink refuses is in the topic, then in the database, before its offset is committed.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
-from sqlalchemy import Engine, insert
+from confluent_kafka import Message as Record
+from sqlalchemy import Engine
 
 from consumers.subscription import Message
+from schema.database import dead_letters
 from schema.database.connection import reading
-from schema.database.dead_letters import RECENT, count_recent
-from schema.database.tables import outbox_dead_letters
 from schema.failures import DeadLetter, Retryable
 from schema.kafka.clients import for_producer
-from schema.kafka.offsets import count_since
-from schema.limits import DOC_ID_BYTES
 from schema.retry import translate_transient
 
 _log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 10.0
+_CALL_SECONDS = 5.0
+_REPEAT_SECONDS = 60.0  # between two log lines while Kafka does not take the letters
 _DURABLE = {
     "enable.idempotence": True,
     "acks": "all",
@@ -33,6 +34,7 @@ _DURABLE = {
 _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 _NOT_DELIVERED = KafkaError(KafkaError._TIMED_OUT)
 
+Delivered = str | KafkaError  # topic/partition/offset, or why not
 OnDelivery = Callable[[KafkaError | None, Any], None]
 
 
@@ -47,9 +49,10 @@ class DeadLetters(Protocol):
 
 
 class KafkaDeadLetters:
-    """A topic; each record has the key, value and headers of the refused event, and three more headers.
+    """A topic, and the table `outbox_dead_letters`.
 
-    A letter that is too large for the topic goes to `outbox_dead_letters` instead.
+    Each record has the key, value and headers of the refused event, and three more headers. Its row names the record;
+    the payload of a letter that is too large for the topic is in the row.
     """
 
     def __init__(self, kafka: Mapping[str, Any], topic: str, engine: Engine, sink: str) -> None:
@@ -58,33 +61,40 @@ class KafkaDeadLetters:
         self._sink = sink
         self._engine = engine
         self._producer: Producer | None = None
+        self._said_at = -_REPEAT_SECONDS
 
     def send(self, letters: Sequence[tuple[Message, DeadLetter]]) -> None:
         if not letters:
             return
-        producer = self._producer or Producer({**for_producer(self._kafka), **_DURABLE})
-        self._producer = None  # replaced after any failure below
-        errors: list[KafkaError | None] = [_NOT_DELIVERED] * len(letters)
-        for place, (message, letter) in enumerate(letters):
+        delivered = self._deliver(letters)
+        rows = [_row_of(message, letter, place) for (message, letter), place in zip(letters, delivered, strict=True)]
+        with translate_transient(), self._engine.begin() as connection:
+            dead_letters.store(connection, rows)
+        for _, letter in letters:
             _log.error("dead_letter stage=%s doc_id=%s reason=%s", letter.stage, letter.envelope.doc_id, letter.reason)
-            self._produce(producer, message, letter, partial(_note, errors, place))
-        if producer.flush(_FLUSH_SECONDS):
-            producer.purge()
-        too_large = [place for place, error in enumerate(errors) if error is not None and error.code() in _TOO_LARGE]
-        for place, error in enumerate(errors):
-            if error is not None and place not in too_large:
-                raise Retryable(f"Kafka does not take the dead letters: {error.str()}")
-        self._keep([letters[place] for place in too_large])
-        if not too_large:
-            self._producer = producer
 
     def count_stored(self) -> int:
-        try:
-            in_topic = count_since(self._kafka, self._topic, time.time() - RECENT.total_seconds())
-        except KafkaException as error:
-            raise Retryable(f"Kafka does not count the dead letters: {error.args[0].str()}") from error
         with translate_transient(), reading(self._engine) as connection:
-            return in_topic + count_recent(connection, [self._sink])
+            return dead_letters.count_recent(connection, [self._sink])
+
+    def _deliver(self, letters: Sequence[tuple[Message, DeadLetter]]) -> list[Delivered]:
+        """Where Kafka confirmed each letter, or that it is too large. Raises Retryable when Kafka did not take one."""
+        producer = self._producer or Producer({**for_producer(self._kafka), **_DURABLE})
+        self._producer = None  # replaced after any failure below
+        delivered: list[Delivered] = [_NOT_DELIVERED] * len(letters)
+        for number, (message, letter) in enumerate(letters):
+            self._produce(producer, message, letter, partial(_note, delivered, number))
+        if producer.flush(_FLUSH_SECONDS):
+            producer.purge()
+        errors = [one for one in delivered if isinstance(one, KafkaError)]
+        for error in errors:
+            if error.code() not in _TOO_LARGE:
+                reason = self._explain(producer, error)
+                self._log_failure(len(letters), reason)
+                raise Retryable(f"Kafka does not take the dead letters: {reason}")
+        if not errors:
+            self._producer = producer
+        return delivered
 
     def _produce(self, producer: Producer, message: Message, letter: DeadLetter, note: OnDelivery) -> None:
         headers = headers_of(message, letter)
@@ -95,36 +105,28 @@ class KafkaDeadLetters:
         except KafkaException as error:
             note(error.args[0], None)
 
-    def _keep(self, letters: Sequence[tuple[Message, DeadLetter]]) -> None:
-        """Store letters in the database; one that is there already stays."""
-        if not letters:
-            return
-        once: Any = insert(outbox_dead_letters)
-        once = once.prefix_with("IGNORE", dialect="mysql").prefix_with("OR IGNORE", dialect="sqlite")
-        with translate_transient(), self._engine.begin() as connection:
-            connection.execute(once, [_row_of(message, letter) for message, letter in letters])
+    def _explain(self, producer: Producer, error: KafkaError) -> str:
+        """For a topic that does not exist, the client only says that the time is over."""
+        with suppress(KafkaException, KeyError):
+            found = producer.list_topics(self._topic, timeout=_CALL_SECONDS).topics[self._topic].error
+            if found is not None and found.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return f"there is no topic {self._topic}: run rag-outbox init"
+        return error.str()
+
+    def _log_failure(self, count: int, reason: str) -> None:
+        if time.monotonic() - self._said_at >= _REPEAT_SECONDS:
+            self._said_at = time.monotonic()
+            _log.error("dead_letters_wait sink=%s letters=%d reason=%s", self._sink, count, reason)
 
 
-def _note(errors: list[KafkaError | None], place: int, error: KafkaError | None, _record: object) -> None:
-    errors[place] = error
+def _note(delivered: list[Delivered], number: int, error: KafkaError | None, record: Record) -> None:
+    delivered[number] = error or f"{record.topic()}/{record.partition()}/{record.offset()}"
 
 
-def _row_of(message: Message, letter: DeadLetter) -> dict[str, Any]:
-    envelope = letter.envelope
-    return {
-        "stage": letter.stage,
-        "outbox_id": 0,  # unknown here
-        "event_id": envelope.event_id[-36:],  # without a header ce_id: the end of the origin
-        "aggregate_type": "document",
-        "aggregate_id": envelope.doc_id[:DOC_ID_BYTES],
-        "aggregate_version": envelope.version,
-        "event_type": envelope.event_type[:64],
-        "content_type": envelope.content_type[:64],
-        "headers": {**envelope.headers, "dead_letter_origin": message.origin},
-        "payload": envelope.payload,
-        "error": letter.reason,
-        "attempts": 1,
-    }
+def _row_of(message: Message, letter: DeadLetter, delivered: Delivered) -> dict[str, Any]:
+    headers = {**letter.envelope.headers, "dead_letter_origin": message.origin}
+    position = delivered if isinstance(delivered, str) else None
+    return dead_letters.row_of(letter, headers=headers, kafka_position=position)
 
 
 def headers_of(message: Message, letter: DeadLetter) -> list[tuple[str, str | bytes | None]]:

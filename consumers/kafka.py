@@ -169,29 +169,44 @@ class KafkaConsumer:
     def _finish(self) -> None:
         """Store the dead letters of the ended attempt; then its batch may be committed. Raises Retryable.
 
-        Raises TooManyDeadLetters instead of storing them.
+        Raises TooManyDeadLetters once the events before the first letter too many are committed.
         """
         if self._attempt is None:
             return
         dead = self._attempt.result()
         self._attempt = None
-        sent = self._send_dead_letters(dead)
-        applied, self._batch = self._batch, []
-        self._limit.note(len(applied), sent)
+        applied, letters = self._keep_to_limit(dead)
+        self._dead_letters.send(letters)
+        done = {id(message) for message in applied}
+        self._batch = [message for message in self._batch if id(message) not in done]
+        self._limit.note(len(applied), len(letters))
         self._subscription.store_offsets(applied)
-        self._report([message.envelope for message in applied], dead)
-
-    def _send_dead_letters(self, dead: Sequence[DeadLetter]) -> int:
-        """Leave out letters of partitions that were revoked during the attempt: their next owner sends them.
-
-        Returns how many were sent.
-        """
-        messages = {id(message.envelope): message for message in self._batch}
-        owned = [(messages[id(letter.envelope)], letter) for letter in dead if id(letter.envelope) in messages]
-        if owned:
+        self._report([message.envelope for message in applied], [letter for _, letter in letters])
+        if self._batch:
+            self.commit()
             self._limit.check()
-            self._dead_letters.send(owned)
-        return len(owned)
+
+    def _keep_to_limit(self, dead: Sequence[DeadLetter]) -> tuple[list[Message], list[tuple[Message, DeadLetter]]]:
+        """The messages of the batch that may be committed, and the dead letters among them.
+
+        A letter too many holds up its partition from there on. Leaves out letters of partitions that were revoked
+        during the attempt: their next owner sends them.
+        """
+        by_envelope = {id(letter.envelope): letter for letter in dead}
+        room = self._limit.count_room() if dead else 0
+        held_up: set[Partition] = set()
+        applied: list[Message] = []
+        letters: list[tuple[Message, DeadLetter]] = []
+        for message in self._batch:
+            letter = by_envelope.get(id(message.envelope))
+            if letter is not None and len(letters) >= room:
+                held_up.add(message.partition)
+            if message.partition in held_up:
+                continue
+            applied.append(message)
+            if letter is not None:
+                letters.append((message, letter))
+        return applied, letters
 
     def _serve_for(self, seconds: float, stop: threading.Event) -> None:
         deadline = self._clock() + seconds

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy import Connection, case, func, select
 
 from operations import sinks
 from operations.wiring import System
+from schema.database import dead_letters
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.tables import documents, outbox, outbox_dead_letters, sink_states
@@ -26,7 +27,7 @@ class Status:
     oldest_pending_age_seconds: float | None
     sinks: dict[str, dict[str, Any]]
     failed: list[dict[str, Any]]
-    dead_letters: int  # except those whose document has a newer version in every sink
+    dead_letters: int  # that need a person
 
 
 def status(system: System) -> Status:
@@ -39,7 +40,7 @@ def status(system: System) -> Status:
             oldest_pending_age_seconds=_age(now, connection.execute(_OLDEST_EVENT).scalar()),
             sinks={sink: _sink(connection, sink, now) for sink in registered},
             failed=_failed(connection, registered) + _never_published(connection),
-            dead_letters=connection.execute(_LIVE_LETTERS).scalar_one(),
+            dead_letters=sum(dead_letters.count_open(connection).values()),
         )
 
 
@@ -85,22 +86,12 @@ def _never_published(connection: Connection) -> list[dict[str, Any]]:
     """Events that Kafka rejected: no sink has seen them."""
     columns = outbox_dead_letters.c
     shown = select(columns.aggregate_id, columns.stage, columns.aggregate_version, columns.error)
-    newest = shown.where(columns.stage == "relay", ~_superseded()).order_by(columns.dead_at.desc())
+    is_open = columns.state == "open", ~dead_letters.is_superseded()
+    newest = shown.where(columns.stage == "relay", *is_open).order_by(columns.dead_at.desc())
     return [
         {"doc_id": row.aggregate_id, "sink": row.stage, "version": row.aggregate_version, "reason": row.error}
         for row in connection.execute(newest.limit(_FAILURES_SHOWN))
     ]
-
-
-def _superseded() -> ColumnElement[bool]:
-    """Whether every sink holds a newer version of the dead letter's document."""
-    applied = select(func.min(sink_states.c.applied_version)).where(
-        sink_states.c.doc_id == outbox_dead_letters.c.aggregate_id
-    )
-    return func.coalesce(applied.scalar_subquery(), 0) > outbox_dead_letters.c.aggregate_version
-
-
-_LIVE_LETTERS = select(func.count(outbox_dead_letters.c.aggregate_id)).where(~_superseded())
 
 
 def _age(now: datetime, since: datetime | None) -> float | None:

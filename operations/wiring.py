@@ -25,6 +25,7 @@ from schema.database.connection import connect, reading
 from schema.database.history import Identity, NotInitialised, read_identity
 from schema.failures import Retryable
 from schema.kafka.names import Names
+from schema.limits import OPERATOR_CHARACTERS
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import ObjectStore
 from schema.retry import Backoff, call_with_retry
@@ -66,7 +67,12 @@ class System:
     def writer(self) -> "Writer":
         from producer import Writer
 
-        return Writer(self.settings.embedding_model, operator=_operator())
+        return Writer(self.settings.embedding_model, operator=self.operator)
+
+    @cached_property
+    def operator(self) -> str:
+        """The name in the operation log."""
+        return _operator()[:OPERATOR_CHARACTERS]
 
     @cached_property
     def embedder(self) -> "Embedder | None":

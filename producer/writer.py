@@ -6,6 +6,7 @@ Invariant 1: all of it commits or rolls back with that transaction; the writer n
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from msgspec import UNSET, UnsetType
@@ -16,6 +17,7 @@ from producer.desired import DesiredChunk
 from producer.documents import Chunk, Document
 from producer.errors import FileRequired, InvalidDocument, Problem, UnknownDocument, VectorRequired, WrongModel
 from producer.event_parts import encode_event
+from producer.files import DocumentFile
 from producer.metrics import WriterMetrics
 from producer.plan import Operation, Plan, plan_delete, plan_upsert
 from producer.receipts import Receipt
@@ -110,19 +112,26 @@ class Writer:
         return _receipts(connection, doc_ids, plans, locked.stored)
 
     @_observed
-    def resync(self, connection: Connection, doc_id: str, chunks: Sequence[Chunk] = ()) -> Receipt:
+    def resync(
+        self,
+        connection: Connection,
+        doc_id: str,
+        chunks: Sequence[Chunk] = (),
+        files: Mapping[str, DocumentFile] = MappingProxyType({}),
+    ) -> Receipt:
         """Send a document's current state again as its next version (the SYNC operation).
 
         Chunks that every sink is known to hold are sent without their vectors, unless `chunks` gives them. Vectors that
-        a sink may lack come from `chunks` or from events that wait in the outbox. Raises UnknownDocument (also for a
-        deleted document), InvalidDocument, VectorRequired, FileRequired or WrongModel before anything is written.
+        a sink may lack come from `chunks` or from events that wait in the outbox, its files from `files` (by object
+        key) or from those events. Raises UnknownDocument (also for a deleted document), InvalidDocument,
+        VectorRequired, FileRequired or WrongModel before anything is written.
         """
         locked = self._lock_living(connection, doc_id)
         identity = locked.identity
         document = locked.stored[doc_id]
         given = self._validate_chunks(document, chunks, identity.dimension)
-        waiting, files = read_unpublished(connection, doc_id, identity.lanes)
-        state = desired.from_stored(document, {**waiting, **given}, files)
+        waiting, waiting_files = read_unpublished(connection, doc_id, identity.lanes)
+        state = desired.from_stored(document, {**waiting, **given}, {**waiting_files, **files})
         plans = [plan_upsert(state, document, identity.history_id, resend=True)]
         self._write(connection, locked, plans)
         return _receipts(connection, [doc_id], plans, locked.stored)[0]

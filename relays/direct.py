@@ -82,8 +82,11 @@ class DirectRelay:
                 if rows:
                     self._outbox.note_relayed(rows[-1].id)
                     dead = retry(partial(self.apply, rows))
-                    retry(partial(self.settle, rows, dead))
-                    self.report(rows, dead)
+                    done, letters = retry(partial(self.keep_to_limit, rows, dead))
+                    retry(partial(self.settle, done, letters))
+                    self.report(done, letters)
+                    if len(done) < len(rows):
+                        retry(self._limit.check)
                 if retry(self._refill) or rows:
                     pause.reset()
                 elif until_idle:
@@ -109,13 +112,21 @@ class DirectRelay:
         wait(attempts)
         return [letter for attempt in attempts for letter in attempt.result()]
 
-    def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
-        """Remove the rows, and store those that a sink refused as dead letters, in one transaction.
+    def keep_to_limit(
+        self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]
+    ) -> tuple[Sequence[OutboxRow], Sequence[DeadLetter]]:
+        """The rows before the first one whose dead letters would be too many, and the dead letters among them."""
+        refused = {letter.envelope.event_id for letter in dead}
+        room = self._limit.count_room() if dead else 0
+        if len(refused) <= room:
+            return rows, dead
+        held_up = [place for place, row in enumerate(rows) if row.envelope.event_id in refused][room]
+        done = rows[:held_up]
+        kept = {row.envelope.event_id for row in done}
+        return done, [letter for letter in dead if letter.envelope.event_id in kept]
 
-        Raises TooManyDeadLetters before it.
-        """
-        if dead:
-            self._limit.check()
+    def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
+        """Remove the rows, and store those that a sink refused as dead letters, in one transaction."""
         self._outbox.settle(rows, dead)
         self._limit.note(len(rows), len({letter.envelope.event_id for letter in dead}))
 

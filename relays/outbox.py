@@ -9,7 +9,7 @@ line feed, which no JSON that MySQL writes contains, and the payload.
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC
 from itertools import groupby
 from typing import Any
@@ -23,12 +23,9 @@ from sqlalchemy import (
     delete,
     event,
     func,
-    insert,
     literal_column,
-    null,
     select,
     tuple_,
-    update,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.mysql import BINARY
@@ -41,7 +38,7 @@ from schema.database.connection import reading
 from schema.database.history import NotInitialised, lock_identity
 from schema.database.outbox_rows import envelope_of
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import outbox, outbox_dead_letters, system_identity
+from schema.database.tables import outbox, system_identity
 from schema.events.events import Envelope
 from schema.failures import DeadLetter
 
@@ -256,34 +253,8 @@ def _outbox_row(row: Row[Any], history_id: str) -> OutboxRow:
 
 def _store_dead_letters(connection: Connection, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]) -> None:
     """An event may become a dead letter twice: the newest is kept."""
-    if not dead:
-        return
     ids = {row.envelope.event_id: row.id for row in rows}
-    letters = {(one.stage, one.envelope.event_id): _dead_row(ids[one.envelope.event_id], one) for one in dead}
-    key = (outbox_dead_letters.c.stage, outbox_dead_letters.c.event_id)
-    for stage, event_id in connection.execute(select(*key).where(tuple_(*key).in_(list(letters)))).all():
-        known = update(outbox_dead_letters).where(key[0] == stage, key[1] == event_id)
-        connection.execute(known.values(letters.pop((stage, event_id))))
-    if letters:
-        connection.execute(insert(outbox_dead_letters), list(letters.values()))
-
-
-def _dead_row(outbox_id: int, letter: DeadLetter) -> Mapping[str, Any]:
-    envelope = letter.envelope
-    return {
-        "stage": letter.stage,
-        "outbox_id": outbox_id,
-        "event_id": envelope.event_id,
-        "aggregate_type": "document",
-        "aggregate_id": envelope.doc_id,
-        "aggregate_version": envelope.version,
-        "event_type": envelope.event_type,
-        "content_type": envelope.content_type,
-        "headers": dict(envelope.headers) or null(),
-        "payload": envelope.payload,
-        "error": letter.reason,
-        "attempts": 1,
-    }
+    dead_letters.store(connection, [dead_letters.row_of(one, outbox_id=ids[one.envelope.event_id]) for one in dead])
 
 
 def _log_small_deletes(connection: Any, _record: Any) -> None:

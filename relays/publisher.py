@@ -22,12 +22,10 @@ _TRANSACTION_MILLISECONDS = 10_000  # how long a transaction that a dead relay l
 _CALL_SECONDS = 20.0  # longer than a transaction may take, and than a session: a relay that stood still is fenced first
 _FLUSH_SECONDS = 0.05  # between two looks for a refused event
 _GIVE_UP_SECONDS = 25.0  # for a call that ignores its own time limit, _CALL_SECONDS
-_REFUSED = {  # Kafka will never accept this event; a wrong timestamp is the fault of this machine's clock
+_REFUSED = {  # Kafka will never accept this event; a clock, a right, a quota or a policy is not the fault of an event
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
-    KafkaError.INVALID_MSG,
     KafkaError.INVALID_RECORD,
-    KafkaError.POLICY_VIOLATION,
 }
 _FENCED = {  # this relay stood still for too long
     KafkaError._FENCED,

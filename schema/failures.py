@@ -55,10 +55,13 @@ class DeadLetterLimit:
         self._recent: deque[bool] = deque(maxlen=self.AMONG)
         self._stored = 0  # by this process
 
+    def count_room(self) -> int:
+        """How many more dead letters may be stored."""
+        return max(0, self.AT_MOST - self._count())
+
     def check(self) -> None:
-        """Call before more dead letters are stored. Raises TooManyDeadLetters when AT_MOST are stored already."""
-        others = max(0, self._count_stored() - self._stored)
-        found = sum(self._recent) + min(others, self.AMONG - len(self._recent))
+        """Raises TooManyDeadLetters when AT_MOST are stored already."""
+        found = self._count()
         if found >= self.AT_MOST:
             raise TooManyDeadLetters(f"{found} of the last {self.AMONG} events became dead letters; stopped")
 
@@ -66,3 +69,7 @@ class DeadLetterLimit:
         """Count events that are done with; the dead letters among them are stored."""
         self._recent.extend([False] * min(events - dead, self.AMONG) + [True] * min(dead, self.AMONG))
         self._stored += dead
+
+    def _count(self) -> int:
+        others = max(0, self._count_stored() - self._stored)
+        return sum(self._recent) + min(others, self.AMONG - len(self._recent))

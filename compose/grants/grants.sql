@@ -33,7 +33,8 @@ GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync reads vector
 
 -- The relay: `rag-outbox relay`. Of documents it sees only ids, versions and marks: it checks each new history.
 GRANT SELECT, DELETE ON outbox TO 'rag-relay';
-GRANT INSERT, UPDATE, SELECT (stage, event_id, dead_at) ON outbox_dead_letters TO 'rag-relay'; -- UPDATE: one that died before
+GRANT INSERT, UPDATE, SELECT (stage, event_id, attempts, dead_at, state) ON outbox_dead_letters
+    TO 'rag-relay'; -- UPDATE: one that died before
 GRANT SESSION_VARIABLES_ADMIN ON *.* TO 'rag-relay'; -- optional: without it, the binlog contains each payload twice
 
 GRANT SELECT (doc_id, version, history_id, history_base, lost_version, status, deleted_at), UPDATE (status, lost_version),
@@ -54,13 +55,14 @@ GRANT SELECT, UPDATE (milvus_synced) ON chunks TO 'rag-consumer';
 GRANT SELECT, DELETE ON chunk_tombstones TO 'rag-consumer';
 GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer'; -- INSERT: files of a lost version, to be removed
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
-GRANT INSERT, SELECT (stage, event_id, dead_at) ON outbox_dead_letters TO 'rag-consumer'; -- too large for Kafka
+GRANT INSERT, UPDATE, SELECT (stage, event_id, attempts, dead_at, state) ON outbox_dead_letters
+    TO 'rag-consumer'; -- UPDATE: one that died before
 
 -- The monitor: `rag-outbox monitor`. It counts, and sees no title, no text and no payload.
 GRANT SELECT (id, payload_bytes, created_at) ON outbox TO 'rag-monitor';
-GRANT SELECT (status, lost_version) ON documents TO 'rag-monitor';
-GRANT SELECT (sink, state, requested_at) ON sink_states TO 'rag-monitor';
-GRANT SELECT (stage) ON outbox_dead_letters TO 'rag-monitor';
+GRANT SELECT (doc_id, version, lost_version, status, deleted_at) ON documents TO 'rag-monitor';
+GRANT SELECT (doc_id, sink, state, applied_version, requested_at) ON sink_states TO 'rag-monitor';
+GRANT SELECT (stage, aggregate_id, aggregate_version, state) ON outbox_dead_letters TO 'rag-monitor';
 GRANT SELECT (number, checked_at) ON histories TO 'rag-monitor';
 GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_history_list_length is missing
 

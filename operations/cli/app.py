@@ -11,6 +11,7 @@ import typer
 from operations import errors
 from operations.cli import (
     consume,
+    dead_letters,
     delete,
     demo,
     history,
@@ -69,6 +70,7 @@ for _module in (init, write, ingest, delete, search, status, run, relay, consume
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 app.add_typer(sinks.app, name="sinks")
 app.add_typer(history.app, name="history")
+app.add_typer(dead_letters.app, name="dead-letters")
 
 
 def run_command() -> int:

@@ -14,7 +14,10 @@ EXAMPLE = "rag-outbox run --until-idle --give-up-seconds 60"
 def command(
     until_idle: Annotated[
         bool,
-        typer.Option("--until-idle", help="Stop when all events are applied; fail if a sink still lacks documents."),
+        typer.Option(
+            "--until-idle",
+            help="Stop when all events are applied; fail if a sink refused one or still lacks documents.",
+        ),
     ] = False,
     give_up_seconds: Annotated[
         float | None,

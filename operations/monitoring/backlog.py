@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from schema.database import dead_letters
 from schema.database.clock import utc_now
 from schema.database.tables import (
     DOCUMENT_STATES,
@@ -17,7 +18,6 @@ from schema.database.tables import (
     documents,
     histories,
     outbox,
-    outbox_dead_letters,
     sink_states,
     sinks,
 )
@@ -47,7 +47,7 @@ class Backlog:
     oldest_pending_age_seconds: float
     documents: Mapping[str, int]  # that are not completed, by status
     sinks: Mapping[str, SinkBacklog]
-    dead_letters: Mapping[str, int]  # in the database, by stage
+    dead_letters: Mapping[str, int]  # that need a person, by stage
     suspects: int
     unchecked_histories: int  # whose lost events nobody has looked for yet
     history_list_length: int | None  # of InnoDB: old row versions; None on SQLite, or without the privilege PROCESS
@@ -75,7 +75,6 @@ def read(connection: Connection) -> Backlog:
     unfinished = (
         select(documents.c.status, func.count()).where(documents.c.status.in_(_UNFINISHED)).group_by(documents.c.status)
     )
-    letters = select(outbox_dead_letters.c.stage, func.count()).group_by(outbox_dead_letters.c.stage)
     unchecked = select(func.count()).select_from(histories).where(histories.c.checked_at.is_(None))
     by_sink = _read_sinks(connection, now)
     return Backlog(
@@ -84,7 +83,7 @@ def read(connection: Connection) -> Backlog:
         oldest_pending_age_seconds=_age(now, oldest),
         documents=dict.fromkeys(_UNFINISHED, 0) | {row[0]: row[1] for row in connection.execute(unfinished)},
         sinks=by_sink,
-        dead_letters=dict.fromkeys(("relay", *by_sink), 0) | {row[0]: row[1] for row in connection.execute(letters)},
+        dead_letters=dict.fromkeys(("relay", *by_sink), 0) | dead_letters.count_open(connection),
         suspects=connection.execute(select(func.count()).where(documents.c.lost_version > 0)).scalar_one(),
         unchecked_histories=connection.execute(unchecked).scalar_one(),
         history_list_length=_read_history_list_length(connection),

@@ -73,8 +73,8 @@ def _of_database(backlog: Backlog | None) -> Iterable[GaugeMetricFamily]:
         [((sink,), one.oldest_age_seconds) for sink, one in sinks.items()],
     )
     yield _family(
-        "rag_outbox_stored_dead_letters",
-        "Dead letters in the database, by the stage that refused them.",
+        "rag_outbox_open_dead_letters",
+        "Dead letters that were not replayed or discarded and have no newer version, by the stage that refused them.",
         ["stage"],
         [] if backlog is None else [((stage,), count) for stage, count in backlog.dead_letters.items()],
     )

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
 from consumers.applier import Applier
@@ -34,11 +34,15 @@ from operations.wiring import System
 from relays.direct import direct_relay
 from relays.ports import OutboxRow
 from schema import sinks as port
-from schema.database import history
+from schema.database import dead_letters, history
+from schema.database.clock import utc_now
 from schema.database.connection import reading
-from schema.database.tables import outbox, sink_states
+from schema.database.tables import outbox, outbox_dead_letters, sink_states
 from schema.failures import DeadLetter
 from schema.retry import call_with_retry
+
+_REFUSED_SHOWN = 20
+_REASON_CHARACTERS = 200
 
 
 class AlreadyRunning(OperationError):
@@ -46,7 +50,10 @@ class AlreadyRunning(OperationError):
 
 
 class NotApplied(OperationError):
-    """Raised when nothing is left to do with `until_idle`, and a sink lacks documents; the message says which."""
+    """Raised when nothing is left to do with `until_idle`, and a sink lacks documents; the message says which.
+
+    Documents that a sink refused before this run are not named.
+    """
 
 
 def run(
@@ -104,10 +111,11 @@ def run(
             sink.ensure()
         stack.enter_context(_watch(system, process, {sink.name: sink.ensure for sink, _ in sinks}))
         _prepare_new_history(system, registered, stop, patience_seconds, failing)
+        began = _read_clock(system)
         with sweep_hourly(system.engine, system.store):
             relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
         if until_idle and not stop.is_set():
-            _require_applied(system)
+            _require_applied(system, began)
     return relayed
 
 
@@ -175,21 +183,48 @@ def _mark_absent_in_new_history(system: System, sinks: Collection[str]) -> None:
         history.note_checked(connection, history_id)
 
 
-def _require_applied(system: System) -> None:
-    """Raise NotApplied if a sink lacks documents whose event is not in the outbox; refused ones are dead letters."""
+def _read_clock(system: System) -> datetime:
+    with reading(system.engine) as connection:
+        now: datetime = connection.execute(select(utc_now())).scalar_one()
+    return now
+
+
+def _require_applied(system: System, began: datetime) -> None:
+    """Raise NotApplied if an event became a dead letter since `began`, or a sink lacks a document."""
+    with reading(system.engine) as connection:
+        lines = [*_describe_refused(connection, began), *_describe_lacking(connection, names(system))]
+    if lines:
+        raise NotApplied(f"not every sink holds its documents: {'; '.join(lines)}")
+
+
+def _describe_refused(connection: Connection, began: datetime) -> list[str]:
+    """The dead letters of this run, except those whose document has a newer version in every sink."""
+    letter = outbox_dead_letters.c
+    is_new = letter.dead_at >= began, letter.state == "open", ~dead_letters.is_superseded()
+    count = connection.execute(select(func.count()).where(*is_new)).scalar_one()
+    columns = select(letter.stage, letter.aggregate_id, letter.aggregate_version, letter.error)
+    shown = connection.execute(columns.where(*is_new).order_by(letter.id).limit(_REFUSED_SHOWN)).all()
+    lines = [
+        f"{one.stage} refused {one.aggregate_id!r} version {one.aggregate_version}: {one.error[:_REASON_CHARACTERS]}"
+        for one in shown
+    ]
+    if count > len(shown):
+        lines.append(f"and {count - len(shown)} more events; rag-outbox dead-letters list shows them")
+    return lines
+
+
+def _describe_lacking(connection: Connection, registered: Collection[str]) -> list[str]:
+    """The documents that a sink lacks, and whose event is not in the outbox; refused ones are dead letters."""
     state = sink_states.c
-    lacking = state.state.in_(("pending", "absent")) & state.sink.in_(names(system))
+    lacking = state.state.in_(("pending", "absent")) & state.sink.in_(registered)
     is_waiting = state.doc_id.in_(select(outbox.c.aggregate_id))  # written since the outbox was empty
     first = func.min(state.doc_id).label("first")
     counted = select(state.sink, func.count().label("number"), first).where(lacking, ~is_waiting).group_by(state.sink)
     found = counted.subquery()
     joined = found.join(sink_states, (state.sink == found.c.sink) & (state.doc_id == found.c.first))
     columns = (found, state.state, state.last_error)
-    with reading(system.engine) as connection:
-        rows = connection.execute(select(*columns).select_from(joined).order_by(found.c.sink)).all()
-    if rows:
-        lines = (f"{one.sink} lacks {one.number}, one is {one.first!r}: {one.last_error or one.state}" for one in rows)
-        raise NotApplied(f"not every sink holds its documents: {'; '.join(lines)}")
+    rows = connection.execute(select(*columns).select_from(joined).order_by(found.c.sink)).all()
+    return [f"{one.sink} lacks {one.number}, one is {one.first!r}: {one.last_error or one.state}" for one in rows]
 
 
 @contextmanager

@@ -53,6 +53,7 @@ VECTOR_LEVELS = ("text", "table", "row", "col", "cell")
 DOCUMENT_STATES = ("pending", "processing", "completed", "failed", "deleting")
 SINK_STATES = ("pending", "applied", "failed", "absent")
 SINK_ROLES = ("active", "joining", "leaving")
+LETTER_STATES = ("open", "replayed", "discarded")
 
 _OPTIONS: dict[str, Any] = {  # ids compare byte by byte, as in Milvus and the object store
     "mysql_engine": "InnoDB",
@@ -230,12 +231,12 @@ outbox = Table(
     **_OPTIONS,
 )
 
-outbox_dead_letters = Table(
+outbox_dead_letters = Table(  # every dead letter of every stage
     "outbox_dead_letters",
     metadata,
     Column("id", _Id, primary_key=True, autoincrement=True),
     Column("stage", String(32), nullable=False),  # 'relay', or the sink that rejected it
-    Column("outbox_id", BigInteger, nullable=False),
+    Column("outbox_id", BigInteger, nullable=False),  # 0: a consumer does not know it
     Column("event_id", String(36), nullable=False),
     Column("aggregate_type", String(32), nullable=False),
     Column("aggregate_id", String(limits.DOC_ID_BYTES), nullable=False),
@@ -243,13 +244,21 @@ outbox_dead_letters = Table(
     Column("event_type", String(64), nullable=False),
     Column("content_type", String(64), nullable=False),
     Column("headers", JSON(none_as_null=True)),
-    Column("payload", _Payload, nullable=False),
+    Column("payload", _Payload),  # NULL: it is in Kafka, at `kafka_position`
+    Column("kafka_position", String(300)),  # of the copy in the sink's topic of dead letters: topic/partition/offset
     Column("error", Text, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    _created_at("dead_at"),
+    Column("attempts", Integer, nullable=False),  # how often the stage refused the event
+    _created_at("dead_at"),  # of the last refusal
+    Column("state", _enum(*LETTER_STATES, name="state"), nullable=False, server_default="open"),
+    Column("closed_at", _Timestamp),
+    Column("closed_by", String(limits.OPERATOR_CHARACTERS)),
+    Column("closed_reason", Text),
     UniqueConstraint("stage", "event_id"),
     Index("ix_outbox_dead_letters_stage_dead_at", "stage", "dead_at"),  # the limit counts the newest; status shows them
-    Index("ix_outbox_dead_letters_aggregate_id_aggregate_version", "aggregate_id", "aggregate_version"),  # superseded?
+    # The open ones are counted, and those of a document listed.
+    Index("ix_outbox_dead_letters_state_aggregate_id", "state", "aggregate_id"),
+    CheckConstraint("payload IS NOT NULL OR kafka_position IS NOT NULL", name="payload_kept"),
+    CheckConstraint("(state = 'open') = (closed_at IS NULL)", name="closed_dated"),
     **_OPTIONS,
 )
 

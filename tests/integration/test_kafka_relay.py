@@ -3,11 +3,13 @@
 import base64
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # no __all__
     AdminClient,
     AlterConfigOpType,
@@ -18,7 +20,7 @@ from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Engine, text
 
 from producer import Writer
-from relays import claim
+from relays import claim, publisher
 from relays.outbox import SqlOutbox
 from relays.ports import OutboxRow
 from relays.settle import Settler
@@ -329,6 +331,32 @@ def test_wrong_clock_makes_no_dead_letters(
         configure(servers, names.documents_topic, before, 24 * 3_600_000)
         kafka.wait_until_empty(mysql)
     assert len(kafka.topic(servers, names.documents_topic)) == 5
+
+
+def test_clock_that_is_ahead_makes_no_dead_letters(
+    servers: Servers, mysql: Engine, names: Names, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker takes timestamps of up to one hour ahead; the relay's clock is two hours ahead."""
+    configure(servers, names.documents_topic, "message.timestamp.after.max.ms", 3_600_000)
+    ahead = threading.Event()
+
+    class AheadProducer(Producer):
+        def produce(self, topic: str, **given: Any) -> None:  # type: ignore[override]
+            given["timestamp"] = int(1000 * (time.time() + 7_200)) if ahead.is_set() else 0  # 0: now
+            super().produce(topic, **given)
+
+    monkeypatch.setattr(publisher, "Producer", AheadProducer)
+    ahead.set()
+    for number in range(5):
+        write(mysql, f"d{number}", "one")
+    with kafka.relaying(mysql, servers, names):
+        wait_for(lambda: caplog.text.count("batch_undone") >= 3, "the batch to be refused again and again")
+        assert "imestamp" in caplog.text
+        ahead.clear()
+        kafka.wait_until_empty(mysql)
+    assert len(kafka.topic(servers, names.documents_topic)) == 5
+    with mysql.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM outbox_dead_letters")).scalar_one() == 0
 
 
 def configure(servers: Servers, topic: str, name: str, value: int) -> None:

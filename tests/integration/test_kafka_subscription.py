@@ -1,6 +1,6 @@
 """The contracts of the consumer loop's ports, on Kafka."""
 
-import time
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from schema.kafka.names import Names
 from schema.sinks import MILVUS, MINIO
 from tests.contracts.dead_letters import DeadLettersContract, letter
 from tests.contracts.subscription import SubscriptionContract
-from tests.support import kafka
+from tests.support import kafka, written
 from tests.support.pipeline import Pipeline, applier, document
 from tests.support.servers import Servers
 from tests.support.waiting import wait_for
@@ -153,38 +153,98 @@ def sized_letter(number: int, size_bytes: int) -> tuple[Message, DeadLetter]:
     return message, replace(dead, envelope=message.envelope)
 
 
-def test_dead_letter_too_large_for_kafka_is_kept_in_the_database(servers: Servers, names: Names, mysql: Engine) -> None:
+ROWS = (
+    "SELECT event_id, aggregate_version, length(payload), kafka_position, error, attempts"
+    " FROM outbox_dead_letters WHERE stage = 'milvus' AND aggregate_id = 'd1' AND state = 'open' ORDER BY id"
+)
+
+
+def test_letter_in_the_topic_has_a_row_that_names_its_place(servers: Servers, names: Names, mysql: Engine) -> None:
+    topic = names.dead_letters_topic(MILVUS)
+    dead_letters = KafkaDeadLetters(kafka.properties(servers), topic, mysql, MILVUS)
+    for _ in range(2):  # a batch that is applied again
+        dead_letters.send([sized_letter(number, 10) for number in range(2)])
+    assert len(kafka.topic(servers, topic)) == 4
+    assert written.rows(mysql, ROWS) == [
+        ("event-0", 1, None, f"{topic}/0/2", "reason 0", 2),
+        ("event-1", 1, None, f"{topic}/0/3", "reason 1", 2),
+    ]
+    [(headers,), _] = written.rows(mysql, "SELECT headers FROM outbox_dead_letters ORDER BY id")
+    assert json.loads(headers) == {"ce_id": "event-0", "ce_sequence": "1", "dead_letter_origin": "topic/3/0"}
+
+
+def test_letter_too_large_for_kafka_keeps_the_newest_payload_in_its_row(
+    servers: Servers, names: Names, mysql: Engine
+) -> None:
     topic = names.dead_letters_topic(MILVUS)
     limit_message_bytes(servers, topic, 10_000)
     dead_letters = KafkaDeadLetters(kafka.properties(servers), topic, mysql, MILVUS)
     sizes = [10, 20_000, 20, 2_000_000, 30]  # the fourth is too large for the client, too
-    letters = [sized_letter(number, size) for number, size in enumerate(sizes)]
     for _ in range(2):  # a batch that is applied again
-        dead_letters.send(letters)
+        dead_letters.send([sized_letter(number, size) for number, size in enumerate(sizes)])
+    dead_letters.send([sized_letter(1, 30_000)])  # another event with the same id
 
     assert [len(one.value) for one in kafka.topic(servers, topic)] == [10, 20, 30] * 2
-    with mysql.connect() as connection:
-        rows = connection.execute(
-            text("SELECT stage, event_id, aggregate_id, length(payload), error FROM outbox_dead_letters ORDER BY id")
-        ).all()
-    assert rows == [
-        ("milvus", "event-1", "d1", 20_000, "reason 1"),
-        ("milvus", "event-3", "d1", 2_000_000, "reason 3"),
+    assert written.rows(mysql, ROWS) == [
+        ("event-0", 1, None, f"{topic}/0/3", "reason 0", 2),
+        ("event-1", 1, 30_000, None, "reason 1", 3),
+        ("event-2", 1, None, f"{topic}/0/4", "reason 2", 2),
+        ("event-3", 1, 2_000_000, None, "reason 3", 2),
+        ("event-4", 1, None, f"{topic}/0/5", "reason 4", 2),
     ]
 
 
-def test_letters_in_topic_and_database_are_counted_for_one_hour(servers: Servers, names: Names, mysql: Engine) -> None:
+def test_event_with_impossible_headers_gets_a_row(servers: Servers, names: Names, mysql: Engine) -> None:
+    """No id, the highest number that a header may have, and a key that no document has."""
+    headers: Headers = [("ce_sequence", b"9" * 19), ("ce_type", b"t" * 200), ("content-type", b"\xff" * 100)]
+    message = Message((names.documents_topic, 3), 7, b"\xff" * 100, None, headers)
+    dead = DeadLetter(MILVUS, message.envelope, "x" * 100_000)
+    KafkaDeadLetters(kafka.properties(servers), names.dead_letters_topic(MILVUS), mysql, MILVUS).send([(message, dead)])
+    [(event_id, version)] = written.rows(mysql, "SELECT event_id, aggregate_version FROM outbox_dead_letters")
+    assert event_id == message.origin[-36:]
+    assert version == 2**63 - 1
+
+
+def test_open_letters_are_counted_for_one_hour(servers: Servers, names: Names, mysql: Engine) -> None:
     topic = names.dead_letters_topic(MILVUS)
-    limit_message_bytes(servers, topic, 10_000)
-    producer = Producer({"bootstrap.servers": servers.kafka})
-    producer.produce(topic, key=b"d1", timestamp=int(1000 * (time.time() - 3_700)))
-    producer.flush(30)
     first, second = (KafkaDeadLetters(kafka.properties(servers), topic, mysql, MILVUS) for _ in range(2))
-    first.send([sized_letter(number, size) for number, size in enumerate([10, 20_000, 30_000])])
-    assert second.count_stored() == 3
+    first.send([sized_letter(number, 10) for number in range(4)])
+    assert second.count_stored() == 4
     with mysql.begin() as connection:
         connection.execute(text("UPDATE outbox_dead_letters SET dead_at = dead_at - INTERVAL 61 MINUTE LIMIT 1"))
+        discarded = "UPDATE outbox_dead_letters SET state = 'discarded', closed_at = dead_at WHERE event_id = 'event-3'"
+        connection.execute(text(discarded))
     assert second.count_stored() == 2
+
+
+def test_deleted_topic_is_named_once_a_minute_and_heals_after_init(
+    servers: Servers,
+    names: Names,
+    pipeline: Pipeline,
+    mysql: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The documents of the partition wait; no offset is committed."""
+    monkeypatch.setattr(dead_letters_module, "_FLUSH_SECONDS", 1.0)
+    topic = names.dead_letters_topic(MINIO)
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    admin.delete_topics([topic])[topic].result(30)
+    wait_for(lambda: topic not in admin.list_topics(timeout=30).topics, "the topic to be gone")
+    producer = Producer({"bootstrap.servers": servers.kafka})
+    for number in range(3):
+        producer.produce(names.documents_topic, key=b"d", value=b"x", headers=[("ce_id", b"e%d" % number)])
+    assert producer.flush(30) == 0
+    with kafka.consuming(mysql, pipeline.minio_sink, servers, names):
+        wait_for(lambda: caplog.text.count("sink_failing sink=minio") >= 3, "several attempts")
+        assert caplog.text.count("dead_letters_wait sink=minio letters=") == 1
+        assert f"there is no topic {topic}: run rag-outbox init" in caplog.text
+        assert "dead_letter stage=minio" not in caplog.text
+        assert written.rows(mysql, "SELECT * FROM outbox_dead_letters") == []
+        kafka.create_topics(servers, names)
+        wait_for(lambda: lag(servers, names) == 0, "the offsets to be committed")
+    assert len(kafka.topic(servers, topic)) >= 3
+    assert written.rows(mysql, "SELECT count(*) FROM outbox_dead_letters") == [(3,)]
 
 
 def test_dead_letter_that_kafka_refuses_is_retryable(

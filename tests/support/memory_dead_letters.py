@@ -16,4 +16,4 @@ class MemoryDeadLetters:
         self.stored += [replace(message, headers=headers_of(message, letter)) for message, letter in letters]
 
     def count_stored(self) -> int:
-        return len(self.stored)
+        return len({message.envelope.event_id for message in self.stored})

@@ -171,44 +171,76 @@ def test_batch_is_applied_again_until_its_dead_letters_are_stored(group: MemoryT
     assert committed(group) == 1
 
 
-def test_flood_of_dead_letters_stops_the_loop(group: MemoryTopic) -> None:
-    refuse(group, 101)
-    loop = Loop(group, ScriptedApplier())
-    loop.turn()
-    refuse(group, 50)
+def test_flood_of_dead_letters_stops_the_loop_at_the_limit(group: MemoryTopic) -> None:
+    """In one batch, too: it stops at 100, and everything before the next refused event is committed."""
+    append(group, 10)
+    refuse(group, 99)
+    first = Loop(group, ScriptedApplier())
+    first.turn()
+    first.close()
+    refuse(group, 200)
+    loop = Loop(group, ScriptedApplier(), first.dead_letters)
     group.members.clear()
-    with pytest.raises(TooManyDeadLetters, match=r"^101 of the last 1000 events became dead letters; stopped$"):
+    with pytest.raises(TooManyDeadLetters, match=r"^100 of the last 1000 events became dead letters; stopped$"):
         loop.run(threading.Event())
-    assert len(loop.dead_letters.stored) == committed(group) == 101
+    assert len(loop.dead_letters.stored) == 100
+    assert committed(group) == 110
     assert group.members == []
 
 
+def test_events_before_a_letter_too_many_are_committed(group: MemoryTopic) -> None:
+    for value, count in ((b"refused", 100), (b"", 10), (b"refused", 1), (b"", 10)):
+        for _ in range(count):
+            group.append("d", value)
+    loop = Loop(group, ScriptedApplier())
+    with pytest.raises(TooManyDeadLetters):
+        loop.turn()
+    assert (len(loop.dead_letters.stored), committed(group)) == (100, 110)
+
+
 def test_restarted_loop_stops_before_it_stores_more_dead_letters(group: MemoryTopic) -> None:
-    refuse(group, 101)
+    refuse(group, 100)
     first = Loop(group, ScriptedApplier())
     first.turn()
     first.close()
     refuse(group, 50)
     for _ in range(2):
         restarted = Loop(group, ScriptedApplier(), first.dead_letters)
-        with pytest.raises(TooManyDeadLetters, match=r"^101 of the last 1000 events became dead letters; stopped$"):
+        with pytest.raises(TooManyDeadLetters, match=r"^100 of the last 1000 events became dead letters; stopped$"):
             restarted.turn()
         restarted.close()
-    assert len(first.dead_letters.stored) == committed(group) == 101
+    assert len(first.dead_letters.stored) == committed(group) == 100
 
 
 def test_good_events_outweigh_the_dead_letters_before_a_restart(group: MemoryTopic) -> None:
-    refuse(group, 101)
+    refuse(group, 100)
     first = Loop(group, ScriptedApplier())
     first.turn()
     first.close()
     append(group, 1_000)
     restarted = Loop(group, ScriptedApplier(), first.dead_letters)
-    while committed(group) < 1_101:
+    while committed(group) < 1_100:
         restarted.turn()
     refuse(group, 1)
     restarted.turn()
-    assert len(first.dead_letters.stored) == 102
+    assert len(first.dead_letters.stored) == 101
+
+
+def test_loop_goes_on_once_a_person_closed_letters(group: MemoryTopic) -> None:
+    """The limit counts what is open in the database at that moment."""
+
+    class Closing(MemoryDeadLetters):
+        def count_stored(self) -> int:
+            return max(0, len(self.stored) - 100)
+
+    refuse(group, 150)
+    restarted = Loop(group, ScriptedApplier(), Closing())
+    with pytest.raises(TooManyDeadLetters):
+        restarted.turn()
+    restarted.close()
+    again = Loop(group, ScriptedApplier(), restarted.dead_letters)
+    again.turn()
+    assert len(again.dead_letters.stored) == committed(group) == 150
 
 
 def refuse(group: MemoryTopic, count: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from relays.direct import DirectRelay
 from schema.events.events import Envelope
-from schema.failures import DeadLetter, Retryable
+from schema.failures import DeadLetter, Retryable, TooManyDeadLetters
 from schema.retry import Backoff
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_outbox import MemoryOutbox
@@ -72,6 +72,21 @@ def test_rows_are_applied_settled_and_reported(outbox: MemoryOutbox) -> None:
     assert sink.applied == ["a", "c"]
     assert outbox.rows == {}
     assert [letter.envelope.doc_id for letter in outbox.dead.values()] == ["b"]
+
+
+def test_flood_of_dead_letters_stops_at_the_limit(outbox: MemoryOutbox) -> None:
+    """In one batch, too; a restart goes on once the letters are closed."""
+    refused = [f"bad{number}" for number in range(150)]
+    for doc_id in refused:
+        outbox.append(doc_id)
+    outbox.append("z")
+    for _ in range(2):
+        with pytest.raises(TooManyDeadLetters, match=r"^100 of the last 1000 events became dead letters; stopped$"):
+            run(outbox, Sink(refused=refused), Waits())
+        assert [len(outbox.dead), len(outbox.rows)] == [100, 51]
+    outbox.dead.clear()
+    run(outbox, Sink(refused=refused), Waits())
+    assert [len(outbox.dead), len(outbox.rows)] == [50, 0]
 
 
 def test_failing_sink_is_retried_with_backoff(outbox: MemoryOutbox) -> None:

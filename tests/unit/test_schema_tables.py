@@ -175,6 +175,20 @@ REFUSED = [
         "uq_outbox_dead_letters_stage_event_id",
         error="again",
     ),
+    Refused(
+        "unknown state of a dead letter",
+        "outbox_dead_letters",
+        {"state": "lost", "closed_at": "2026-05-01"},
+        "failed: ck_outbox_dead_letters_state",
+        "Data truncated for column 'state'",
+    ),
+    _check("dead letter without a payload", "outbox_dead_letters", "ck_outbox_dead_letters_payload_kept", payload=None),
+    _check(
+        "open letter with an end", "outbox_dead_letters", "ck_outbox_dead_letters_closed_dated", closed_at="2026-05-01"
+    ),
+    _check(
+        "closed letter without an end", "outbox_dead_letters", "ck_outbox_dead_letters_closed_dated", state="replayed"
+    ),
     _enum("unknown operation", "operation_logs", "operation_type", "SELECT"),
     _enum("unknown task type", "processing_tasks", "task_type", "upload"),
     _enum("unknown task status", "processing_tasks", "status", "pending", check="task_status"),

@@ -194,15 +194,29 @@ def upgrade() -> None:
         sa.Column("event_type", sa.String(64), nullable=False),
         sa.Column("content_type", sa.String(64), nullable=False),
         sa.Column("headers", sa.JSON),
-        sa.Column("payload", _PAYLOAD, nullable=False),
+        sa.Column("payload", _PAYLOAD),
+        sa.Column("kafka_position", sa.String(300)),
         sa.Column("error", sa.Text, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("dead_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column(
+            "state",
+            _enum("ck_outbox_dead_letters_state", "open", "replayed", "discarded"),
+            nullable=False,
+            server_default="open",
+        ),
+        sa.Column("closed_at", _TIMESTAMP),
+        sa.Column("closed_by", sa.String(64)),
+        sa.Column("closed_reason", sa.Text),
         sa.PrimaryKeyConstraint("id", name="pk_outbox_dead_letters"),
         sa.UniqueConstraint("stage", "event_id", name="uq_outbox_dead_letters_stage_event_id"),
+        sa.CheckConstraint(
+            "payload IS NOT NULL OR kafka_position IS NOT NULL", name="ck_outbox_dead_letters_payload_kept"
+        ),
+        sa.CheckConstraint("(state = 'open') = (closed_at IS NULL)", name="ck_outbox_dead_letters_closed_dated"),
     )
     _create_index("outbox_dead_letters", "stage", "dead_at")
-    _create_index("outbox_dead_letters", "aggregate_id", "aggregate_version")
+    _create_index("outbox_dead_letters", "state", "aggregate_id")
 
     _create_table(
         "operation_logs",

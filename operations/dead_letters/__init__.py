@@ -1,0 +1,1 @@
+"""Dead letters of every stage: list and show them, replay their documents, discard them."""
