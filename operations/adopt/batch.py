@@ -135,9 +135,9 @@ class BatchWriter:
                     there = "no vector" if not rows else f"{len(rows)} vectors"
                     self._drop(ready, doc_id, f"chunks[{position}].vector: {there} in Milvus with the id {vector_id!r}")
                     break
-                self._report.total.vectors += 1
                 chunks[position] = replace(chunks[position], vector=rows[0].vector, sparse=rows[0].sparse)
             else:
+                self._report.total.vectors += len(positions)
                 ready[doc_id] = replace(ready[doc_id], chunks=chunks)
 
     def _drop(self, ready: dict[str, Document], doc_id: str, reason: str) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from operations.adopt.errors import BadDocument
 from operations.adopt.mapping import Documents, Files
 from operations.adopt.mapping import Mapping as AdoptMapping
-from operations.adopt.rows import Row
+from operations.adopt.rows import Row, id_text
 from producer import Chunk, Document
 from schema.database.tables import SOURCE_TYPES
 from schema.events.identity import doc_id_error
@@ -25,7 +25,7 @@ class OldDocument:
 
 
 def doc_id_of(row: Row) -> str:
-    return str(row["doc_id"])
+    return id_text(row["doc_id"])
 
 
 def require_possible(doc_id: str, chunks: int) -> None:
@@ -123,7 +123,7 @@ def _number(row: Row, name: str, inside: str = "") -> int | None:
     value = row.get(name)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    if isinstance(value, Decimal | float) and value == int(value):
+    if isinstance(value, Decimal | float) and value % 1 == 0:
         return int(value)
     raise BadDocument(f"{_at(inside, name)} must be a whole number, is {value!r}")
 

@@ -26,7 +26,7 @@ from schema.retry import Backoff, call_with_retry
 T = TypeVar("T")
 _MISSING = {"NoSuchKey", "NoSuchObject", "XMinioInvalidObjectName"}
 _BLOCK_BYTES = 1024 * 1024
-_ATTEMPTS = 4
+_ATTEMPTS = 3  # of each, urllib3 makes three
 _BACKOFF = Backoff(0.5, 5.0)
 
 

@@ -165,8 +165,10 @@ def _check(mapping: Mapping) -> None:
         raise _Wrong("chunks.columns", "content", "give either this column or [milvus] content: the text of a chunk")
     if not mapping.milvus.collection:
         raise _Wrong("milvus", "", "needs collection, here or as the option --milvus")
-    if mapping.milvus.uri is not None and urlsplit(mapping.milvus.uri).scheme not in {"http", "https"}:
-        raise _Wrong("milvus", "uri", "must start with http:// or https://")
+    if mapping.milvus.uri is not None:
+        url = urlsplit(mapping.milvus.uri)
+        if url.scheme not in {"http", "https"} or url.username is not None:
+            raise _Wrong("milvus", "uri", "must be http(s)://host:port, without a password: use token_env")
     if mapping.milvus.token_env is not None and mapping.milvus.uri is None:
         raise _Wrong("milvus", "token_env", "needs uri: without it, the system's own server and token are used")
     _check_files(mapping)

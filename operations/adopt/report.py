@@ -23,7 +23,7 @@ class Adopted:
     valid: int = 0
     failed: int = 0
     chunks: int = 0  # of the documents that did not fail
-    vectors: int = 0  # read from the old collection
+    vectors: int = 0  # that the old collection gave to these chunks
     files: int = 0  # sent to the system, or found in a dry run
     interrupted: bool = False
 

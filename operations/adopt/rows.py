@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import (
@@ -82,6 +84,13 @@ def open_database(url: str, described: str) -> Iterator[Engine]:
         engine.dispose()
 
 
+def id_text(value: Any) -> str:
+    """A doc_id as text. Raises MappingError for a type that has no obvious text."""
+    if isinstance(value, str | int | Decimal | UUID):
+        return str(value)
+    raise MappingError(f"doc_id must be text or a number, is {type(value).__name__}: convert it in a query")
+
+
 class OldRows:
     """Rows with a doc_id. `columns` maps our names to theirs."""
 
@@ -120,7 +129,7 @@ class OldRows:
         content = self._columns.get("content", literal_column("''"))
         counted = select(self._doc_id, func.count(), func.sum(func.coalesce(func.length(content), 0)))
         statement = counted.select_from(self._relation).where(self._is_of(doc_ids)).group_by(self._doc_id)
-        return {str(doc_id): (int(count), int(length)) for doc_id, count, length in self._read(statement)}
+        return {id_text(doc_id): (int(count), int(length)) for doc_id, count, length in self._read(statement)}
 
     def of(self, doc_ids: Sequence[Any]) -> list[Row]:
         """All rows of these documents, in the order of doc_id and `order`."""

@@ -57,8 +57,8 @@ def command(
         system = stack.enter_context(wiring.open_system(settings.load()))
         old = adoption.open_platform(stack, system, wanted, mapping.parent)
         count = old.documents.count()
-        lines = None if report is None else stack.enter_context(report.open("w", encoding="utf-8"))
         stop = stop_on_signals()
+        lines = None if report is None else stack.enter_context(report.open("w", encoding="utf-8"))
         with output.progress("Adopting documents", count if limit is None else min(count, limit)) as bar:
             try:
                 adoption.adopt(

@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from schema.collection import alias_of
 from schema.database.connection import connect, reading
 from schema.object_store import s3
+from tests.acceptance.conftest import Here
 from tests.support import old_platform
 from tests.support.commands import Folder
 from tests.support.old_platform import BROKEN, COLLECTION, DOCUMENTS, chunks_of
 from tests.support.servers import ROOT, MilvusServer, MinioServer, Servers, empty_database
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.acceptance
 
@@ -169,7 +173,7 @@ def test_platform_moves_with_its_vectors_through_kills(adoption: Adoption, tmp_p
         "written": 0,
         "unchanged": 0,
         "valid": ADOPTED,
-        "vectors": dry["vectors"],
+        "vectors": CHUNKS,
         "files": FILES,
         "dry_run": True,
     }
@@ -177,14 +181,8 @@ def test_platform_moves_with_its_vectors_through_kills(adoption: Adoption, tmp_p
     for table in ("documents", "outbox", "operation_logs"):
         assert adoption.rows(f"SELECT count(*) FROM {table}") == [(0,)], table
 
-    written = 0
-    for moment in ("in", "before", "after"):
-        die(adoption, moment)
-        [(now,)] = adoption.rows("SELECT count(*) FROM documents")
-        assert written <= now < ADOPTED
-        assert adoption.rows("SELECT count(*) FROM documents WHERE version > 1") == [(0,)]
-        written = now
-    assert written > 0
+    first, same, written = (die(adoption, *moment) for moment in (("in", 2), ("before", 1), ("after", 2)))
+    assert 0 < first == same < written < ADOPTED
 
     done = adoption.adopt("--report", str(report))
     assert (done["written"], done["unchanged"], done["failed"]) == (ADOPTED - written, written, len(BROKEN))
@@ -218,10 +216,10 @@ def assert_report_names_broken(report: Path) -> None:
     assert [number for number, reason in BROKEN.items() if reason not in reasons[number]] == [], reasons
 
 
-def die(adoption: Adoption, moment: str) -> None:
-    """Run the command; it kills itself during the second batch that it writes."""
+def die(adoption: Adoption, moment: str, batch: int) -> int:
+    """Run the command, which kills itself at a moment of a batch. Returns the number of documents in the system."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.dying_adopt", moment, "adopt", "--mapping", str(adoption.mapping)],
+        [sys.executable, "-m", "tests.support.dying_adopt", moment, str(batch), "--mapping", str(adoption.mapping)],
         env=adoption.folder.environment() | {"PYTHONPATH": str(ROOT)},
         cwd=adoption.folder.path.parent,
         capture_output=True,
@@ -229,6 +227,9 @@ def die(adoption: Adoption, moment: str) -> None:
         timeout=120,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
+    [(count, version)] = adoption.rows("SELECT count(*), max(version) FROM documents")
+    assert version == 1
+    return int(count)
 
 
 @pytest.fixture
@@ -250,6 +251,36 @@ def test_second_run_writes_only_what_changed(local: Adoption) -> None:
     assert local.rows("SELECT doc_id FROM documents WHERE version = 2 ORDER BY doc_id") == [("3",), ("4",)]
 
 
+def test_ctrl_c_ends_after_the_batch_and_says_what_was_done(local: Adoption, tmp_path: Path) -> None:
+    report = tmp_path / "failed.jsonl"
+    with closing(sqlite3.connect(local.folder.path / "metadata.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")  # the first batch waits
+        command = ("adopt", "--mapping", str(local.mapping), "--report", str(report), "--json")
+        with local.folder.start(*command) as running:
+            wait_for(report.exists, "the command to be at work")
+            os.kill(running.pid, signal.SIGINT)
+            writer.execute("ROLLBACK")
+            outcome = running.ended()
+
+    assert outcome.status == 130
+    assert outcome.facts["interrupted"] is True
+    assert f"interrupted after {outcome.facts['documents']} of {DOCUMENTS} documents; run it again" in outcome.err
+    written = outcome.facts["written"]
+    assert written < ADOPTED
+    assert local.rows("SELECT count(*) FROM documents") == [(written,)]
+    assert local.adopt()["written"] == ADOPTED - written
+
+
+def test_two_concurrent_runs_write_every_document_once(local: Adoption) -> None:
+    command = ("adopt", "--mapping", str(local.mapping), "--json")
+    with local.folder.start(*command) as first, local.folder.start(*command) as second:
+        outcomes = [first.ended(), second.ended()]
+
+    assert [outcome.status for outcome in outcomes] == [1, 1]
+    assert sum(outcome.facts["written"] for outcome in outcomes) == ADOPTED
+    assert local.rows("SELECT count(*), max(version) FROM documents") == [(ADOPTED, 1)]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -269,7 +300,7 @@ def test_second_run_writes_only_what_changed(local: Adoption) -> None:
     ],
 )
 def test_mapping_that_does_not_fit_is_named_and_nothing_written(
-    changes: dict[str, str], reason: str, old: Adoption, here: Any
+    changes: dict[str, str], reason: str, old: Adoption, here: Here
 ) -> None:
     mapping = old_platform.write_mapping(old.mapping.with_name("other.toml"), old.mapping.read_text(), changes)
 
@@ -293,7 +324,7 @@ def old(shared_old: Adoption, monkeypatch: pytest.MonkeyPatch) -> Adoption:
     return shared_old
 
 
-def test_collection_of_another_dimension_is_refused(old: Adoption, here: Any) -> None:
+def test_collection_of_another_dimension_is_refused(old: Adoption, here: Here) -> None:
     with old.folder.milvus() as client:
         old_platform.fill(client, "narrow", 8, chunks_of(1, 8))
 
@@ -303,7 +334,7 @@ def test_collection_of_another_dimension_is_refused(old: Adoption, here: Any) ->
     assert "[milvus] vector: the field 'embedding' has 8 dimensions, the system 256" in outcome.facts["error"]
 
 
-def test_too_many_failures_stop_the_command(old: Adoption, here: Any) -> None:
+def test_too_many_failures_stop_the_command(old: Adoption, here: Here) -> None:
     outcome = here(old.folder, "adopt", "--mapping", str(old.mapping), "--dry-run", "--max-failures", "1")
 
     assert outcome.status == 1

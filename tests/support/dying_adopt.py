@@ -1,12 +1,12 @@
-"""`python -m tests.support.dying_adopt MOMENT ARGUMENT…`: the command, which kills itself with SIGKILL at one moment.
+"""`python -m tests.support.dying_adopt MOMENT BATCH OPTION…`: `rag-outbox adopt`, which kills itself at one moment.
 
-The moments: `in` the transaction of the second batch, right `before` its commit, and right `after` it.
+The moments: `in` the transaction of a batch that is written, right `before` its commit, and right `after` a batch. The
+batches are counted from 1; those that are unchanged count for `after` only.
 """
 
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -14,51 +14,47 @@ from sqlalchemy import Engine, event
 from operations import transactions
 from operations.cli import main as cli
 
-_BATCH = 2
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _die_at_call(count: int) -> Callable[..., None]:
-    calls = 0
+def _die_after(batch: int) -> None:
+    upsert, done = transactions.upsert, 0
 
-    def call(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == count:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def counted(*arguments: Any) -> Any:
+        nonlocal done
+        written = upsert(*arguments)
+        done += 1
+        if done == batch:
+            _die()
+        return written
 
-    return call
+    transactions.upsert = counted  # type: ignore[assignment]
 
 
-def _die(moment: str) -> None:
-    die = _die_at_call(_BATCH)
-    if moment == "after":
-        upsert = transactions.upsert
-
-        def then_die(*arguments: Any) -> Any:
-            written = upsert(*arguments)
-            die()
-            return written
-
-        transactions.upsert = then_die  # type: ignore[assignment]
-        return
+def _die_in(batch: int, *, before_commit: bool) -> None:
+    inserted = 0
 
     def at_statement(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith("INSERT INTO outbox"):
-            if moment == "in":
-                die()
-            inserted.append(statement)
+        nonlocal inserted
+        inserted += statement.startswith("INSERT INTO outbox")
+        if inserted == batch and not before_commit:
+            _die()
 
     def at_commit(_connection: object) -> None:
-        if len(inserted) == _BATCH:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if inserted == batch:
+            _die()
 
-    inserted: list[str] = []
     event.listen(Engine, "before_cursor_execute", at_statement)
-    if moment == "before":
-        event.listen(Engine, "commit", at_commit)
+    event.listen(Engine, "commit", at_commit)
 
 
 if __name__ == "__main__":
-    _die(sys.argv[1])
-    sys.argv = ["rag-outbox", *sys.argv[2:]]
+    moment, number, *options = sys.argv[1:]
+    if moment == "after":
+        _die_after(int(number))
+    else:
+        _die_in(int(number), before_commit=moment == "before")
+    sys.argv = ["rag-outbox", "adopt", *options]
     cli.main()

@@ -19,7 +19,7 @@ DOCUMENTS = 300
 COLLECTION = "kb_vectors"
 BROKEN = {  # id → a part of the reason
     17: "chunks[1].vector: no vector in Milvus with the id '1701'",
-    42: "title must have at most 512 characters",
+    42: "title must be at most 512 characters",
     90: "file: 'missing/90.txt' is missing",
     120: "chunks must be 1 to 100000 chunks, there are 0",
 }
