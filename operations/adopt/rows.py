@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -57,7 +58,7 @@ def open_rows(section: str, wanted: Documents | Chunks, engine: Engine | None, f
         lines = create_engine(f"sqlite:///{database}")
         try:
             names = {name: name for name in columns}
-            yield OldRows(lines, table(json_rows.TABLE, *map(column, names)), names, ids_are_text=True)
+            yield OldRows(lines, table(json_rows.TABLE, *map(column, names)), names)
         finally:
             lines.dispose()
 
@@ -94,13 +95,10 @@ def id_text(value: Any) -> str:
 class OldRows:
     """Rows with a doc_id. `columns` maps our names to theirs."""
 
-    def __init__(
-        self, engine: Engine, relation: FromClause, columns: Mapping[str, str], *, ids_are_text: bool = False
-    ) -> None:
+    def __init__(self, engine: Engine, relation: FromClause, columns: Mapping[str, str]) -> None:
         self._engine = engine
         self._relation = relation
         self._columns: dict[str, ColumnElement[Any]] = {name: column(theirs) for name, theirs in columns.items()}
-        self._ids_are_text = ids_are_text
         self._doc_id = self._columns["doc_id"]
 
     def count(self) -> int:
@@ -122,7 +120,7 @@ class OldRows:
         statement = self._select().order_by(self._doc_id).limit(limit)
         if after is not None:
             statement = statement.where(self._doc_id > after)
-        return [row._mapping for row in self._read(statement)]
+        return self._rows(statement)
 
     def sizes(self, doc_ids: Sequence[Any]) -> dict[str, tuple[int, int]]:
         """doc_id → the number of its rows and the length of their content, 0 without a content column."""
@@ -134,13 +132,24 @@ class OldRows:
     def of(self, doc_ids: Sequence[Any]) -> list[Row]:
         """All rows of these documents, in the order of doc_id and `order`."""
         order = (self._columns[name] for name in ("doc_id", "order", "vector_id"))
-        return [row._mapping for row in self._read(self._select().where(self._is_of(doc_ids)).order_by(*order))]
+        return self._rows(self._select().where(self._is_of(doc_ids)).order_by(*order))
 
     def _select(self) -> Any:
-        return select(*(theirs.label(name) for name, theirs in self._columns.items())).select_from(self._relation)
+        # MySQL looks for a name in ORDER BY among the labels first: no label may be the name of a column.
+        labelled = (theirs.label(f"rag_outbox_{name}") for name, theirs in self._columns.items())
+        return select(*labelled).select_from(self._relation)
+
+    @cached_property
+    def _ids_are_text(self) -> bool:
+        """MySQL compares a text column with numbers by scanning it."""
+        given = select(self._doc_id).select_from(self._relation).where(self._doc_id.is_not(None))
+        return any(isinstance(doc_id, str) for (doc_id,) in self._read(given.limit(1)))
 
     def _is_of(self, doc_ids: Sequence[Any]) -> ColumnElement[bool]:
         return self._doc_id.in_([str(doc_id) for doc_id in doc_ids] if self._ids_are_text else doc_ids)
+
+    def _rows(self, statement: Any) -> list[Row]:
+        return [dict(zip(self._columns, row, strict=True)) for row in self._read(statement)]
 
     def _read(self, statement: Any) -> Sequence[Any]:
         return _with_retry(self._engine, lambda connection: connection.execute(statement).all())

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.acceptance
 ADOPTED = DOCUMENTS - len(BROKEN)
 CHUNKS = sum(len(chunks_of(number, 1)) for number in range(1, DOCUMENTS + 1) if number not in BROKEN)
 FILES = DOCUMENTS // 30 - 2  # 90 and 120 are broken
+SIGNS_IN_QUERY = {"state = 'live'": "state LIKE 'li%' AND body <> ':x'"}  # no parameters
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def embedded(prepared: Folder, path: Path) -> Iterator[Adoption]:
         secret_key_env=None,
     )
     engine = connect(f"sqlite:///{folder.path / 'metadata.db'}")
-    written = old_platform.write_mapping(path / "adopt.toml", mapping)
+    written = old_platform.write_mapping(path / "adopt.toml", mapping, SIGNS_IN_QUERY)
     yield Adoption(folder, engine, old, folder.milvus, "rag_vectors", 256, written)
     engine.dispose()
     old.dispose()
@@ -145,7 +146,7 @@ def on_servers(path: Path, servers: Servers, milvus: MilvusServer, minio: MinioS
             object_store=minio.url,
             bucket=old_bucket,
         )
-        written = old_platform.write_mapping(path / "adopt.toml", mapping)
+        written = old_platform.write_mapping(path / "adopt.toml", mapping, SIGNS_IN_QUERY)
         yield Adoption(folder, ours, old, lambda: milvus.client(our_vectors), alias_of(namespace), 8, written)
 
 
