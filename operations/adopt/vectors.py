@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -70,14 +71,14 @@ class OldCollection:
 
     def _query(self, ids: Sequence[Any], fields: Sequence[str], row_bytes: int) -> Iterator[dict[str, Any]]:
         for some in bounded(self._literals(ids), _ROWS_PER_QUERY, _ANSWER_BYTES, lambda _: row_bytes):
-            expression = f"{self._id} in [{', '.join(some)}]"
             yield from _call(
-                lambda expression=expression: self._client.query(  # type: ignore[misc]  # the loop's own value
+                partial(
+                    self._client.query,
                     self._mapping.collection,
-                    filter=expression,
+                    filter=f"{self._id} in [{', '.join(some)}]",
                     output_fields=[self._id, *fields],
                     timeout=TIMEOUT_SECONDS,
-                    consistency_level="Strong",
+                    consistency_level="Strong",  # the default may not see the newest writes
                 )
             )
 
