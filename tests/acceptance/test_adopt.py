@@ -27,7 +27,7 @@ from tests.support.old_platform import BROKEN, COLLECTION, DOCUMENTS, chunks_of
 from tests.support.servers import ROOT, MilvusServer, MinioServer, Servers, empty_database
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
 ADOPTED = DOCUMENTS - len(BROKEN)
 CHUNKS = sum(len(chunks_of(number, 1)) for number in range(1, DOCUMENTS + 1) if number not in BROKEN)
