@@ -60,24 +60,24 @@ class Adoption:
         assert outcome.status == status, outcome
         return outcome.facts
 
-    def found(self, number: int) -> list[dict[str, Any]]:
-        """The nearest chunks to the old vector of a document's first chunk."""
-        with self.milvus() as client:
-            client.load_collection(self.alias)
-            vector = chunks_of(number, self.dimension)[0].vector
-            [hits] = client.search(
-                self.alias, data=[vector], anns_field="vector", limit=1, output_fields=["doc_id", "content", "vector"]
-            )
-            return [hit["entity"] for hit in hits]
-
-    def vectors(self) -> dict[str, bytes]:
-        """Content → the bytes of its vector, of every row in Milvus."""
+    def stored(self, number: int) -> tuple[dict[str, bytes], tuple[str, str]]:
+        """Every row in Milvus: content → the bytes of its vector. And the nearest to the old vector of a document's
+        first chunk: its doc_id and content."""
         with self.milvus() as client:
             client.load_collection(self.alias)
             rows = client.query(
                 self.alias, filter='chunk_id != ""', output_fields=["content", "vector"], consistency_level="Strong"
             )
-        return {row["content"]: np.asarray(row["vector"], "<f4").tobytes() for row in rows}
+            [[hit]] = client.search(
+                self.alias,
+                data=[chunks_of(number, self.dimension)[0].vector],
+                anns_field="vector",
+                limit=1,
+                output_fields=["doc_id", "content"],
+                consistency_level="Strong",
+            )
+        vectors = {row["content"]: np.asarray(row["vector"], "<f4").tobytes() for row in rows}
+        return vectors, (hit["entity"]["doc_id"], hit["entity"]["content"])
 
 
 @contextmanager
@@ -166,39 +166,29 @@ def adoption(
         yield adoption
 
 
-def test_platform_moves_with_its_vectors_through_kills(adoption: Adoption, tmp_path: Path) -> None:
+def test_platform_moves_with_its_vectors(adoption: Adoption, tmp_path: Path) -> None:
     report = tmp_path / "failed.jsonl"
     dry = adoption.adopt("--dry-run", "--report", str(report))
-    counts = {"documents": DOCUMENTS, "failed": len(BROKEN), "chunks": CHUNKS, "interrupted": False, "retries": {}}
-    assert dry == counts | {
-        "written": 0,
-        "unchanged": 0,
-        "valid": ADOPTED,
-        "vectors": CHUNKS,
-        "files": FILES,
-        "dry_run": True,
-    }
+    counts = {"documents": DOCUMENTS, "failed": len(BROKEN), "chunks": CHUNKS, "vectors": CHUNKS, "files": FILES}
+    counts |= {"interrupted": False, "retries": {}, "unchanged": 0}
+    assert dry == counts | {"written": 0, "valid": ADOPTED, "dry_run": True}
     assert_report_names_broken(report)
     for table in ("documents", "outbox", "operation_logs"):
         assert adoption.rows(f"SELECT count(*) FROM {table}") == [(0,)], table
 
-    first, same, written = (die(adoption, *moment) for moment in (("in", 2), ("before", 1), ("after", 2)))
-    assert 0 < first == same < written < ADOPTED
-
     done = adoption.adopt("--report", str(report))
-    assert (done["written"], done["unchanged"], done["failed"]) == (ADOPTED - written, written, len(BROKEN))
+    assert done == counts | {"written": ADOPTED, "valid": 0, "dry_run": False}
     assert_report_names_broken(report)
-    assert adoption.rows("SELECT count(*), max(version) FROM documents") == [(ADOPTED, 1)]
-    assert adoption.rows("SELECT count(*) FROM outbox") == [(ADOPTED,)]
 
     assert adoption.folder.succeed("run", "--until-idle") == {"events": ADOPTED}
-    assert adoption.vectors() == {
+    vectors, hit = adoption.stored(7)
+    assert vectors == {
         chunk.content: chunk.vector.tobytes()
         for number in range(1, DOCUMENTS + 1)
         if number not in BROKEN
         for chunk in chunks_of(number, adoption.dimension)
     }
-    assert [(hit["doc_id"], hit["content"]) for hit in adoption.found(7)] == [("7", "Piece 0 of file 7.")]
+    assert hit == ("7", "Piece 0 of file 7.")
     assert adoption.rows("SELECT title, source_type, business_tag, page_count FROM documents WHERE doc_id = '5'") == [
         ("File 5", "word", "hr", 5)
     ]
@@ -209,6 +199,18 @@ def test_platform_moves_with_its_vectors_through_kills(adoption: Adoption, tmp_p
 
     again = adoption.adopt()
     assert (again["written"], again["unchanged"], again["vectors"]) == (0, ADOPTED, 0)
+
+
+def test_killed_run_is_continued_and_nothing_doubled(adoption: Adoption) -> None:
+    first, same, written = (die(adoption, *moment) for moment in (("in", 2), ("before", 1), ("after", 2)))
+    assert 0 < first == same < written < ADOPTED
+
+    done = adoption.adopt()
+
+    assert (done["written"], done["unchanged"], done["failed"]) == (ADOPTED - written, written, len(BROKEN))
+    assert adoption.rows("SELECT count(*), max(version) FROM documents") == [(ADOPTED, 1)]
+    assert adoption.rows("SELECT count(*) FROM outbox") == [(ADOPTED,)]
+    assert adoption.rows("SELECT count(*) FROM chunks") == [(CHUNKS,)]
 
 
 def assert_report_names_broken(report: Path) -> None:
@@ -373,6 +375,6 @@ def test_json_lines_with_texts_from_milvus_are_adopted(local: Adoption, tmp_path
 
     local.folder.succeed("run", "--until-idle")
     local.folder.assert_in_step()
-    assert [(hit["doc_id"], hit["content"]) for hit in local.found(9)] == [("9", "Piece 0 of file 9.")]
+    assert local.stored(9)[1] == ("9", "Piece 0 of file 9.")
     joined = "SELECT p.content FROM chunks c JOIN chunks p ON p.chunk_id = c.parent_chunk_id WHERE c.doc_id = '9'"
     assert local.rows(joined) == [("Piece 0 of file 9.",)] * (len(chunks_of(9, 1)) - 1)
