@@ -61,8 +61,7 @@ class Adoption:
         return outcome.facts
 
     def stored(self, number: int) -> tuple[dict[str, bytes], tuple[str, str]]:
-        """Every row in Milvus: content → the bytes of its vector. And the nearest to the old vector of a document's
-        first chunk: its doc_id and content."""
+        """Every vector in Milvus by content; doc_id and content of the hit for a document's first old vector."""
         with self.milvus() as client:
             client.load_collection(self.alias)
             rows = client.query(
@@ -169,7 +168,13 @@ def adoption(
 def test_platform_moves_with_its_vectors(adoption: Adoption, tmp_path: Path) -> None:
     report = tmp_path / "failed.jsonl"
     dry = adoption.adopt("--dry-run", "--report", str(report))
-    counts = {"documents": DOCUMENTS, "failed": len(BROKEN), "chunks": CHUNKS, "vectors": CHUNKS, "files": FILES}
+    counts: dict[str, Any] = {
+        "documents": DOCUMENTS,
+        "failed": len(BROKEN),
+        "chunks": CHUNKS,
+        "vectors": CHUNKS,
+        "files": FILES,
+    }
     counts |= {"interrupted": False, "retries": {}, "unchanged": 0}
     assert dry == counts | {"written": 0, "valid": ADOPTED, "dry_run": True}
     assert_report_names_broken(report)
