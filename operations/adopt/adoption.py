@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from sqlalchemy import URL
+
 from operations.adopt.batch import BatchWriter
 from operations.adopt.documents import OldDocument, doc_id_of, make, require_possible
 from operations.adopt.errors import BadDocument, MappingError
@@ -43,7 +45,8 @@ def open_platform(stack: ExitStack, system: System, mapping: Mapping, folder: Pa
     """Open the old stores until `stack` closes. Raises MappingError if one of them does not fit the mapping."""
     engine = None
     if mapping.uses_database:
-        url, described = system.settings.database, "RAG_OUTBOX_DATABASE_URL"
+        url: str | URL = system.settings.database
+        described = "RAG_OUTBOX_DATABASE_URL"
         if mapping.database is not None:
             url = variable(mapping.database.url_env, "database", "url_env")
             described = f"[database] url_env: {mapping.database.url_env}"

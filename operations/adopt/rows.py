@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import (
+    URL,
     ColumnElement,
     Connection,
     Engine,
@@ -64,7 +65,7 @@ def open_rows(section: str, wanted: Documents | Chunks, engine: Engine | None, f
 
 
 @contextmanager
-def open_database(url: str, described: str) -> Iterator[Engine]:
+def open_database(url: str | URL, described: str) -> Iterator[Engine]:
     """An engine that only reads the old database. `described` says where the URL comes from, for errors."""
     options: dict[str, Any] = {"hide_parameters": True, "isolation_level": "AUTOCOMMIT"}
     try:
