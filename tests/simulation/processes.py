@@ -74,8 +74,8 @@ class RelayProcess(Process):
             outbox,
             Lanes(scheduler, self.lanes),
             KafkaPublisher(Names("rag", SYSTEM_ID), {}, LANES),
-            claiming=TaskExecutor(scheduler, self),
-            settling=TaskExecutor(scheduler, self),
+            new_executor=lambda _name: TaskExecutor(scheduler, self),
+            clock=scheduler.clock,
             backoff=world.backoff,
         )
         self._outbox = outbox
