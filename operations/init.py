@@ -42,7 +42,7 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
     TopicDiffers if a topic cannot be used.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with wiring.open_system(settings, initialised=False) as system:
+    with wiring.open_system(settings, initialised=False, has_limit=False) as system:
         migrate.upgrade(system.engine)
         found = _read_identity(system.engine)
         if found is None:
@@ -50,7 +50,7 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
             sinks.refuse_other_systems(system, given)  # before it is stored: another one could not be given then
             found = _store_identity(system, lanes or LANES, given, has_past=system_id is not None)
         _require_same(found, lanes, system_id)
-    with wiring.open_system(settings) as system:
+    with wiring.open_system(settings, has_limit=False) as system:
         notes = sinks.create_stores(system)
         if settings.kafka is not None:
             notes += topics.ensure(settings.kafka, system.names, system.identity.lanes, sinks.names(system))

@@ -146,8 +146,8 @@ class SqlOutbox:
     def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter] = ()) -> None:
         if not rows:
             return
-        # A hung call may reach MySQL after the relay left its group. Without a COMMIT it does nothing; with one, the rows
-        # are published ones of this history.
+        # A hung call may reach MySQL after the relay left its group. Without a COMMIT it does nothing; with one, it
+        # removes published rows of this history.
         with self._engine.begin() as connection:
             # A new history waits for this lock before it inserts rows, and this waits for one that is starting: a row
             # that uses an id again is never here in the history of the claim.

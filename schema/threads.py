@@ -30,7 +30,7 @@ def start_in_thread(call: Callable[[], object], name: str) -> Future[None]:
 
 
 class DaemonExecutor(Executor):
-    """Runs calls one after another in a daemon thread: unlike that of a ThreadPoolExecutor, the process may end first."""
+    """Runs calls one after another in a daemon thread: a process may end before it, unlike a ThreadPoolExecutor's."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import consumers.applier
+import consumers.background
 import consumers.kafka
 import consumers.milvus.sink
 import consumers.minio.sink
@@ -116,6 +117,7 @@ def small_batches(plan: Plan, new_producer: Any) -> Iterator[None]:
         (schema.kafka.topics, "read_message_limit", lambda *_: 1_000_000),
         (consumers.kafka, "_BATCH_ROWS", rows),
         (consumers.kafka, "wait", wait_for_futures),
+        (consumers.background, "wait", wait_for_futures),
         (consumers.minio.sink, "wait", wait_for_futures),
         (consumers.applier, "_CHANGES_PER_MARK", rows),
         (consumers.milvus.sink, "_ROWS_PER_REQUEST", rows),
