@@ -115,7 +115,7 @@ class KafkaConsumer:
 
     def leave(self) -> None:
         """Leave the group without the batch in flight: the next owners of the partitions apply it."""
-        _log.warning("group_left seconds_without_database=%.0f", self._database.seconds)
+        _log.warning("group_left sink=%s seconds=%.0f", self._applier.name, self._database.seconds)
         self._database.note_leave()
         self._attempt = self._round = None  # the executor ends them before the next call
         self._has_joined = False
@@ -128,7 +128,7 @@ class KafkaConsumer:
         What it had written to the sink is marked before: the process that writes is the one that notices a late write.
         """
         if self._call_until_done(self._probe) and self._call_until_done(lambda: self._applier.apply([])):
-            _log.warning("group_rejoined")
+            _log.warning("group_rejoined sink=%s", self._applier.name)
             self.join()
 
     def poll_batch(self) -> None:

@@ -123,6 +123,7 @@ class KafkaSubscription:
         self.foreign.report()
         self._consumer.close()
         self._membership = Membership()
+        self._paused = False
         self._disown(set(self._owned))
 
     def _new_consumer(self) -> Consumer:

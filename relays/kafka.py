@@ -100,7 +100,7 @@ class KafkaRelay:
                         self.rejoin()
                     self._relay_batch(pause)
                 except Abandoned:
-                    _log.warning("group_left seconds_without_database=%.0f", self._outage.seconds)
+                    _log.warning("group_left group=relays seconds=%.0f", self._outage.seconds)
                     self.leave()
         except DBAPIError as error:
             if not (stop.is_set() and is_transient(error)):  # stopped while the database is away: nothing is lost
@@ -152,7 +152,7 @@ class KafkaRelay:
         self._claiming.open(self._stop)
         self._settling.open(self._stop)
         self._claiming.wait(self._claiming.start(self._outbox.probe))
-        _log.warning("group_rejoined")
+        _log.warning("group_rejoined group=relays")
         self._lanes.join()
         self._has_joined = True
 
