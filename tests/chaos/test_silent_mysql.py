@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import pytest
 from sqlalchemy import make_url
@@ -10,7 +11,7 @@ from sqlalchemy import make_url
 from schema.database.tables import LANES
 from schema.threads import STOP_SECONDS
 from tests.chaos.conftest import System
-from tests.support import kafka
+from tests.support import kafka, prometheus
 from tests.support.corpus import Share
 from tests.support.forwarder import Forwarder
 from tests.support.services import Process, Services, services
@@ -42,15 +43,20 @@ def url_through(forwarder: Forwarder, system: System) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def start_pair(some: Services, kind: str, through: str, **settings: str) -> tuple[Process, Process]:
-    """One process of each other kind, and two of this kind: the first has its MySQL at `through`; each owns half."""
+def start_pair(
+    some: Services, kind: str, through: str, settings: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Process, Process]:
+    """One process of each other kind, and two of this kind, of which each owns half.
+
+    The first of them has its MySQL at `through`, and these settings.
+    """
     for sink in {"milvus", "minio"} - {kind}:
         some.consumer(sink)
     if kind != "relay":
         some.relay()
     command = ("relay",) if kind == "relay" else ("consume", kind)
-    given = SETTINGS | settings
-    pair = some.start(*command, **given, database_url=through), some.start(*command, **given)
+    silenced = some.start(*command, **{**SETTINGS, **settings}, database_url=through)
+    pair = silenced, some.start(*command, **SETTINGS)
     wait_for(lambda: [len(some.owned(one)) for one in pair] == [LANES // 2] * 2, "both to own half")
     return pair
 
@@ -63,6 +69,11 @@ def write(system: System, name: str) -> Share:
     system.folder.succeed("delete", *share.deleted)
     system.folder.succeed("write", str(second))
     return share
+
+
+def problems(port: int) -> dict[str, str]:
+    found: dict[str, str] = prometheus.get(port, "/readyz").json()["problems"]
+    return found
 
 
 def wait_until_taken_over(some: Services, other: Process, began: float) -> None:
@@ -81,7 +92,8 @@ def wait_until_complete(system: System) -> None:
 @pytest.mark.parametrize("kind", ["relay", "minio"])
 def test_silenced_process_hands_over_and_rejoins(kind: str, system: System, forwarder: Forwarder) -> None:
     with services(system.folder) as some:
-        silenced, other = start_pair(some, kind, url_through(forwarder, system))
+        port = prometheus.free_port()
+        silenced, other = start_pair(some, kind, url_through(forwarder, system), {"metrics_port": str(port)})
         before = write(system, "before")
         wait_until_complete(system)
 
@@ -93,6 +105,11 @@ def test_silenced_process_hands_over_and_rejoins(kind: str, system: System, forw
         assert "database_failing seconds=" in silenced.log
         assert "group_left" in silenced.log
         assert "group_rejoined" not in silenced.log
+        wait_for(lambda: problems(port).keys() == {"database", "group"}, "readiness to name the database")
+        assert (
+            'rag_outbox_retries_total{dependency="database",reason="2013"}'
+            in prometheus.get(port, "/metrics").data.decode()
+        )
 
         forwarder.heal()
         began = time.monotonic()
@@ -113,7 +130,7 @@ def test_silenced_process_hands_over_and_rejoins(kind: str, system: System, forw
 def test_sigterm_ends_a_silenced_process_in_time(kind: str, system: System, forwarder: Forwarder) -> None:
     hanging = {"leave_after_seconds": "600", "database_timeout_seconds": "60", "kafka_session_timeout_ms": "6000"}
     with services(system.folder) as some:
-        silenced, _ = start_pair(some, kind, url_through(forwarder, system), **hanging)
+        silenced, _ = start_pair(some, kind, url_through(forwarder, system), hanging)
         forwarder.silence()
         written = write(system, "during")
         seconds = silenced.terminate()
