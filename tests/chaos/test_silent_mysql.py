@@ -106,10 +106,8 @@ def test_silenced_process_hands_over_and_rejoins(kind: str, system: System, forw
         assert "group_left" in silenced.log
         assert "group_rejoined" not in silenced.log
         wait_for(lambda: problems(port).keys() == {"database", "group"}, "readiness to name the database")
-        assert (
-            'rag_outbox_retries_total{dependency="database",reason="2013"}'
-            in prometheus.get(port, "/metrics").data.decode()
-        )
+        metrics = prometheus.get(port, "/metrics").data.decode()
+        assert 'rag_outbox_retries_total{dependency="database",reason="2013"}' in metrics
 
         forwarder.heal()
         began = time.monotonic()
