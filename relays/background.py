@@ -90,12 +90,14 @@ class Background:
             self._serve()
         return future.result()
 
-    def close(self) -> None:
-        """Wait for the call that runs, whatever its result."""
-        if self._last is not None:
+    def close(self) -> bool:
+        """Wait for the call that runs, whatever its result. Returns whether it has ended."""
+        last = self._last
+        if last is not None:
             with suppress(Exception):  # its error is that of a call which nobody needs any more
-                self.wait(self._last)
+                self.wait(last)
         self.abandon()
+        return last is None or last.done()
 
     def abandon(self) -> None:
         """Leave the call that runs to itself; it is not retried."""

@@ -100,8 +100,8 @@ class KafkaRelay:
                         self.rejoin()
                     self._relay_batch(pause)
                 except Abandoned:
-                    _log.warning("group_left group=relays seconds=%.0f", self._outage.seconds)
-                    self.leave()
+                    if not stop.is_set():
+                        self.leave()
         except DBAPIError as error:
             if not (stop.is_set() and is_transient(error)):  # stopped while the database is away: nothing is lost
                 raise
@@ -140,6 +140,7 @@ class KafkaRelay:
 
     def leave(self) -> None:
         """Abandon what is under way and leave the group: the next owners of the lanes do it again, or settle it."""
+        _log.warning("group_left group=relays seconds=%.0f", self._outage.seconds)
         self._outage.note_leave()
         self._claiming.abandon()
         self._settling.abandon()
@@ -239,8 +240,9 @@ class KafkaRelay:
         What hangs for longer than DRAIN_SECONDS is abandoned.
         """
         self._stop.set()
-        self._claiming.close()
-        self._settling.close()
+        have_ended = [self._claiming.close(), self._settling.close()]
+        if not all(have_ended):
+            _log.warning("batch_abandoned group=relays")
         self._leave_group()
         if self._history_check is not None:
             self._history_check.close()

@@ -134,6 +134,7 @@ def test_sigterm_ends_a_silenced_process_in_time(kind: str, system: System, forw
         seconds = silenced.terminate()
         sys.stdout.write(f"{silenced.name} ended {seconds:.1f} seconds after SIGTERM\n")
         assert seconds < STOP_SECONDS
+        assert "batch_abandoned" in silenced.log
         wait_until_complete(system)
         some.finish()
     system.stores.assert_holds(written.living, written.versions)

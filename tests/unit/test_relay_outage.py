@@ -136,7 +136,9 @@ def test_relay_leaves_once_while_the_database_comes_and_goes(system: System, cap
     assert sum(record.getMessage().startswith("group_left") for record in caplog.records) == 1
 
 
-def test_stop_abandons_a_settle_that_hangs(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_abandons_a_settle_that_hangs(
+    system: System, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(kafka, "DRAIN_SECONDS", 0.1)
     system.outbox.settle_hangs = True
     with system.running():
@@ -144,6 +146,7 @@ def test_stop_abandons_a_settle_that_hangs(system: System, monkeypatch: pytest.M
         wait_for(system.published, "the event to be published")
     assert system.outbox.rows
     assert not system.broker._members
+    assert [record.getMessage() for record in caplog.records] == ["batch_abandoned group=relays"]
     next_relay = KafkaRelay(
         system.outbox, system.broker.lanes(), system.broker.publisher(), backoff=Backoff(0.01, 0.02)
     )
