@@ -17,12 +17,13 @@ from tests.support.forwarder import Forwarder
 from tests.support.services import Process, Services, services
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(500)]
 
 TIMEOUT_SECONDS = 2.0
 LEAVE_AFTER_SECONDS = 5.0
 REBALANCE_SECONDS = 10.0
 GRACE_SECONDS = 20.0  # for a slow machine
+START_SECONDS = 180.0  # on a busy machine
 SETTINGS = {
     "database_timeout_seconds": str(TIMEOUT_SECONDS),
     "leave_after_seconds": str(LEAVE_AFTER_SECONDS),
@@ -57,7 +58,10 @@ def start_pair(
     command = ("relay",) if kind == "relay" else ("consume", kind)
     silenced = some.start(*command, **{**SETTINGS, **settings}, database_url=through)
     pair = silenced, some.start(*command, **SETTINGS)
-    wait_for(lambda: [len(some.owned(one)) for one in pair] == [LANES // 2] * 2, "both to own half")
+    shared = [LANES // 2] * 2
+    wait_for(
+        lambda: [len(some.owned(one)) for one in pair] == shared, "both to own half", timeout_seconds=START_SECONDS
+    )
     return pair
 
 
