@@ -10,7 +10,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
 from consumers import marks
 from consumers.marking import Marking, Part, Refused, Written
@@ -19,11 +18,12 @@ from consumers.removals import hold_back, is_empty, needs_earlier_parts
 from consumers.selection import Selection, select_changes
 from consumers.sink import Change, Sink
 from schema.batches import bounded
-from schema.database.connection import is_transient, reading
+from schema.database.connection import reading
 from schema.events.events import Envelope, Event, MalformedEvent, decode
 from schema.events.identity import doc_id_error
-from schema.failures import DeadLetter, Permanent, Retryable, SourceGone
+from schema.failures import DeadLetter, Permanent, SourceGone
 from schema.limits import LAST_VERSION
+from schema.retry import translate_transient
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Applier:
 
         On return the sink holds, and the marks show, everything else. Raises Retryable: apply all of them again.
         """
-        try:
+        with translate_transient():
             events, refused = self._decode(envelopes)
             refused, bases = self._apply_newest(events, refused)
             if bases:  # now the versions that build on them
@@ -69,10 +69,6 @@ class Applier:
                 rest = {key: reason for key, reason in refused.items() if key[0] in doc_ids}
                 more, _ = self._apply_newest([event for event in events if event.doc_id in doc_ids], rest, bases)
                 refused |= more
-        except DBAPIError as error:
-            if is_transient(error):
-                raise Retryable(f"metadata database: {error.orig}") from error
-            raise
         return [
             DeadLetter(self._sink.name, envelope, refused[envelope.doc_id, envelope.version])
             for envelope in envelopes

@@ -122,6 +122,9 @@ class KafkaSubscription:
     def leave(self) -> None:
         self.foreign.report()
         self._consumer.close()
+        self._membership = Membership()
+        self._paused = False
+        self._disown(set(self._owned))
 
     def _new_consumer(self) -> Consumer:
         return join_group(

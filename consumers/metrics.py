@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from consumers.applier import Applier
 from consumers.refill import Refill
 from schema.events.events import Envelope
-from schema.failures import DeadLetter, Retryable
+from schema.failures import DatabaseAway, DeadLetter, Retryable
 from schema.metrics import DELAY_SECONDS, WORK_SECONDS
 
 _FOUND = {  # in Applier.counts
@@ -117,6 +117,8 @@ class MeasuredApplier:
         began = time.monotonic()
         try:
             dead = self._applier.apply(envelopes)
+        except DatabaseAway:  # counted by its engine
+            raise
         except Retryable as error:
             self._retries.labels(self.name, reason_of(error)).inc()
             raise
@@ -147,6 +149,8 @@ class MeasuredRefill:
     def run_round(self, lanes: Collection[int] | None = None) -> int:
         try:
             refilled = self._refill.run_round(lanes)
+        except DatabaseAway:  # counted by its engine
+            raise
         except Retryable as error:
             self._retries.labels(self._sink, reason_of(error)).inc()
             raise

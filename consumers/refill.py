@@ -19,12 +19,13 @@ from consumers.marks import Known, SinkMarks
 from consumers.sink import Change, Sink
 from consumers.whole_document import StoredDocument
 from schema.database.clock import utc_now
-from schema.database.connection import is_transient, reading, snapshot
+from schema.database.connection import reading, snapshot
 from schema.database.history import Identity, read_identity
 from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import documents, sink_states
-from schema.failures import Permanent, Retryable
+from schema.failures import Permanent
 from schema.object_store.port import ObjectStore
+from schema.retry import translate_transient
 
 _log = logging.getLogger(__name__)
 
@@ -72,11 +73,10 @@ class Refill:
         try:
             self._mark_written()
             found, refilled = self._run_round(lanes)
-        except DBAPIError as error:
+        except DBAPIError:
             self._next_at = self._clock() + _IDLE_SECONDS
-            if is_transient(error):
-                raise Retryable(f"metadata database: {error.orig}") from error
-            raise
+            with translate_transient():
+                raise
         ended = self._clock()
         self._next_at = ended + (ended - began if found else _IDLE_SECONDS)
         return refilled

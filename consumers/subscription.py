@@ -96,7 +96,7 @@ class Subscription(Protocol):
         """Replace a client that has not been a member for a long time; the caller holds no messages."""
 
     def leave(self) -> None:
-        """Leave the group, so that the other members take over at once."""
+        """Leave the group, so that the other members take over at once. `join` may follow."""
 
 
 def _text(value: str | bytes) -> str:

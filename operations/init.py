@@ -44,7 +44,7 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
     settings.require_all()
     if settings.services_since is None:
         _make_data_dir(settings)
-    with wiring.open_system(settings, initialised=False) as system:
+    with wiring.open_system(settings, initialised=False, has_limit=False) as system:
         notes = server_checks.check_mysql(system.engine)
         server_checks.check_milvus(system)
         migrate.upgrade(system.engine)
@@ -55,7 +55,7 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
             sinks.refuse_other_systems(system, given)  # before it is stored: another one could not be given then
             found = _store_identity(system, lanes or LANES, given, has_past=system_id is not None)
         _require_same(found, lanes, system_id)
-    with wiring.open_system(settings) as system:
+    with wiring.open_system(settings, has_limit=False) as system:
         notes += sinks.create_stores(system)
         if settings.kafka is not None:
             notes += topics.ensure(settings.kafka, system.names, system.identity.lanes, sinks.names(system))

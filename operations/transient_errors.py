@@ -16,6 +16,8 @@ def note_transient_errors(engine: Engine, note: Callable[[str], None]) -> None:
 
     def handle(context: ExceptionContext) -> None:
         error = context.sqlalchemy_exception
+        if context.is_pre_ping:  # of a connection that was idle: nothing runs again
+            return
         if error is not None and (context.is_disconnect or is_transient(error)):
             arguments = getattr(context.original_exception, "args", ())
             note(str(arguments[0]) if arguments and isinstance(arguments[0], int) else "busy")

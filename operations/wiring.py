@@ -132,13 +132,13 @@ class System:
 
 
 @contextmanager
-def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[System]:
-    """Open the metadata database.
+def open_system(settings: Settings, *, initialised: bool = True, has_limit: bool = True) -> Iterator[System]:
+    """Open the metadata database; `has_limit`: a call of it fails after `database_timeout_seconds` without an answer.
 
     With `initialised`, raises WrongRevision or WrongModel if `init` must run first, SettingsError if the settings have
     another namespace than the system.
     """
-    engine = _engine(settings)
+    engine = _engine(settings, settings.database_timeout_seconds if has_limit else None)
     try:
         system = System(settings, engine)
         note_transient_errors(engine, lambda code: system.retries.update([code]))
@@ -152,10 +152,12 @@ def open_system(settings: Settings, *, initialised: bool = True) -> Iterator[Sys
         engine.dispose()
 
 
-def _engine(settings: Settings) -> Engine:
+def _engine(settings: Settings, timeout_seconds: float | None) -> Engine:
+    # A client that vanished must not keep its locks: no transaction here is idle for as long as a call may take.
+    idle_seconds = None if timeout_seconds is None else 2 * timeout_seconds
     url = settings.database
     try:
-        engine = connect(url)
+        engine = connect(url, timeout_seconds=timeout_seconds, idle_seconds=idle_seconds)
     except (ArgumentError, TypeError):  # TypeError: an option after the question mark is unknown
         raise SettingsError(f"{PREFIX}DATABASE_URL: not a usable SQLAlchemy URL") from None
     if url.get_backend_name() == "sqlite" and url.database:

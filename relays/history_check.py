@@ -6,13 +6,14 @@ What it does is given by the process: it finds out by itself whether a check is 
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 
 from relays.ports import Lanes
 
 _log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 10.0
+_STOP_SECONDS = 5.0  # how long the end of a process waits for a check that does not stop
 
 Check = Callable[[Callable[[], bool]], object]  # called with a function that says when to stop
 
@@ -46,7 +47,9 @@ class HistoryCheck:
     def close(self) -> None:
         """Stop the check that runs: the next owner of lane 0 begins it again."""
         self._is_closed = True
-        self._executor.shutdown()
+        if self._running is not None:
+            wait([self._running], _STOP_SECONDS)
+        self._executor.shutdown(wait=False)
 
     def _must_stop(self) -> bool:
         """A lane that arrives is that of this relay, too: its last transaction may be in doubt."""

@@ -2,7 +2,8 @@
 
 The next claim and the previous settle run concurrently with publishing. Invariant 3: a document's events are in one
 lane, a lane has one owner, and its rows are published in id order. A crash at any step loses and repeats nothing: the
-next owner of a lane settles the rows that the last committed transaction names.
+next owner of a lane settles the rows that the last committed transaction names. So a relay may leave at any step, too:
+without its database it leaves the group, and others take its lanes over.
 """
 
 import logging
@@ -10,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from relays import offset_metadata
-from relays.background import Background
+from relays.background import Abandoned, Background
 from relays.claim import Claimer
 from relays.history_check import Check, HistoryCheck
 from relays.idle import IdlePause
@@ -30,7 +31,9 @@ from relays.settle import Settler
 from schema.database.connection import is_transient
 from schema.failures import DeadLetter, DeadLetterLimit
 from schema.kafka.names import Names
+from schema.outage import LEAVE_AFTER_SECONDS, DatabaseOutage
 from schema.retry import Backoff
+from schema.threads import DRAIN_SECONDS, DaemonExecutor
 
 _log = logging.getLogger(__name__)
 
@@ -39,9 +42,10 @@ STAGE = "relay"
 
 
 class KafkaRelay:
-    """One of any number of relays. It owns its executors, of one thread each, and closes them when it ends.
+    """One of any number of relays. `new_executor` makes an executor with one thread; its argument names the thread.
 
     `report` is called with the rows of each committed transaction, in order; `progress` whenever the loop goes round.
+    `outage` decides when to leave the group, because the database is away; `clock` is its clock.
     """
 
     def __init__(
@@ -50,8 +54,9 @@ class KafkaRelay:
         lanes: Lanes,
         publisher: Publisher,
         *,
-        claiming: Executor,
-        settling: Executor,
+        new_executor: Callable[[str], Executor] = DaemonExecutor,
+        outage: DatabaseOutage | None = None,
+        clock: Callable[[], float] = time.monotonic,
         history_check: HistoryCheck | None = None,
         backoff: Backoff = _BACKOFF,
         report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
@@ -67,13 +72,22 @@ class KafkaRelay:
         if metrics is not None:
             metrics.watch(lanes)
         self._progress = progress
-        self._claiming = Background(claiming, lanes, backoff, progress)
-        self._settling = Background(settling, lanes, backoff, progress)
+        self._outage = outage or DatabaseOutage(clock=clock)
+        self._clock = clock
+
+        def background(name: str) -> Background:
+            return Background(
+                lambda: new_executor(name), self._serve, backoff, self._outage, progress=progress, clock=clock
+            )
+
+        self._claiming, self._settling = background("claim"), background("settle")
         self._claimer = Claimer(outbox, lanes, self._claiming)
         self._settler = Settler(outbox, self._settling)
         self._limit = DeadLetterLimit(lambda: self._settler.count_dead_letters(STAGE))
         self._waiting: AbstractSet[int] = frozenset()  # arriving lanes whose offsets cannot be read yet
         self._stop = threading.Event()
+        self._has_joined = False
+        self._give_up_at: float | None = None  # once the relay must stop
 
     def run(self, stop: threading.Event) -> None:
         """Relay until `stop` is set; then settle the batch in flight and leave the group."""
@@ -81,25 +95,34 @@ class KafkaRelay:
         pause = IdlePause()
         try:
             while not stop.is_set():
-                self._progress()
-                self.take_over()
-                self.tend_history_check()
-                rows = self.claim()
-                if not rows:
-                    self._lanes.poll(pause.next_seconds())
-                    continue
-                pause.reset()
-                began = time.monotonic()
-                outcome = self.publish(rows)
-                self.settle(rows, outcome)
-                self.report(rows, outcome)
-                if self._metrics is not None:
-                    self._metrics.note_batch(rows, outcome, time.monotonic() - began)
+                try:
+                    if not self._has_joined:
+                        self.rejoin()
+                    self._relay_batch(pause)
+                except Abandoned:
+                    if not stop.is_set():
+                        self.leave()
         except DBAPIError as error:
             if not (stop.is_set() and is_transient(error)):  # stopped while the database is away: nothing is lost
                 raise
         finally:
             self.close()
+
+    def _relay_batch(self, pause: IdlePause) -> None:
+        self._progress()
+        self.take_over()
+        self.tend_history_check()
+        rows = self.claim()
+        if not rows:
+            self._lanes.poll(pause.next_seconds())
+            return
+        pause.reset()
+        began = time.monotonic()
+        outcome = self.publish(rows)
+        self.settle(rows, outcome)
+        self.report(rows, outcome)
+        if self._metrics is not None:
+            self._metrics.note_batch(rows, outcome, time.monotonic() - began)
 
     @property
     def is_member(self) -> bool:
@@ -113,6 +136,26 @@ class KafkaRelay:
         self._settling.open(stop)
         self._outbox.open()
         self._lanes.join()
+        self._has_joined = True
+
+    def leave(self) -> None:
+        """Abandon what is under way and leave the group: the next owners of the lanes do it again, or settle it."""
+        _log.warning("group_left group=relays seconds=%.0f", self._outage.seconds)
+        self._outage.note_leave()
+        self._claiming.abandon()
+        self._settling.abandon()
+        self._claimer.forget()
+        self._settler.forget()
+        self._leave_group()
+
+    def rejoin(self) -> None:
+        """Join the group again once the database answers. Raises Abandoned when the relay must stop."""
+        self._claiming.open(self._stop)
+        self._settling.open(self._stop)
+        self._claiming.wait(self._claiming.start(self._outbox.probe))
+        _log.warning("group_rejoined group=relays")
+        self._lanes.join()
+        self._has_joined = True
 
     def take_over(self) -> None:
         """Settle what earlier owners of the arriving lanes published; then own these lanes."""
@@ -192,14 +235,35 @@ class KafkaRelay:
                 _log.warning("batch_fenced rows=%d reason=%s", len(rows), reason)
 
     def close(self) -> None:
-        """Wait for the settle under way, leave the group, and then wait for the check of a history to stop."""
+        """Wait for the settle under way, leave the group, and then wait for the check of a history to stop.
+
+        What hangs for longer than DRAIN_SECONDS is abandoned.
+        """
         self._stop.set()
-        self._claiming.close()
-        self._settling.close()
-        self._publisher.close()
-        self._lanes.close()
+        have_ended = [self._claiming.close(), self._settling.close()]
+        if not all(have_ended):
+            _log.warning("batch_abandoned group=relays")
+        self._leave_group()
         if self._history_check is not None:
             self._history_check.close()
+
+    def _leave_group(self) -> None:
+        if self._has_joined:
+            self._has_joined = False
+            self._publisher.close()
+            self._lanes.close()
+
+    def _serve(self) -> None:
+        """Serve the group while a call of the database is waited for. Raises Abandoned to end that wait."""
+        if self._has_joined:
+            self._lanes.poll(0)
+        if not self._stop.is_set():
+            if self._has_joined and self._outage.must_leave:
+                raise Abandoned
+        elif self._give_up_at is None:
+            self._give_up_at = self._clock() + DRAIN_SECONDS
+        elif self._clock() >= self._give_up_at:
+            raise Abandoned
 
 
 def kafka_relay(
@@ -208,6 +272,7 @@ def kafka_relay(
     kafka: Mapping[str, Any],
     *,
     lanes: int,
+    leave_after_seconds: float = LEAVE_AFTER_SECONDS,
     check_history: Check | None = None,
     report: Callable[[Sequence[OutboxRow]], None] = lambda _: None,
     metrics: RelayMetrics | None = None,
@@ -217,13 +282,12 @@ def kafka_relay(
     group = KafkaLanes(names, kafka)
     checking = None
     if check_history is not None:
-        checking = HistoryCheck(check_history, group, ThreadPoolExecutor(1, thread_name_prefix="history-check"))
+        checking = HistoryCheck(check_history, group, DaemonExecutor("history-check"))
     return KafkaRelay(
         SqlOutbox(engine),
         group,
         KafkaPublisher(names, kafka, lanes),
-        claiming=ThreadPoolExecutor(1, thread_name_prefix="claim"),
-        settling=ThreadPoolExecutor(1, thread_name_prefix="settle"),
+        outage=DatabaseOutage(leave_after_seconds),
         history_check=checking,
         report=report,
         metrics=metrics,

@@ -85,10 +85,8 @@ class KafkaLanes(LaneStates):
             raise KafkaException(error)
         if self._member.given_up(self._consumer):
             _log.warning("kafka_client_given_up group=%s", self._group)
-            self._consumer.close()
-            self.owned.clear()
-            self.arriving.clear()
-            self._consumer = self._join_group()
+            self.close()
+            self.join()
 
     @property
     def is_member(self) -> bool:
@@ -138,6 +136,9 @@ class KafkaLanes(LaneStates):
 
     def close(self) -> None:
         self._consumer.close()
+        self._member = Membership()
+        self.owned.clear()
+        self.arriving.clear()
 
     def _join_group(self) -> Consumer:
         return join_group(

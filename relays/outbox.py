@@ -34,7 +34,7 @@ from relays import offset_metadata
 from relays.ports import Named, OutboxRow
 from schema.batches import bounded
 from schema.database import dead_letters, sqlite_progress
-from schema.database.connection import reading
+from schema.database.connection import probe, reading
 from schema.database.history import NotInitialised, lock_identity
 from schema.database.outbox_rows import envelope_of
 from schema.database.statements import IDS_PER_STATEMENT
@@ -112,6 +112,9 @@ class SqlOutbox:
         event.listen(self._engine, "connect", _log_small_deletes)
         self._engine.dispose()  # connections that exist would go on logging whole rows
 
+    def probe(self) -> None:
+        probe(self._engine)
+
     def start_history(self) -> None:
         with self._engine.begin() as connection:
             lock_identity(connection)
@@ -140,6 +143,8 @@ class SqlOutbox:
     def settle(self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter] = ()) -> None:
         if not rows:
             return
+        # A hung call may reach MySQL after the relay left its group. Without a COMMIT it does nothing; with one, it
+        # removes published rows of this history.
         with self._engine.begin() as connection:
             # A new history waits for this lock before it inserts rows, and this waits for one that is starting: a row
             # that uses an id again is never here in the history of the claim.

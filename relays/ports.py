@@ -75,6 +75,9 @@ class Outbox(Protocol):
     def open(self) -> None:
         """Prepare the connections of a relay to Kafka."""
 
+    def probe(self) -> None:
+        """Close the connections, and raise unless the database answers on a new one."""
+
     def start_history(self) -> None:
         """Start a new history if this database is an older copy or on another server: before anything is claimed."""
 
@@ -156,7 +159,7 @@ class Lanes(Protocol):
         """These offsets are committed."""
 
     def close(self) -> None:
-        """Leave the group, so that other members get the lanes at once."""
+        """Leave the group, so that other members get the lanes at once. `join` may follow."""
 
 
 class Publisher(Protocol):
@@ -172,4 +175,4 @@ class Publisher(Protocol):
         """Commit the open transaction with these offsets. Kafka fences it when `membership` is no longer valid."""
 
     def close(self) -> None:
-        """Give up an open transaction; a committed one stays."""
+        """Give up an open transaction; a committed one stays. `send` may follow."""

@@ -38,6 +38,10 @@ class Settler:
             self._background.wait(self._settling)
         self._settling, self._rows = None, ()
 
+    def forget(self) -> None:
+        """Leave the rows of the last batch to the next owners of their lanes: the committed offsets name them."""
+        self._settling, self._rows = None, ()
+
     def settle_named(self, named: Sequence[Named]) -> int:
         """Remove those of the named rows that are still the ones that were published; return how many."""
         return self._background.wait(self._background.start(partial(self._outbox.settle_named, named)))

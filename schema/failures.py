@@ -14,6 +14,10 @@ class Retryable(Exception):
     """Raised when the same call may succeed later: a store is down, slow, full or busy."""
 
 
+class DatabaseAway(Retryable):
+    """Raised when the metadata database cannot be reached: another process may still reach it."""
+
+
 class Permanent(Exception):
     """Raised when the same call can never succeed: the event is at fault."""
 

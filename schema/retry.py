@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from schema.database import connection
-from schema.failures import Retryable
+from schema.failures import DatabaseAway, Retryable
 
 T = TypeVar("T")
 
@@ -41,14 +41,23 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, Retryable) or connection.is_transient(error)
 
 
+def is_database_away(error: BaseException) -> bool:
+    """Whether the metadata database could not be reached, translated or not."""
+    return isinstance(error, DatabaseAway) or connection.is_away(error)
+
+
 @contextmanager
 def translate_transient() -> Iterator[None]:
-    """Raise a transient error of the metadata database as Retryable, without the statement in its message."""
+    """Raise a transient error of the metadata database as Retryable, without the statement in its message.
+
+    Raises DatabaseAway when the server cannot be reached.
+    """
     try:
         yield
     except DBAPIError as error:
         if connection.is_transient(error):
-            raise Retryable(f"metadata database: {error.orig}") from error
+            kind = DatabaseAway if connection.is_away(error) else Retryable
+            raise kind(f"metadata database: {error.orig}") from error
         raise
 
 

@@ -56,7 +56,7 @@ def check(
     from operations.topic import TopicReader
 
     output = Output(json=as_json)
-    with wiring.open_system(settings.load()) as system:
+    with wiring.open_system(settings.load(), has_limit=False) as system:
         if system.settings.kafka is None:
             raise SettingsError(
                 f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS is not set: without Kafka there is no topic to check; "

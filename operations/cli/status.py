@@ -33,7 +33,7 @@ def command(
     from operations.status import status as read_status
 
     output = Output(json=as_json)
-    with wiring.open_system(settings.load()) as system:
+    with wiring.open_system(settings.load(), has_limit=False) as system:
         if watch:
             _watch(system, output, stop_on_signals())
         else:

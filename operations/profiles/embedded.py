@@ -39,6 +39,7 @@ from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.tables import outbox, outbox_dead_letters, sink_states
 from schema.failures import DeadLetter
+from schema.outage import Outage
 from schema.retry import call_with_retry
 
 _REFUSED_SHOWN = 20
@@ -126,17 +127,22 @@ def run_until_signalled(system: System, output: Output, *, until_idle: bool, pat
     logging.getLogger("operations.monitoring").setLevel(logging.INFO)
     stop = stop_on_signals()
     with output.progress("Relaying events", pending_events(system)) as bar:
+        outage = Outage(
+            lambda reason, seconds: output.note(f"{reason}; trying again, for {seconds:.0f} s so far"),
+            lambda seconds: output.note(f"works again after {seconds:.1f} s"),
+        )
 
-        def failing(reason: str, seconds: float) -> None:
-            output.note(f"{reason}; again in {seconds:.1f} s")
+        def report(rows: int) -> None:
+            outage.note_success()
+            bar.advance(rows)
 
         return run(
             system,
             stop,
             until_idle=until_idle,
             patience_seconds=patience_seconds,
-            report=bar.advance,
-            failing=failing,
+            report=report,
+            failing=lambda reason, _seconds: outage.note_failure(reason),
         )
 
 

@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from operations.settings import PREFIX, SettingsError
-from operations.signals import stop_on_signals
+from operations.signals import end_in_time, stop_on_signals
 from operations.sinks import names as sink_names
 from operations.sinks import open_sink
 from operations.staging import sweep_hourly
 from operations.wiring import System
 from relays.ports import OutboxRow
 from schema import sinks as port
+from schema.database.connection import probe
 from schema.events.events import Envelope
 from schema.failures import DeadLetter, Retryable
+from schema.outage import DatabaseOutage
+from schema.retry import translate_transient
 from schema.sinks import MINIO
+from schema.threads import DaemonExecutor
 
 
 def relay(system: System) -> int:
@@ -42,12 +46,14 @@ def relay(system: System) -> int:
     topics = RequiredTopics(kafka, [names.documents_topic, names.lanes_topic], system.identity.lanes)
     topics.require()
     stop = stop_on_signals()
+    end_in_time(stop)
     process, work = Process(system, "relay"), WorkLog("published")
     relay = kafka_relay(
         system.engine,
         names,
         kafka,
         lanes=system.identity.lanes,
+        leave_after_seconds=system.settings.leave_after_seconds,
         check_history=lambda is_stopped: history.check_if_due(system.engine, names, kafka, is_stopped),
         report=report,
         metrics=None if system.settings.metrics_port == 0 else RelayMetrics(process.registry),
@@ -81,6 +87,7 @@ def consume(system: System, sink_name: str) -> int:
     kafka, names = _kafka(system), system.names
     _enable_info_logs("consumers", "operations")
     stop = stop_on_signals()
+    end_in_time(stop)
     process, work = Process(system, "consumer"), WorkLog(f"applied sink={sink_name}")
     metrics, retries = ConsumerMetrics(process.registry), process.metrics.retries
     with ExitStack() as stack:
@@ -98,9 +105,14 @@ def consume(system: System, sink_name: str) -> int:
             process.metrics.note_progress()
             metrics.note_foreign(sink_name, subscription.foreign.count)
 
+        def probe_database() -> None:
+            with translate_transient():
+                probe(system.engine)
+
         metrics.partitions_owned.labels(sink_name).set_function(lambda: len(subscription.owned))
         refill = Refill(system.engine, sink, sink_marks, system.store)
-        applier: port.Applier = MeasuredApplier(Applier(system.engine, sink, sink_marks), metrics, retries)
+        plain = Applier(system.engine, sink, sink_marks, new_executor=lambda: DaemonExecutor("mark"))
+        applier: port.Applier = MeasuredApplier(plain, metrics, retries)
         if (tracing := stack.enter_context(process.tracing())) is not None:
             applier = tracing.traced(applier)
         checks = {sink_name: sink.ensure, "topics": topics.check}
@@ -112,6 +124,8 @@ def consume(system: System, sink_name: str) -> int:
             report=report,
             progress=progress,
             refill=MeasuredRefill(refill, sink_name, metrics, retries),
+            database=DatabaseOutage(system.settings.leave_after_seconds),
+            probe=probe_database,
         ).run(stop)
     return consumed
 

@@ -11,7 +11,9 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schema import collection, limits
+from schema.database.connection import TIMEOUT_SECONDS
 from schema.object_store import layout
+from schema.outage import LEAVE_AFTER_SECONDS
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -42,6 +44,20 @@ class Settings(BaseSettings):
         default=None,
         description="The metadata database: MySQL 8.0.19 or later, or SQLite.",
         json_schema_extra={"unit": "mysql+pymysql://… or sqlite:////path", "unset": "SQLite in the data folder"},
+    )
+    database_timeout_seconds: float = Field(
+        default=TIMEOUT_SECONDS,
+        ge=1,
+        description="How long a call of MySQL may stay without an answer before it fails; `init`, `status` and "
+        "`history check` have no limit.",
+        json_schema_extra={"unit": "seconds, at least 1"},
+    )
+    leave_after_seconds: float = Field(
+        default=LEAVE_AFTER_SECONDS,
+        gt=0,
+        description="How long a relay or consumer may be without its database before it leaves its group, so that "
+        "others take over its lanes or partitions.",
+        json_schema_extra={"unit": "seconds"},
     )
     kafka_bootstrap_servers: str | None = Field(
         default=None,

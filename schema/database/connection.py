@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 _MYSQL_DEMOTED = {  # a new connection may reach the new primary
@@ -23,16 +23,24 @@ _MYSQL_TRANSIENT = _MYSQL_DEMOTED | {
     2006,  # server has gone away
     2013,  # lost connection during query
 }
+_MYSQL_BUSY = {1205, 1213}  # of those: the server answers
 _SQLITE_TRANSIENT = ("database is locked", "database table is locked")
 _SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
+_CONNECT_SECONDS = 5.0
+TIMEOUT_SECONDS = 30.0
 
 
-def connect(url: str | URL) -> Engine:
+def connect(
+    url: str | URL, *, timeout_seconds: float | None = TIMEOUT_SECONDS, idle_seconds: float | None = None
+) -> Engine:
     """An engine for `url` ("mysql+pymysql://…" or "sqlite:///…").
 
-    MySQL: READ COMMITTED, UTC and utf8mb4. SQLite: a transaction takes the write lock when it begins, so that two
-    writers wait for each other instead of failing later; commits are durable (WAL, synchronous=FULL). Read through
-    `reading()`, which does not take that lock.
+    MySQL: READ COMMITTED, UTC and utf8mb4. A call without an answer for `timeout_seconds` fails (None: it waits), and a
+    wait for a lock fails sooner, with its own error. With `idle_seconds` the server ends a connection, and its open
+    transaction with all locks, when the client sends nothing for so long.
+
+    SQLite: a transaction takes the write lock when it begins, so that two writers wait for each other instead of
+    failing later; commits are durable (WAL, synchronous=FULL). Read through `reading()`, which does not take that lock.
     """
     if make_url(url).get_backend_name() == "sqlite":
         engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_SECONDS})
@@ -43,8 +51,14 @@ def connect(url: str | URL) -> Engine:
         url,
         hide_parameters=True,  # no content and no secret in an error message
         isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
-        connect_args={"charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'"},
+        pool_pre_ping=True,  # the first one without an answer closes the whole pool: a silent server costs one limit
+        connect_args={
+            "charset": "utf8mb4",
+            "init_command": _session_settings(timeout_seconds, idle_seconds),
+            "connect_timeout": _CONNECT_SECONDS,
+            "read_timeout": timeout_seconds,
+            "write_timeout": timeout_seconds,
+        },
     )
     event.listen(engine, "handle_error", _leave_demoted_server)
     return engine
@@ -82,6 +96,31 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error.orig, sqlite3.OperationalError):
         return str(error.orig).startswith(_SQLITE_TRANSIENT)
     return isinstance(error, OperationalError) and bool(_codes(error.orig) & _MYSQL_TRANSIENT)
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether the server cannot be reached or used. A deadlock and a wait for a lock show that it answers."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    return isinstance(error, OperationalError) and bool(_codes(error.orig) & (_MYSQL_TRANSIENT - _MYSQL_BUSY))
+
+
+def probe(engine: Engine) -> None:
+    """Close the pool's connections and have a new one answer. Raises DBAPIError."""
+    engine.dispose()
+    with reading(engine) as connection:
+        connection.execute(text("SELECT 1"))
+
+
+def _session_settings(timeout_seconds: float | None, idle_seconds: float | None) -> str:
+    settings = ["time_zone = '+00:00'"]
+    if timeout_seconds is not None:
+        settings.append(f"innodb_lock_wait_timeout = {max(1, int(timeout_seconds * 2 / 3))}")
+    if idle_seconds is not None:
+        settings.append(f"wait_timeout = {max(1, round(idle_seconds))}")
+    return f"SET {', '.join(settings)}"
 
 
 def _leave_demoted_server(context: ExceptionContext) -> None:

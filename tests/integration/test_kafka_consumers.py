@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Consumer
 from sqlalchemy import Engine, text
 
-from consumers import kafka as kafka_consumer
+from consumers import background
 from consumers.milvus.sink import MilvusSink
 from consumers.sink import Change
 from schema.failures import Retryable
@@ -59,7 +59,7 @@ class Counting:
 def test_documents_reach_both_stores_once_while_consumers_join_and_leave(
     servers: Servers, pipeline: Pipeline, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_consumer, "_PATIENCE_SECONDS", 0.0)  # every batch pauses its partitions
+    monkeypatch.setattr(background, "_PATIENCE_SECONDS", 0.0)  # every batch pauses its partitions
     milvus_sink = Counting(pipeline.milvus_sink)
     with ExitStack() as stack:
         stack.enter_context(kafka.relaying(pipeline.engine, servers, names))

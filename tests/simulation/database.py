@@ -11,7 +11,7 @@ from typing import Any
 from zlib import crc32
 
 import msgspec
-from sqlalchemy import Engine, bindparam, create_engine, event, text
+from sqlalchemy import Engine, ExceptionContext, bindparam, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
@@ -21,9 +21,11 @@ from schema.batches import bounded
 from schema.database import connection as shipped
 from schema.database.connection import reading
 from schema.database.tables import metadata
+from schema.retry import translate_transient
 from tests.simulation.scheduler import Scheduler
 from tests.support.pipeline import set_model
 
+_TIMEOUT_SECONDS = 0.3
 _OLDEST = text(
     """
     SELECT id, payload_bytes, (SELECT history_id FROM system_identity) AS history_id
@@ -39,11 +41,16 @@ def _locked() -> Exception:
     return sqlite3.OperationalError("database is locked")
 
 
+class _Silence(sqlite3.OperationalError):
+    """The database does not answer this process."""
+
+
 class _Cursor(sqlite3.Cursor):
     def execute(self, sql: str, parameters: Any = ()) -> "_Cursor":
         connection: Any = self.connection
         if connection.scheduler is not None and not connection.in_transaction and not sql.startswith("PRAGMA"):
             connection.scheduler.point("sql", _locked)
+            _answer(connection.scheduler)
         super().execute(sql, parameters)
         return self
 
@@ -64,6 +71,21 @@ class _Connection(sqlite3.Connection):
             self.scheduler.point("sql committed", _locked)
 
 
+def _answer(scheduler: Scheduler) -> None:
+    """Raises when the database is silent for the process of this task; it notices that after a while."""
+    task = scheduler.current
+    if task is not None and task.process.silent_until > scheduler.now:
+        scheduler.sleep(_TIMEOUT_SECONDS)
+        raise _Silence("no answer")
+
+
+def _lose_connection(context: ExceptionContext) -> None:
+    """As a lost connection; the one connection of all processes stays."""
+    if isinstance(context.original_exception, _Silence):
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False
+
+
 @cache
 def _engine() -> tuple[Engine, _Connection, sqlite3.Connection]:
     """One engine per process, since its compiled statements are worth keeping; its connection, and an empty system."""
@@ -72,6 +94,7 @@ def _engine() -> tuple[Engine, _Connection, sqlite3.Connection]:
     made = create_engine("sqlite://", hide_parameters=True, poolclass=StaticPool, creator=lambda: raw)
     event.listen(made, "connect", shipped._prepare_sqlite)
     event.listen(made, "begin", shipped._begin_immediate)
+    event.listen(made, "handle_error", _lose_connection)
     metadata.create_all(made)
     with made.begin() as connection:
         set_model(connection)
@@ -103,6 +126,10 @@ class Database:
         minutes, seconds = divmod(self._scheduler.now, 60)
         hours, minutes = divmod(int(minutes), 60)
         return f"2026-01-{1 + hours // 24:02d} {hours % 24:02d}:{minutes:02d}:{seconds:06.3f}000"
+
+    def probe(self) -> None:
+        with translate_transient(), reading(self.engine) as connection:
+            connection.execute(text("SELECT 1"))
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Rows without a stop: for checks."""
@@ -157,6 +184,9 @@ class RelayOutbox(SqlOutbox):
 
     def open(self) -> None:
         """There is no binlog."""
+
+    def probe(self) -> None:
+        self._database.probe()
 
     def settle_named(self, named: Collection[Named]) -> int:
         settled = super().settle_named(named)

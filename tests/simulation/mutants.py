@@ -153,10 +153,10 @@ MUTANTS["mark_before_apply"] = _MarkBeforeApply
 
 
 @_mutant(KafkaConsumer, "apply")
-def offsets_before_apply(self: KafkaConsumer, stop: Any) -> None:
+def offsets_before_apply(self: KafkaConsumer) -> None:
     self._subscription.store_offsets(self._batch)
     self._subscription.commit()
-    _apply_loop(self, stop)
+    _apply_loop(self)
 
 
 @_mutant(MilvusSink, "apply")

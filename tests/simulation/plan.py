@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import consumers.applier
+import consumers.background
 import consumers.kafka
 import consumers.milvus.sink
 import consumers.minio.sink
@@ -17,6 +18,7 @@ import producer.desired
 import relays.claim
 import relays.publisher
 import schema.kafka.topics
+import schema.outage
 from schema import limits
 from tests.simulation.scheduler import wait_for_futures
 
@@ -112,10 +114,12 @@ def small_batches(plan: Plan, new_producer: Any) -> Iterator[None]:
         (relays.claim, "_ROWS_PER_LANE", rows),
         (relays.claim, "_BACKLOG_ROWS", rows),
         (relays.publisher, "Producer", new_producer),
+        (schema.outage, "_STAY_SECONDS", 5.0),
         (relays.publisher, "call_with_timeout", lambda call, seconds=0.0: call()),
         (schema.kafka.topics, "read_message_limit", lambda *_: 1_000_000),
         (consumers.kafka, "_BATCH_ROWS", rows),
         (consumers.kafka, "wait", wait_for_futures),
+        (consumers.background, "wait", wait_for_futures),
         (consumers.minio.sink, "wait", wait_for_futures),
         (consumers.applier, "_CHANGES_PER_MARK", rows),
         (consumers.milvus.sink, "_ROWS_PER_REQUEST", rows),

@@ -21,6 +21,7 @@ from schema.database.tables import LANES
 from schema.failures import Retryable, StoreMissing
 from schema.kafka.names import Names
 from schema.object_store import marker
+from schema.outage import DatabaseOutage
 from schema.retry import Backoff
 from schema.sinks import MILVUS, MINIO
 from tests.simulation.database import Database, RelayOutbox
@@ -34,6 +35,7 @@ from tests.support.pipeline import DIMENSION, MARKS, SYSTEM_ID
 
 _STORE_CALLS = {"put", "read", "copy", "sha256", "keys", "remove"}
 SINKS = (MILVUS, MINIO)
+LEAVE_AFTER_SECONDS = 1.0
 
 
 def lane_of(doc_id: str) -> int:
@@ -68,14 +70,16 @@ class RelayProcess(Process):
         super().__init__(name)
         self.stop = TaskEvent(world.scheduler)
         self.lanes = world.broker.lanes()
+        self.outage = DatabaseOutage(LEAVE_AFTER_SECONDS, world.scheduler.clock)
         scheduler = world.scheduler
         outbox = RelayOutbox(world.database)
         self.relay = KafkaRelay(
             outbox,
             Lanes(scheduler, self.lanes),
             KafkaPublisher(Names("rag", SYSTEM_ID), {}, LANES),
-            claiming=TaskExecutor(scheduler, self),
-            settling=TaskExecutor(scheduler, self),
+            new_executor=lambda _name: TaskExecutor(scheduler, self),
+            clock=scheduler.clock,
+            outage=self.outage,
             backoff=world.backoff,
         )
         self._outbox = outbox
@@ -152,6 +156,7 @@ class ConsumerProcess(Process):
         self.sink_name = sink_name
         self.stop = TaskEvent(world.scheduler)
         self.lost_store = False
+        self.outage = DatabaseOutage(LEAVE_AFTER_SECONDS, world.scheduler.clock)
         self.topic = world.topics[sink_name]
         scheduler, store = world.scheduler, world.store()
         sink = open_sink(world, sink_name, store)
@@ -170,6 +175,8 @@ class ConsumerProcess(Process):
             refill=self.refill,
             executor=new_executor(),
             clock=scheduler.clock,
+            database=self.outage,
+            probe=world.database.probe,
             backoff=world.backoff,
         )
         scheduler.spawn(self, lambda: self._run(sink))

@@ -35,6 +35,7 @@ class Process:
         self.name = name
         self.is_dead = False
         self.paused_until = 0.0
+        self.silent_until = 0.0  # for this process the database gives no answer
 
 
 class Task:

@@ -12,7 +12,7 @@ from tests.simulation import plan as plans
 from tests.simulation.checks import Checks
 from tests.simulation.kafka import Producer
 from tests.simulation.plan import Operation, Plan
-from tests.simulation.processes import SINKS, ConsumerProcess, RelayProcess, World
+from tests.simulation.processes import LEAVE_AFTER_SECONDS, SINKS, ConsumerProcess, RelayProcess, World
 from tests.simulation.scheduler import Scheduler, Task
 from tests.simulation.writers import Operator, Writers
 
@@ -46,6 +46,8 @@ class Simulation:
         self.checks = Checks(self.world)
         self.result = Result(seed)
         self.is_healed = False
+        self._silences = Random(f"silences {seed}")  # of its own: other faults come as without them
+        self._silence_chance = self._silences.choice((0.0, 0.0, 0.0, 0.002))
         self._failovers = self.plan.failovers
         self._operator = Operator(self.world)
         self._operator_tasks = 0
@@ -128,6 +130,8 @@ class Simulation:
             self._pause(process, task.label, seconds, expires=self.random.random() < plan.expire)
         elif chance < plan.kill + plan.pause + plan.restart:
             self._stop(process)
+        if self._silence_chance and self._silences.random() < self._silence_chance:
+            self._silence(process)
         if plan.lose_milvus and self.random.random() < plan.lose_milvus and self.world.milvus.rows is not None:
             self._note("the Milvus collection is lost")
             self.world.milvus.rows = None
@@ -169,6 +173,12 @@ class Simulation:
             process.expire(self.world)
             self.result.seen["expired"] += 1
         self._note(f"{process.name} {label}: stands still for {seconds:.2f}s{', its session ends' * expires}")
+
+    def _silence(self, process: RelayProcess | ConsumerProcess) -> None:
+        seconds = self._silences.uniform(0.1, 5 * LEAVE_AFTER_SECONDS)
+        process.silent_until = self.scheduler.now + seconds
+        self.result.seen["silences"] += 1
+        self._note(f"the database is silent for {process.name} for {seconds:.2f}s")
 
     def _stop(self, process: RelayProcess | ConsumerProcess) -> None:
         if process.may_be_killed and not process.stop.is_set():
@@ -244,7 +254,7 @@ class Simulation:
         self.world.broker.refusal = 0.0
         self._note("no more faults")
         for process in self._processes:
-            process.paused_until = 0.0
+            process.paused_until = process.silent_until = 0.0
 
     def _is_quiet(self) -> bool:
         world = self.world
@@ -300,6 +310,8 @@ class Simulation:
     def _count(self) -> None:
         seen, world = self.result.seen, self.world
         seen["fenced"] += world.broker.fenced
+        everyone: list[RelayProcess | ConsumerProcess] = [*self._relays, *self._consumers]
+        seen["left without database"] += sum(one.outage._stay_until > 0 for one in everyone)
         seen["refilled"] += world.refilled
         seen["refused by Kafka"] += len(world.broker.refused)
         for consumer in self._consumers:

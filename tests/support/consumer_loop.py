@@ -1,6 +1,5 @@
 """The consumer loop in a test: ports in memory, no threads, virtual time."""
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,7 +62,7 @@ class Loop(KafkaConsumer):
     def turn(self) -> None:
         """Once through the loop."""
         self.poll_batch()
-        self.apply(threading.Event())
+        self.apply()
         self.commit()
 
 

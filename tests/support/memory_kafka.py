@@ -174,6 +174,10 @@ class MemoryLanes(LaneStates):
     def close(self) -> None:
         if self._broker.is_member(self.member_id):
             self._broker.expire(self.member_id)
+        self.member_id = ""
+        self.events.clear()
+        self.owned.clear()
+        self.arriving.clear()
 
 
 class MemoryPublisher:

@@ -44,6 +44,9 @@ class MemoryOutbox:
     def open(self) -> None:
         pass
 
+    def probe(self) -> None:
+        pass
+
     def start_history(self) -> None:
         pass
 

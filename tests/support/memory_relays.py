@@ -45,8 +45,7 @@ class System:
             self.outbox,
             self.broker.lanes(),
             self.broker.publisher(),
-            claiming=InlineExecutor(),
-            settling=InlineExecutor(),
+            new_executor=lambda _name: InlineExecutor(),
             backoff=Backoff(uniform=lambda _low, high: high),
             report=lambda rows: self.batches.append(len(rows)),
         )

@@ -90,6 +90,7 @@ class MemorySubscription:
 
     def leave(self) -> None:
         self._give_up(self.owned)
+        self.paused = False
         if self in self.topic.members:
             self.topic.members.remove(self)
 

@@ -107,7 +107,7 @@ def test_positions_are_stored_only_while_no_message_is_in_flight(group: MemoryTo
     loop.poll_batch()
     loop.poll_batch()
     assert stored == [0]
-    loop.apply(threading.Event())
+    loop.apply()
     loop.turn()
     assert stored == [0, 0]
 
@@ -124,7 +124,7 @@ def test_failing_batch_is_paused_and_applied_again_with_backoff(group: MemoryTop
     loop = Loop(group, applier)
     loop.poll_batch()
     began = loop.clock.milliseconds
-    loop.apply(threading.Event())
+    loop.apply()
     assert len(applier.batches) == 4
     assert all(sorted(batch) == sorted(applier.batches[0]) for batch in applier.batches)
     paused, times, commits = zip(*seen, strict=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumers import kafka
+from consumers import background
 from tests.support.consumer_loop import Loop, ScriptedApplier, append, committed, fail
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_subscription import MemoryTopic
@@ -20,7 +20,7 @@ def group() -> MemoryTopic:
 
 
 def test_slow_batch_pauses_its_partitions_until_it_ends(group: MemoryTopic, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(background, "_PATIENCE_SECONDS", 0.0)
 
     class Slow(InlineExecutor):
         """Ends each piece of work once the group was served for a while."""
@@ -71,7 +71,7 @@ def test_attempt_that_ends_before_a_revocation_is_committed(
     group: MemoryTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next owner has nothing to repeat."""
-    monkeypatch.setattr(kafka, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(background, "_PATIENCE_SECONDS", 0.0)
 
     class Late(InlineExecutor):
         """Work seems to end only while the group is served."""
