@@ -29,6 +29,7 @@ _FILL_SECONDS = 0.005  # how long a batch waits for its next event
 _PATIENCE_SECONDS = 3.0  # how long a batch may take before partitions are paused, which drops what was fetched ahead
 _SERVE_SECONDS = 0.05
 _BACKOFF = Backoff()
+_LONELY_ATTEMPTS = 3  # of a failing batch, before the next events join it
 _DRAIN_SECONDS = 10.0  # how long a revoked partition waits for its batch
 
 
@@ -98,7 +99,7 @@ class KafkaConsumer:
 
     def poll_batch(self) -> None:
         """Poll the next messages, bounded in rows and bytes; none after a quarter of a second of silence."""
-        size_bytes = 0
+        size_bytes = sum(len(message.value or b"") for message in self._batch)
         rows, timeout = 1, _IDLE_SECONDS
         while len(self._batch) < _BATCH_ROWS and size_bytes < _BATCH_BYTES:
             messages = self._subscription.poll(rows, timeout)
@@ -131,6 +132,9 @@ class KafkaConsumer:
                 failures += 1
                 _log.warning("sink_failing sink=%s attempt=%d reason=%s", self._applier.name, failures, error)
                 self._serve_for(self._backoff.seconds(failures), stop)
+                if failures >= _LONELY_ATTEMPTS and not stop.is_set():
+                    self._subscription.resume()
+                    self.poll_batch()  # one event at fault must not hold up those behind it: the applier parts them
         self._subscription.resume()
 
     def commit(self) -> None:

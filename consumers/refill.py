@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, and_, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from consumers import completion, marks, whole_document
+from consumers.isolation import Isolation
 from consumers.marks import Known, SinkMarks
 from consumers.sink import Change, Sink
 from consumers.whole_document import StoredDocument
@@ -23,7 +24,7 @@ from schema.database.connection import is_transient, reading, snapshot
 from schema.database.history import Identity, read_identity
 from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import documents, sink_states
-from schema.failures import Permanent, Retryable
+from schema.failures import Retryable
 from schema.object_store.port import ObjectStore
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Refill:
         self._sink_marks = sink_marks
         self._store = store
         self._clock = clock
+        self._isolation = Isolation(sink, clock=clock)
         self._next_at = 0.0
         self._written: set[str] = set()  # documents given to the sink and not marked yet
 
@@ -107,7 +109,6 @@ class Refill:
             self._postpone(changes.pop(doc_id)[0], reason)
         held = self._mark(list(changes.values()))
         self._written.clear()
-        self._sink.clean_up([event for change in held for event in change.events])
         return len(doc_ids), len(held)
 
     def _find_absent(self, connection: Connection, identity: Identity, lanes: Collection[int] | None) -> list[str]:
@@ -143,17 +144,12 @@ class Refill:
         return {doc_id: one for doc_id, one in built.items() if doc_id in now and _is_current(now[doc_id], one[0])}
 
     def _apply(self, changes: Sequence[Change]) -> dict[str, str]:
-        """Apply; returns doc_id and reason of the documents that the sink refuses, found by halving."""
+        """Apply; returns doc_id and reason of documents that the sink refuses, or fails on while it takes others."""
         if not changes:
             return {}
-        try:
-            self._sink.apply(changes)
-        except Permanent as error:
-            if len(changes) == 1:
-                return {changes[0].doc_id: str(error)}
-            middle = len(changes) // 2
-            return self._apply(changes[:middle]) | self._apply(changes[middle:])
-        return {}
+        self._isolation.begin()
+        outcome = self._isolation.apply(changes)
+        return {doc_id: str(error) for (doc_id, _), error in (*outcome.refused.items(), *outcome.failing.items())}
 
     def _mark(self, applied: Sequence[tuple[StoredDocument, Change]]) -> list[Change]:
         """Returns what the sink holds now. The other documents stay absent for the next round."""

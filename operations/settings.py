@@ -97,6 +97,14 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": f"numbers, 1 to {limits.VECTOR_DIMENSION:,}"},
     )
 
+    store_timeout_seconds: float = Field(
+        default=30.0,
+        ge=1.0,
+        le=600.0,
+        description="How long one request to Milvus or to the object store may take. A failed request is made again.",
+        json_schema_extra={"unit": "seconds, 1 to 600"},
+    )
+
     metrics_port: int | None = Field(
         default=None,
         ge=0,

@@ -2,12 +2,12 @@
 
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from consumers.minio.translate import translate_errors
 from consumers.sink import Change
 from schema import archive
-from schema.events.events import DocumentDeleted, DocumentUpserted, Event, FileRecord
+from schema.events.events import DocumentDeleted, DocumentUpserted, FileRecord
 from schema.failures import Permanent, SourceGone, StoreMissing
 from schema.object_store import layout, marker
 from schema.object_store.layout import SYSTEM_ID_KEY
@@ -50,13 +50,14 @@ class MinioSink:
 
     def apply(self, changes: Sequence[Change]) -> None:
         outcomes = [self._pool.submit(self._apply_one, change) for change in changes]
+        wait(outcomes, return_when=FIRST_EXCEPTION)
+        for outcome in outcomes:
+            outcome.cancel()  # after a failure: each change would wait for a silent store again
         wait(outcomes)  # a failed batch is applied again: none of its requests may still run then
         for outcome in outcomes:
-            with translate_errors():
-                outcome.result()
-
-    def clean_up(self, events: Sequence[Event]) -> None:
-        """Nothing to delete. A staged object may serve other documents, versions and sinks: a sweep removes it."""
+            if not outcome.cancelled():
+                with translate_errors():
+                    outcome.result()
 
     def close(self) -> None:
         self._pool.shutdown()
