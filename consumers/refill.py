@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import Connection, Engine, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from consumers import completion, marks, whole_document
@@ -26,6 +26,7 @@ from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import documents, sink_states
 from schema.failures import Retryable
 from schema.object_store.port import ObjectStore
+from schema.retry import translate_transient
 
 _log = logging.getLogger(__name__)
 
@@ -120,8 +121,7 @@ class Refill:
         )
         statement = select(sink_states.c.doc_id, documents.c.chunk_count).select_from(joined).where(absent)
         if lanes is not None and connection.dialect.name == "mysql":
-            lane = func.mod(func.crc32(sink_states.c.doc_id), identity.lanes)
-            statement = statement.where(lane.in_(sorted(lanes)))
+            statement = statement.where(_is_in_lanes(lanes, identity))
         rows = connection.execute(statement.order_by(sink_states.c.requested_at).limit(_ROUND_DOCUMENTS))
         doc_ids, found_chunks = [], 0
         for row in rows:
@@ -209,15 +209,23 @@ class Refill:
             _log.warning("refill_lacks sink=%s doc_id=%s reason=%s", self._sink.name, row.doc_id, reason)
 
 
-def mark_all_absent(engine: Engine, sink: str, reason: str) -> int:
-    """Mark every document of a sink absent, in bounded transactions: its store is lost. Returns how many.
+def mark_all_absent(engine: Engine, sink: str, reason: str, lanes: Collection[int] | None = None) -> int:
+    """Mark every document of a sink absent, or those of `lanes`, in bounded transactions. Returns how many.
 
-    Run it before the store is created again: a crash in between leaves marks that are true.
+    Run it before the store is created again, or the topic is read after a gap: a crash in between leaves marks that
+    are true. Raises Retryable.
     """
+    with translate_transient():
+        return _mark_all_absent(engine, sink, reason, lanes)
+
+
+def _mark_all_absent(engine: Engine, sink: str, reason: str, lanes: Collection[int] | None) -> int:
     marked, last = 0, ""
     while True:
         with reading(engine) as connection:
             following = select(sink_states.c.doc_id).where(sink_states.c.sink == sink, sink_states.c.doc_id > last)
+            if lanes is not None and engine.dialect.name == "mysql":
+                following = following.where(_is_in_lanes(lanes, read_identity(connection)))
             found = connection.execute(following.order_by(sink_states.c.doc_id).limit(IDS_PER_STATEMENT)).scalars()
             doc_ids = list(found)
         if not doc_ids:
@@ -226,6 +234,10 @@ def mark_all_absent(engine: Engine, sink: str, reason: str) -> int:
             marks.lock_documents(connection, doc_ids)
             marks.mark_absent(connection, sink, dict.fromkeys(doc_ids, reason))
         marked, last = marked + len(doc_ids), doc_ids[-1]
+
+
+def _is_in_lanes(lanes: Collection[int], identity: Identity) -> ColumnElement[bool]:
+    return func.mod(func.crc32(sink_states.c.doc_id), identity.lanes).in_(sorted(lanes))
 
 
 def _is_current(now: Known, stored: StoredDocument) -> bool:

@@ -10,12 +10,13 @@ from schema.kafka.clients import for_producer
 from schema.retry import Backoff, call_with_retry
 
 _CALL_SECONDS = 10.0
+_GIVE_UP_SECONDS = 15.0  # for a call that ignores its own time limit
 _BACKOFF = Backoff(0.2, 0.4)
 
 
 def count_since(kafka: Mapping[str, Any], topic: str, since: float) -> int:
     """How many messages without a transaction came at `since` (seconds, Unix) or later. Raises KafkaException."""
-    admin = AdminClient({"log_level": 4, **for_producer(kafka)})
+    admin = AdminClient(for_producer(kafka))
     return call_with_retry(  # a partition may have no leader for a moment
         lambda: _count(admin, topic, since),
         retry_on=lambda error: isinstance(error, KafkaException),
@@ -37,4 +38,4 @@ def _list(admin: AdminClient, partitions: list[TopicPartition], spec: OffsetSpec
     if not partitions:
         return {}
     found = admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_CALL_SECONDS)
-    return {one.partition: future.result().offset for one, future in found.items()}
+    return {one.partition: future.result(_GIVE_UP_SECONDS).offset for one, future in found.items()}
