@@ -69,7 +69,7 @@ class KafkaRelay:
         self._progress = progress
         self._claiming = Background(claiming, lanes, backoff, progress)
         self._settling = Background(settling, lanes, backoff, progress)
-        self._claimer = Claimer(outbox, lanes, self._claiming)
+        self._claimer = Claimer(outbox, lanes, self._claiming, lambda: publisher.batch_bytes)
         self._settler = Settler(outbox, self._settling)
         self._limit = DeadLetterLimit(lambda: self._settler.count_dead_letters(STAGE))
         self._waiting: AbstractSet[int] = frozenset()  # arriving lanes whose offsets cannot be read yet
