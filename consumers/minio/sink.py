@@ -1,8 +1,9 @@
 """The object-store sink: files at their final keys, and an archive of vectors from which Milvus can be rebuilt."""
 
 import io
+import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from consumers.minio.translate import translate_errors
 from consumers.sink import Change
@@ -49,18 +50,25 @@ class MinioSink:
         require_own(f"the bucket {bucket}", owner, self._system_id, separate=separate)
 
     def apply(self, changes: Sequence[Change]) -> None:
-        outcomes = [self._pool.submit(self._apply_one, change) for change in changes]
-        wait(outcomes, return_when=FIRST_EXCEPTION)
-        for outcome in outcomes:
-            outcome.cancel()  # after a failure: each change would wait for a silent store again
+        failed = threading.Event()
+        outcomes = [self._pool.submit(self._apply_unless, failed, change) for change in changes]
         wait(outcomes)  # a failed batch is applied again: none of its requests may still run then
         for outcome in outcomes:
-            if not outcome.cancelled():
-                with translate_errors():
-                    outcome.result()
+            with translate_errors():
+                outcome.result()
 
     def close(self) -> None:
         self._pool.shutdown()
+
+    def _apply_unless(self, failed: threading.Event, change: Change) -> None:
+        """Skip the change once another one has failed: each would wait for a silent store again."""
+        if failed.is_set():
+            return
+        try:
+            self._apply_one(change)
+        except BaseException:
+            failed.set()
+            raise
 
     def _apply_one(self, change: Change) -> None:
         upserts = [event for event in change.events if isinstance(event, DocumentUpserted)]
