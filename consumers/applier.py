@@ -4,14 +4,17 @@ Invariant 6: versions are fenced here, so an event that is applied twice, or aft
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Engine
 
 from consumers import marks
+from consumers.isolation import Isolation, Key
 from consumers.marking import Marking, Part, Refused, Written
 from consumers.marks import Known, SinkMarks
 from consumers.removals import hold_back, is_empty, needs_earlier_parts
@@ -21,7 +24,7 @@ from schema.batches import bounded
 from schema.database.connection import reading
 from schema.events.events import Envelope, Event, MalformedEvent, decode
 from schema.events.identity import doc_id_error
-from schema.failures import DeadLetter, Permanent, SourceGone
+from schema.failures import DeadLetter, DocumentLost, Retryable, SourceGone
 from schema.limits import LAST_VERSION
 from schema.retry import translate_transient
 
@@ -29,12 +32,28 @@ _log = logging.getLogger(__name__)
 
 _CHANGES_PER_MARK = 500
 _CHUNKS_PER_MARK = 2_000
+_CHECK_SECONDS = 10.0  # between two checks that the store is still there and of this system
+
+
+@dataclass
+class _Applied:
+    """What of a part the sink did not take, and why."""
+
+    refused: Refused = field(default_factory=dict)
+    superseded: set[Key] = field(default_factory=set)  # the source is gone, because the document has a newer version
+    lost: dict[Key, str] = field(default_factory=dict)  # and the reason: the sink lost what the version builds on
+    failing: dict[Key, Retryable] = field(default_factory=dict)
+
+    def has_taken(self, change: Change) -> bool:
+        key = (change.doc_id, change.version)
+        return not (key in self.superseded or key in self.failing or key in self.lost)
 
 
 class Applier:
     """Keeps one sink up to date; `sink.ensure()` has been called.
 
-    `new_executor` makes the executor, with one thread, that marks in the background during one batch.
+    `new_executor` makes the executor, with one thread, that marks in the background during one batch. `clock` returns
+    seconds.
     """
 
     def __init__(
@@ -44,11 +63,15 @@ class Applier:
         sink_marks: SinkMarks,
         *,
         new_executor: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, thread_name_prefix="mark"),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._sink = sink
         self._sink_marks = sink_marks
         self._new_executor = new_executor
+        self._clock = clock
+        self._check_at = clock() + _CHECK_SECONDS
+        self._isolation = Isolation(sink, clock=clock)
         self._written: Written = {}  # given to the sink by this process and not marked yet
         self.counts: Counter[str] = Counter()  # lost_history, part_missing, applied_late: how often each was found
 
@@ -59,8 +82,11 @@ class Applier:
     def apply(self, envelopes: Sequence[Envelope]) -> list[DeadLetter]:
         """Apply events in order; returns those that the sink refuses for good.
 
-        On return the sink holds, and the marks show, everything else. Raises Retryable: apply all of them again.
+        On return the sink holds, and the marks show, everything else. Raises Retryable: apply all of them again; what
+        the sink took of them is marked. Raises StoreMissing and OtherSystem when the store is not that of this system.
         """
+        self._check_store()
+        self._isolation.begin()
         with translate_transient():
             events, refused = self._decode(envelopes)
             refused, bases = self._apply_newest(events, refused)
@@ -83,10 +109,15 @@ class Applier:
         selection = select_changes(events, known, refused, tried)
         self._report_missing(selection)
         changes = self._arrange_removals(selection.changes, known)
-        held, refused = self._apply_and_mark(replace(selection, changes=changes), known)
-        unused = {_key(event) for event in (*selection.lost, *selection.superseded)}
-        self._sink.clean_up([event for event in events if _is_done(event, held, unused)])
+        refused = self._apply_and_mark(replace(selection, changes=changes), known)
         return refused, selection.bases
+
+    def _check_store(self) -> None:
+        """A collection or bucket that vanished, or came back as another system's, must not be written to for long."""
+        if self._clock() >= self._check_at:
+            self._check_at = self._clock() + _CHECK_SECONDS
+            with suppress(Retryable):  # the store is away: the changes that follow tell
+                self._sink.ensure()
 
     def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[Event], Refused]:
         events: list[Event] = []
@@ -123,14 +154,15 @@ class Applier:
             arranged |= {change.doc_id: change for change in completed}
         return list(arranged.values())
 
-    def _apply_and_mark(self, selection: Selection, known: Mapping[str, Known]) -> tuple[dict[str, int], Refused]:
-        """Returns the version that the sink holds per document, and what it refuses."""
+    def _apply_and_mark(self, selection: Selection, known: Mapping[str, Known]) -> Refused:
+        """Returns what the sink refuses. Raises Retryable once everything that it took is marked."""
         again = {(change.doc_id, change.version) for change in selection.changes}
         rewritten = {key: history_id for key, history_id in self._written.items() if key not in again}
         rest = Part((), selection.refused, selection.lost, rewritten)  # marked with the first changes
         parts = list(bounded(selection.changes, _CHANGES_PER_MARK, _CHUNKS_PER_MARK, lambda change: change.chunks))
         if not parts and (rest.refused or rest.lost or rest.rewritten):
             parts = [[]]
+        failing: dict[Key, Retryable] = {}
         with self._new_executor() as executor:  # waits for marks under way, also after a failure
             marking = Marking(
                 self._engine,
@@ -142,35 +174,36 @@ class Applier:
                 counts=self.counts,
             )
             for changes in parts:
-                refused, superseded = self._apply(changes, known)
-                refused = self._drop_absent(refused, known)
-                held = [change for change in changes if (change.doc_id, change.version) not in superseded]
-                marking.submit(Part(held, rest.refused | refused, rest.lost, rest.rewritten))
+                applied = self._apply(changes, known)
+                refused = rest.refused | self._drop_absent(applied.refused, known)
+                held = [change for change in changes if applied.has_taken(change)]
+                marking.submit(Part(held, refused, rest.lost, rest.rewritten, applied.lost))
+                failing |= applied.failing
                 rest = Part()
-            return marking.finish()
+            refused = marking.finish()
+        if failing:
+            (doc_id, _), error = next(iter(failing.items()))
+            raise Retryable(f"{error} ({len(failing)} documents fail, one is {doc_id!r})") from error
+        return refused
 
-    def _apply(self, changes: Sequence[Change], known: Mapping[str, Known]) -> tuple[Refused, set[tuple[str, int]]]:
-        """Apply; halve a batch that the sink refuses until only the documents at fault are left.
-
-        Returns those, and the versions whose source is gone because the document has a newer version.
-        """
+    def _apply(self, changes: Sequence[Change], known: Mapping[str, Known]) -> _Applied:
         changes = [change for change in changes if not is_empty(change)]
+        applied = _Applied()
         if not changes:
-            return {}, set()
+            return applied
         self._written.update({(change.doc_id, change.version): change.events[0].history_id for change in changes})
-        try:
-            self._sink.apply(changes)
-        except Permanent as error:
-            if len(changes) > 1:
-                middle = len(changes) // 2
-                first, second = self._apply(changes[:middle], known), self._apply(changes[middle:], known)
-                return first[0] | second[0], first[1] | second[1]
-            doc_id, version = changes[0].doc_id, changes[0].version
+        outcome = self._isolation.apply(changes)
+        applied.failing = outcome.failing
+        for (doc_id, version), error in outcome.refused.items():
             if isinstance(error, SourceGone) and version < known[doc_id].version:
                 _log.info("source_gone sink=%s doc_id=%s version=%d reason=%s", self.name, doc_id, version, error)
-                return {}, {(doc_id, version)}
-            return {(doc_id, version): str(error)}, set()
-        return {}, set()
+                applied.superseded.add((doc_id, version))
+            elif isinstance(error, DocumentLost) and not known[doc_id].is_absent:
+                _log.warning("document_lost sink=%s doc_id=%s version=%d reason=%s", self.name, doc_id, version, error)
+                applied.lost[doc_id, version] = str(error)
+            else:
+                applied.refused[doc_id, version] = str(error)
+        return applied
 
     def _drop_absent(self, refused: Refused, known: Mapping[str, Known]) -> Refused:
         """A sink may refuse an event because it lacks the document; the refill does not need the event."""
@@ -180,12 +213,3 @@ class Applier:
                 "refused_while_absent sink=%s doc_id=%s version=%d reason=%s", self._sink.name, doc_id, version, reason
             )
         return {key: reason for key, reason in refused.items() if key not in absent}
-
-
-def _key(event: Event) -> tuple[str, int, str]:
-    return event.doc_id, event.version, event.history_id
-
-
-def _is_done(event: Event, held: Mapping[str, int], unused: Collection[tuple[str, int, str]]) -> bool:
-    """Whether the sink holds the event's version; a file of another history may have another use."""
-    return _key(event) not in unused and event.version <= held.get(event.doc_id, 0)

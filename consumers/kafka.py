@@ -18,7 +18,7 @@ from consumers.dead_letters import DeadLetters
 from consumers.outages import Outages
 from consumers.subscription import Message, Partition, Subscription
 from schema.events.events import Envelope
-from schema.failures import DeadLetter, DeadLetterLimit, Retryable
+from schema.failures import DatabaseAway, DeadLetter, DeadLetterLimit, Retryable
 from schema.outage import DatabaseOutage
 from schema.retry import Backoff
 from schema.sinks import Applier
@@ -32,6 +32,7 @@ _FETCH_ROWS = 50  # per poll, so that a batch exceeds _BATCH_BYTES by at most 50
 _IDLE_SECONDS = 0.25
 _FILL_SECONDS = 0.005  # how long a batch waits for its next event
 _BACKOFF = Backoff()
+_LONELY_ATTEMPTS = 3  # of a failing batch, before the next events join it
 _DRAIN_SECONDS = 10.0  # how long a revoked partition waits for its batch
 
 
@@ -133,7 +134,7 @@ class KafkaConsumer:
 
     def poll_batch(self) -> None:
         """Poll the next messages, bounded in rows and bytes; none after a quarter of a second of silence."""
-        size_bytes = 0
+        size_bytes = sum(len(message.value or b"") for message in self._batch)
         rows, timeout = 1, _IDLE_SECONDS
         while len(self._batch) < _BATCH_ROWS and size_bytes < _BATCH_BYTES:
             messages = self._subscription.poll(rows, timeout)
@@ -171,6 +172,9 @@ class KafkaConsumer:
                 self._background.pause(self._backoff.seconds(failures))
                 if self._database.must_leave:
                     return
+                if failures >= _LONELY_ATTEMPTS and not isinstance(error, DatabaseAway):
+                    self._subscription.resume()
+                    self.poll_batch()  # one event at fault must not hold up those behind it: the applier parts them
         self._subscription.resume()
 
     def commit(self) -> None:

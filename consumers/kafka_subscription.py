@@ -13,7 +13,8 @@ import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumers.foreign_events import ForeignEvents
-from consumers.subscription import Message, OnPartitions, Partition
+from consumers.subscription import Message, OnGap, OnPartitions, Partition
+from consumers.topic_gap import TopicGaps
 from schema.kafka.clients import Membership, join_group
 from schema.kafka.names import Names
 
@@ -27,12 +28,15 @@ class KafkaSubscription:
     _lose: OnPartitions
     _consumer: Consumer
 
-    def __init__(self, kafka: Mapping[str, Any], names: Names, sink: str) -> None:
+    def __init__(
+        self, kafka: Mapping[str, Any], names: Names, sink: str, *, on_gap: OnGap = lambda _numbers: None
+    ) -> None:
         self._kafka = kafka
         self._membership = Membership()
         self._topic = names.documents_topic
         self._group = names.sink_group(sink)
         self.foreign = ForeignEvents(names.source)
+        self._gaps = TopicGaps(on_gap)
         self._owned: set[Partition] = set()
         self._ends: dict[Partition, int] = {}  # the offset after everything that was fetched, where nothing is left
         self._paused = False
@@ -42,6 +46,7 @@ class KafkaSubscription:
         self._consumer = self._new_consumer()
 
     def poll(self, rows: int, seconds: float) -> Sequence[Message]:
+        self._gaps.close(self._consumer)
         deadline = time.monotonic() + seconds
         while True:
             skipped = self.foreign.count
@@ -61,6 +66,8 @@ class KafkaSubscription:
                     messages.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._note_end(record)
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                self._note_gap(record)
             elif error.fatal():
                 raise KafkaException(error)
             else:  # librdkafka retries by itself
@@ -93,6 +100,8 @@ class KafkaSubscription:
             raise AssertionError("a paused partition gave a message")
         if error.code() == KafkaError._PARTITION_EOF:
             self._note_end(record)
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._note_gap(record)
 
     def store_offsets(self, messages: Sequence[Message]) -> None:
         for (topic, number), last in {message.partition: message for message in messages}.items():
@@ -131,7 +140,7 @@ class KafkaSubscription:
             self._kafka,
             {
                 "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",
+                "auto.offset.reset": "error",  # a gap in the topic must be noticed: see TopicGaps
                 "enable.partition.eof": True,  # the only way to learn a position after the end of a transaction
             },
             group=self._group,
@@ -162,7 +171,12 @@ class KafkaSubscription:
 
     def _disown(self, partitions: set[Partition]) -> None:
         self._owned -= partitions
+        self._gaps.forget(partitions)
         self._ends = {partition: offset for partition, offset in self._ends.items() if partition in self._owned}
+
+    def _note_gap(self, record: confluent_kafka.Message) -> None:
+        if (partition := _partition_of(record)) in self._owned:
+            self._gaps.note(partition, record.offset())
 
     def _note_end(self, record: confluent_kafka.Message) -> None:
         partition, offset = _partition_of(record), record.offset()

@@ -28,12 +28,16 @@ Written = MutableMapping[tuple[str, int], str]  # (doc_id, version) and the hist
 
 @dataclass(frozen=True)
 class Part:
-    """Changes that the sink was given and what it refused; events of a lost history; what earlier attempts wrote."""
+    """Changes that the sink was given and what it refused; events of a lost history; what earlier attempts wrote.
+
+    `absent`: (doc_id, version) and reason, where the sink lost what the version builds on.
+    """
 
     changes: Sequence[Change] = ()
     refused: Refused = field(default_factory=dict)
     lost: Sequence[Event] = ()
     rewritten: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    absent: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
 
 class Marking:
@@ -61,7 +65,6 @@ class Marking:
         self._written = written
         self._counts = counts
         self._running: Future[None] | None = None
-        self._held = {doc_id: document.applied_version for doc_id, document in known.items()}
         self._refused: Refused = {}
 
     def submit(self, part: Part) -> None:
@@ -69,10 +72,10 @@ class Marking:
         self._wait()
         self._running = self._executor.submit(self._mark, part)
 
-    def finish(self) -> tuple[dict[str, int], Refused]:
-        """Wait for the last part's marks. Returns the version that the sink holds per document, and what it refuses."""
+    def finish(self) -> Refused:
+        """Wait for the last part's marks. Returns what the sink refuses."""
         self._wait()
-        return self._held, self._refused
+        return self._refused
 
     def _wait(self) -> None:
         if self._running is not None:
@@ -86,12 +89,14 @@ class Marking:
         """
         marked = {change.doc_id for change in part.changes} | {doc_id for doc_id, _ in part.rewritten}
         touched = marked | {doc_id for doc_id, _ in part.refused} | {event.doc_id for event in part.lost}
+        lost = {doc_id: reason for (doc_id, _), reason in part.absent.items()}
+        touched |= lost.keys()
         with self._engine.begin() as connection:
             marks.lock_documents(connection, touched)
             now = marks.load_known(connection, self._sink, touched)
             verdict = _judge(part, self._known, now)
             mark_lost(connection, verdict.lost_events, f"{self._sink} received")
-            marks.mark_absent(connection, self._sink, _explain(verdict))
+            marks.mark_absent(connection, self._sink, lost | _explain(verdict))
             behind = [doc_id for doc_id, document in now.items() if document.desired_version < document.version]
             completion.follow_documents(connection, behind)
             counted = [one for one in verdict.newest if one.replace or not now[one.doc_id].is_absent]
@@ -99,9 +104,9 @@ class Marking:
             marks.mark_applied(connection, self._sink, verdict.newest, now)
             marks.count_mark(connection, self._sink, marked)
             marks.mark_refused(connection, self._sink, verdict.refused)
-        self._note(part, now, verdict)
+        self._note(part, verdict)
 
-    def _note(self, part: Part, now: Mapping[str, Known], verdict: "_Verdict") -> None:
+    def _note(self, part: Part, verdict: "_Verdict") -> None:
         """Remember and log what the transaction committed."""
         for doc_id, (version, newer) in verdict.overtaken.items():
             _log.warning("applied_late sink=%s doc_id=%s version=%d newer=%d", self._sink, doc_id, version, newer)
@@ -111,11 +116,8 @@ class Marking:
             )
         self._counts["applied_late"] += len(verdict.overtaken)
         self._counts["lost_history"] += len(verdict.lost) + verdict.lost_again
-        self._held |= {doc_id: document.applied_version for doc_id, document in now.items()}
-        self._held |= {change.doc_id: change.version for change in verdict.newest if marks.completes(change, now)}
-        self._held |= dict.fromkeys(verdict.absent, 0)
         self._refused |= verdict.refused
-        for key in [*((change.doc_id, change.version) for change in part.changes), *part.rewritten]:
+        for key in [*((change.doc_id, change.version) for change in part.changes), *part.rewritten, *part.absent]:
             self._written.pop(key, None)
 
 

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import Connection, Engine, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from consumers import completion, marks, whole_document
+from consumers.isolation import Isolation
 from consumers.marks import Known, SinkMarks
 from consumers.sink import Change, Sink
 from consumers.whole_document import StoredDocument
@@ -23,7 +24,6 @@ from schema.database.connection import reading, snapshot
 from schema.database.history import Identity, read_identity
 from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import documents, sink_states
-from schema.failures import Permanent
 from schema.object_store.port import ObjectStore
 from schema.retry import translate_transient
 
@@ -57,6 +57,7 @@ class Refill:
         self._sink_marks = sink_marks
         self._store = store
         self._clock = clock
+        self._isolation = Isolation(sink, clock=clock)
         self._next_at = 0.0
         self._written: set[str] = set()  # documents given to the sink and not marked yet
 
@@ -107,7 +108,6 @@ class Refill:
             self._postpone(changes.pop(doc_id)[0], reason)
         held = self._mark(list(changes.values()))
         self._written.clear()
-        self._sink.clean_up([event for change in held for event in change.events])
         return len(doc_ids), len(held)
 
     def _find_absent(self, connection: Connection, identity: Identity, lanes: Collection[int] | None) -> list[str]:
@@ -119,8 +119,7 @@ class Refill:
         )
         statement = select(sink_states.c.doc_id, documents.c.chunk_count).select_from(joined).where(absent)
         if lanes is not None and connection.dialect.name == "mysql":
-            lane = func.mod(func.crc32(sink_states.c.doc_id), identity.lanes)
-            statement = statement.where(lane.in_(sorted(lanes)))
+            statement = statement.where(_is_in_lanes(lanes, identity))
         rows = connection.execute(statement.order_by(sink_states.c.requested_at).limit(_ROUND_DOCUMENTS))
         doc_ids, found_chunks = [], 0
         for row in rows:
@@ -143,17 +142,12 @@ class Refill:
         return {doc_id: one for doc_id, one in built.items() if doc_id in now and _is_current(now[doc_id], one[0])}
 
     def _apply(self, changes: Sequence[Change]) -> dict[str, str]:
-        """Apply; returns doc_id and reason of the documents that the sink refuses, found by halving."""
+        """Apply; returns doc_id and reason of documents that the sink refuses, or fails on while it takes others."""
         if not changes:
             return {}
-        try:
-            self._sink.apply(changes)
-        except Permanent as error:
-            if len(changes) == 1:
-                return {changes[0].doc_id: str(error)}
-            middle = len(changes) // 2
-            return self._apply(changes[:middle]) | self._apply(changes[middle:])
-        return {}
+        self._isolation.begin()
+        outcome = self._isolation.apply(changes)
+        return {doc_id: str(error) for (doc_id, _), error in (*outcome.refused.items(), *outcome.failing.items())}
 
     def _mark(self, applied: Sequence[tuple[StoredDocument, Change]]) -> list[Change]:
         """Returns what the sink holds now. The other documents stay absent for the next round."""
@@ -213,15 +207,23 @@ class Refill:
             _log.warning("refill_lacks sink=%s doc_id=%s reason=%s", self._sink.name, row.doc_id, reason)
 
 
-def mark_all_absent(engine: Engine, sink: str, reason: str) -> int:
-    """Mark every document of a sink absent, in bounded transactions: its store is lost. Returns how many.
+def mark_all_absent(engine: Engine, sink: str, reason: str, lanes: Collection[int] | None = None) -> int:
+    """Mark every document of a sink absent, or those of `lanes`, in bounded transactions. Returns how many.
 
-    Run it before the store is created again: a crash in between leaves marks that are true.
+    Run it before the store is created again, or the topic is read after a gap: a crash in between leaves marks that
+    are true. Raises Retryable.
     """
+    with translate_transient():
+        return _mark_all_absent(engine, sink, reason, lanes)
+
+
+def _mark_all_absent(engine: Engine, sink: str, reason: str, lanes: Collection[int] | None) -> int:
     marked, last = 0, ""
     while True:
         with reading(engine) as connection:
             following = select(sink_states.c.doc_id).where(sink_states.c.sink == sink, sink_states.c.doc_id > last)
+            if lanes is not None and engine.dialect.name == "mysql":
+                following = following.where(_is_in_lanes(lanes, read_identity(connection)))
             found = connection.execute(following.order_by(sink_states.c.doc_id).limit(IDS_PER_STATEMENT)).scalars()
             doc_ids = list(found)
         if not doc_ids:
@@ -230,6 +232,10 @@ def mark_all_absent(engine: Engine, sink: str, reason: str) -> int:
             marks.lock_documents(connection, doc_ids)
             marks.mark_absent(connection, sink, dict.fromkeys(doc_ids, reason))
         marked, last = marked + len(doc_ids), doc_ids[-1]
+
+
+def _is_in_lanes(lanes: Collection[int], identity: Identity) -> ColumnElement[bool]:
+    return func.mod(func.crc32(sink_states.c.doc_id), identity.lanes).in_(sorted(lanes))
 
 
 def _is_current(now: Known, stored: StoredDocument) -> bool:

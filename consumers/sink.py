@@ -39,8 +39,9 @@ class Sink(Protocol):
         """Create what the store needs; harmless when it exists. Only `rag-outbox init` calls it."""
 
     def ensure(self) -> None:
-        """Check the store at the start of a process; create nothing, since an empty store would contradict the marks.
+        """Check the store; create and load nothing, since an empty store would contradict the marks.
 
+        Called at the start of a process, and every 10 seconds by its health check and while it applies.
         Raises StoreMissing when it is not there, OtherSystem when it is not of this system, Permanent when it does not
         fit.
         """
@@ -50,12 +51,10 @@ class Sink(Protocol):
 
         A change with `replace` is written whole; then every other row or object of its document is removed.
         Returns when the store acknowledged all of them. Raises Retryable or Permanent; any part may then be applied.
+        Raises DocumentLost when rows or files that a change builds on are not there: a refill replaces the document.
         Raises StoreMissing when the store is not there.
         Applying a change twice has the same effect as applying it once (invariant 6).
         """
-
-    def clean_up(self, events: Sequence[Event]) -> None:
-        """Called after marking. Delete data that only these events needed. Raises Retryable."""
 
     def close(self) -> None:
         """Release connections and threads."""

@@ -15,6 +15,7 @@ _VERSION_DIGITS = 19  # of a BIGINT; Python reads no number of more than 4,300
 
 Partition = tuple[str, int]  # topic and number
 OnPartitions = Callable[[Collection[Partition]], None]
+OnGap = Callable[[Collection[int]], object]  # with the numbers of partitions
 Headers = Sequence[tuple[str, str | bytes | None]]
 
 
@@ -52,7 +53,13 @@ class Message:
 
 
 class Subscription(Protocol):
-    """One member of a group, used by one thread. Callbacks run inside `poll`, `serve`, `ensure_member` and `leave`."""
+    """One member of a group, used by one thread.
+
+    The topic may no longer have what follows a committed offset: it was removed before the group read it. Then the
+    member calls its `on_gap` with the partitions, perhaps in another thread, and gives messages of them only after it
+    returned; it calls it again after a Retryable. Other callbacks run inside `poll`, `serve`, `ensure_member` and
+    `leave`.
+    """
 
     def join(self, *, on_revoke: OnPartitions, on_lost: OnPartitions) -> None:
         """Join the group; partitions are assigned during later calls of `poll` and `serve`.

@@ -105,7 +105,8 @@ class System:
 
             logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it raises
             token = self.settings.milvus_token
-            client = MilvusClient(uri, token=token.get_secret_value() if token else "", timeout=_CONNECT_SECONDS)
+            seconds = min(_CONNECT_SECONDS, self.settings.store_timeout_seconds)
+            client = MilvusClient(uri, token=token.get_secret_value() if token else "", timeout=seconds)
             stack.callback(client.close)
             yield client
 
@@ -206,7 +207,10 @@ def _object_store(settings: Settings) -> ObjectStore:
 
     secret = settings.object_store_secret_key
     client = s3.connect(
-        settings.object_store or "", settings.object_store_access_key, secret.get_secret_value() if secret else None
+        settings.object_store or "",
+        settings.object_store_access_key,
+        secret.get_secret_value() if secret else None,
+        timeout_seconds=settings.store_timeout_seconds,
     )
     return s3.S3Store(client, settings.bucket)
 

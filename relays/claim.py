@@ -4,25 +4,32 @@ Invariant 3: rows leave in id order. Rows read before the last batch was publish
 whole, and if no lane arrived since.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from relays import offset_metadata
 from relays.background import Background
+from relays.batch_size import MOST_BYTES
 from relays.ports import Lanes, Outbox, OutboxRow
 
 _ROWS_PER_LANE = 500
-_BATCH_BYTES = 32 * 1024 * 1024
 _BACKLOG_ROWS = 500  # from this size on the next batch is claimed ahead; below it, a later claim finds more rows
 
 
 class Claimer:
     """Hands out one batch after another; each is published, split or dropped before the next."""
 
-    def __init__(self, outbox: Outbox, lanes: Lanes, background: Background) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        lanes: Lanes,
+        background: Background,
+        batch_bytes: Callable[[], int] = lambda: MOST_BYTES,
+    ) -> None:
         self._outbox = outbox
         self._lanes = lanes
         self._background = background
+        self._batch_bytes = batch_bytes
         self._ahead: Future[list[OutboxRow]] | None = None
         self._halves: list[list[OutboxRow]] = []  # of refused batches; the last is the next
         self._arrivals = 0  # when the last batch was handed out
@@ -68,7 +75,7 @@ class Claimer:
         lanes = frozenset(self._lanes.owned)
 
         def read() -> list[OutboxRow]:
-            rows = self._outbox.claim_lanes(lanes, in_flight, _ROWS_PER_LANE, _BATCH_BYTES)
+            rows = self._outbox.claim_lanes(lanes, in_flight, _ROWS_PER_LANE, self._batch_bytes())
             if rows and any(row.history_id != rows[0].history_id for row in in_flight):
                 return []  # a row of the new history may have an id in flight, and was left out: wait for the settle
             return offset_metadata.limit_rows(rows)

@@ -81,7 +81,7 @@ class KafkaRelay:
             )
 
         self._claiming, self._settling = background("claim"), background("settle")
-        self._claimer = Claimer(outbox, lanes, self._claiming)
+        self._claimer = Claimer(outbox, lanes, self._claiming, lambda: publisher.batch_bytes)
         self._settler = Settler(outbox, self._settling)
         self._limit = DeadLetterLimit(lambda: self._settler.count_dead_letters(STAGE))
         self._waiting: AbstractSet[int] = frozenset()  # arriving lanes whose offsets cannot be read yet

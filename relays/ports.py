@@ -168,6 +168,10 @@ class Publisher(Protocol):
     An event goes to the partition with the number of its lane, so that an open transaction holds up its own lanes only.
     """
 
+    @property
+    def batch_bytes(self) -> int:
+        """At most how many bytes the next batch should have: fewer while Kafka is slow."""
+
     def send(self, rows: Sequence[OutboxRow]) -> Undone | Fenced | Refused | None:
         """Begin a transaction and send the rows in order. None: it is open; `commit` must follow."""
 

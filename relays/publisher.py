@@ -10,18 +10,18 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from relays.batch_size import BatchSize
 from relays.ports import Fenced, LaneOffset, OutboxRow, Outcome, Published, Refused, Undone
 from schema.kafka import topics
-from schema.kafka.clients import for_producer
+from schema.kafka.clients import for_producer, session_seconds
 from schema.kafka.names import Names
 from schema.retry import Backoff, call_with_retry
 from schema.threads import start_in_thread
 
 _BATCH_BYTES = 1_000_000  # per partition
 _TRANSACTION_MILLISECONDS = 10_000  # how long a transaction that a dead relay left open delays the next owner
-_CALL_SECONDS = 20.0  # longer than a transaction may take, and than a session: a relay that stood still is fenced first
 _FLUSH_SECONDS = 0.05  # between two looks for a refused event
-_GIVE_UP_SECONDS = 25.0  # for a call that ignores its own time limit, _CALL_SECONDS
+_GIVE_UP_SECONDS = 5.0  # after the time limit of a call that ignores it
 _REFUSED = {  # Kafka will never accept this event; a clock, a right, a quota or a policy is not the fault of an event
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
@@ -60,8 +60,18 @@ class KafkaPublisher:
             "enable.idempotence": True,
             "acks": "all",
         }
+        self._transaction_seconds = float(self._settings["transaction.timeout.ms"]) / 1_000
+        # Longer than a transaction may take, and than a session: a relay that stood still is fenced first.
+        self._call_seconds = 2 * max(self._transaction_seconds, session_seconds(kafka))
+        self._batch_size = BatchSize()
+        self._sent_bytes = 0  # of the open transaction
+        self._began = 0.0
         self._producer: Producer | None = None
         self._refused: list[KafkaError] = []  # why Kafka rejects events of the open transaction
+
+    @property
+    def batch_bytes(self) -> int:
+        return self._batch_size.bytes
 
     def send(self, rows: Sequence[OutboxRow]) -> Undone | Fenced | Refused | None:
         try:
@@ -71,6 +81,8 @@ class KafkaPublisher:
                 raise
             return Undone(error.args[0].str(), in_doubt=False)
         self._refused = refused = []
+        self._sent_bytes = sum(len(row.envelope.payload) for row in rows)
+        self._began = time.monotonic()
 
         def note_refusal(error: KafkaError | None, _message: Any) -> None:
             if error is not None and error.code() in _REFUSED:
@@ -91,20 +103,24 @@ class KafkaPublisher:
             raise RuntimeError("commit without an open transaction")
         positions = [TopicPartition(self._names.lanes_topic, one.lane, one.offset, one.metadata) for one in offsets]
         try:
-            call_with_timeout(lambda: producer.send_offsets_to_transaction(positions, membership, _CALL_SECONDS))
+            self._call(lambda: producer.send_offsets_to_transaction(positions, membership, self._call_seconds))
             self._flush(producer)
             if self._refused:
                 return self._abort(producer, self._refused[0])
-            call_with_timeout(lambda: producer.commit_transaction(_CALL_SECONDS))
+            self._call(lambda: producer.commit_transaction(self._call_seconds))
         except KafkaException as error:
             return self._abort(producer, error.args[0])
+        self._batch_size.note_published(self._sent_bytes, time.monotonic() - self._began, self._transaction_seconds)
         return Published()
 
     def close(self) -> None:
         if self._producer is not None:
             self._producer.purge()
-            self._producer.flush(_CALL_SECONDS)
+            self._producer.flush(self._call_seconds)
             self._producer = None
+
+    def _call(self, call: Callable[[], Any]) -> None:
+        call_with_timeout(call, self._call_seconds + _GIVE_UP_SECONDS)
 
     def _connect(self) -> Producer:
         if self._producer is None:
@@ -113,10 +129,10 @@ class KafkaPublisher:
             batch = min(int(self._settings["batch.size"]), self._read_limit() // 10 * 9)
             producer = Producer({**self._settings, "batch.size": batch, "transactional.id": transactional_id})
             call_with_retry(
-                lambda: call_with_timeout(lambda: producer.init_transactions(_CALL_SECONDS)),
+                lambda: self._call(lambda: producer.init_transactions(self._call_seconds)),
                 retry_on=lambda error: isinstance(error, KafkaException) and error.args[0].retriable(),
                 backoff=Backoff(0.05, 1.0),
-                seconds=_CALL_SECONDS,
+                seconds=self._call_seconds,
             )
             self._producer = producer
         return self._producer
@@ -151,7 +167,7 @@ class KafkaPublisher:
 
     def _flush(self, producer: Producer) -> None:
         """Send all events, or end when Kafka refuses one: the client keeps the others until they time out."""
-        deadline = time.monotonic() + _CALL_SECONDS
+        deadline = time.monotonic() + self._call_seconds
         while producer.flush(_FLUSH_SECONDS) and not self._refused and time.monotonic() < deadline:
             pass
 
@@ -161,10 +177,11 @@ class KafkaPublisher:
         No transactional call is repeated, even if its error allows it: see `call_with_timeout`. The committed offsets
         say later whether the transaction was committed.
         """
+        self._batch_size.note_failed(self._sent_bytes, time.monotonic() - self._began, self._transaction_seconds)
         aborted = False
         if not reason.fatal():
             try:
-                call_with_timeout(lambda: producer.abort_transaction(_CALL_SECONDS))
+                self._call(lambda: producer.abort_transaction(self._call_seconds))
                 aborted = True
             except KafkaException as abort_error:  # the broker ends the transaction when its time is over
                 reason = abort_error.args[0]
@@ -178,7 +195,7 @@ class KafkaPublisher:
         return Undone(reason.str(), in_doubt)
 
 
-def call_with_timeout(call: Callable[[], Any], seconds: float = _GIVE_UP_SECONDS) -> None:
+def call_with_timeout(call: Callable[[], Any], seconds: float) -> None:
     """Run a transactional call with a timeout.
 
     Raises a fatal KafkaException on timeout: the producer is unusable afterwards. librdkafka 2.16 may never return from

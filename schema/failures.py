@@ -26,6 +26,10 @@ class SourceGone(Permanent):
     """Raised when an object that the event names is gone. If the document has a newer version, skip the event."""
 
 
+class DocumentLost(Permanent):
+    """Raised when a sink lost what an event builds on: the document becomes absent there, and a refill brings it."""
+
+
 class StoreMissing(Exception):
     """Raised when the store of a sink is not there: the process stops, no event is at fault, and `init` creates it."""
 

@@ -49,20 +49,22 @@ def create(client: MilvusClient, dimension: int, alias: str, system_id: str) -> 
             client.create_alias(name, alias, timeout=TIMEOUT_SECONDS)
 
 
-def stored_fields(client: MilvusClient, name: str) -> dict[str, dict[str, Any]]:
+def stored_fields(
+    client: MilvusClient, name: str, timeout_seconds: float = TIMEOUT_SECONDS
+) -> dict[str, dict[str, Any]]:
     """Field name → its parameters in the server."""
-    described = client.describe_collection(name, timeout=TIMEOUT_SECONDS)
+    described = client.describe_collection(name, timeout=timeout_seconds)
     return {field["name"]: field["params"] for field in described["fields"]}
 
 
-def require_own(client: MilvusClient, name: str, system_id: str) -> None:
+def require_own(client: MilvusClient, name: str, system_id: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
     """Raises OtherSystem unless the collection of this name, or behind this alias, is of this system.
 
     Raises StoreMissing if there is none.
     """
-    if not exists(client, name):
+    if not exists(client, name, timeout_seconds):
         raise missing(name)
-    described = client.describe_collection(name, timeout=TIMEOUT_SECONDS)
+    described = client.describe_collection(name, timeout=timeout_seconds)
     store, separate = f"the Milvus collection {name}", "RAG_OUTBOX_NAMESPACE or Milvus database"
     owner = described["properties"].get(collection.SYSTEM_ID_PROPERTY)
     if owner is None:
@@ -74,9 +76,9 @@ def missing(alias: str) -> StoreMissing:
     return StoreMissing(f"there is no Milvus collection behind the alias {alias}: run rag-outbox init")
 
 
-def exists(client: MilvusClient, name: str) -> bool:
+def exists(client: MilvusClient, name: str, timeout_seconds: float = TIMEOUT_SECONDS) -> bool:
     """Whether there is a collection of this name, or behind this alias."""
-    return bool(client.has_collection(name, timeout=TIMEOUT_SECONDS))
+    return bool(client.has_collection(name, timeout=timeout_seconds))
 
 
 def _is_refused(request: Callable[[], object]) -> bool:

@@ -15,8 +15,8 @@ from consumers.milvus.rows import Row
 from consumers.sink import Change
 from schema import collection
 from schema.batches import bounded
-from schema.events.events import ChunkRow, DocumentUpserted, Event
-from schema.failures import Permanent
+from schema.events.events import ChunkRow, DocumentUpserted
+from schema.failures import DocumentLost, Permanent
 from schema.sinks import MILVUS
 
 _ROWS_PER_REQUEST = 1_000
@@ -26,14 +26,26 @@ _ANSWER_BYTES = 32 * 1024 * 1024
 
 
 class MilvusSink:
-    """The collection of a system behind `alias`, of vectors with `dimension` float32 numbers."""
+    """The collection of a system behind `alias`, of vectors with `dimension` float32 numbers.
+
+    `timeout_seconds` limits each request.
+    """
 
     name = MILVUS
     takes_vectors = True
     takes_files = False
 
-    def __init__(self, client: MilvusClient, dimension: int, system_id: str, alias: str = collection.ALIAS) -> None:
+    def __init__(
+        self,
+        client: MilvusClient,
+        dimension: int,
+        system_id: str,
+        alias: str = collection.ALIAS,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         self._client = client
+        self._timeout = timeout_seconds
         self._dimension = dimension
         self._system_id = system_id
         self._alias = alias
@@ -42,15 +54,15 @@ class MilvusSink:
     def create(self) -> None:
         try:
             milvus_collection.create(self._client, self._dimension, self._alias, self._system_id)
+            self._client.load_collection(self._alias, timeout=milvus_collection.TIMEOUT_SECONDS)
         except ERRORS as error:
             raise translate(error) from error
         self.ensure()
 
     def ensure(self) -> None:
         try:
-            milvus_collection.require_own(self._client, self._alias, self._system_id)
-            self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS)
-            stored = milvus_collection.stored_fields(self._client, self._alias)
+            milvus_collection.require_own(self._client, self._alias, self._system_id, self._timeout)
+            stored = milvus_collection.stored_fields(self._client, self._alias, self._timeout)
         except ERRORS as error:
             raise translate(error) from error
         found = int(stored["vector"]["dim"])
@@ -79,9 +91,6 @@ class MilvusSink:
         except ERRORS as error:
             raise self._translate(error) from error
 
-    def clean_up(self, events: Sequence[Event]) -> None:
-        """Nothing to delete: Milvus holds no data for another attempt."""
-
     def close(self) -> None:
         self._client.close()
 
@@ -90,7 +99,7 @@ class MilvusSink:
 
     def _write(self, rows: Iterable[Row]) -> None:
         for some in bounded(rows, _ROWS_PER_REQUEST, _REQUEST_BYTES, milvus_rows.size_bytes):
-            milvus_upsert.upsert(self._client, self._alias, some, timeout_seconds=TIMEOUT_SECONDS)
+            milvus_upsert.upsert(self._client, self._alias, some, timeout_seconds=self._timeout)
 
     def _relabel(self, labels: Mapping[str, Row]) -> None:
         """Read the rows with their vectors and write them back with new labels: Milvus has no update in place."""
@@ -100,19 +109,19 @@ class MilvusSink:
                 self._alias,
                 filter=_among(map(collection.literal, some)),
                 output_fields=["*"],
-                timeout=TIMEOUT_SECONDS,
+                timeout=self._timeout,
                 consistency_level="Strong",  # the default may not see the newest writes
             )
             if len(found) < len(some):
                 missing = set(some) - {row["chunk_id"] for row in found}
-                raise Permanent(f"Milvus lacks {len(missing)} marked chunks, one is {min(missing)}: send their vectors")
+                raise DocumentLost(f"Milvus lacks {len(missing)} marked chunks, one is {min(missing)}")
             self._write({**row, **labels[row["chunk_id"]]} for row in found)
 
     def _delete(self, chunk_ids: Iterable[str]) -> None:
         """Delete by a list of primary keys, for which Milvus needs no search."""
         ids = map(collection.literal, chunk_ids)
         for some in bounded(ids, _ROWS_PER_REQUEST, _REQUEST_BYTES, lambda literal: 4 * len(literal)):
-            self._client.delete(self._alias, filter=_among(some), timeout=TIMEOUT_SECONDS)
+            self._client.delete(self._alias, filter=_among(some), timeout=self._timeout)
 
     def _find_others(self, doc_ids: Sequence[str], listed: AbstractSet[str]) -> list[str]:
         """The ids of all rows of these documents that are not `listed`."""
@@ -122,7 +131,7 @@ class MilvusSink:
                 self._alias,
                 filter=f"doc_id in [{', '.join(some)}]",
                 output_fields=["chunk_id"],
-                timeout=TIMEOUT_SECONDS,
+                timeout=self._timeout,
                 consistency_level="Strong",
             )
             found += [row["chunk_id"] for row in rows if row["chunk_id"] not in listed]
@@ -130,7 +139,7 @@ class MilvusSink:
 
     def _is_missing(self) -> bool:
         try:
-            return not milvus_collection.exists(self._client, self._alias)
+            return not milvus_collection.exists(self._client, self._alias, self._timeout)
         except ERRORS:
             return False  # unknown
 
@@ -140,7 +149,7 @@ class MilvusSink:
             return milvus_collection.missing(self._alias)
         if is_not_loaded(error):
             try:
-                self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS, _async=True)
+                self._client.load_collection(self._alias, timeout=self._timeout, _async=True)
             except ERRORS as failure:
                 return translate(failure)
         return translate(error)

@@ -1,13 +1,14 @@
 """The object-store sink: files at their final keys, and an archive of vectors from which Milvus can be rebuilt."""
 
 import io
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from consumers.minio.translate import translate_errors
 from consumers.sink import Change
 from schema import archive
-from schema.events.events import DocumentDeleted, DocumentUpserted, Event, FileRecord
+from schema.events.events import DocumentDeleted, DocumentUpserted, FileRecord
 from schema.failures import Permanent, SourceGone, StoreMissing
 from schema.object_store import layout, marker
 from schema.object_store.layout import SYSTEM_ID_KEY
@@ -49,17 +50,25 @@ class MinioSink:
         require_own(f"the bucket {bucket}", owner, self._system_id, separate=separate)
 
     def apply(self, changes: Sequence[Change]) -> None:
-        outcomes = [self._pool.submit(self._apply_one, change) for change in changes]
+        failed = threading.Event()
+        outcomes = [self._pool.submit(self._apply_unless, failed, change) for change in changes]
         wait(outcomes)  # a failed batch is applied again: none of its requests may still run then
         for outcome in outcomes:
             with translate_errors():
                 outcome.result()
 
-    def clean_up(self, events: Sequence[Event]) -> None:
-        """Nothing to delete. A staged object may serve other documents, versions and sinks: a sweep removes it."""
-
     def close(self) -> None:
         self._pool.shutdown()
+
+    def _apply_unless(self, failed: threading.Event, change: Change) -> None:
+        """Skip the change once another one has failed: each would wait for a silent store again."""
+        if failed.is_set():
+            return
+        try:
+            self._apply_one(change)
+        except BaseException:
+            failed.set()
+            raise
 
     def _apply_one(self, change: Change) -> None:
         upserts = [event for event in change.events if isinstance(event, DocumentUpserted)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from consumers.sink import Change
 from consumers.sinks import SinkSettings
-from schema.events.events import DocumentUpserted, Event
+from schema.events.events import DocumentUpserted
 from schema.failures import Retryable, StoreMissing
 from schema.object_store.port import ObjectStore
 
@@ -37,9 +37,6 @@ class FullTextSink:
                     self._apply(database, change)
         except sqlite3.OperationalError as error:
             raise Retryable(f"full text: {error}") from error
-
-    def clean_up(self, events: Sequence[Event]) -> None:
-        """Nothing to delete."""
 
     def close(self) -> None:
         """Nothing is open."""

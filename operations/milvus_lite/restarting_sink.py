@@ -15,7 +15,6 @@ from consumers.milvus.sink import MilvusSink
 from consumers.sink import Change
 from operations.milvus_lite.process import MilvusLiteUnavailable
 from operations.wiring import System
-from schema.events.events import Event
 from schema.failures import Retryable
 from schema.sinks import MILVUS
 
@@ -36,7 +35,10 @@ class RestartingMilvusSink:
         self._open().create()
 
     def ensure(self) -> None:
-        self._open().ensure()
+        try:
+            self._open().ensure()
+        except MilvusLiteUnavailable as error:
+            raise Retryable(str(error)) from error
 
     def apply(self, changes: Sequence[Change]) -> None:
         try:
@@ -47,9 +49,6 @@ class RestartingMilvusSink:
             self._sink = None
             with self._opened:  # closed by an error, it kills Milvus Lite instead of stopping it
                 raise
-
-    def clean_up(self, events: Sequence[Event]) -> None:
-        """Nothing to delete: Milvus holds no data for another attempt."""
 
     def close(self) -> None:
         self._sink = None
@@ -64,5 +63,11 @@ class RestartingMilvusSink:
                     raise translate(error) from error
                 self._opened = opening.pop_all()
             settings, system_id = self._system.settings, self._system.identity.system_id
-            self._sink = MilvusSink(client, settings.vector_dimension, system_id, settings.collection_alias)
+            self._sink = MilvusSink(
+                client,
+                settings.vector_dimension,
+                system_id,
+                settings.collection_alias,
+                timeout_seconds=settings.store_timeout_seconds,
+            )
         return self._sink

@@ -13,14 +13,13 @@ from schema.kafka.names import Names
 
 _ANSWER_SECONDS = 10.0
 _GIVE_UP_SECONDS = 15.0  # for a call that ignores its own time limit
-_ERRORS_ONLY = 3  # of syslog's levels
 
 
 class KafkaBacklog:
     """Reads with one client that stays connected. The documents' topic has a partition per lane."""
 
     def __init__(self, kafka: Mapping[str, Any], names: Names, lanes: int, sinks: Sequence[str]) -> None:
-        self._admin = AdminClient({**for_producer(kafka), "log_level": _ERRORS_ONLY})
+        self._admin = AdminClient(for_producer(kafka))
         self._names = names
         self._lanes = lanes
         self._sinks = sinks

@@ -1,7 +1,7 @@
 """`rag-outbox relay` and `rag-outbox consume SINK`: the processes of the services profile."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
 from operations.settings import PREFIX, SettingsError
@@ -71,7 +71,7 @@ def consume(system: System, sink_name: str) -> int:
     from consumers.kafka import KafkaConsumer
     from consumers.kafka_subscription import KafkaSubscription
     from consumers.metrics import ConsumerMetrics, MeasuredApplier, MeasuredRefill
-    from consumers.refill import Refill
+    from consumers.refill import Refill, mark_all_absent
     from operations.monitoring.process import Process
     from operations.monitoring.work_log import WorkLog
     from schema.kafka.topics import RequiredTopics
@@ -98,7 +98,12 @@ def consume(system: System, sink_name: str) -> int:
         topics.require()
         if sink_name == MINIO:
             stack.enter_context(sweep_hourly(system.engine, system.store))
-        subscription = KafkaSubscription(kafka, names, sink_name)
+
+        def mark_gap(lanes: Collection[int]) -> None:
+            marked = mark_all_absent(system.engine, sink_name, "the topic lost events before they were read", lanes)
+            logging.getLogger(__name__).warning("topic_gap_marked sink=%s documents=%d", sink_name, marked)
+
+        subscription = KafkaSubscription(kafka, names, sink_name, on_gap=mark_gap)
         metrics.start(sink_name)
 
         def progress() -> None:

@@ -107,6 +107,13 @@ class Settings(BaseSettings):
             "unset": f"`<namespace>-knowledge-base`: `{layout.bucket_of('rag')}`",
         },
     )
+    store_timeout_seconds: float = Field(
+        default=30.0,
+        ge=1.0,
+        le=600.0,
+        description="How long one request to Milvus or to the object store may take. A failed request is made again.",
+        json_schema_extra={"unit": "seconds, 1 to 600"},
+    )
     embedding_model: str = Field(
         default="wordllama-l2_supercat-256",
         description="The model that all vectors come from. `init` stores it, and it cannot change afterwards.",

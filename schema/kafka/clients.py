@@ -9,6 +9,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
+from schema.kafka import logs
+
 _EVERY_CLIENT = {
     "reconnect.backoff.max.ms": 1_000,  # so a broker is found again within a second
     "socket.nagle.disable": True,
@@ -94,6 +96,7 @@ def join_group(
     consumer = Consumer(
         {
             "session.timeout.ms": _SESSION_MILLISECONDS,
+            "socket.timeout.ms": 30_000,  # then a silent broker is disconnected
             "heartbeat.interval.ms": 1_000,  # how soon a member learns that another one joined or left
             **for_consumer(properties),
             "group.id": group,
@@ -108,8 +111,18 @@ def join_group(
 
 
 def for_producer(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return _EVERY_CLIENT | {name: value for name, value in properties.items() if name not in _CONSUMER_ONLY}
+    """For a client that is not polled all the time: a producer, an administrator."""
+    return (
+        _EVERY_CLIENT
+        | logs.silent()
+        | {name: value for name, value in properties.items() if name not in _CONSUMER_ONLY}
+    )
 
 
 def for_consumer(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return _EVERY_CLIENT | {name: value for name, value in properties.items() if name not in _PRODUCER_ONLY}
+    """For a client that reads: it is polled all the time."""
+    return (
+        _EVERY_CLIENT
+        | logs.spoken()
+        | {name: value for name, value in properties.items() if name not in _PRODUCER_ONLY}
+    )

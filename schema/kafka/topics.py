@@ -91,7 +91,7 @@ def ensure(kafka: Mapping[str, Any], names: Names, lanes: int, sinks: Collection
 
 def read_message_limit(kafka: Mapping[str, Any], topic: str, lanes: int) -> int:
     """The topic's max.message.bytes. Raises TopicDiffers unless it has a partition per lane, KafkaException."""
-    admin = AdminClient({"log_level": 4, **for_producer(kafka)})  # it warns, and does not tell of its end
+    admin = AdminClient(for_producer(kafka))
     _require_partitions(admin, topic, lanes, _READ_SECONDS)
     return int(_read_configs(admin, topic, _READ_SECONDS)["max.message.bytes"].value)
 

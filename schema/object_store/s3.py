@@ -13,23 +13,32 @@ from minio.commonconfig import REPLACE, ComposeSource, CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 
+from schema.object_store.connections import pool_manager
 from schema.object_store.port import ObjectMissing, Readable
 
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _PARTS = 10_000  # S3: most parts of a multipart upload
 _PART_BYTES = 16 * 1024 * 1024  # per part: the memory that one large file takes
-_COPY_LIMIT_BYTES = 5 * 1024**3  # S3: the largest object that one copy request takes
-_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)  # seconds; a large copy answers only when it is done
-_RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])  # the caller has its own
+_COPY_BYTES = 256 * 1024 * 1024  # per request: a server answers only when all of them are copied
+_CONNECT_SECONDS = 5.0
+_READ_SECONDS = 30.0
+# A silent server is asked once: the caller has its own retries. One that refuses, or is busy, has said so quickly.
+_RETRIES = urllib3.Retry(connect=1, read=0, status=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])
 _CONNECTIONS = 32
 
 
-def connect(url: str, access_key: str | None = None, secret_key: str | None = None) -> Minio:
-    """A client that raises within seconds when its server is down; minio's default waits five minutes per attempt."""
+def connect(
+    url: str, access_key: str | None = None, secret_key: str | None = None, *, timeout_seconds: float = _READ_SECONDS
+) -> Minio:
+    """A client whose requests end when the server is silent for `timeout_seconds`; 5 seconds, or less, to connect.
+
+    The limit holds for each block of an upload and of an answer, not for the whole of a large object. minio's default
+    waits five minutes, six times.
+    """
     parts = urlsplit(url)
-    pool = urllib3.PoolManager(
+    pool = pool_manager(
         maxsize=_CONNECTIONS,
-        timeout=_TIMEOUT,
+        timeout=urllib3.Timeout(connect=min(_CONNECT_SECONDS, timeout_seconds), read=timeout_seconds),
         retries=_RETRIES,
         cert_reqs="CERT_REQUIRED",
         ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),  # as minio does
@@ -85,13 +94,17 @@ class S3Store:
             stat = self._client.stat_object(self._bucket, source)
             if source == target:  # S3 refuses it
                 return
-            if (stat.size or 0) < _COPY_LIMIT_BYTES:
+            size_bytes = stat.size or 0
+            if size_bytes <= _COPY_BYTES:
                 whole = CopySource(self._bucket, source)
                 self._client.copy_object(
                     self._bucket, _require_plain(target), whole, metadata=metadata, metadata_directive=REPLACE
                 )
             else:
-                parts = [ComposeSource(self._bucket, source)]
+                parts = [
+                    ComposeSource(self._bucket, source, offset=start, length=min(_COPY_BYTES, size_bytes - start))
+                    for start in range(0, size_bytes, _COPY_BYTES)
+                ]
                 self._client.compose_object(self._bucket, _require_plain(target), parts, metadata=metadata)
         except S3Error as error:
             raise self._translate(error, source) from error

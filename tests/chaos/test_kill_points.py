@@ -40,7 +40,6 @@ STEPS = [
     "consumers.minio.sink.MinioSink._remove",
     "consumers.minio.sink.MinioSink._unstage",
     "consumers.minio.sink.MinioSink._put",
-    "consumers.minio.sink.MinioSink.clean_up",
     "schema.object_store.directory.DirectoryStore.put",
     "schema.object_store.directory.DirectoryStore.copy",
     "schema.object_store.directory.DirectoryStore.remove",

@@ -223,6 +223,11 @@ class MilvusCollectionContract:
         wait_for(lambda: try_apply(sink, relabel), "the sink to heal")
         assert rows(client, "business_tag")["one"]["business_tag"] == "new"
 
+    def test_check_of_a_released_collection_loads_nothing(self, client: MilvusClient, sink: MilvusSink) -> None:
+        client.release_collection("rag_vectors")
+        sink.ensure()
+        assert client.get_load_state("rag_vectors")["state"].name == "NotLoad"
+
     @pytest.mark.parametrize("with_collection", [False, True])
     def test_missing_collection_stops_the_sink_until_it_is_created(
         self, client: MilvusClient, sink: MilvusSink, with_collection: bool

@@ -13,7 +13,7 @@ from pymilvus import MilvusClient
 from consumers.milvus.sink import MilvusSink
 from consumers.sink import Change
 from schema.events.events import ChunkLabels
-from schema.failures import Permanent
+from schema.failures import DocumentLost, Permanent
 from tests.contracts.milvus_collection import (
     MIB,
     ONES,
@@ -160,7 +160,7 @@ class MilvusRowsContract:
 
     def test_missing_row_to_relabel_is_named(self, sink: MilvusSink) -> None:
         sink.apply(upsert_change(1, [chunk("one")]))
-        with pytest.raises(Permanent, match=r"^Milvus lacks 1 marked chunks, one is lost: send their vectors$"):
+        with pytest.raises(DocumentLost, match=r"^Milvus lacks 1 marked chunks, one is lost$"):
             sink.apply(upsert_change(2, relabelled=[ChunkLabels(chunk_id="one"), ChunkLabels(chunk_id="lost")]))
 
     def test_rows_to_relabel_are_read_in_bounded_requests(self, client: MilvusClient, sink: MilvusSink) -> None:

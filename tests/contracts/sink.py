@@ -66,12 +66,6 @@ class SinkContract:
         sink.apply([upsert(store, 2, "two", "three", removed=["one"])])
         assert_holds(store, "two", "three")
 
-    def test_clean_up_keeps_everything_that_is_applied(self, store: Store, sink: Sink) -> None:
-        change = upsert(store, 1, "one", "two")
-        sink.apply([change])
-        sink.clean_up(change.events)
-        assert_holds(store, "one", "two")
-
     # Again, and out of order
 
     def test_repeated_change_has_the_same_effect(self, store: Store, sink: Sink) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from consumers.subscription import Headers, Message, Partition, Subscription
+from consumers.subscription import Headers, Message, OnGap, Partition, Subscription
+from schema.failures import Retryable
 from tests.support.waiting import wait_for
 
 
@@ -13,7 +14,10 @@ class Group(Protocol):
 
     def append(self, doc_id: str, value: bytes = b"", headers: Headers = ()) -> object: ...
 
-    def subscription(self) -> Subscription: ...
+    def subscription(self, on_gap: OnGap = ...) -> Subscription: ...
+
+    def remove_all(self) -> None:
+        """Remove all messages, as the retention does."""
 
 
 @dataclass
@@ -106,6 +110,39 @@ class SubscriptionContract:
         receive(1, second)
         assert second.values() == [b"3"]
         second.subscription.leave()
+
+    def test_gap_is_told_before_the_messages_that_follow_it(self, group: Group) -> None:
+        for number in range(20):
+            group.append(f"d{number}", b"read")
+        first = Member(group.subscription())
+        receive(20, first)
+        first.finished = first.received
+        first.subscription.leave()
+        group.append("d1", b"removed")
+        group.remove_all()
+        told: list[Collection[int]] = []
+        second = Member(group.subscription(on_gap=told.append))
+        group.append("d1", b"new")
+        receive(1, second)
+        assert second.values() == [b"new"]
+        assert [list(numbers) for numbers in told] == [[second.received[0].partition[1]]]
+        second.subscription.leave()
+
+    def test_gap_is_told_again_until_it_is_marked(self, group: Group) -> None:
+        group.append("d1", b"removed")
+        group.remove_all()
+        group.append("d1", b"new")
+        told: list[Collection[int]] = []
+
+        def fail_twice(numbers: Collection[int]) -> None:
+            told.append(numbers)
+            if len(told) < 3:
+                raise Retryable("the database is away")
+
+        member = Member(group.subscription(on_gap=fail_twice))
+        receive(1, member)
+        assert (len(told), member.values()) == (3, [b"new"])
+        member.subscription.leave()
 
     def test_messages_that_were_not_stored_are_given_again(self, group: Group) -> None:
         group.append("d1", b"1")

@@ -87,11 +87,11 @@ def test_invariant_8_no_marks_when_milvus_fails_halfway(pipeline: Pipeline) -> N
 def test_invariant_8_no_marks_when_milvus_cannot_be_reached(pipeline: Pipeline, tmp_path: Path) -> None:
     folder = str(tmp_path / "other.db")
     client = MilvusClient(server_manager_instance.start_and_get_uri(folder))
-    sink = MilvusSink(client, DIMENSION, SYSTEM_ID)
+    sink = MilvusSink(client, DIMENSION, SYSTEM_ID, timeout_seconds=0.2)
     sink.create()
     server_manager_instance.release_server(folder)  # no server listens now
     pipeline.upsert(document("a", "one"))
-    with patch.object(milvus_module, "TIMEOUT_SECONDS", 0.2), pytest.raises(Retryable, match=r"^Milvus: "):
+    with pytest.raises(Retryable, match=r"^Milvus: "):
         applier(pipeline.engine, sink).apply(pipeline.pending())
     client.close()
     assert load_synced(pipeline) == {"one": False}

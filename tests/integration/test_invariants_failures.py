@@ -14,6 +14,8 @@ import pytest
 from pymilvus.exceptions import MilvusException
 from sqlalchemy.exc import OperationalError
 
+from consumers.applier import Applier
+from consumers.isolation import REFUSED_ATTEMPTS, WHOLE_ATTEMPTS
 from consumers.milvus import upsert as milvus_upsert
 from relays import direct
 from relays.direct import direct_relay
@@ -22,7 +24,8 @@ from schema.events.events import DocumentUpserted, decode, encode
 from schema.failures import Retryable
 from schema.retry import Backoff
 from schema.sinks import MILVUS, MINIO
-from tests.support.pipeline import Pipeline, document
+from tests.support.consumer_loop import Clock
+from tests.support.pipeline import MARKS, Pipeline, document
 
 pytestmark = pytest.mark.integration
 
@@ -213,9 +216,40 @@ def test_invariant_11_events_wait_with_backoff_while_a_sink_is_down(pipeline: Pi
     with patch.object(milvus_upsert, "upsert", upsert):
         relay.run(threading.Event(), until_idle=True)
     relay.close()
-    assert [reason for reason, _ in reported] == ["Milvus: rate limit exceeded"] * 4
+    assert len(reported) == 4
+    assert all(reason.startswith("Milvus: rate limit exceeded") for reason, _ in reported)
     for (_, seconds), limit in zip(reported, (0.01, 0.02, 0.04, 0.05), strict=True):
         assert 0 <= seconds <= limit  # full jitter
+    pipeline.assert_in_step()
+
+
+def test_invariant_11_one_forbidden_key_holds_up_no_other_document(pipeline: Pipeline) -> None:
+    pipeline.upsert(*(document(f"d{number}", "one", file=b"x") for number in range(20)))
+    real, clock = pipeline.store.put, Clock()
+
+    def put(key: str, *args: Any, **kwargs: Any) -> None:
+        if "/d7." in key:
+            raise PermissionError(13, "Permission denied", key)
+        real(key, *args, **kwargs)
+
+    minio = Applier(pipeline.engine, pipeline.minio_sink, MARKS[MINIO], clock=clock)
+    with patch.object(pipeline.store, "put", put):
+        for attempt in range(WHOLE_ATTEMPTS + REFUSED_ATTEMPTS - 1):
+            clock.pass_time(10.0)
+            with pytest.raises(Retryable, match="Permission denied"):
+                minio.apply(pipeline.pending())
+            applied = pipeline.sql("SELECT count(*) FROM sink_states WHERE sink = 'minio' AND state = 'applied'")
+            assert applied == [(0,)] if attempt < WHOLE_ATTEMPTS else [(19,)]
+        clock.pass_time(10.0)
+        [letter] = minio.apply(pipeline.pending())
+    assert letter.envelope.doc_id == "d7"
+    assert letter.reason.startswith("failed 10 times while the sink took other documents: object store: ")
+    state = "SELECT state, applied_version, last_error FROM sink_states WHERE sink = 'minio' AND doc_id = 'd7'"
+    assert pipeline.sql(state) == [("failed", 0, letter.reason)]
+
+    pipeline.upsert(document("d7", "one", file=b"y"))  # a newer version is tried again
+    pipeline.run()
+    forget_dead_letters(pipeline)
     pipeline.assert_in_step()
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from producer import DocumentFile, VectorRequired
-from tests.support.pipeline import Pipeline, chunk, document, vector
+from tests.support.pipeline import Pipeline, document, vector
+from tests.support.refill import empty_milvus, refill_of
 
 pytestmark = pytest.mark.integration
 
@@ -110,7 +111,7 @@ def test_document_of_a_foreign_writer_is_not_completed_while_a_sink_lags(pipelin
         assert pipeline.sql("SELECT status FROM documents") == [(status,)]
 
 
-def test_relabelling_a_lost_row_is_a_dead_letter_and_resync_heals_it(pipeline: Pipeline) -> None:
+def test_relabelling_a_lost_row_makes_the_document_absent_until_the_refill(pipeline: Pipeline) -> None:
     pipeline.upsert(document("a", "one", "two"), document("b", "one"))
     pipeline.run()
     lost = next(key for key, row in pipeline.milvus_rows().items() if (row["doc_id"], row["content"]) == ("a", "two"))
@@ -118,16 +119,31 @@ def test_relabelling_a_lost_row_is_a_dead_letter_and_resync_heals_it(pipeline: P
 
     pipeline.upsert(document("a", "one", "two", business_tag="hr"), document("b", "one", business_tag="hr"))
     pipeline.run()
-    reason = f"Milvus lacks 1 marked chunks, one is {lost}: send their vectors"
-    assert pipeline.sql(DEAD) == [("milvus", reason)]
-    assert pipeline.sql("SELECT doc_id, status FROM documents ORDER BY doc_id") == [("a", "failed"), ("b", "completed")]
+    assert pipeline.sql(DEAD) == []
+    state = "SELECT state, last_error FROM sink_states WHERE doc_id = 'a' AND sink = 'milvus'"
+    assert pipeline.sql(state) == [("absent", f"Milvus lacks 1 marked chunks, one is {lost}")]
+    assert pipeline.sql("SELECT doc_id, status FROM documents ORDER BY doc_id") == [
+        ("a", "pending"),
+        ("b", "completed"),
+    ]
 
-    with pipeline.engine.begin() as connection:
-        pipeline.writer.resync(connection, "a", [chunk("one"), chunk("two")])
-    pipeline.run()
-    pipeline.execute("DELETE FROM outbox_dead_letters")
+    assert refill_of(pipeline, pipeline.milvus_sink).run_round() == 1
     pipeline.assert_in_step()
     assert {row["business_tag"] for row in pipeline.milvus_rows().values()} == {"hr"}
+
+
+def test_relabels_of_150_documents_that_milvus_lost_stop_nothing(pipeline: Pipeline) -> None:
+    """After a failover of Milvus: more than the limit of dead letters."""
+    names = [f"d{number}" for number in range(150)]
+    pipeline.upsert(*(document(name, "one") for name in names))
+    pipeline.run()
+    empty_milvus(pipeline)
+    pipeline.upsert(*(document(name, "one", business_tag="hr") for name in names))
+    pipeline.run()
+    assert pipeline.sql(DEAD) == []
+    refill = refill_of(pipeline, pipeline.milvus_sink)
+    assert [refill.run_round() for _ in range(2)] == [100, 50]
+    pipeline.assert_in_step()
 
 
 def test_failed_document_needs_its_vectors_again(pipeline: Pipeline) -> None:

@@ -60,7 +60,7 @@ class Interrupted:
     def __init__(self, sink: Sink, after: Callable[[], object]) -> None:
         self.name, self.takes_vectors, self.takes_files = sink.name, sink.takes_vectors, sink.takes_files
         self._sink, self._after = sink, after
-        self.create, self.ensure, self.clean_up, self.close = sink.create, sink.ensure, sink.clean_up, sink.close
+        self.create, self.ensure, self.close = sink.create, sink.ensure, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self._sink.apply(changes)

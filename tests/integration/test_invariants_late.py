@@ -33,7 +33,7 @@ class Halting:
     def __init__(self, sink: Sink, before: Step = do_nothing, after: Step = do_nothing) -> None:
         self.name, self.takes_vectors, self.takes_files = sink.name, sink.takes_vectors, sink.takes_files
         self._sink, self._before, self._after = sink, before, after
-        self.create, self.ensure, self.clean_up, self.close = sink.create, sink.ensure, sink.clean_up, sink.close
+        self.create, self.ensure, self.close = sink.create, sink.ensure, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self._before()

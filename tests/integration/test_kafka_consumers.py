@@ -49,7 +49,7 @@ class Counting:
     def __init__(self, sink: MilvusSink) -> None:
         self._sink = sink
         self.applied: Counter[tuple[str, int]] = Counter()
-        self.create, self.ensure, self.clean_up, self.close = sink.create, sink.ensure, sink.clean_up, sink.close
+        self.create, self.ensure, self.close = sink.create, sink.ensure, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         self.applied.update((change.doc_id, change.version) for change in changes)
@@ -122,7 +122,7 @@ class Failing:
         self._sink = sink
         self.down = threading.Event()
         self.refusals = 0
-        self.create, self.ensure, self.clean_up, self.close = sink.create, sink.ensure, sink.clean_up, sink.close
+        self.create, self.ensure, self.close = sink.create, sink.ensure, sink.close
 
     def apply(self, changes: Sequence[Change]) -> None:
         if self.down.is_set():

@@ -3,19 +3,23 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]  # no __all__
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # no __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 from sqlalchemy import Engine, text
 
 from consumers import dead_letters as dead_letters_module
 from consumers.dead_letters import KafkaDeadLetters
 from consumers.kafka import KafkaConsumer
 from consumers.kafka_subscription import KafkaSubscription
-from consumers.subscription import Headers, Message
+from consumers.subscription import Headers, Message, OnGap
 from schema.events.events import Envelope
 from schema.failures import DeadLetter, Retryable
 from schema.kafka.names import Names
@@ -32,7 +36,7 @@ pytestmark = pytest.mark.integration
 
 @dataclass
 class KafkaGroup:
-    kafka: dict[str, Any]
+    servers: Servers
     names: Names
     producer: Producer
 
@@ -40,13 +44,16 @@ class KafkaGroup:
         self.producer.produce(self.names.documents_topic, key=doc_id.encode(), value=value, headers=list(headers))
         assert self.producer.flush(30) == 0
 
-    def subscription(self) -> KafkaSubscription:
-        return KafkaSubscription(self.kafka, self.names, MILVUS)
+    def subscription(self, on_gap: OnGap = lambda _numbers: None) -> KafkaSubscription:
+        return KafkaSubscription(kafka.properties(self.servers), self.names, MILVUS, on_gap=on_gap)
+
+    def remove_all(self) -> None:
+        kafka.remove_all(self.servers, self.names.documents_topic)
 
 
 @pytest.fixture
 def group(servers: Servers, names: Names) -> KafkaGroup:
-    return KafkaGroup(kafka.properties(servers), names, Producer({"bootstrap.servers": servers.kafka}))
+    return KafkaGroup(servers, names, Producer({"bootstrap.servers": servers.kafka}))
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 from sqlalchemy import Engine
 
-from consumers.milvus import sink as milvus_sink
 from consumers.milvus.errors import translate
 from consumers.milvus.sink import MilvusSink
 from operations.milvus_lite.restarting_sink import RestartingMilvusSink
@@ -202,12 +201,12 @@ def _listening(port: int) -> socket.socket | None:
 
 
 @pytest.mark.timeout(300)
-def test_silent_server_is_reported_after_the_timeout(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_server_is_reported_after_the_timeout(own: OwnServer) -> None:
     uri = own.up()
     with closing(MilvusClient(uri, timeout=1.0)) as client:
         sink = MilvusSink(client, 8, SYSTEM_ID)
         sink.create()
-        monkeypatch.setattr(milvus_sink, "TIMEOUT_SECONDS", 0.5)
+        sink = MilvusSink(client, 8, SYSTEM_ID, timeout_seconds=0.5)
         own.kill(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(Retryable, match=r"^Milvus: DEADLINE_EXCEEDED"):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import socket
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import minio.api
 import msgspec
 import pytest
-import urllib3
 from minio import Minio
 
 from consumers.minio.sink import MinioSink
@@ -172,7 +172,7 @@ def test_copy_has_the_given_content_type_and_digest(client: Minio, store: S3Stor
 def test_large_copy_is_made_in_parts_with_its_metadata(
     client: Minio, store: S3Store, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "_COPY_LIMIT_BYTES", 6 * MIB)  # 5 GiB on S3
+    monkeypatch.setattr(s3, "_COPY_BYTES", 6 * MIB)
     monkeypatch.setattr(minio.api, "MAX_PART_SIZE", 6 * MIB)
     content = os.urandom(13 * MIB)
     put(store, "a", content)
@@ -205,7 +205,6 @@ def test_staged_file_moves_to_its_key_with_its_metadata(
     put(store, STAGED, b"hello")
     change = upsert_change(staged())
     sink.apply([change])
-    sink.clean_up(change.events)
     assert list(store.keys("")) == [RAW, STAGED], "the sweep removes it"
     assert store.read(RAW) == b"hello"
     assert store.sha256(RAW) == HELLO_SHA256
@@ -302,13 +301,41 @@ def test_unreachable_server_is_reported_within_seconds() -> None:
         sink.close()
 
 
-def test_server_without_an_answer_is_reported_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_TIMEOUT", urllib3.Timeout(connect=3.0, read=0.2))  # seconds
+def test_server_without_an_answer_is_reported_after_one_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        sink = MinioSink(S3Store(s3.connect(url, "key", "a-long-secret"), "bucket"), SYSTEM_ID)
+        client = s3.connect(url, "key", "a-long-secret", timeout_seconds=1.0)
+        sink = MinioSink(S3Store(client, "bucket"), SYSTEM_ID)
         began = time.monotonic()
         with pytest.raises(Retryable, match=r"object store: .*timed out"):
-            sink.apply([upsert_change(staged())])
-        assert time.monotonic() - began < 5.0
+            sink.apply([upsert_change(staged(), doc_id=f"d{number}") for number in range(100)])
+        assert time.monotonic() - began < 4.0, "no request is repeated, and those that did not begin are dropped"
         sink.close()
+
+
+def test_slow_upload_may_take_longer_than_the_limit_of_a_request() -> None:
+    """The limit is that of each block: a part of 16 MiB passes a slow network."""
+    with socket.create_server(("127.0.0.1", 0)) as slow, ThreadPoolExecutor(1) as pool:
+        client = s3.connect(f"http://127.0.0.1:{slow.getsockname()[1]}", "key", "a-long-secret", timeout_seconds=1.0)
+        client._region_map["bucket"] = "us-east-1"  # the server knows no other request
+        size_bytes = 16 * MIB
+
+        def serve() -> None:
+            connection, _ = slow.accept()
+            with connection:
+                received = bytearray()
+                while len(received) < size_bytes:
+                    block = connection.recv(MIB // 2)
+                    if not block:  # given up
+                        return
+                    received += block
+                    threading.Event().wait(0.06)
+                connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: 0\r\n\r\n')
+
+        served = pool.submit(serve)
+        began = time.monotonic()
+        S3Store(client, "bucket").put(
+            "a", io.BytesIO(b"x" * size_bytes), size_bytes=size_bytes, content_type="text/plain", sha256=None
+        )
+        served.result()
+        assert time.monotonic() - began > 1.0

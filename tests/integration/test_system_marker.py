@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from consumers.applier import Applier
 from consumers.minio.sink import MinioSink
 from schema.failures import StoreMissing
 from schema.object_store import marker
@@ -15,6 +16,9 @@ from schema.object_store.layout import SYSTEM_ID_KEY
 from schema.object_store.port import ObjectStore
 from schema.object_store.s3 import S3Store
 from schema.ownership import OtherSystem
+from schema.sinks import MINIO
+from tests.support.consumer_loop import Clock
+from tests.support.pipeline import MARKS, Pipeline, document
 from tests.support.servers import MinioServer
 
 pytestmark = pytest.mark.integration
@@ -94,3 +98,18 @@ def test_init_whose_marker_is_overwritten_at_once_fails(store: ObjectStore) -> N
     with pytest.raises(OtherSystem):
         create(Interrupted(store, after=overwrite), FIRST)
     check(store, SECOND)
+
+
+def test_running_consumer_stops_when_its_bucket_becomes_anothers(pipeline: Pipeline) -> None:
+    clock = Clock()
+    minio = Applier(pipeline.engine, pipeline.minio_sink, MARKS[MINIO], clock=clock)
+    pipeline.upsert(document("a", "one"))
+    assert minio.apply(pipeline.pending()) == []
+    pipeline.store.remove([SYSTEM_ID_KEY])
+    create(pipeline.store, SECOND)
+    held = list(pipeline.store.keys(""))
+    pipeline.upsert(document("b", "one", file=b"x"))
+    clock.pass_time(11.0)
+    with pytest.raises(OtherSystem):
+        minio.apply(pipeline.pending())
+    assert list(pipeline.store.keys("")) == held

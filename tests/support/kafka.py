@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # no __all__
 from sqlalchemy import Engine, text
 
 from consumers.dead_letters import KafkaDeadLetters
@@ -35,6 +36,19 @@ def properties(servers: Servers) -> dict[str, Any]:
 
 def create_topics(servers: Servers, names: Names) -> None:
     assert topics.ensure({"bootstrap.servers": servers.kafka}, names, LANES) == []
+
+
+def remove_all(servers: Servers, topic: str) -> None:
+    """Remove all messages, as the retention does."""
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {
+        TopicPartition(topic, one): latest for one in admin.list_topics(topic, timeout=30).topics[topic].partitions
+    }
+    ends = admin.list_offsets(asked)
+    removed = [TopicPartition(topic, one.partition, end.result(30).offset) for one, end in ends.items()]
+    for future in admin.delete_records(removed).values():
+        future.result(30)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from relays.batch_size import MOST_BYTES
 from relays.lanes import LaneStates
 from relays.ports import Fenced, LaneOffset, OutboxRow, Outcome, Published, Refused, Undone
 from schema.database.tables import LANES
@@ -181,6 +182,8 @@ class MemoryLanes(LaneStates):
 
 
 class MemoryPublisher:
+    batch_bytes = MOST_BYTES
+
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self._transaction: Transaction | None = None

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from consumers.sink import Change
-from schema.events.events import DocumentDeleted, DocumentUpserted, Event
+from schema.events.events import DocumentDeleted, DocumentUpserted
 from schema.failures import Permanent, StoreMissing
 
 Items = dict[str, str]  # chunk ids with their contents, object keys with their bytes as text
@@ -60,9 +60,6 @@ class MemorySink:
                 items[chunk.chunk_id] = chunk.content
             items |= {file.object_key: (file.content or b"").decode() for file in event.files}
         return items
-
-    def clean_up(self, events: Sequence[Event]) -> None:
-        """Nothing is staged."""
 
     def close(self) -> None:
         """Nothing is open."""

@@ -1,9 +1,11 @@
 """A topic and its consumer group in memory, for loops that run without a network and in virtual time."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from zlib import crc32
 
-from consumers.subscription import Headers, Message, OnPartitions, Partition
+from consumers.subscription import Headers, Message, OnGap, OnPartitions, Partition
+from schema.failures import Retryable
 
 
 class MemoryTopic:
@@ -12,11 +14,16 @@ class MemoryTopic:
     def __init__(self, partitions: int = 4, name: str = "rag.documents") -> None:
         self.logs: dict[Partition, list[Message]] = {(name, number): [] for number in range(partitions)}
         self.committed = dict.fromkeys(self.logs, 0)
+        self.first = dict.fromkeys(self.logs, 0)  # the oldest offset that each partition still has
         self.members: list[MemorySubscription] = []
         self.owners: dict[Partition, MemorySubscription] = {}
 
-    def subscription(self) -> "MemorySubscription":
-        return MemorySubscription(self)
+    def subscription(self, on_gap: OnGap = lambda _numbers: None) -> "MemorySubscription":
+        return MemorySubscription(self, on_gap=on_gap)
+
+    def remove_all(self) -> None:
+        """Remove all messages, as the retention does."""
+        self.first = {partition: len(log) for partition, log in self.logs.items()}
 
     def append(self, doc_id: str, value: bytes = b"", headers: Headers = ()) -> Message:
         partition = list(self.logs)[crc32(doc_id.encode()) % len(self.logs)]
@@ -39,8 +46,14 @@ class MemoryTopic:
 class MemorySubscription:
     """A member. Rebalances happen in `poll` and `serve`; `pass_time` is called with the seconds that a wait takes."""
 
-    def __init__(self, topic: MemoryTopic, pass_time: Callable[[float], None] = lambda _seconds: None) -> None:
+    def __init__(
+        self,
+        topic: MemoryTopic,
+        pass_time: Callable[[float], None] = lambda _seconds: None,
+        on_gap: OnGap = lambda _numbers: None,
+    ) -> None:
         self.topic = topic
+        self._on_gap = on_gap
         self.owned: set[Partition] = set()
         self.paused = False
         self._pass_time = pass_time
@@ -56,6 +69,8 @@ class MemorySubscription:
         found: list[Message] = []
         for partition in () if self.paused else sorted(self.owned):
             position = self._positions[partition]
+            if position < self.topic.first[partition]:
+                continue
             found += self.topic.logs[partition][position : position + rows - len(found)]
             self._positions |= {message.partition: message.offset + 1 for message in found}
         if not found:
@@ -106,6 +121,11 @@ class MemorySubscription:
             self.topic.owners[partition] = self
             self.owned.add(partition)
             self._positions[partition] = self.topic.committed[partition]
+        for partition in self.owned:
+            if self._positions[partition] < self.topic.first[partition]:
+                with suppress(Retryable):
+                    self._on_gap([partition[1]])
+                    self._positions[partition] = self.topic.first[partition]
 
     def _give_up(self, partitions: set[Partition]) -> None:
         self._revoke(partitions)

@@ -13,7 +13,7 @@ class During:
 
     def __init__(self, sink: Sink, step: Callable[[], None]) -> None:
         self.name, self.takes_vectors, self.takes_files = sink.name, sink.takes_vectors, sink.takes_files
-        self.create, self.ensure, self.clean_up, self.close = sink.create, sink.ensure, sink.clean_up, sink.close
+        self.create, self.ensure, self.close = sink.create, sink.ensure, sink.close
         self.applied: list[list[Change]] = []
         self._sink, self._step = sink, step
 

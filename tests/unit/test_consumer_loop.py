@@ -11,7 +11,7 @@ from consumers.sink import Change
 from consumers.subscription import Message
 from producer import Writer
 from schema.database.outbox_rows import envelope_of
-from schema.events.events import Envelope, Event
+from schema.events.events import Envelope
 from schema.failures import DeadLetter, Retryable, TooManyDeadLetters
 from tests.support.consumer_loop import Loop, ScriptedApplier, append, committed, fail
 from tests.support.inline_executor import InlineExecutor
@@ -47,9 +47,6 @@ def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: Memo
             assert [change.doc_id for change in changes] == ["d1"]
             note("apply")
 
-        def clean_up(self, events: Sequence[Event]) -> None:
-            note("clean up")
-
         def close(self) -> None: ...
 
     class Marks:
@@ -68,7 +65,7 @@ def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: Memo
     loop = Loop(group, Applier(engine, Sink(), Marks(), new_executor=InlineExecutor))
     loop.turn()
     note("commit")
-    assert journal == [("apply", 0, 0), ("clean up", 1, 0), ("commit", 1, 1)]
+    assert journal == [("apply", 0, 0), ("commit", 1, 1)]
 
 
 def test_sequence_that_no_version_can_have_is_read_as_zero() -> None:

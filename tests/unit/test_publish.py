@@ -27,9 +27,9 @@ def test_error_of_the_call_is_raised() -> None:
         raise KafkaException(KafkaError(KafkaError.INVALID_TXN_STATE))
 
     with pytest.raises(KafkaException) as raised:
-        call_with_timeout(refused)
+        call_with_timeout(refused, seconds=10)
     assert raised.value.args[0].code() == KafkaError.INVALID_TXN_STATE
-    call_with_timeout(lambda: None)
+    call_with_timeout(lambda: None, seconds=10)
 
 
 class Aborts:
