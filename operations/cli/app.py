@@ -1,6 +1,5 @@
 """The `rag-outbox` command: its subcommands, its help, and one line for every error."""
 
-import json
 import logging
 import sys
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from operations.cli import (
     status,
     write,
 )
+from operations.cli.output import printable, to_json
 from operations.settings import SettingsError
 
 app = typer.Typer(
@@ -87,6 +87,6 @@ def _fail(message: str, status: int) -> int:
     if len(message) > _MESSAGE_CHARACTERS:
         message = f"{message[:_MESSAGE_CHARACTERS]} …"
     if "--json" in sys.argv:
-        sys.stdout.write(json.dumps({"error": message}) + "\n")
-    sys.stderr.write(f"rag-outbox: {message}\n")
+        sys.stdout.write(to_json({"error": message}) + "\n")
+    sys.stderr.write(f"rag-outbox: {printable(message)}\n")
     return status
