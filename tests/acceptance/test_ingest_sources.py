@@ -21,7 +21,7 @@ LIVING = "SELECT doc_id, title FROM documents WHERE deleted_at IS NULL ORDER BY 
 def make(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(os.fsencode(f"Words about {name}."))
+        (folder / name).write_bytes(f"Words about {name}.".encode("ascii", "replace"))
     return folder
 
 
@@ -71,8 +71,8 @@ def test_delete_missing_tells_sources_apart_by_case_and_wildcard(folder: Folder,
         here(folder, "ingest", source, "--source", source)
         here(folder, "ingest", source)
     (tmp_path / "hand_book" / "a.md").unlink()
-    for source in (["--source", "hand_book"], []):
-        assert here(folder, "ingest", "hand_book", "--delete-missing", "--json", *source).facts["deleted"] == 1
+    for options in (["--source", "hand_book"], []):
+        assert here(folder, "ingest", "hand_book", "--delete-missing", "--json", *options).facts["deleted"] == 1
     left = folder.sql("SELECT count(*) FROM documents WHERE deleted_at IS NULL")
     assert left == [(4 * 3 * 2 - 2,)]
 
