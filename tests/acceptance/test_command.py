@@ -70,6 +70,7 @@ def test_two_documents_from_write_to_delete(folder: Folder, here: Here) -> None:
             "source_url": None,
             "business_tag": None,
             "modal_type": "text",
+            "stale": False,
         }
     ]
 
