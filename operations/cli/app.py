@@ -15,10 +15,13 @@ from operations.cli import (
     history,
     ingest,
     init,
+    list,
     monitor,
     relay,
+    resync,
     run,
     search,
+    show,
     sinks,
     status,
     write,
@@ -64,7 +67,7 @@ def _root(
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns about every retry of a request
 
 
-for _module in (init, write, ingest, delete, search, status, run, relay, consume, monitor, demo):
+for _module in (init, write, ingest, delete, resync, list, show, search, status, run, relay, consume, monitor, demo):
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 app.add_typer(sinks.app, name="sinks")
 app.add_typer(history.app, name="history")

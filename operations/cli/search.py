@@ -8,7 +8,6 @@ import typer
 from operations import settings
 from operations.cli.options import Json, Tag, require_unicode
 from operations.cli.output import Output
-from schema.database.tables import SOURCE_TYPES
 
 if TYPE_CHECKING:
     from retrieval.search import Hit
@@ -26,7 +25,7 @@ def command(
     domain: Annotated[str | None, typer.Option(help="Show only documents of this domain.")] = None,
     language: Annotated[str | None, typer.Option(help="Show only documents in this language.")] = None,
     source_type: Annotated[
-        str | None, typer.Option("--source-type", help=f"Show only documents of this type: {', '.join(SOURCE_TYPES)}.")
+        str | None, typer.Option("--source-type", help="Show only documents of this type, for instance pdf.")
     ] = None,
     as_json: Json = False,
 ) -> None:
