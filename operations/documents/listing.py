@@ -44,6 +44,8 @@ def read_page(engine: Engine, query: Query) -> Page:
     """Raises OperationError for an `after` that is not the `next` of such a list."""
     columns = documents.c
     statement = select(STATE.label("state"), *(columns[name] for name in _SHOWN)).where(*_conditions(query))
+    # Two indexes together have no order: MySQL would read all documents of a tag for each page, and sort them.
+    statement = statement.prefix_with("/*+ NO_INDEX_MERGE(documents) */", dialect="mysql")
     if query.updated_since is None:
         statement = statement.order_by(columns.doc_id)
         if query.after is not None:
