@@ -44,8 +44,9 @@ def read_page(engine: Engine, query: Query) -> Page:
     """Raises OperationError for an `after` that is not the `next` of such a list."""
     columns = documents.c
     statement = select(STATE.label("state"), *(columns[name] for name in _SHOWN)).where(*_conditions(query))
-    # Two indexes together have no order: MySQL would read all documents of a tag for each page, and sort them.
-    statement = statement.prefix_with("/*+ NO_INDEX_MERGE(documents) */", dialect="mysql")
+    if (index := _index(query)) is not None:
+        # Left to choose, MySQL may sort all documents of a tag for each page, or walk through those of all tags.
+        statement = statement.with_hint(documents, f"FORCE INDEX ({index})", "mysql")
     if query.updated_since is None:
         statement = statement.order_by(columns.doc_id)
         if query.after is not None:
@@ -91,6 +92,17 @@ def _conditions(query: Query) -> list[ColumnElement[bool]]:
         if (value := getattr(query, name)) is not None:
             conditions.append(columns[name] == value)
     return conditions
+
+
+def _index(query: Query) -> str | None:
+    """The index whose order is that of the pages; None for the primary key."""
+    if query.updated_since is not None:
+        return "ix_documents_updated_at"
+    if query.business_tag is not None:
+        return "ix_documents_business_tag"
+    if query.state is not None:
+        return "ix_documents_status_deleted_at"
+    return "ix_documents_source_type" if query.source_type is not None else None
 
 
 def _next(last: Row[Any], query: Query) -> str:

@@ -148,25 +148,25 @@ def test_statements_of_status_use_indexes(pipeline: Pipeline, sent: list[tuple[s
 
 
 @pytest.mark.parametrize(
-    ("query", "keys"),
+    ("query", "key"),
     [
-        (Query(), {"PRIMARY"}),
-        (Query(after="other-5"), {"PRIMARY"}),
-        (Query(business_tag="tag-7"), {"ix_documents_business_tag"}),
-        (Query(business_tag="tag-7", after="other-5"), {"ix_documents_business_tag"}),
-        (Query(source_type="pdf", after="other-5"), {"ix_documents_source_type"}),
-        (Query(state="processing", after="other-5"), {"ix_documents_status_deleted_at"}),
-        (Query(state="pending", after="other-5"), {"ix_documents_status_deleted_at", "PRIMARY"}),  # most of all
+        (Query(), "PRIMARY"),
+        (Query(after="other-5"), "PRIMARY"),
+        (Query(business_tag="tag-7"), "ix_documents_business_tag"),
+        (Query(business_tag="tag-7", after="other-5"), "ix_documents_business_tag"),
+        (Query(source_type="pdf", after="other-5"), "ix_documents_source_type"),
+        (Query(state="processing", after="other-5"), "ix_documents_status_deleted_at"),
+        (Query(state="pending", after="other-5"), "ix_documents_status_deleted_at"),
     ],
     ids=str,
 )
 def test_pages_of_list_come_from_an_index_in_their_order(
-    query: Query, keys: set[str], pipeline: Pipeline, sent: list[tuple[str, Any]]
+    query: Query, key: str, pipeline: Pipeline, sent: list[tuple[str, Any]]
 ) -> None:
     assert len(read_page(pipeline.engine, query).documents) == 50
     [(statement, given)] = [one for one in sent if one[0].startswith("SELECT")]
     [row] = plan(pipeline.engine, statement, given)
-    assert (row["key"] in keys, "filesort" in (row["Extra"] or "")) == (True, False), row
+    assert (row["key"], "filesort" in (row["Extra"] or "")) == (key, False), row
 
 
 def test_pages_of_list_by_time_come_from_an_index(pipeline: Pipeline, sent: list[tuple[str, Any]]) -> None:
