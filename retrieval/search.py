@@ -1,27 +1,42 @@
 """Search: the chunks nearest in meaning, each with its document.
 
-MySQL decides what exists: a chunk that only Milvus still holds is never a hit.
+MySQL decides what exists and which labels it has: a chunk of a deleted document is never a hit, nor is one whose
+document has a filtered label no longer. A chunk that an update is just replacing stays a hit until the sink has its
+successor, so that no document vanishes; it says so by `stale`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pymilvus import MilvusClient
-from sqlalchemy import Engine, select
+from pymilvus.exceptions import MilvusException
+from sqlalchemy import Connection, Engine, Row, Select, select
 
 from schema import collection
+from schema.batches import bounded
 from schema.database.connection import reading
-from schema.database.tables import chunks, documents
+from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.tables import chunk_tombstones, chunks, documents
 from schema.object_store.port import ObjectStore
 
 T = TypeVar("T")
 
 _TIMEOUT_SECONDS = 30.0
 _SPARE = 20  # more hits than requested: some chunks may just have left their document
-_HIT_FIELDS = ["chunk_id", "doc_id", "content", "vector_level", "modal_type", "business_tag"]
+_GROWTH, _MOST = 4, 2_000  # how many more are asked for when too few are left, and how many at most
+_HIT_FIELDS = ["chunk_id", "doc_id", "doc_version", "content", "modal_type"]
+_DOCUMENT_COLUMNS = [
+    documents.c[name]
+    for name in ("title", "oss_key", "source_url", "source_type", "business_tag", "domain", "language")
+]
+_CHUNKS = select(chunks.c.chunk_id, chunks.c.row_version, chunks.c.modal_type, *_DOCUMENT_COLUMNS).join(documents)
+_REPLACED = select(chunk_tombstones.c.chunk_id, *_DOCUMENT_COLUMNS).join(
+    documents, documents.c.doc_id == chunk_tombstones.c.doc_id
+)
 
 
 class Milvus(Protocol):
@@ -30,8 +45,39 @@ class Milvus(Protocol):
 
 
 @dataclass(frozen=True)
+class Filters:
+    """The labels that a hit must have; None does not filter. The first two are also in Milvus."""
+
+    business_tag: str | None = None
+    modal_type: str | None = None
+    domain: str | None = None
+    language: str | None = None
+    source_type: str | None = None
+
+    def expression(self) -> str:
+        """The filter expression for Milvus, empty for none."""
+        labels = {"business_tag": self.business_tag, "modal_type": self.modal_type}
+        return " and ".join(
+            f"{name} == {collection.literal(value)}" for name, value in labels.items() if value is not None
+        )
+
+    def accept(self, row: Row[Any], modal_type: str) -> bool:
+        """Whether a document with these columns, and a chunk of this type in it, have all labels."""
+        if self.modal_type not in (None, modal_type):
+            return False
+        names = ("business_tag", "domain", "language", "source_type")
+        return all(getattr(self, name) in (None, getattr(row, name)) for name in names)
+
+
+NO_FILTERS = Filters()
+
+
+@dataclass(frozen=True)
 class Hit:
-    """A chunk that was found. `score` is the cosine similarity, at most 1; `file` says where the original is stored."""
+    """A chunk that was found. `score` is the cosine similarity, at most 1; `file` says where the original is stored.
+
+    `stale`: Milvus holds an older state of the chunk than MySQL; its content may just be leaving the document.
+    """
 
     score: float
     doc_id: str
@@ -41,6 +87,7 @@ class Hit:
     source_url: str | None
     business_tag: str | None
     modal_type: str
+    stale: bool
 
 
 def search(
@@ -50,56 +97,100 @@ def search(
     vector: Sequence[float] | npt.NDArray[np.floating],
     *,
     limit: int,
-    business_tag: str | None = None,
-    modal_type: str | None = None,
+    filters: Filters = NO_FILTERS,
     alias: str = collection.ALIAS,
 ) -> list[Hit]:
     """At most `limit` chunks nearest to `vector`, best first. `vector` has the dimension of the system.
 
-    `business_tag` and `modal_type` filter by the labels in Milvus. `alias` is that of the collection. Raises
+    A document is judged by its current labels in MySQL. One that has just got the filtered tag or type is not found
+    until Milvus has it too. Of the 2,000 nearest chunks, those that pass the filters are hits: `domain`, `language` and
+    `source_type`, which Milvus does not hold, may leave fewer than `limit`. `alias` is that of the collection. Raises
     MilvusException, and grpc.RpcError when Milvus does not answer within 30 seconds.
     """
-    labels = {"business_tag": business_tag, "modal_type": modal_type}
-    expression = " and ".join(
-        f"{name} == {collection.literal(value)}" for name, value in labels.items() if value is not None
-    )
+    count = limit + _SPARE
+    while True:
+        found = milvus(partial(_ask, alias=alias, vector=vector, filters=filters, count=count))
+        hits = _judge(engine, store, found, filters)
+        if len(hits) >= limit or len(found) < count or count >= _MOST:
+            return hits[:limit]
+        count = min(_GROWTH * count, _MOST)
 
-    def ask(client: MilvusClient) -> list[dict[str, Any]]:
-        client.load_collection(alias, timeout=_TIMEOUT_SECONDS)
+
+def _ask(
+    client: MilvusClient,
+    *,
+    alias: str,
+    vector: Sequence[float] | npt.NDArray[np.floating],
+    filters: Filters,
+    count: int,
+) -> list[dict[str, Any]]:
+    """The nearest rows of Milvus. Loads the collection only if it is not: asking takes as long as a search."""
+
+    def ask() -> list[dict[str, Any]]:
         found = client.search(
             alias,
             data=[vector],
             anns_field="vector",
-            filter=expression,
-            limit=limit + _SPARE,
+            filter=filters.expression(),
+            limit=count,
             output_fields=_HIT_FIELDS,
             timeout=_TIMEOUT_SECONDS,
         )
         return list(found[0])
 
-    found = milvus(ask)
-    owners = _owners(engine, [hit["entity"]["chunk_id"] for hit in found])
-    hits = [_hit(store, hit, owners[hit["entity"]["chunk_id"]]) for hit in found if hit["entity"]["chunk_id"] in owners]
-    return hits[:limit]
+    try:
+        return ask()
+    except MilvusException as error:
+        if error.code not in collection.NOT_LOADED_CODES:
+            raise
+    client.load_collection(alias, timeout=_TIMEOUT_SECONDS)
+    return ask()
 
 
-def _owners(engine: Engine, chunk_ids: list[str]) -> dict[str, Any]:
-    """Chunk id → columns of its document, for the chunks that MySQL has."""
-    columns = (documents.c.title, documents.c.oss_key, documents.c.source_url)
-    joined = select(chunks.c.chunk_id, *columns).join(documents).where(chunks.c.chunk_id.in_(chunk_ids))
+def _judge(engine: Engine, store: ObjectStore, found: Iterable[dict[str, Any]], filters: Filters) -> list[Hit]:
+    """The hits among the rows of Milvus, in their order."""
+    entities = {hit["entity"]["chunk_id"]: (hit["entity"], hit["distance"]) for hit in found}
     with reading(engine) as connection:
-        return {row.chunk_id: row for row in connection.execute(joined)}
+        current = _select(connection, _CHUNKS, chunks.c.chunk_id, entities)
+        others = [chunk_id for chunk_id in entities if chunk_id not in current]
+        replaced = _select(
+            connection, _REPLACED.where(documents.c.deleted_at.is_(None)), chunk_tombstones.c.chunk_id, others
+        )
+    hits = []
+    for chunk_id, (entity, distance) in entities.items():
+        if row := current.get(chunk_id):
+            modal_type, stale = row.modal_type, entity["doc_version"] < row.row_version
+        elif row := replaced.get(chunk_id):
+            modal_type, stale = entity["modal_type"], True
+        else:
+            continue
+        if filters.accept(row, modal_type):
+            hits.append(_hit(store, entity, distance, row, modal_type, stale))
+    return hits
 
 
-def _hit(store: ObjectStore, found: dict[str, Any], row: Any) -> Hit:
-    entity = found["entity"]
+def _select(
+    connection: Connection, statement: Select[Any], key: Any, chunk_ids: Iterable[str]
+) -> Mapping[str, Row[Any]]:
+    """Chunk id → row, for the chunks that the statement finds."""
+    return {
+        row.chunk_id: row
+        for some in bounded(chunk_ids, IDS_PER_STATEMENT)
+        for row in connection.execute(statement.where(key.in_(some)))
+    }
+
+
+def _hit(
+    store: ObjectStore, entity: Mapping[str, Any], distance: float, row: Row[Any], modal_type: str, stale: bool
+) -> Hit:
     return Hit(
-        score=round(float(found["distance"]), 4),
+        score=round(float(distance), 4),
         doc_id=entity["doc_id"],
         title=row.title,
         content=entity["content"],
         file=store.location(row.oss_key) if row.oss_key else None,
         source_url=row.source_url,
-        business_tag=entity["business_tag"] or None,
-        modal_type=entity["modal_type"],
+        business_tag=row.business_tag,
+        modal_type=modal_type,
+        stale=stale,
     )

@@ -9,6 +9,7 @@ SYSTEM_ID_PROPERTY = "rag_outbox.system_id"  # a property: Milvus Lite keeps no 
 METRIC = "COSINE"
 HNSW = {"M": 16, "efConstruction": 200}
 SPARSE_METRIC = "IP"
+NOT_LOADED_CODES = {101, 201}  # errors of Milvus: a collection, a partition
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 

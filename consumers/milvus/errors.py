@@ -8,12 +8,12 @@ from typing import Final
 import grpc
 from pymilvus.exceptions import DataNotMatchException, MilvusException, ParamError, SchemaNotReadyException
 
+from schema import collection
 from schema.failures import Permanent, Retryable
 
 ERRORS: Final = (MilvusException, grpc.RpcError)  # raised by requests
 _INVALID = {1100, 1101, 1102}  # a parameter is invalid, missing, too large
 _LITE_INVALID = 6  # Milvus Lite, as old and as new code; a server's code 6 (wrong cluster) has the old code 1
-_NOT_LOADED = {101, 201}  # a collection, a partition
 _CLIENT_ERRORS = (ParamError, DataNotMatchException, SchemaNotReadyException)  # nothing was sent
 
 
@@ -30,7 +30,7 @@ def translate(error: Exception) -> Permanent | Retryable:
 
 def is_not_loaded(error: Exception) -> bool:
     """Whether the collection has to be loaded before it can be read."""
-    return isinstance(error, MilvusException) and error.code in _NOT_LOADED
+    return isinstance(error, MilvusException) and error.code in collection.NOT_LOADED_CODES
 
 
 def _describe(error: grpc.RpcError) -> str:

@@ -1,6 +1,5 @@
 """The `rag-outbox` command: its subcommands, its help, and one line for every error."""
 
-import json
 import logging
 import sys
 from importlib.metadata import version
@@ -18,14 +17,18 @@ from operations.cli import (
     history,
     ingest,
     init,
+    list,
     monitor,
     relay,
+    resync,
     run,
     search,
+    show,
     sinks,
     status,
     write,
 )
+from operations.cli.output import printable, to_json
 from operations.settings import SettingsError
 
 app = typer.Typer(
@@ -67,7 +70,11 @@ def _root(
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns about every retry of a request
 
 
-for _module in (init, write, ingest, adopt, delete, search, status, run, relay, consume, monitor, demo):
+_COMMANDS = (
+    *(init, write, ingest, adopt, delete, resync, list, show, search, status),
+    *(run, relay, consume, monitor, demo),
+)
+for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 app.add_typer(sinks.app, name="sinks")
 app.add_typer(history.app, name="history")
@@ -98,6 +105,6 @@ def _fail(message: str, status: int) -> int:
     if len(message) > _MESSAGE_CHARACTERS:
         message = f"{message[:_MESSAGE_CHARACTERS]} …"
     if "--json" in sys.argv:
-        sys.stdout.write(json.dumps({"error": message}) + "\n")
-    sys.stderr.write(f"rag-outbox: {message}\n")
+        sys.stdout.write(to_json({"error": message}) + "\n")
+    sys.stderr.write(f"rag-outbox: {printable(message)}\n")
     return status

@@ -18,10 +18,10 @@ def command(
     """Delete documents from every store. If one of them is unknown, none is deleted."""
     from operations import transactions, wiring
 
-    output = Output(json=as_json)
+    output, named = Output(json=as_json), list(dict.fromkeys(doc_ids))
     with wiring.open_system(settings.load()) as system:
         writer = system.writer()
-        receipts = transactions.run(system.engine, lambda connection: writer.delete_many(connection, doc_ids))
+        receipts = transactions.run(system.engine, lambda connection: writer.delete_many(connection, named))
     deleted = sum(receipt.changed for receipt in receipts)
     output.result(
         {"deleted": deleted, "deleted_before": len(receipts) - deleted},

@@ -2,19 +2,39 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from operations import settings
+from operations.cli.interrupt import telling
 from operations.cli.options import Json, Tag
 from operations.cli.output import Output
+from operations.errors import OperationError
 
-EXAMPLE = "rag-outbox ingest handbook/ notes.md --business-tag hr --delete-missing"
+if TYPE_CHECKING:
+    from operations.ingest.files import Ingested
+    from operations.ingest.walk import Found
+
+EXAMPLE = "rag-outbox ingest handbook/ --source handbook --business-tag hr --exclude drafts --delete-missing"
+
+_SHOWN = 10  # names of unsupported files
 
 
 def command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Text and Markdown files, or folders of them.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name the folder: its documents keep their identity wherever it is mounted. Without a name, the "
+            "absolute path of each file identifies its document.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out files and folders of this name or path; may be repeated."),
+    ] = None,
     business_tag: Tag = None,
     domain: Annotated[str | None, typer.Option(help="Domain of all these documents.")] = None,
     language: Annotated[str | None, typer.Option(help="Language of all these documents, for instance en.")] = None,
@@ -22,28 +42,89 @@ def command(
         bool,
         typer.Option("--delete-missing", help="Delete documents whose file is no longer in these folders."),
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Chunk unchanged files again; let --delete-missing delete more than half."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be written, deleted, unchanged and failed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write files as documents: extract, chunk, embed, write. Files with an unchanged hash are skipped."""
+    """Write files as documents: extract, chunk, embed, write. Files with an unchanged hash are skipped.
+
+    A document keeps its labels where no option gives a new one. Hidden files are left out, and so are excluded ones;
+    their documents are never deleted. Links to folders are followed once.
+    """
     from operations import wiring
     from operations.ingest import files as ingesting
+    from operations.ingest import missing
+    from operations.ingest.sources import Source
+    from operations.ingest.walk import find
 
-    output = Output(json=as_json)
+    output, done = Output(json=as_json), ingesting.Ingested()
+    named = Source(source)
+    if source is not None and not (len(paths) == 1 and paths[0].is_dir()):
+        raise OperationError("--source names one folder: give it as the only PATH")
     with wiring.open_system(settings.load()) as system:
-        files, unsupported = ingesting.find(paths)
-        with output.progress("Ingesting files", len(files)) as bar:
-            labels = ingesting.Labels(business_tag, domain, language)
-            done = ingesting.ingest(system, files, labels, bar.advance)
-        done.unsupported = unsupported
-        if delete_missing:
-            done.deleted = ingesting.delete_missing(system, [path for path in paths if path.is_dir()])
-    for reason in done.failed:
-        output.note(f"failed: {reason}")
-    output.result(
-        asdict(done),
-        f"Wrote {done.written} documents with {done.chunks} chunks ({done.embedded} embedded); "
-        f"{done.unchanged} unchanged, {done.deleted} deleted, {done.unsupported} of unsupported types, "
-        f"{len(done.failed)} failed.",
-    )
+        found = find(paths, named, exclude or ())
+        gone = missing.find_missing(system.engine, named, found, force=force) if delete_missing else []
+        done.failed += found.unreadable
+        files = sorted(found.files.values(), key=lambda file: file.path)
+        labels = ingesting.Labels(business_tag, domain, language)
+        if dry_run:
+            with output.progress("Reading files", len(files)) as bar:
+                changed = ingesting.plan(system, files, labels, done, bar.advance, force=force)
+            done.written, done.deleted = len(changed), len(gone)
+            planned = {"would_write": [str(file.path) for file in changed], "would_delete": gone}
+            _show(output, done, found, planned)
+        else:
+            with (
+                telling(lambda: _facts(done, found), lambda: f"; until then: {_summary(done, found)}"),
+                output.progress("Ingesting files", len(files)) as bar,
+            ):
+                ingesting.ingest(system, files, labels, done, bar.advance, force=force)
+                missing.delete(system, gone, done.note_deleted)
+            _show(output, done, found)
     if done.failed:
         raise typer.Exit(1)
+
+
+def _show(output: Output, done: "Ingested", found: "Found", planned: "dict[str, list[str]] | None" = None) -> None:
+    for reason in done.failed:
+        output.note(f"failed: {reason}")
+    for reason in found.skipped:
+        output.note(f"skipped: {reason}")
+    lines = [
+        f"Wrote {_summary(done, found)}" if planned is None else f"Dry run: nothing is changed. {_plan(done, found)}"
+    ]
+    if found.unsupported:
+        more = len(found.unsupported) - _SHOWN
+        names = ", ".join(found.unsupported[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"Not of a supported type: {names}")
+    for name, paths in (planned or {}).items():
+        lines += [f"{name.replace('_', ' ')}: {path}" for path in paths]
+    output.result(_facts(done, found) | ({"dry_run": True} | planned if planned is not None else {}), *lines)
+
+
+def _facts(done: "Ingested", found: "Found") -> dict[str, Any]:
+    return asdict(done) | {
+        "unsupported": len(found.unsupported),
+        "unsupported_files": found.unsupported[:_SHOWN],
+        "skipped": found.skipped,
+    }
+
+
+def _summary(done: "Ingested", found: "Found") -> str:
+    return (
+        f"{done.written} documents with {done.chunks} chunks ({done.embedded} embedded); "
+        f"{done.unchanged} unchanged, {done.deleted} deleted, {len(found.unsupported)} of unsupported types, "
+        f"{len(done.failed)} failed."
+    )
+
+
+def _plan(done: "Ingested", found: "Found") -> str:
+    return (
+        f"{done.written} documents to write, {done.deleted} to delete; {done.unchanged} unchanged, "
+        f"{len(found.unsupported)} of unsupported types, {len(done.failed)} failed."
+    )

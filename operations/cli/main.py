@@ -1,15 +1,13 @@
 """The console script: run a command, and end Ctrl-C, a closed pipe and every error without a traceback.
 
-It imports everything else inside `main`, so that Ctrl-C during those imports ends in one line, too.
+It imports nearly everything inside `main`, so that Ctrl-C during those imports ends in one line, too.
 Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check` found documents, 130 interrupted.
 """
 
 import signal
 import sys
 
-
-class Interrupted(BaseException):
-    """Raised by the first Ctrl-C. Not a KeyboardInterrupt, since typer ends the process on that one by itself."""
+from operations.cli.interrupt import Interrupted
 
 
 def main() -> None:
@@ -22,10 +20,12 @@ def main() -> None:
         status = app.run_command()
         if signal.getsignal(signal.SIGINT) is _interrupt:  # its exception would be printed while the interpreter ends
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-    except Interrupted:
+    except Interrupted as interrupted:
+        import json
+
         if "--json" in sys.argv:
-            sys.stdout.write('{"error": "interrupted"}\n')
-        sys.stderr.write("rag-outbox: interrupted\n")
+            sys.stdout.write(json.dumps({"error": "interrupted", **interrupted.done}) + "\n")
+        sys.stderr.write(f"rag-outbox: interrupted{interrupted.summary}\n")
         status = 130
     sys.exit(_flush(status))
 

@@ -1,6 +1,7 @@
 """The output of a command: results on stdout, progress and notes on stderr, colours and bars only on a terminal."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,19 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # how Python names the bytes of a file name that are not UTF-8
+
+
+def to_json(facts: Mapping[str, Any]) -> str:
+    """One JSON object on one line, which every strict parser takes; see `printable`."""
+    text = json.dumps(facts, ensure_ascii=False, default=str)
+    return _SURROGATE.sub(lambda found: rf"\\u{ord(found[0]):04x}", text)
+
+
+def printable(text: str) -> str:
+    r"""`text` as UTF-8 can encode it: a byte 0xe9 of a file name becomes the six characters `\udce9`."""
+    return _SURROGATE.sub(lambda found: rf"\u{ord(found[0]):04x}", text)
 
 
 class Show(Protocol):
@@ -31,11 +45,11 @@ class Output:
     def result(self, facts: Mapping[str, Any], *lines: str | Table) -> None:
         """Print the outcome on stdout: `facts` as JSON, or `lines` for a person."""
         if self.json:
-            sys.stdout.write(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(to_json(facts) + "\n")
             sys.stdout.flush()
             return
         for line in lines:
-            self._out.print(line, markup=False) if isinstance(line, str) else self._out.print(line)
+            self._out.print(printable(line), markup=False) if isinstance(line, str) else self._out.print(line)
 
     @contextmanager
     def live(self) -> Iterator[Show]:
@@ -56,7 +70,7 @@ class Output:
 
     def note(self, line: str) -> None:
         """Print a line on stderr."""
-        self._err.print(line, markup=False)
+        self._err.print(printable(line), markup=False)
 
     def heading(self, line: str) -> None:
         """Print a bold line on stdout."""

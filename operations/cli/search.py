@@ -1,13 +1,16 @@
 """`rag-outbox search`."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from operations import settings
-from operations.cli.options import Json, Tag
+from operations.cli.options import Json, Tag, require_unicode
 from operations.cli.output import Output
+
+if TYPE_CHECKING:
+    from retrieval.search import Hit
 
 EXAMPLE = 'rag-outbox search "how do I mock a server in tests" --limit 3'
 
@@ -19,12 +22,23 @@ def command(
     modal_type: Annotated[
         str | None, typer.Option("--modal-type", help="Show only chunks of this type, for instance image.")
     ] = None,
+    domain: Annotated[str | None, typer.Option(help="Show only documents of this domain.")] = None,
+    language: Annotated[str | None, typer.Option(help="Show only documents in this language.")] = None,
+    source_type: Annotated[
+        str | None, typer.Option("--source-type", help="Show only documents of this type, for instance pdf.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the chunks whose meaning is nearest to a text."""
-    from operations import wiring
-    from retrieval.search import search
+    """Find the chunks whose meaning is nearest to a text.
 
+    A document is filtered by its current labels. One that has just got the tag is found once Milvus has it too. Domain,
+    language and source type choose among the 2,000 nearest chunks.
+    """
+    from operations import wiring
+    from retrieval.search import Filters, search
+
+    filters = Filters(business_tag, modal_type, domain, language, source_type)
+    require_unicode(TEXT=text, business_tag=business_tag, modal_type=modal_type)
     output = Output(json=as_json)
     with wiring.open_system(settings.load()) as system:
         [vector] = system.require_embedder().embed([text])
@@ -34,15 +48,16 @@ def command(
             system.with_own_collection,
             vector,
             limit=limit,
-            business_tag=business_tag,
-            modal_type=modal_type,
+            filters=filters,
             alias=system.settings.collection_alias,
         )
-    lines = [
-        f"{hit.score:.3f}  {hit.title}  [{hit.doc_id}]\n       {_shorten(hit.content)}\n       {hit.file or '-'}"
-        for hit in hits
-    ]
-    output.result({"hits": [asdict(hit) for hit in hits]}, *(lines or ["Nothing found."]))
+    output.result({"hits": [asdict(hit) for hit in hits]}, *(map(_describe, hits) if hits else ["Nothing found."]))
+
+
+def _describe(hit: "Hit") -> str:
+    stale = "  (stale)" if hit.stale else ""
+    head = f"{hit.score:.3f}  {hit.title}  [{hit.doc_id}]{stale}"
+    return f"{head}\n       {_shorten(hit.content)}\n       {hit.file or '-'}"
 
 
 def _shorten(content: str, characters: int = 160) -> str:

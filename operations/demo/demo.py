@@ -21,7 +21,10 @@ from operations.cli.output import Output
 from operations.demo import crash_drill
 from operations.errors import OperationError
 from operations.ingest import files as ingest_files
-from operations.ingest.write import write
+from operations.ingest import sources
+from operations.ingest.sources import Source
+from operations.ingest.walk import find
+from operations.ingest.write import Written, write
 from operations.init import init
 from operations.profiles import embedded
 from operations.settings import Settings
@@ -112,7 +115,7 @@ def _pipeline(system: System, folder: Path, output: Output) -> None:
 
 def _update_and_delete(system: System, folder: Path, output: Output) -> None:
     path = folder / f"{_EDITED}.md"
-    doc_id = ingest_files.doc_id(path)
+    doc_id = sources.doc_id(sources.absolute(path))
     output.heading(f"5  update and delete {path.name}")
     path.write_text(f"{path.read_text()}\n\n# Samarkand\n\n{_ADDED}\n")
     _ingest(system, folder, output)
@@ -143,7 +146,8 @@ def show_crash_drill(system: System, folder: Path, log: Path, output: Output) ->
         f"({killed.pending} events pending)",
     )
     with output.progress("Writing bytes", sum(map(len, lines))) as bar:
-        again = write(system, io.BytesIO(b"".join(lines)), folder, bar.advance)
+        again = Written()
+        write(system, io.BytesIO(b"".join(lines)), None, again, bar.advance)
     written = again.written + again.unchanged
     _require(written == len(lines), f"{written} of {len(lines)} documents are written")
     _relay(system, output)
@@ -161,9 +165,11 @@ def show_crash_drill(system: System, folder: Path, log: Path, output: Output) ->
 
 
 def _ingest(system: System, folder: Path, output: Output) -> ingest_files.Ingested:
-    files, _ = ingest_files.find([folder])
+    files = list(find([folder], Source()).files.values())
+    done = ingest_files.Ingested()
     with output.progress("Ingesting files", len(files)) as bar:
-        return ingest_files.ingest(system, files, ingest_files.Labels(business_tag=folder.name), bar.advance)
+        ingest_files.ingest(system, files, ingest_files.Labels(business_tag=folder.name), done, bar.advance)
+    return done
 
 
 def _relay(system: System, output: Output) -> None:

@@ -1,44 +1,44 @@
 """`rag-outbox ingest`: files become documents. A file with an unchanged content hash is skipped."""
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import select
 
 from operations import transactions
+from operations.ingest.sources import SourceFile
 from operations.wiring import System
-from producer import Chunk, Document, DocumentFile, InvalidDocument
-from producer.errors import ProducerError
-from producer.files import FileUnusable
+from producer import Chunk, Document, DocumentFile, FileUnusable, InvalidDocument, ProducerError
 from producer.processing.chunk.markdown_headings import MarkdownHeadings
 from producer.processing.chunk.port import ChunkStrategy
 from producer.processing.chunk.size_overlap import SizeOverlap
 from producer.processing.embed.port import EmbedError
-from producer.processing.extract import Extracted, extract, is_supported
+from producer.processing.extract import Extracted, extract
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.tables import documents
 
 _FILES_PER_BATCH = 50
 _BATCH_BYTES = 8 * 1024 * 1024  # of extracted text
-_DELETES_PER_BATCH = 500
 _PLAIN_TEXT = SizeOverlap()
 _STRATEGIES: Mapping[str, ChunkStrategy] = {"text/markdown": MarkdownHeadings()}  # by content type
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels that the command line gives to every file."""
+    """The labels that the command line gives to every file; with None, a document keeps its own."""
 
     business_tag: str | None = None
     domain: str | None = None
     language: str | None = None
+
+    def or_stored(self, row: Any) -> "Labels":
+        """These labels; in place of those that are not given, the ones of a stored document."""
+        if row is None or row.deleted_at is not None:
+            return self
+        return Labels(self.business_tag or row.business_tag, self.domain or row.domain, self.language or row.language)
 
 
 @dataclass
@@ -46,85 +46,58 @@ class Ingested:
     written: int = 0  # documents
     unchanged: int = 0
     deleted: int = 0
-    unsupported: int = 0  # files of other types in a folder
     chunks: int = 0  # of the written documents
     embedded: int = 0  # chunks
     failed: list[str] = field(default_factory=list)  # "path: reason" per file
 
+    def note_deleted(self, count: int) -> None:
+        self.deleted += count
+
 
 @dataclass(frozen=True)
 class _PreparedFile:
-    path: Path
+    file: SourceFile
     text_size: int
     document: Document
 
 
-def find(paths: Sequence[Path]) -> tuple[list[Path], int]:
-    """Every supported file at or below `paths`, sorted, and the number of files of other types in folders.
+def ingest(
+    system: System,
+    files: Sequence[SourceFile],
+    labels: Labels,
+    total: Ingested,
+    advance: Callable[[int], None],
+    *,
+    force: bool = False,
+) -> None:
+    """Write every file that changed, with `force` also the others; a file that fails is named in `total` and skipped.
 
-    A file that `paths` names itself is always included: if its type is not supported, `ingest` reports that. Raises
-    FileUnusable for a missing path.
+    `total` grows with each committed batch. `advance` receives the number of files of each finished one.
     """
-    found: set[Path] = set()
-    unsupported = 0
-    for path in paths:
-        if path.is_dir():
-            for file in path.rglob("*"):
-                if not file.is_file() or any(part.startswith(".") for part in file.relative_to(path).parts):
-                    continue
-                if is_supported(file):
-                    found.add(file.resolve())
-                else:
-                    unsupported += 1
-        elif path.exists():
-            found.add(path.resolve())
-        else:
-            raise FileUnusable(f"no such file or folder: {path}")
-    return sorted(found), unsupported
-
-
-def ingest(system: System, files: Sequence[Path], labels: Labels, advance: Callable[[int], None]) -> Ingested:
-    """Write every file that changed; a file that fails is listed in `failed` and skipped.
-
-    `advance` receives the number of files of each finished batch.
-    """
-    total = Ingested()
-    for paths in bounded(files, _FILES_PER_BATCH):
-        stored = _select_documents(system, [doc_id(path) for path in paths])
-        prepared = _prepare(system, paths, stored, labels, total)
-        for batch in bounded(prepared, _FILES_PER_BATCH, _BATCH_BYTES, lambda file: file.text_size):
+    for some in bounded(files, _FILES_PER_BATCH):
+        stored = _select_documents(system, [file.doc_id for file in some])
+        prepared = _prepare(system, some, stored, labels, total, force)
+        for batch in bounded(prepared, _FILES_PER_BATCH, _BATCH_BYTES, lambda one: one.text_size):
             _write(system, batch, total)
-        advance(len(paths))
-    return total
+        advance(len(some))
 
 
-def delete_missing(system: System, folders: Sequence[Path]) -> int:
-    """Delete the documents of files that were ingested from these folders and are no longer there.
-
-    Raises FileUnusable when all files of a folder are gone: then the folder is probably not mounted.
-    """
-    doc_ids = []
-    for folder in folders:
-        prefix = folder.resolve().as_uri() + "/"
-        living = select(documents.c.doc_id, documents.c.source_url).where(
-            documents.c.source_url.startswith(prefix, autoescape=True), documents.c.deleted_at.is_(None)
-        )
-        with reading(system.engine) as connection:
-            rows = connection.execute(living).all()
-        gone = [row.doc_id for row in rows if not _path(row.source_url).exists()]
-        if len(gone) == len(rows) > 0:
-            raise FileUnusable(f"all {len(gone)} files ingested from {folder} are gone; if so, use: rag-outbox delete")
-        doc_ids += gone
-    writer = system.writer()
-    for batch in bounded(sorted(set(doc_ids)), _DELETES_PER_BATCH):
-        transactions.run(system.engine, partial(writer.delete_many, doc_ids=batch))
-    return len(set(doc_ids))
-
-
-def doc_id(path: Path) -> str:
-    """The document id of a path: its readable stem and 12 hex digits of the path's SHA-256."""
-    stem = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:40] or "file"
-    return f"{stem}-{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:12]}"
+def plan(
+    system: System,
+    files: Sequence[SourceFile],
+    labels: Labels,
+    total: Ingested,
+    advance: Callable[[int], None],
+    *,
+    force: bool = False,
+) -> list[SourceFile]:
+    """The files that `ingest` would write; `total` counts the others. Nothing is written or staged."""
+    changed = []
+    for some in bounded(files, _FILES_PER_BATCH):
+        stored = _select_documents(system, [file.doc_id for file in some])
+        changed += [file for file, _ in _extract_changed(some, stored, labels, total, force)]
+        advance(len(some))
+    return changed
 
 
 def _select_documents(system: System, doc_ids: Sequence[str]) -> dict[str, Any]:
@@ -134,17 +107,17 @@ def _select_documents(system: System, doc_ids: Sequence[str]) -> dict[str, Any]:
 
 def _write(system: System, batch: Sequence[_PreparedFile], total: Ingested) -> None:
     """Write a batch in one transaction; if the writer refuses a document, write each one in its own transaction."""
-    batch_documents = [file.document for file in batch]
+    batch_documents = [prepared.document for prepared in batch]
     try:
         receipts, embedded = transactions.upsert(
             system.engine, system.store, system.writer(), batch_documents, system.require_embedder()
         )
     except (InvalidDocument, EmbedError) as error:
         if len(batch) == 1:
-            total.failed.append(f"{batch[0].path}: {error}")
+            total.failed.append(f"{batch[0].file.path}: {error}")
         else:
-            for file in batch:
-                _write(system, [file], total)
+            for prepared in batch:
+                _write(system, [prepared], total)
         return
     total.embedded += embedded
     for receipt, document in zip(receipts, batch_documents, strict=True):
@@ -154,41 +127,60 @@ def _write(system: System, batch: Sequence[_PreparedFile], total: Ingested) -> N
 
 
 def _prepare(
-    system: System, paths: Sequence[Path], stored: dict[str, Any], labels: Labels, total: Ingested
+    system: System,
+    files: Sequence[SourceFile],
+    stored: Mapping[str, Any],
+    labels: Labels,
+    total: Ingested,
+    force: bool,
 ) -> Iterator[_PreparedFile]:
-    for path in paths:
+    for file, extracted in _extract_changed(files, stored, labels, total, force):
         try:
-            if _is_unchanged(stored.get(doc_id(path)), path, labels):
-                total.unchanged += 1
-                continue
-            extracted = extract(path)
-            yield _PreparedFile(path, len(extracted.text), _document(system, path, extracted, labels))
+            document = _document(system, file, extracted, labels.or_stored(stored.get(file.doc_id)))
         except ProducerError as error:
             total.failed.append(str(error))
+        else:
+            yield _PreparedFile(file, len(extracted.text), document)
 
 
-def _is_unchanged(row: Any, path: Path, labels: Labels) -> bool:
-    if row is None or row.deleted_at is not None or row.status == "failed":
+def _extract_changed(
+    files: Sequence[SourceFile], stored: Mapping[str, Any], labels: Labels, total: Ingested, force: bool
+) -> Iterator[tuple[SourceFile, Extracted]]:
+    for file in files:
+        try:
+            if not force and _is_unchanged(stored.get(file.doc_id), file, labels):
+                total.unchanged += 1
+                continue
+            extracted = extract(file.path)
+        except ProducerError as error:
+            total.failed.append(str(error))
+        else:
+            yield file, extracted
+
+
+def _is_unchanged(row: Any, file: SourceFile, labels: Labels) -> bool:
+    if row is None or row.deleted_at is not None or row.status == "failed" or not file.path.is_file():
         return False
-    if (row.business_tag, row.domain, row.language) != (labels.business_tag, labels.domain, labels.language):
+    kept = labels.or_stored(row)
+    if (row.business_tag, row.domain, row.language) != (kept.business_tag, kept.domain, kept.language):
         return False
     try:
-        with path.open("rb") as file:
-            return bool(row.content_sha256 == hashlib.file_digest(file, "sha256").hexdigest())
+        with file.path.open("rb") as stream:
+            return bool(row.content_sha256 == hashlib.file_digest(stream, "sha256").hexdigest())
     except OSError as error:
-        raise FileUnusable(f"cannot read {path}: {error.strerror or error}") from error
+        raise FileUnusable(f"cannot read {file.path}: {error.strerror or error}") from error
 
 
-def _document(system: System, path: Path, extracted: Extracted, labels: Labels) -> Document:
-    file = DocumentFile.from_path(path, system.store)
-    if file.sha256 != extracted.sha256:
-        raise FileUnusable(f"{path} changed while it was read")
+def _document(system: System, file: SourceFile, extracted: Extracted, labels: Labels) -> Document:
+    original = DocumentFile.from_path(file.path, system.store)
+    if original.sha256 != extracted.sha256:
+        raise FileUnusable(f"{file.path} changed while it was read")
     strategy = _STRATEGIES.get(extracted.content_type, _PLAIN_TEXT)
     return Document(
-        doc_id=doc_id(path),
+        doc_id=file.doc_id,
         title=extracted.title,
         source_type=extracted.source_type,
-        source_url=path.as_uri(),
+        source_url=file.source_url,
         business_tag=labels.business_tag,
         domain=labels.domain,
         language=labels.language or extracted.language,
@@ -196,10 +188,6 @@ def _document(system: System, path: Path, extracted: Extracted, labels: Labels) 
             Chunk(content=piece.content, start_char=piece.start, strategy=strategy.name)
             for piece in strategy.chunk(extracted.text)
         ],
-        file=file,
+        file=original,
         text=DocumentFile.from_bytes(extracted.text.encode(), "extracted.txt", system.store),
     )
-
-
-def _path(source_url: str) -> Path:
-    return Path(unquote(urlsplit(source_url).path))

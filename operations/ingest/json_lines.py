@@ -70,14 +70,15 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
 _decoder = msgspec.json.Decoder(_Document)
 
 
-def read(stream: IO[bytes], folder: Path, store: ObjectStore) -> Iterator[Line]:
-    """Yield the documents of a stream. Relative file paths start at `folder`. Raises BadLine.
+def read(stream: IO[bytes], files_below: Path | None, store: ObjectStore) -> Iterator[Line]:
+    """Yield the documents of a stream. Raises BadLine.
 
-    Blank lines and a byte order mark are skipped. Files over 64 KiB are staged in `store` when their line is read.
+    Paths of files start at `files_below`, and lead to no place outside of it; without it, they are refused. Blank lines
+    and a byte order mark are skipped. Files over 64 KiB are staged in `store` when their line is read.
     """
     for number, raw in _lines(stream):
         try:
-            document = _document(_decoder.decode(raw), folder, store)
+            document = _document(_decoder.decode(raw), files_below, store)
             yield Line(number, len(raw), document)
         except UnicodeDecodeError as error:  # its offset is that in one string, not in the line
             raise BadLine(number, _describe_utf8_error(raw)) from error
@@ -110,21 +111,35 @@ def _describe_utf8_error(raw: bytes) -> str:
     return "not UTF-8"
 
 
-def _document(line: _Document, folder: Path, store: ObjectStore) -> Document:
+def _document(line: _Document, files_below: Path | None, store: ObjectStore) -> Document:
     chunks = [Chunk(**{name: getattr(chunk, name) for name in chunk.__struct_fields__}) for chunk in line.chunks]
     fields = {name: getattr(line, name) for name in line.__struct_fields__ if name not in {"chunks", "file"}}
-    return Document(**fields, chunks=chunks, file=_file(line.file, folder, store))
+    return Document(**fields, chunks=chunks, file=_file(line.file, files_below, store))
 
 
-def _file(file: _File | None, folder: Path, store: ObjectStore) -> DocumentFile | None:
+def _file(file: _File | None, files_below: Path | None, store: ObjectStore) -> DocumentFile | None:
     if file is None:
         return None
     if (file.path is None) == (file.base64 is None):
         raise msgspec.ValidationError("file needs either `path` or `base64` - at `$.file`")
     if file.path is not None:
-        return DocumentFile.from_path(folder / file.path, store)
+        return DocumentFile.from_path(_locate(file.path, files_below), store)
     try:
         content = base64.b64decode(file.base64 or "", validate=True)
     except ValueError as error:  # also raised for characters that are not ASCII
         raise msgspec.ValidationError(f"{error} - at `$.file.base64`") from error
     return DocumentFile.from_bytes(content, file.name or "file.bin", store)
+
+
+def _locate(path: str, files_below: Path | None) -> Path:
+    """Where a path of a line leads to, all links resolved: the author of the line must not read other files."""
+    if files_below is None:
+        raise msgspec.ValidationError("a path is refused without --files-below DIR - at `$.file.path`")
+    root = files_below.resolve()
+    try:
+        place = (root / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a NUL
+        raise msgspec.ValidationError(f"cannot read {path!r}: {error} - at `$.file.path`") from error
+    if not place.is_relative_to(root):
+        raise msgspec.ValidationError(f"{path!r} leads outside of {files_below} - at `$.file.path`")
+    return place

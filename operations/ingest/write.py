@@ -26,12 +26,17 @@ class Written:
     embedded: int = 0  # chunks that had no vector
 
 
-def write(system: System, stream: IO[bytes], folder: Path, advance: Callable[[int], None]) -> Written:
-    """Write every document of a stream; `advance` receives the bytes of each finished batch. Raises BadLine."""
-    writer, total = system.writer(), Written()
-    for lines in _batches(json_lines.read(stream, folder, system.store)):
+def write(
+    system: System, stream: IO[bytes], files_below: Path | None, total: Written, advance: Callable[[int], None]
+) -> None:
+    """Write every document of a stream. Raises BadLine.
+
+    `files_below` is the only folder that files are read from. `total` grows with each committed batch; `advance`
+    receives its bytes.
+    """
+    writer = system.writer()
+    for lines in _batches(json_lines.read(stream, files_below, system.store)):
         _write_batch(system, writer, lines, total, advance)
-    return total
 
 
 def _batches(lines: Iterator[Line]) -> Iterator[list[Line]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from producer.processing.chunk import headings
+from producer.processing.encodings import Undecodable, decode
 from producer.processing.errors import ProcessingError
 
 MAX_FILE_BYTES = 64 * 1024 * 1024  # memory peaks at twice that, at eight times if the text has an emoji
@@ -26,7 +27,7 @@ _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 
 
 class ExtractError(ProcessingError):
-    """Raised when a file is missing, unreadable, too large, not UTF-8, blank or of an unsupported type. Skip it.
+    """Raised when a file is missing, unreadable, too large, blank, or of an unknown type or encoding. Skip the file.
 
     `path` is the file; `offset` is the position of the wrong byte in the file, None if no single byte is wrong.
     """
@@ -77,14 +78,10 @@ def extract(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Extracted:
     raw, sha256 = _read_bytes(path, max_bytes)
     try:
         text = _clean(reader.read(raw))
-    except UnicodeDecodeError as error:
-        byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
-        raise ExtractError(path, f"not UTF-8: {byte} ({error.reason})", offset=error.start) from error
+    except Undecodable as error:
+        raise ExtractError(path, str(error), offset=error.offset) from error
     except ValueError as error:
         raise ExtractError(path, str(error)) from error
-    nul = raw.find(b"\0") if reader.content_type.startswith("text/") else -1
-    if nul >= 0:
-        raise ExtractError(path, f"NUL byte at offset {nul}: this looks like a binary file", offset=nul)
     if not text or text.isspace():
         raise ExtractError(path, "no text in it: the file is empty or blank")
     title = reader.title(text) or headings.shorten(_clean(_printable(path.stem))) or "untitled"
@@ -122,11 +119,6 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _decode(raw: bytes) -> str:
-    """Decode UTF-8 and remove its byte order mark; offsets in errors count from the start of the file."""
-    return raw.decode("utf-8").removeprefix("\ufeff")
-
-
 def _clean(text: str) -> str:
     """Replace every kind of line break by a newline, and remove all control characters but tab."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -146,9 +138,9 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-_PLAIN = Reader("text", "text/plain", _decode, _no_title)
-_MARKDOWN = Reader("text", "text/markdown", _decode, _first_heading)
-_RST = Reader("text", "text/x-rst", _decode, _no_title)
+_PLAIN = Reader("text", "text/plain", decode, _no_title)
+_MARKDOWN = Reader("text", "text/markdown", decode, _first_heading)
+_RST = Reader("text", "text/x-rst", decode, _no_title)
 
 READERS: Mapping[str, Reader] = MappingProxyType(  # by suffix, in lower case
     {".txt": _PLAIN, ".text": _PLAIN, ".log": _PLAIN, ".md": _MARKDOWN, ".markdown": _MARKDOWN, ".rst": _RST}

@@ -14,7 +14,7 @@ from tests.support.commands import Folder
 pytestmark = pytest.mark.acceptance
 
 DATABASE = "RAG_OUTBOX_DATABASE_URL:"
-COMMANDS = ("init", "write", "ingest", "delete", "search", "status", "run", "demo")
+COMMANDS = ("init", "write", "ingest", "delete", "resync", "list", "show", "search", "status", "run", "demo")
 IDLE_SINK = {"applied": 0, "unapplied": 0, "oldest_unapplied_age_seconds": None, "failed": 0}
 
 
@@ -76,6 +76,7 @@ def test_two_documents_from_write_to_delete(folder: Folder, here: Here) -> None:
             "source_url": None,
             "business_tag": None,
             "modal_type": "text",
+            "stale": False,
         }
     ]
 
@@ -117,6 +118,28 @@ def test_delete_removes_all_documents_or_none(folder: Folder, here: Here) -> Non
     assert folder.sql("SELECT doc_id, version FROM documents") == [("kept", 1)]
 
 
+def test_delete_takes_an_id_twice(folder: Folder, here: Here) -> None:
+    here(folder, "write", "-", stdin=lines({"doc_id": "d", "title": "D", "chunks": [{"content": "Words."}]}))
+    assert here(folder, "delete", "d", "d", "--json").facts == {"deleted": 1, "deleted_before": 0}
+    outcome = here(folder, "delete", "d", "x", "y", "x", "--json")
+    assert outcome.facts == {"error": "no such document: 'x', 'y'"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["search", "\udce9"], "TEXT: '\\udce9' is not UTF-8"),
+        (["search", "x", "--business-tag", "\udce9"], "--business-tag: '\\udce9' is not UTF-8"),
+        (["list", "--business-tag", "\udce9"], "--business-tag: '\\udce9' is not UTF-8"),
+        (["show", "\udce9"], "DOC_ID: '\\udce9' is not UTF-8"),
+        (["delete", "\udce9"], "no such document: '\\udce9'"),
+    ],
+)
+def test_argument_that_is_not_utf8_is_named(arguments: list[str], reason: str, prepared: Folder, here: Here) -> None:
+    outcome = here(prepared, *arguments, "--json")
+    assert (outcome.status, outcome.facts) == (1, {"error": reason})
+
+
 def test_search_filters_by_tag_and_type_with_any_quotes(folder: Folder, here: Here) -> None:
     odd = 'a "quoted" \\ tag\'s % {name} or business_tag != ""'
     chunks = [{"content": f"Gardening advice number {number}."} for number in range(3)]
@@ -138,6 +161,8 @@ def test_search_filters_by_tag_and_type_with_any_quotes(folder: Folder, here: He
     with milvus_lite.own(folder.path / "vectors.db"):  # all searches share it
         assert sorted(found("--limit", "50")) == ["image", "odd", "odd", "odd", "plain", "plain", "plain"]
         assert found("--business-tag", "hr") == ["plain"] * 3
+        assert found("--source-type", "text", "--limit", "1", "--business-tag", "hr") == ["plain"]
+        assert found("--language", "en") == found("--domain", "x") == found("--source-type", "pdf") == []
         assert found("--business-tag", odd, "--limit", "2") == ["odd"] * 2
         assert found("--business-tag", 'hr" or chunk_id != "') == []
         assert found("--modal-type", "image") == ["image"]
@@ -272,7 +297,17 @@ def test_unknown_setting_in_the_env_file_ends_with_2(folder: Folder) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["write", "-"], ["ingest", "."], ["delete", "x"], ["search", "x"], ["status"], ["run", "--until-idle"]],
+    [
+        ["write", "-"],
+        ["ingest", "."],
+        ["delete", "x"],
+        ["resync", "x"],
+        ["list"],
+        ["show", "x"],
+        ["search", "x"],
+        ["status"],
+        ["run", "--until-idle"],
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_every_command_asks_for_init_first(arguments: list[str], tmp_path: Path, here: Here) -> None:

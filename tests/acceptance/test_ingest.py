@@ -4,13 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from operations.ingest.files import doc_id
+from operations.ingest.sources import doc_id
 from tests.acceptance.conftest import Here
 from tests.support.commands import Folder, Outcome
 
 pytestmark = pytest.mark.acceptance
 
-NOTHING = {"written": 0, "unchanged": 0, "deleted": 0, "unsupported": 0, "chunks": 0, "embedded": 0, "failed": []}
+NOTHING = {
+    "written": 0,
+    "unchanged": 0,
+    "deleted": 0,
+    "unsupported": 0,
+    "unsupported_files": [],
+    "chunks": 0,
+    "embedded": 0,
+    "failed": [],
+    "skipped": [],
+}
 
 
 def section(title: str) -> str:
@@ -34,21 +44,23 @@ def handbook(tmp_path: Path) -> Path:
 def test_only_changes_are_written_and_embedded(folder: Folder, handbook: Path, here: Here) -> None:
     policy = handbook / "Leave Policy (2024).md"
 
+    logo = {"unsupported": 1, "unsupported_files": [str(handbook / "logo.png")]}
+
     def ingest(*options: str) -> dict[str, object]:
         return here(folder, "ingest", "handbook", "--json", *options).facts
 
-    assert ingest() == NOTHING | {"written": 2, "unsupported": 1, "chunks": 4, "embedded": 4}
+    assert ingest() == NOTHING | logo | {"written": 2, "chunks": 4, "embedded": 4}
     assert folder.succeed("run", "--until-idle") == {"events": 2}
     first_ids = folder.sql("SELECT doc_id FROM documents ORDER BY doc_id")
     assert [doc_id[:-12] for (doc_id,) in first_ids] == ["leave-policy-2024-", "notes-"]
 
-    assert ingest() == NOTHING | {"unchanged": 2, "unsupported": 1}
+    assert ingest() == NOTHING | logo | {"unchanged": 2}
 
     policy.write_text(policy.read_text().replace("about illness", "about sickness"))
-    assert ingest() == NOTHING | {"written": 1, "unchanged": 1, "unsupported": 1, "chunks": 3, "embedded": 1}
+    assert ingest() == NOTHING | logo | {"written": 1, "unchanged": 1, "chunks": 3, "embedded": 1}
     assert folder.succeed("run", "--until-idle") == {"events": 1}
 
-    labelled = NOTHING | {"written": 2, "unsupported": 1, "chunks": 4}
+    labelled = NOTHING | logo | {"written": 2, "chunks": 4}
     assert ingest("--business-tag", "hr", "--language", "en", "--domain", "work") == labelled
     assert folder.succeed("run", "--until-idle") == {"events": 2}
     assert folder.sql("SELECT DISTINCT business_tag, language, domain FROM documents") == [("hr", "en", "work")]
@@ -66,7 +78,7 @@ def test_delete_missing_deletes_only_documents_of_missing_files(folder: Folder, 
     (handbook / "sub" / "notes.txt").unlink()
     (other / "stays.md").unlink()
 
-    kept = NOTHING | {"unchanged": 1, "unsupported": 1}
+    kept = NOTHING | {"unchanged": 1, "unsupported": 1, "unsupported_files": [str(handbook / "logo.png")]}
     assert here(folder, "ingest", "handbook", "--json").facts == kept
     assert here(folder, "ingest", "handbook", "--delete-missing", "--json").facts == kept | {"deleted": 1}
     assert here(folder, "ingest", "handbook", "--delete-missing", "--json").facts == kept
@@ -108,12 +120,15 @@ def test_failing_file_is_named_and_others_are_written(folder: Folder, handbook: 
     outcome = here(folder, "ingest", "handbook", "handbook/logo.png", "--json")
 
     failed = [
-        f"{handbook}/broken.md: not UTF-8: byte 0xe9 at offset 3 (unexpected end of data)",
+        f"{handbook}/broken.md: not UTF-8: byte 0xe9 at offset 3 (unexpected end of data); "
+        "no other encoding is certain: convert the file to UTF-8",
         f"{handbook}/empty.txt: no text in it: the file is empty or blank",
         f"{handbook}/logo.png: unsupported file type '.png'; supported: .log .markdown .md .rst .text .txt",
     ]
     assert outcome.status == 1
-    assert outcome.facts == NOTHING | {"written": 2, "unsupported": 1, "chunks": 4, "embedded": 4, "failed": failed}
+    written = {"written": 2, "chunks": 4, "embedded": 4}
+    logo = {"unsupported": 1, "unsupported_files": [f"{handbook}/logo.png"]}
+    assert outcome.facts == NOTHING | written | logo | {"failed": failed}
     assert outcome.err.splitlines() == [f"failed: {reason}" for reason in failed]
     assert folder.sql("SELECT count(*) FROM documents") == [(2,)]
 
@@ -130,7 +145,8 @@ def test_text_output_of_real_command(folder: Folder, handbook: Path) -> None:
     """Runs the real command; the other tests of this file call it in their own process."""
     assert folder.run("ingest", str(handbook)) == Outcome(
         0,
-        "Wrote 2 documents with 4 chunks (4 embedded); 0 unchanged, 0 deleted, 1 of unsupported types, 0 failed.\n",
+        "Wrote 2 documents with 4 chunks (4 embedded); 0 unchanged, 0 deleted, 1 of unsupported types, 0 failed.\n"
+        f"Not of a supported type: {handbook}/logo.png\n",
         "",
     )
 

@@ -2,11 +2,13 @@
 
 import base64
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from operations import transactions
 from tests.acceptance.conftest import Here
 from tests.support.commands import Folder
 
@@ -75,8 +77,10 @@ BAD_LINES = {
         line(title="\ud800"),
         "JSON is malformed: unexpected end of escaped utf-16 surrogate pair (byte 34)",
     ),
-    "file that does not exist": (line(file={"path": "gone.md"}), "cannot read gone.md: No such file or directory"),
-    "file that is a folder": (line(file={"path": "data"}), "cannot read data: Is a directory"),
+    "file without a folder of files": (
+        line(file={"path": "note.md"}),
+        "a path is refused without --files-below DIR - at `$.file.path`",
+    ),
     "broken base64": (line(file={"base64": "YWJ"}), "Incorrect padding - at `$.file.base64`"),
     "no base64": (
         line(file={"base64": "Äpfel"}),
@@ -183,19 +187,55 @@ def test_later_line_for_same_document_wins(folder: Folder) -> None:
     assert folder.sql("SELECT aggregate_version FROM outbox ORDER BY id") == [(1,), (2,)]
 
 
-def test_file_paths_are_relative_to_input_folder(folder: Folder, tmp_path: Path) -> None:
-    (tmp_path / "input").mkdir()
-    (tmp_path / "input" / "note.md").write_bytes(b"# A note\n")
+def test_file_paths_start_at_folder_of_files(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "note.md").write_bytes(b"# A note\n")
     encoded = base64.b64encode(b"A table").decode()
-    (tmp_path / "input" / "documents.jsonl").write_bytes(
-        line("by-path", file={"path": "note.md"}) + line("in-base64", file={"base64": encoded, "name": "table.csv"})
-    )
+    given = line("by-path", file={"path": "note.md"}) + line("in-base64", file={"base64": encoded, "name": "table.csv"})
 
-    assert folder.succeed("write", "input/documents.jsonl")["written"] == 2
+    assert folder.succeed("write", "-", "--files-below", "files", stdin=given)["written"] == 2
     files = folder.sql("SELECT doc_id, size_bytes, content_type, object_key FROM document_files ORDER BY doc_id")
     assert [row[:3] for row in files] == [("by-path", 9, "text/markdown"), ("in-base64", 7, "text/csv")]
     assert files[0][3].endswith("/by-path.md")
     assert files[1][3].endswith("/in-base64.csv")
+
+
+def test_paths_that_leave_folder_of_files_are_refused(folder: Folder, tmp_path: Path, here: Here) -> None:
+    files = tmp_path / "files"
+    (files / "sub").mkdir(parents=True)
+    (tmp_path / "secret.md").write_text("secret")
+    (tmp_path / "files-2").mkdir()
+    (files / "link.md").symlink_to("../secret.md")
+    (files / "up").symlink_to("..")
+    (files / "loop.md").symlink_to("loop.md")
+    outside = ("../secret.md", "/etc/hostname", "link.md", "up/secret.md", "sub/../../secret.md", "../files-2")
+    reasons = {path: f"line 1: {path!r} leads outside of files - at `$.file.path`" for path in outside} | {
+        "gone.md": f"line 1: cannot read {files}/gone.md: No such file or directory",
+        "sub": f"line 1: cannot read {files}/sub: Is a directory",
+        "nul\0.md": "line 1: cannot read 'nul\\x00.md': embedded null byte - at `$.file.path`",
+    }
+    for path, reason in reasons.items():
+        given = line(file={"path": path})
+        outcome = here(folder, "write", "-", "--files-below", "files", "--json", stdin=given)
+        assert (outcome.status, outcome.facts) == (1, {"error": reason})
+    given = line(file={"path": "loop.md"})
+    assert here(folder, "write", "-", "--files-below", "files", "--json", stdin=given).status == 1
+    assert folder.sql("SELECT * FROM documents") == []
+
+
+def test_interrupted_write_tells_what_it_wrote(folder: Folder, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    upsert = transactions.upsert
+
+    def interrupt_second(*arguments: Any) -> Any:
+        if folder.sql("SELECT 1 FROM documents"):
+            signal.raise_signal(signal.SIGINT)
+        return upsert(*arguments)
+
+    monkeypatch.setattr(transactions, "upsert", interrupt_second)
+    given = b"".join(line(f"doc-{number:03d}") for number in range(150))  # more than one batch
+    outcome = here(folder, "write", "-", "--json", stdin=given)
+    assert (outcome.status, outcome.facts["error"], outcome.facts["written"]) == (130, "interrupted", 100)
+    assert outcome.err == "rag-outbox: interrupted; wrote 100 documents with 100 chunks; 0 were unchanged.\n"
 
 
 @pytest.mark.parametrize(

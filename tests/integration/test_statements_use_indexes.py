@@ -6,12 +6,19 @@ count a table in an index that covers the statement.
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
 from operations import staging, transactions
+from operations.documents.details import describe
+from operations.documents.listing import Query, read_page
+from operations.ingest.missing import find_missing
+from operations.ingest.sources import Source
+from operations.ingest.walk import Found
 from operations.settings import Settings
 from operations.status import status
 from operations.wiring import System
@@ -40,6 +47,10 @@ MORE = (
     " 1, UTC_TIMESTAMP(6) - INTERVAL n MINUTE FROM numbers",
     "UPDATE document_files SET staged_key = CONCAT('temp/', doc_id)",
     "UPDATE sink_states SET state = 'failed' WHERE doc_id LIKE 'other-1%'",
+    "UPDATE documents SET business_tag = CONCAT('tag-', CRC32(doc_id) % 50),"
+    " source_type = IF(CRC32(doc_id) % 20, 'text', 'pdf'), status = IF(CRC32(doc_id) % 30, 'pending', 'processing'),"
+    " source_url = CONCAT('rag-source://', CRC32(doc_id) % 100, '/', doc_id),"
+    " updated_at = UTC_TIMESTAMP(6) - INTERVAL CRC32(doc_id) % 1000000 SECOND",
     "ANALYZE TABLE documents, document_files, sink_states, outbox, outbox_dead_letters",
 )
 
@@ -134,3 +145,52 @@ def test_statements_of_status_use_indexes(pipeline: Pipeline, sent: list[tuple[s
     assert "payload" not in "".join(statement for statement, _ in sent)
     [(events, letters)] = pipeline.sql("SELECT (SELECT count(*) FROM outbox), count(*) FROM outbox_dead_letters")
     assert (now.pending_events, now.dead_letters, len(now.failed)) == (events, letters, 40)
+
+
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [
+        (Query(), "PRIMARY"),
+        (Query(after="other-5"), "PRIMARY"),
+        (Query(business_tag="tag-7"), "ix_documents_business_tag"),
+        (Query(business_tag="tag-7", after="other-5"), "ix_documents_business_tag"),
+        (Query(source_type="pdf", after="other-5"), "ix_documents_source_type"),
+        (Query(state="processing", after="other-5"), "ix_documents_status_deleted_at"),
+        (Query(state="pending", after="other-5"), "ix_documents_status_deleted_at"),
+    ],
+    ids=str,
+)
+def test_pages_of_list_come_from_an_index_in_their_order(
+    query: Query, key: str, pipeline: Pipeline, sent: list[tuple[str, Any]]
+) -> None:
+    assert len(read_page(pipeline.engine, query).documents) == 50
+    [(statement, given)] = [one for one in sent if one[0].startswith("SELECT")]
+    [row] = plan(pipeline.engine, statement, given)
+    assert (row["key"], "filesort" in (row["Extra"] or "")) == (key, False), row
+
+
+def test_pages_of_list_by_time_come_from_an_index(pipeline: Pipeline, sent: list[tuple[str, Any]]) -> None:
+    since = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=1)
+    first = read_page(pipeline.engine, Query(updated_since=since))
+    second = read_page(pipeline.engine, Query(updated_since=since, after=first.next))
+    shown = [one["doc_id"] for page in (first, second) for one in page.documents]
+    assert len(set(shown)) == 100
+    for statement, given in [one for one in sent if one[0].startswith("SELECT")]:
+        [row] = plan(pipeline.engine, statement, given)
+        assert row["key"] == "ix_documents_updated_at"
+        assert "filesort" not in row["Extra"]
+
+
+def test_missing_files_of_a_source_are_found_by_an_index(pipeline: Pipeline, sent: list[tuple[str, Any]]) -> None:
+    source = Source("42")
+    found = Found(folders=[Path("/x")])
+    missing = find_missing(pipeline.engine, source, found, force=True)
+    assert 500 < len(missing) < 2_000
+    assert_keys(pipeline.engine, sent, most_rows=2_000)
+
+
+def test_show_reads_one_document(pipeline: Pipeline, sent: list[tuple[str, Any]]) -> None:
+    system = System(Settings(), pipeline.engine)
+    describe(system, "other-7", chunk_count=5)
+    assert_keys(pipeline.engine, sent, most_rows=2 * 100_000 // LANES)
+    assert "payload," not in "".join(statement for statement, _ in sent)

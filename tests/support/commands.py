@@ -134,6 +134,11 @@ class Folder:
         with closing(sqlite3.connect(self.path / "metadata.db")) as connection:
             return connection.execute(statement, parameters).fetchall()
 
+    def change(self, statement: str) -> None:
+        """Change the database behind the back of all processes."""
+        with closing(sqlite3.connect(self.path / "metadata.db")) as connection, connection:
+            connection.execute(statement)
+
     def dump(self) -> list[str]:
         """Everything in the database, as SQL."""
         with closing(sqlite3.connect(self.path / "metadata.db")) as connection:

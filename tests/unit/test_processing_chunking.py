@@ -1,6 +1,8 @@
 """Chunks are slices of the text that lose no word, keep their limits and end at natural boundaries."""
 
+import random
 import re
+import statistics
 from itertools import pairwise
 
 import pytest
@@ -201,6 +203,41 @@ def test_hostile_texts_take_linear_time(unit: str) -> None:
     assert len(chunk(text, overlap_chars=500)) <= 2 * len(text) / 500
 
 
+def edited(kind: str) -> str:
+    """60,000 characters without structure above lines, sentences, words or letters, the same in every run."""
+    numbers = random.Random(7)
+
+    def chinese(count: int) -> str:
+        return "".join(chr(numbers.randint(0x4E00, 0x9000)) for _ in range(count))
+
+    if kind == "lines":
+        return "".join(
+            f"{number:06d} {numbers.random():.18f} done in the same number of ms\n" for number in range(1_000)
+        )
+    if kind == "sentences":
+        return "".join(f"{chinese(numbers.randint(8, 40))}\u3002" for _ in range(2_400))
+    if kind == "words":
+        return " ".join(f"{numbers.randrange(10**6):x}" for _ in range(9_000))
+    return chinese(60_000)
+
+
+@pytest.mark.parametrize("kind", ["lines", "sentences", "words", "letters"])
+def test_edit_changes_only_chunks_near_it(kind: str) -> None:
+    text = edited(kind)
+    before = {each.content for each in SizeOverlap().chunk(text)}
+    places = random.Random(1)
+    changed = []
+    for number in range(8):
+        at = 0 if number == 0 else places.randrange(len(text))
+        if kind == "lines":
+            at = text.rfind("\n", 0, at) + 1
+        added = "one more line, as long as the others, with a number: 1234567\n" if kind == "lines" else "\u4e2d\u6587"
+        for edit in (text[:at] + added + text[at:], text[:at] + text[at + len(added) :]):
+            changed.append(len({each.content for each in SizeOverlap().chunk(edit)} - before))
+    assert statistics.mean(changed) <= 2
+    assert max(changed) <= 5
+
+
 WORD = st.one_of(
     st.text("abc.!?", min_size=1, max_size=12),
     st.text("x", min_size=1, max_size=60),
@@ -220,7 +257,7 @@ CJK_SENTENCE_END = re.compile("[\u3002\uff01\uff1f\uff1b]")
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[str, int, int, int, bool]:
     """A text, max_chars, overlap_chars, max_bytes, markdown."""
-    max_chars = draw(st.integers(1, 60))
+    max_chars = draw(st.integers(1, 150))
     overlap_chars = draw(st.integers(0, max_chars // 2))
     return draw(TEXT), max_chars, overlap_chars, draw(st.integers(4, 300)), draw(st.booleans())
 

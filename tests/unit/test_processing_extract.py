@@ -14,6 +14,18 @@ pytestmark = pytest.mark.unit
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: /proc, or file names of any bytes")
 
 
+DOUBT = "; no other encoding is certain: convert the file to UTF-8"
+CHINESE = "人事部門的休假規定。每位員工每年有二十天的帶薪休假。請在休假前兩週向主管提出申請。並填寫系統中的表格。"
+JAPANESE = "人事部の休暇規定。従業員は毎年二十日間の有給休暇を取得できます。休暇の二週間前までに申請してください。"
+GERMAN = (
+    "Für alle Angestellten gilt: zwanzig Urlaubstage im Jahr. Überstunden müssen genehmigt werden. Das Büro schließt."
+)
+RUSSIAN = "Сотрудники имеют право на двадцать дней оплачиваемого отпуска в год. Принтер стоит на втором этаже."
+POLISH = (
+    "Pracownicy mają prawo do dwudziestu dni urlopu. Drukarka znajduje się na drugim piętrze, żeby każdy mógł jej użyć."
+)
+
+
 def write(folder: Path, name: str, raw: bytes) -> Path:
     path = folder / name
     path.write_bytes(raw)
@@ -88,6 +100,52 @@ def test_control_characters_are_removed(tmp_path: Path) -> None:
     assert extract(write(tmp_path, "a.txt", raw)).text == "tab\tstays [31mred caf\u00e9 \u4e2d \U0001f600"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_unicode_with_byte_order_mark_is_decoded(tmp_path: Path, encoding: str) -> None:
+    marked = CHINESE if encoding in ("utf-8-sig", "utf-16", "utf-32") else f"\ufeff{CHINESE}"
+    assert extract(write(tmp_path, "a.txt", marked.encode(encoding))).text == CHINESE
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (CHINESE, "big5"),
+        (CHINESE, "gb18030"),
+        (JAPANESE, "shift_jis"),
+        (JAPANESE, "euc_jp"),
+        (GERMAN, "latin-1"),
+        (GERMAN, "cp1252"),
+        (RUSSIAN, "cp1251"),
+        (RUSSIAN, "koi8_r"),
+    ],
+)
+def test_certain_encoding_is_decoded(tmp_path: Path, text: str, encoding: str) -> None:
+    assert extract(write(tmp_path, "a.txt", text.encode(encoding))).text == text
+    long = f"{text}\n" * 6_000  # longer than the sample
+    assert extract(write(tmp_path, "b.txt", long.encode(encoding))).text == long
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (RUSSIAN, "cp866"),
+        (POLISH, "cp852"),
+        (POLISH, "mac_latin2"),
+        (GERMAN, "cp437"),
+        ("Caf\u00e9 Zo\u00eb", "cp1252"),
+    ],
+)
+def test_uncertain_encoding_is_refused(tmp_path: Path, text: str, encoding: str) -> None:
+    with pytest.raises(ExtractError, match="no other encoding is certain: convert the file to UTF-8"):
+        extract(write(tmp_path, "a.txt", text.encode(encoding)))
+
+
+def test_second_encoding_after_the_sample_is_refused(tmp_path: Path) -> None:
+    raw = f"{CHINESE}\n".encode("big5") * 4_000 + b"\xff\xff"
+    with pytest.raises(ExtractError, match="no other encoding is certain"):
+        extract(write(tmp_path, "a.txt", raw))
+
+
 @pytest.mark.parametrize(
     ("raw", "message", "offset"),
     [
@@ -95,11 +153,13 @@ def test_control_characters_are_removed(tmp_path: Path) -> None:
         (b" \n\t\r\n\xc2\xa0", "no text in it: the file is empty or blank", None),
         (b"\x07\x1b", "no text in it: the file is empty or blank", None),
         (b"\xef\xbb\xbf", "no text in it: the file is empty or blank", None),
-        (b"caf\xe9 au lait", "not UTF-8: byte 0xe9 at offset 3 (invalid continuation byte)", 3),
+        (b"caf\xe9 au lait", f"not UTF-8: byte 0xe9 at offset 3 (invalid continuation byte){DOUBT}", 3),
         (b"\xef\xbb\xbfab\xff", "not UTF-8: byte 0xff at offset 5 (invalid start byte)", 5),
-        (b"ends in \xe4\xb8", "not UTF-8: byte 0xe4 at offset 8 (unexpected end of data)", 8),
-        (b"\xed\xa0\x80", "not UTF-8: byte 0xed at offset 0 (invalid continuation byte)", 0),
-        ("hi".encode("utf-16"), "not UTF-8: byte 0xff at offset 0 (invalid start byte)", 0),
+        (b"ends in \xe4\xb8", f"not UTF-8: byte 0xe4 at offset 8 (unexpected end of data){DOUBT}", 8),
+        (b"\xed\xa0\x80", f"not UTF-8: byte 0xed at offset 0 (invalid continuation byte){DOUBT}", 0),
+        (b"damaged: \xe4\xb8\xad\xe6\x96", "not UTF-8: byte 0xe6 at offset 12 (unexpected end of data)", 12),
+        (b"\xff\xfea\x00b", "not UTF-16: byte 0x62 at offset 4 (truncated data)", 4),
+        (b"\xff\xfea\x00\x00\x00", "NUL character at 1: this looks like a binary file", 0),
         (b"ab\x00cd", "NUL byte at offset 2: this looks like a binary file", 2),
         (b"h\x00i\x00", "NUL byte at offset 1: this looks like a binary file", 1),
         (b"\x00", "NUL byte at offset 0: this looks like a binary file", 0),

@@ -1,7 +1,12 @@
-"""Finds the best place to end a chunk: after a paragraph, else a line, else a sentence, else a word."""
+"""Finds the best place to end a chunk: after a paragraph, else a line, else a sentence, else a word.
+
+Of several places of the best kind, the text before each of them decides, not its distance from the start: so an edit
+moves only the cuts near it (content-defined chunking).
+"""
 
 import re
 import unicodedata
+from zlib import crc32
 
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n")
 # Chinese and Japanese put no space after a sentence, so there the punctuation alone ends it: ideographic full stop,
@@ -10,6 +15,10 @@ _CJK_END = r"[\u3002\uff01\uff1f\uff1b][\u201d\u2019\uff09\u300d\u300f\u3011\"']
 _SENTENCE_END = re.compile(rf"[.!?\u2026][\"'\u201d\u2019)\]]*(?=\s)|{_CJK_END}")
 _BEFORE_WORD = re.compile(rf"(?:\s|{_CJK_END})(?=\S)")
 _WORD = re.compile(r"\S")
+_LINE_END = re.compile(r"\n")
+_SPACE = re.compile(r"\s")
+_LINE_CONTEXT, _WORD_CONTEXT, _LETTER_CONTEXT = 128, 32, 8  # characters before a cut that decide on it
+_NEAR = 32  # characters: so near to each other, cuts after an edit meet anyway, and the last one makes larger chunks
 _JOINER = "\u200d"  # zero width joiner, as between the people of a family emoji
 
 
@@ -22,21 +31,29 @@ def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
     return end - len(content.lstrip()), end
 
 
-def last_between(text: str, low: int, high: int) -> int | None:
-    """The last cut of the best kind in `text[low:high + 1]`, None if there is none."""
+def best_between(text: str, low: int, high: int) -> int | None:
+    """The best cut in `text[low:high + 1]`, None if there is none."""
     if low > high:
         return None
     paragraphs = [match.start() for match in _PARAGRAPH_END.finditer(text, low, high + 2)]
     if paragraphs:
-        return paragraphs[-1]
-    line = text.rfind("\n", low, high + 1)
-    if line >= 0:
-        return line
-    sentences = [match.end() for match in _SENTENCE_END.finditer(text, low, high + 1) if match.end() <= high]
-    for end in reversed(sentences):
-        if not is_joined(text, end):
-            return end
-    return last_word_end(text, low, high)
+        return _choose(text, paragraphs, _LINE_CONTEXT)
+    lines = [match.start() for match in _LINE_END.finditer(text, low, high + 1)]
+    if lines:
+        return _choose(text, lines, _LINE_CONTEXT)
+    ends = (match.end() for match in _SENTENCE_END.finditer(text, low, high + 1))
+    sentences = [end for end in ends if end <= high and not is_joined(text, end)]
+    if sentences:
+        return _choose(text, sentences, _LINE_CONTEXT)
+    words = [match.start() for match in _SPACE.finditer(text, low, high + 1)]
+    return _choose(text, words, _WORD_CONTEXT) if words else None
+
+
+def _choose(text: str, cuts: list[int], context: int) -> int:
+    """The cut whose `context` characters before it have the lowest checksum; of equal or very near ones, the last."""
+    if cuts[-1] - cuts[0] < _NEAR:
+        return cuts[-1]
+    return min(reversed(cuts), key=lambda cut: crc32(text[max(cut - context, 0) : cut].encode()))
 
 
 def last_word_end(text: str, low: int, high: int) -> int | None:
@@ -45,7 +62,13 @@ def last_word_end(text: str, low: int, high: int) -> int | None:
 
 
 def inside_word(text: str, low: int, high: int) -> int:
-    """Where to cut a word that is too long: the last place in `text[low + 1:high + 1]` between two whole letters."""
+    """Where to cut a word that is too long: a place in the second half of `text[low + 1:high + 1]` between two letters.
+
+    If letters with many marks leave none there, the last one of the whole.
+    """
+    middle = max((low + high) // 2, low + 1)
+    if cuts := [at for at in range(middle, high + 1) if not is_joined(text, at)]:
+        return _choose(text, cuts, _LETTER_CONTEXT)
     return next((at for at in range(high, low, -1) if not is_joined(text, at)), high)
 
 

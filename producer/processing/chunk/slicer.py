@@ -11,6 +11,7 @@ from producer.processing.chunk import boundaries
 from schema.limits import CONTENT_BYTES
 
 _SMALL_CHARS = 200
+_LEAST_PART = 3
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -83,9 +84,10 @@ def _room_end(text: str, start: int, end: int, limits: ChunkLimits) -> int:
 def _cut(text: str, fresh: int, room_end: int, small_rest: int) -> int | None:
     """Where to end a slice, None if the next word does not fit.
 
-    Prefers the second half of the room for new text: every slice then brings at least half a room of it, so the whole
-    takes linear time. Avoids a cut after `small_rest`, which would leave a small last slice.
+    Prefers the last two thirds of the room for new text: every slice then brings at least a third of a room of it, so
+    the whole takes linear time, and the cuts before and after an edit soon meet. Avoids a cut after `small_rest`, which
+    would leave a small last slice.
     """
-    middle = max((fresh + room_end) // 2, fresh + 1)
-    cut = boundaries.last_between(text, middle, min(room_end, max(small_rest, middle)))
+    low = max(fresh + (room_end - fresh) // _LEAST_PART, fresh + 1)
+    cut = boundaries.best_between(text, low, min(room_end, max(small_rest, low)))
     return boundaries.last_word_end(text, fresh + 1, room_end) if cut is None else cut

@@ -71,6 +71,8 @@ def upgrade() -> None:
     _create_index("documents", "lost_version")
     _create_index("documents", "source_type")
     _create_index("documents", "status", "deleted_at")
+    _create_index("documents", "updated_at")
+    _create_index("documents", "source_url", mysql_length=255)
 
     _create_table(
         "chunks",
@@ -320,7 +322,7 @@ def _create_table(name: str, *items: sa.schema.SchemaItem, sqlite_autoincrement:
         op.create_table(name, *items, **options)
 
 
-def _create_index(table: str, *columns: str) -> None:
+def _create_index(table: str, *columns: str, mysql_length: int | None = None) -> None:
     name = f"ix_{table}_{'_'.join(columns)}"
     if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
-        op.create_index(name, table, list(columns))
+        op.create_index(name, table, list(columns), mysql_length=mysql_length or {})

@@ -1,0 +1,1 @@
+"""What `list`, `show` and `resync` read and write of documents."""
