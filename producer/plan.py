@@ -70,9 +70,9 @@ class ChunkChanges:
     def to_send(self, send: Send) -> Iterator[DesiredChunk]:
         return (change.chunk for change in self.changes if change.send is send)
 
-    def missing_vectors(self) -> list[int]:
-        """Positions of the chunks whose vectors must be sent and are unknown."""
-        return [chunk.chunk_index for chunk in self.to_send(Send.VECTOR) if chunk.vector is None]
+    def missing_vectors(self) -> list[DesiredChunk]:
+        """The chunks whose vectors must be sent and are unknown."""
+        return [chunk for chunk in self.to_send(Send.VECTOR) if chunk.vector is None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,15 @@ import msgspec
 from producer.desired import from_stored
 from producer.plan import ChunkChanges, FileChanges, Plan, Send, plan_upsert
 from producer.stored import StoredDocument
+from producer.supply import Supply
 
 
-def plan_relabel(values: Mapping[str, Any], stored: StoredDocument, history_id: str) -> Plan | None:
+def plan_relabel(values: Mapping[str, Any], stored: StoredDocument, history_id: str, supply: Supply) -> Plan | None:
     """The plan that sets these columns of a document, None if it has them already.
 
     A vector or file that a sink may lack stays missing in the plan, if no version is known that carried all of them.
     """
-    state = from_stored(stored, {}, {})
+    state = supply.fill(from_stored(stored, {}, {}))
     plan = plan_upsert(replace(state, columns={**state.columns, **values}), stored, history_id)
     if plan is None or not (plan.chunks.missing_vectors() or plan.files.missing):
         return plan

@@ -153,7 +153,11 @@ def write_files(connection: Connection, plans: Sequence[Plan]) -> None:
 
 
 def log_operations(
-    connection: Connection, plans: Sequence[Plan], stored: Mapping[str, StoredDocument], operator: str
+    connection: Connection,
+    plans: Sequence[Plan],
+    stored: Mapping[str, StoredDocument],
+    operator: str,
+    context: Mapping[str, Any] | None,
 ) -> None:
     """One row per plan, with the document's row before it."""
     connection.execute(
@@ -165,6 +169,7 @@ def log_operations(
                 "target_id": plan.doc_id,
                 "payload": _as_json(stored[plan.doc_id].row) if plan.doc_id in stored else None,
                 "operator": operator,
+                "transaction_context": context,
             }
             for plan in plans
         ],

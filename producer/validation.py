@@ -52,7 +52,7 @@ def validate(document: Document, model: str, dimension: int) -> list[bytes | Non
             identity = (chunk.content, chunk.start_char, chunk.vector_level, chunk.associate_id)
             if (first := first_at.setdefault(identity, position)) != position:
                 problems.append(Problem(name, f"is a duplicate of chunks[{first}]: same content at the same place"))
-        vector, wrong = (None, None) if chunk.vector is None else _vector(chunk.vector, dimension)
+        vector, wrong = (None, None) if chunk.vector is None else vector_bytes(chunk.vector, dimension)
         vectors.append(vector)
         if wrong is not None:
             problems.append(Problem(f"{name}.vector", wrong))
@@ -180,7 +180,7 @@ def _natural(name: str, value: object) -> Iterator[Problem]:
         yield Problem(name, f"must be a whole number from 0 to {_INT32_MAX}, is {value!r}")
 
 
-def _vector(vector: Vector, dimension: int) -> tuple[bytes | None, str | None]:
+def vector_bytes(vector: Vector, dimension: int) -> tuple[bytes | None, str | None]:
     """The vector's bytes, or what is wrong with it."""
     try:
         given = np.asarray(vector)

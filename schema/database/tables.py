@@ -262,6 +262,7 @@ operation_logs = Table(
     Column("target_id", String(limits.DOC_ID_BYTES), nullable=False, index=True),
     Column("payload", JSON(none_as_null=True)),  # the state before the operation
     Column("operator", String(limits.OPERATOR_CHARACTERS), nullable=False),
+    Column("transaction_context", JSON(none_as_null=True)),  # of the caller: a request id, a user …
     _created_at(),
     **_OPTIONS,
 )

@@ -216,6 +216,7 @@ def upgrade() -> None:
         sa.Column("target_id", sa.String(64), nullable=False),
         sa.Column("payload", sa.JSON),
         sa.Column("operator", sa.String(64), nullable=False),
+        sa.Column("transaction_context", sa.JSON),
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.PrimaryKeyConstraint("log_id", name="pk_operation_logs"),
     )
