@@ -73,7 +73,7 @@ def _select_unneeded(connection: Connection, documents: Sequence[Document]) -> l
 def _embed(document: Document, positions: Sequence[int], embedder: Embedder) -> Document:
     if not positions:
         return document
-    chunks = list(document.chunks)
+    chunks = list(document.chunks or ())
     vectors = embedder.embed([chunks[position].content for position in positions])
     for position, vector in zip(positions, vectors, strict=True):
         chunks[position] = replace(chunks[position], vector=vector)

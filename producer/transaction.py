@@ -130,11 +130,12 @@ def _fill(
         raise missing
 
 
-def _select_archived(connection: Connection, archived: Sequence[NeededVector]) -> dict[str, dict[str, tuple[str, int]]]:
+def _select_archived(connection: Connection, archived: Sequence[NeededVector]) -> dict[str, dict[str, archive.Wanted]]:
     """For each document, what `archive.read_vectors` needs of its chunks."""
-    wanted: dict[str, dict[str, tuple[str, int]]] = defaultdict(dict)
-    columns = select(chunks.c.doc_id, chunks.c.chunk_id, chunks.c.content_hash, chunks.c.vector_version)
+    wanted: dict[str, dict[str, archive.Wanted]] = defaultdict(dict)
+    names = ("doc_id", "chunk_id", "content_hash", "vector_version", "vector_digest")
+    columns = select(*(chunks.c[name] for name in names))
     for some in bounded([one.chunk_id for one in archived], IDS_PER_STATEMENT):
         for row in connection.execute(columns.where(chunks.c.chunk_id.in_(some))):
-            wanted[row.doc_id][row.chunk_id] = (row.content_hash, row.vector_version)
+            wanted[row.doc_id][row.chunk_id] = archive.Wanted(row.content_hash, row.vector_version, row.vector_digest)
     return wanted

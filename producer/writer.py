@@ -240,7 +240,7 @@ class Writer:
             return {}
         row = stored.row
         document = Document(doc_id=row.doc_id, title=row.title, source_type=row.source_type, chunks=chunks)
-        given = desired.chunks_of(document, validate(document, self._model, dimension))
+        given = desired.chunks_of(row.doc_id, chunks, validate(document, self._model, dimension))
         if unknown := [chunk.chunk_index for chunk in given if chunk.chunk_id not in stored.chunks]:
             raise InvalidDocument(row.doc_id, [Problem(f"chunks[{at}]", "is not in the document") for at in unknown])
         return {chunk.chunk_id: chunk for chunk in given if chunk.vector is not None}

@@ -65,10 +65,11 @@ def write(connection: Connection, locked: LockedDocuments, plans: Sequence[Plan]
     statements.insert_documents(connection, inserted, locked.identity.sinks)
     for plan in plans:
         if plan.operation is not Operation.INSERT:
-            statements.update_document(connection, plan, locked.stored[plan.doc_id].row.version)
+            old_version = locked.stored[plan.doc_id].row.version
+            statements.update_document(connection, plan, old_version, locked.identity.sinks)
             statements.change_chunks(connection, plan)
     statements.insert_chunks(connection, plans)
-    statements.write_files(connection, plans)
+    statements.write_files(connection, plans, locked.stored)
     statements.log_operations(connection, plans, locked.stored, labels.operator, labels.context)
     parts = ((plan, payload) for plan in plans for payload in _encode(plan, locked, labels))
     return statements.append_events(connection, parts, labels.content_type, labels.headers)

@@ -180,7 +180,7 @@ def _relay(system: System, output: Output) -> None:
     output.result({}, f"   {relayed} events applied to both stores in {time.monotonic() - started:.1f} s")
 
 
-def _chunks_in_event(system: System, doc_id: str) -> tuple[int, int]:
+def _chunks_in_event(system: System, doc_id: str) -> tuple[int, int | None]:
     """The number of chunks in the document's event in the outbox, and in the document."""
     with reading(system.engine) as connection:
         row = connection.execute(select(outbox).where(outbox.c.aggregate_id == doc_id)).one()
