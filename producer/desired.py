@@ -1,7 +1,7 @@
 """The state that a write shall leave in the database: made from a caller's document, or from the stored one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,12 +76,24 @@ def from_stored(
         stored.row.doc_id,
         {name: getattr(stored.row, name) for name in _DOCUMENT_COLUMNS},
         _stored_chunks(stored, chunks),
-        tuple(
-            DesiredFile(key, row.kind, files[key])
-            for key, row in stored.files.items()
-            if row.removed_in_version is None and key in files and files[key].sha256 == row.sha256
-        ),
+        _stored_files(stored, files),
     )
+
+
+def with_stored(
+    state: DesiredDocument,
+    stored: StoredDocument,
+    chunks: Mapping[str, ChunkRow | DesiredChunk],
+    files: Mapping[str, DocumentFile],
+) -> DesiredDocument:
+    """The state with known bytes of what it keeps of the stored one; `chunks` and `files` as in `from_stored`."""
+    given = {file.kind for file in state.files}
+    kept = tuple(file for file in _stored_files(stored, files) if file.kind not in given)
+    filled = tuple(
+        _stored_chunk(stored.chunks[chunk.chunk_id], chunks.get(chunk.chunk_id)) if chunk.content is None else chunk
+        for chunk in state.chunks
+    )
+    return replace(state, chunks=filled, files=state.files + kept)
 
 
 def chunks_of(doc_id: str, chunks: Sequence[Chunk], vectors: Sequence[bytes | None]) -> tuple[DesiredChunk, ...]:
@@ -106,6 +118,14 @@ def chunks_of(doc_id: str, chunks: Sequence[Chunk], vectors: Sequence[bytes | No
         for position, (chunk, vector, content_hash, chunk_id) in enumerate(
             zip(chunks, vectors, hashes, ids, strict=True)
         )
+    )
+
+
+def _stored_files(stored: StoredDocument, files: Mapping[str, DocumentFile]) -> tuple[DesiredFile, ...]:
+    return tuple(
+        DesiredFile(key, row.kind, files[key])
+        for key, row in stored.files.items()
+        if row.removed_in_version is None and key in files and files[key].sha256 == row.sha256
     )
 
 

@@ -17,7 +17,7 @@ from producer.stored import StoredChunk, StoredDocument, StoredRow
 from schema.events.events import FileRecord
 
 _MILVUS_METADATA = ("business_tag", "oss_key")  # a change of these reaches every row of the document
-_COMPARED_COLUMNS = (*METADATA, "oss_key", "content_sha256")
+_COMPARED_COLUMNS = (*METADATA, "oss_key", "content_sha256", "chunk_count")
 _CHUNK_COLUMNS = (*LABELS, *POSITION)
 _chunk_columns = attrgetter(*_CHUNK_COLUMNS)
 

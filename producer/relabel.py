@@ -22,7 +22,15 @@ def plan_relabel(values: Mapping[str, Any], stored: StoredDocument, history_id: 
     """
     state = supply.fill(from_stored(stored, {}, {}))
     plan = plan_upsert(replace(state, columns={**state.columns, **values}), stored, history_id)
-    if plan is None or not (plan.chunks.missing_vectors() or plan.files.missing):
+    return None if plan is None else build_on_last(plan, stored)
+
+
+def build_on_last(plan: Plan, stored: StoredDocument) -> Plan:
+    """The plan; if it lacks a vector or a file, it builds on the version that carried all of them, if one is known.
+
+    It must bring no vector and no file of its own.
+    """
+    if not (plan.chunks.missing_vectors() or plan.files.missing):
         return plan
     base = _last_whole_version(plan, stored)
     return plan if base is None else _build_on(plan, base)

@@ -19,6 +19,7 @@ from producer.errors import InvalidDocument, Problem
 from producer.headers import check_context, check_headers, trace_headers
 from producer.metrics import WriterMetrics
 from producer.plan import Plan, plan_delete, plan_upsert
+from producer.planning import plan_document
 from producer.processing.embed.port import Embedder
 from producer.receipts import Receipt
 from producer.relabel import plan_relabel
@@ -117,10 +118,10 @@ class Writer:
         supply = Supply.of(connection)
         supply.use(embedder, locked.identity)
         given = list(zip(documents, vectors, strict=True))
-        plans = [_plan_document(*one, locked, supply) for one in given]
+        plans = [plan_document(connection, *one, locked, supply) for one in given]
         if embedder is not None and not supply.is_filled_outside and (needed := writing.find_needed(plans, locked)):
             supply.embed(needed)
-            plans = [_plan_document(*one, locked, supply) for one in given]
+            plans = [plan_document(connection, *one, locked, supply) for one in given]
         return self._write(connection, locked, [document.doc_id for document in documents], plans, labels)
 
     def delete(
@@ -244,14 +245,6 @@ class Writer:
         if unknown := [chunk.chunk_index for chunk in given if chunk.chunk_id not in stored.chunks]:
             raise InvalidDocument(row.doc_id, [Problem(f"chunks[{at}]", "is not in the document") for at in unknown])
         return {chunk.chunk_id: chunk for chunk in given if chunk.vector is not None}
-
-
-def _plan_document(
-    document: Document, vectors: Sequence[bytes | None], locked: LockedDocuments, supply: Supply
-) -> Plan | None:
-    stored = locked.stored.get(document.doc_id)
-    state = supply.fill(desired.from_document(document, vectors, stored))
-    return plan_upsert(state, stored, locked.identity.history_id)
 
 
 def _refuse_duplicates(doc_ids: Sequence[Any]) -> None:
