@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection
 
 from producer import desired, locking, writing
+from producer.backpressure import MAX_PENDING_BYTES, MAX_PENDING_EVENTS, OutboxLimit
 from producer.connections import Connected, connection_of
 from producer.desired import DesiredChunk
 from producer.documents import Chunk, Document
@@ -53,7 +54,8 @@ class Writer:
 
     `operator` is the name in the operation log. `metrics` counts what is written, in your service's own registry. With
     `tracing`, the events carry on the trace of the active OpenTelemetry span (extra `otel`).
-    Thread-safe: it keeps nothing but its settings.
+    A write that changes something raises Backpressure while more than `max_pending_events` rows or `max_pending_bytes`
+    bytes wait in the outbox (None: no limit), as seen within the last second. Thread-safe.
 
     Each method takes the `connection` of your transaction: a SQLAlchemy Connection or ORM Session; from async code,
     `await connection.run_sync(lambda connection: writer.upsert(connection, document))`. `headers` (at most 16, for
@@ -69,6 +71,8 @@ class Writer:
         content_type: str = MSGPACK,
         metrics: WriterMetrics | None = None,
         tracing: bool = False,
+        max_pending_events: int | None = MAX_PENDING_EVENTS,
+        max_pending_bytes: int | None = MAX_PENDING_BYTES,
     ) -> None:
         if content_type not in (MSGPACK, JSON):
             raise ValueError(f"content_type must be {MSGPACK!r} or {JSON!r}, is {content_type!r}")
@@ -76,6 +80,7 @@ class Writer:
         self._operator = operator[: limits.OPERATOR_CHARACTERS]
         self._content_type = content_type
         self._metrics = metrics
+        self._outbox_limit = OutboxLimit(max_pending_events, max_pending_bytes)
         self._trace_headers = trace_headers() if tracing else dict
 
     def upsert(
@@ -228,6 +233,7 @@ class Writer:
         labels: Labels,
     ) -> list[Receipt]:
         if changed := writing.require_complete(plans, locked):
+            self._outbox_limit.check(connection)
             size_bytes = writing.write(connection, locked, changed, labels)
             if self._metrics is not None:
                 self._metrics.note_written(connection, changed, size_bytes)

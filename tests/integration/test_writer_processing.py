@@ -176,7 +176,7 @@ def test_many_changed_vectors_share_their_statements(pipeline: Pipeline) -> None
     contents = [f"text {number}" for number in range(50)]
     pipeline.upsert(document("d", *contents), document("e", "text"))
     pipeline.run()
-    counts = []
+    counts: list[int] = []
     with pipeline.engine.connect() as connection:
         for doc_id, changed in (("e", ["text"]), ("e", ["text"]), ("d", contents)):
             value = float(len(counts) + 1)
