@@ -123,7 +123,7 @@ def _lock_statement(dialect: str) -> Select[Any]:
     present = documents.alias("present")
     # In REPEATABLE READ the lock of a document that does not exist is one of the gap, in which all others of the gap
     # cannot be created: only what a read without a lock finds is locked. What was created since, the INSERT finds.
-    locked_id = case((isolation == "REPEATABLE-READ", present.c.doc_id), else_=_GIVEN.c.value)
+    locked_id = case((isolation == literal_column("'REPEATABLE-READ'"), present.c.doc_id), else_=_GIVEN.c.value)
     given = (
         system_identity.outerjoin(_GIVEN, true())
         .outerjoin(present, present.c.doc_id == _GIVEN.c.value)
