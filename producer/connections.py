@@ -24,19 +24,18 @@ def connection_of(given: object) -> Connection:
         if _commits_each_statement(given):
             raise TypeError("the connection commits each statement (AUTOCOMMIT): pass one that has a transaction")
         return given
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession  # slow to import
-    from sqlalchemy.orm import Session, scoped_session
+    from sqlalchemy.orm import Session, scoped_session  # slow to import
 
     if isinstance(given, Session | scoped_session):
         return connection_of(given.connection())
     name = type(given).__name__
-    if isinstance(given, AsyncConnection | AsyncSession):
+    if _is_async(given) and hasattr(given, "run_sync"):
         raise TypeError(
             f"the writer is not async: instead of the {name} itself, use "
             "`await connection.run_sync(lambda connection: writer.upsert(connection, document))`; "
             "an AsyncSession has run_sync, too"
         )
-    if isinstance(given, Engine | AsyncEngine):
+    if isinstance(given, Engine) or _is_async(given):
         raise TypeError(
             f"pass the connection of your transaction, not the {name}: "
             "`with engine.begin() as connection`, or `producer.run(engine, work)`"
@@ -48,10 +47,9 @@ def require_engine(given: object) -> None:
     """Raise TypeError for what is neither an Engine with a sync driver nor a sessionmaker."""
     if isinstance(given, Engine) and not given.dialect.is_async:
         return
-    from sqlalchemy.ext.asyncio import AsyncEngine  # slow to import
-    from sqlalchemy.orm import sessionmaker
+    from sqlalchemy.orm import sessionmaker  # slow to import
 
-    if isinstance(given, Engine | AsyncEngine):
+    if isinstance(given, Engine) or _is_async(given):
         raise TypeError(
             "run is not async: pass an engine with a sync driver, `await asyncio.to_thread(producer.run, engine, work)`"
         )
@@ -71,6 +69,11 @@ def sync_engine(engine: Engine) -> Engine:
         if engine not in _own_engines:
             _own_engines[engine] = connect(_sync_url(engine.url).render_as_string(hide_password=False))
         return _own_engines[engine]
+
+
+def _is_async(given: object) -> bool:
+    """Whether the class is one of sqlalchemy.ext.asyncio, which cannot be imported without greenlet."""
+    return any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in type(given).__mro__)
 
 
 def _sync_url(url: URL) -> URL:
