@@ -57,7 +57,7 @@ def measured(some: System, turn: int, writes: int) -> tuple[list[float], list[fl
         timed(connection, writer, document)
         for number in range(writes):
             confirm(connection)
-            chunks = [replace(chunk, vector=None) for chunk in document.chunks]
+            chunks = [replace(chunk, vector=None) for chunk in document.chunks or ()]
             changed = f"{turn}-{number} {corpus.WORDS}"
             chunks[number % CHUNKS] = replace(chunks[number % CHUNKS], content=changed, vector=vector(random))
             document = replace(document, chunks=chunks)

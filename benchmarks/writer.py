@@ -82,12 +82,12 @@ def timed(some: System, write: Write, documents: int, threads: int, a_transactio
 
 def plain(connection: Connection, documents: Sequence[Document]) -> None:
     """The rows that a platform without an outbox writes."""
-    heads = [(one.doc_id, 1, "", "pending", one.title, one.source_type, len(one.chunks)) for one in documents]
+    heads = [(one.doc_id, 1, "", "pending", one.title, one.source_type, len(one.chunks or ())) for one in documents]
     rows = []
     for one in documents:
-        hashes = [identity.content_hash(chunk.content) for chunk in one.chunks]
+        hashes = [identity.content_hash(chunk.content) for chunk in one.chunks or ()]
         ids = identity.chunk_ids(one.doc_id, hashes)
-        for index, chunk in enumerate(one.chunks):
+        for index, chunk in enumerate(one.chunks or ()):
             preview = chunk.content[: limits.PREVIEW_CHARACTERS]
             labelled = (ids[index], one.doc_id, index, chunk.vector_level, chunk.modal_type)
             rows.append((*labelled, preview, hashes[index], len(chunk.content), 1, 1))

@@ -50,7 +50,7 @@ def follow_documents(connection: Connection, doc_ids: Collection[str]) -> None:
 
 
 def complete_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
-    """Complete the documents whose version every required sink holds."""
+    """Complete the documents that are chunked and whose version every required sink holds."""
     states = sinks.outerjoin(
         sink_states, and_(sink_states.c.sink == sinks.c.name, sink_states.c.doc_id == documents.c.doc_id)
     )
@@ -60,7 +60,8 @@ def complete_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
         sink_states.c.state == "failed",
     )
     behind = select(sinks.c.name).select_from(states).where(_IS_REQUIRED, is_behind).correlate(documents)
-    statement = update(documents).values(status="completed").where(~behind.exists())
+    is_chunked = documents.c.chunk_count.is_not(None)  # otherwise it stays `processing`
+    statement = update(documents).values(status="completed").where(is_chunked, ~behind.exists())
     execute_for_ids(connection, statement, documents.c.doc_id, doc_ids)
 
 
@@ -72,7 +73,11 @@ def fail_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
 
 def reopen_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
     """Documents that are absent in a required sink wait for it again."""
-    status = case((documents.c.deleted_at.is_not(None), "deleting"), else_="pending")
+    status = case(
+        (documents.c.deleted_at.is_not(None), "deleting"),
+        (documents.c.chunk_count.is_(None), "processing"),
+        else_="pending",
+    )
     statement = update(documents).values(status=status).where(_has_state("absent"), ~_has_state("failed"))
     execute_for_ids(connection, statement.where(documents.c.status != "processing"), documents.c.doc_id, doc_ids)
 

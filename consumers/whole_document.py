@@ -110,7 +110,10 @@ def _read(stored: StoredDocument, sink: Sink, store: ObjectStore) -> tuple[Mappi
     vectors: dict[str, ChunkRow] = {}
     if sink.takes_vectors:
         rows = {chunk.chunk_id: chunk for chunk in stored.chunks}
-        wanted = {chunk_id: (chunk.content_hash, chunk.vector_version) for chunk_id, chunk in rows.items()}
+        wanted = {
+            chunk_id: archive.Wanted(chunk.content_hash, chunk.vector_version, chunk.vector_digest)
+            for chunk_id, chunk in rows.items()
+        }
         for archived in archive.read_vectors(store, stored.row.doc_id, wanted):
             labels = {name: getattr(rows[archived.chunk_id], name) or "" for name in _LABELS}
             vectors[archived.chunk_id] = msgspec.structs.replace(archived, **labels)

@@ -49,8 +49,8 @@ def find_differences(system: System, client: MilvusClient) -> list[Difference]:
 
 def _documents(system: System) -> Iterator[Difference]:
     with reading(system.engine) as connection:
-        for row in connection.execute(select(documents.c.doc_id, documents.c.status, documents.c.chunk_count)):
-            if row.status != "completed":
+        for row in connection.execute(select(documents.c.doc_id, documents.c.status)):
+            if row.status not in ("completed", "processing"):  # one without chunks yet is in no store incomplete
                 yield Difference("mysql", "incomplete", row.doc_id)
         for event_id in connection.execute(select(outbox.c.event_id)).scalars():
             yield Difference("mysql", "pending", event_id)

@@ -1,37 +1,15 @@
-"""Runs writes in their own transactions, again after a deadlock, a lost connection or a conflict."""
+"""Writes documents with the vectors that they lack, and removes the staged files that no event needs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
-from producer import Document, Receipt, VectorRequired, WriteConflict, Writer
+import producer
+from producer import Document, Receipt, VectorRequired, Writer
 from producer.processing.embed.port import Embedder
 from schema.database.tables import document_files
 from schema.object_store.port import ObjectStore
-from schema.retry import Backoff, call_with_retry, is_transient
-
-T = TypeVar("T")
-_ATTEMPTS = 6
-_SECONDS = 60.0  # SQLite waits up to 30 seconds for a lock in each attempt
-_BACKOFF = Backoff(0.05, 2.0)
-
-
-def run(engine: Engine, work: Callable[[Connection], T]) -> T:
-    """Run `work` in a transaction, and return its result after the commit."""
-
-    def attempt() -> T:
-        with engine.begin() as connection:
-            return work(connection)
-
-    return call_with_retry(
-        attempt,
-        retry_on=lambda error: isinstance(error, WriteConflict) or is_transient(error),
-        backoff=_BACKOFF,
-        attempts=_ATTEMPTS,
-        seconds=_SECONDS,
-    )
 
 
 def upsert(
@@ -50,7 +28,7 @@ def upsert(
     embedded = 0
     while True:
         try:
-            receipts, unneeded = run(engine, write)
+            receipts, unneeded = producer.run(engine, write)
             store.remove(unneeded)
             return receipts, embedded
         except VectorRequired as error:
@@ -73,7 +51,7 @@ def _select_unneeded(connection: Connection, documents: Sequence[Document]) -> l
 def _embed(document: Document, positions: Sequence[int], embedder: Embedder) -> Document:
     if not positions:
         return document
-    chunks = list(document.chunks)
+    chunks = list(document.chunks or ())
     vectors = embedder.embed([chunks[position].content for position in positions])
     for position, vector in zip(positions, vectors, strict=True):
         chunks[position] = replace(chunks[position], vector=vector)

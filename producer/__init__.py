@@ -2,10 +2,13 @@
 
 from producer.documents import Chunk, Document
 from producer.errors import (
+    Backpressure,
     FileRequired,
+    InvalidArgument,
     InvalidDocument,
     ProducerError,
     UnknownDocument,
+    UnsuitableIsolation,
     VectorRequired,
     WriteConflict,
     WrongModel,
@@ -13,23 +16,28 @@ from producer.errors import (
 from producer.files import DocumentFile, FileUnusable
 from producer.metrics import WriterMetrics
 from producer.receipts import ApplyFailed, NotApplied, Receipt
+from producer.transaction import run
 from producer.writer import Writer
 
 __all__ = [
     "ApplyFailed",
+    "Backpressure",
     "Chunk",
     "Document",
     "DocumentFile",
     "FileRequired",
     "FileUnusable",
+    "InvalidArgument",
     "InvalidDocument",
     "NotApplied",
     "ProducerError",
     "Receipt",
     "UnknownDocument",
+    "UnsuitableIsolation",
     "VectorRequired",
     "WriteConflict",
     "Writer",
     "WriterMetrics",
     "WrongModel",
+    "run",
 ]

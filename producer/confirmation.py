@@ -32,6 +32,7 @@ class Confirmation:
     vectors: int
     labels: int
     files: int
+    archive: int  # the newest version whose vectors the archive has; 0 without an archive
     is_sound: bool  # no sink is failed or absent
 
 
@@ -43,12 +44,13 @@ def confirm(sinks: Sequence[RegisteredSink], states: Mapping[str, SinkState], *,
     gating = [sink for sink in sinks if sink.is_gating]
     found = {sink.name: states.get(sink.name, NEVER_ASKED) for sink in gating}
 
-    def held(names: Iterable[str]) -> int:
-        return min((found[name].held_version for name in names), default=version)
+    def held(names: Iterable[str], default: int = version) -> int:
+        return min((found[name].held_version for name in names), default=default)
 
     return Confirmation(
         held(sink.name for sink in gating if sink.takes_vectors),
         held(sink.name for sink in gating if sink.takes_vectors and not sink.takes_files),
         held(sink.name for sink in gating if sink.takes_files),
+        held((sink.name for sink in gating if sink.takes_vectors and sink.takes_files), 0),
         is_sound=all(state.state not in ("absent", "failed") for state in found.values()),
     )

@@ -1,11 +1,11 @@
 """The state that a write shall leave in the database: made from a caller's document, or from the stored one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from producer.documents import Document
+from producer.documents import Chunk, Document
 from producer.files import DocumentFile
 from producer.stored import ChunkColumns, StoredDocument
 from schema.events import identity, sparse
@@ -26,6 +26,10 @@ class DesiredChunk(ChunkColumns, frozen=True, gc=False):
     content: str | None
     vector: bytes | None
     sparse: bytes = b""
+
+    def digest(self) -> int | None:
+        """Of the vector; None if it is unknown."""
+        return None if self.vector is None else identity.vector_digest(self.vector, self.sparse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,35 +56,50 @@ def from_document(
 ) -> DesiredDocument:
     """The state that a caller's document describes; `vectors` are those that `validate` returned."""
     columns = _columns(document, stored)
-    files = []
+    files: list[DesiredFile] = []
     if document.file is not None:
         files.append(DesiredFile(columns["oss_key"], "raw", document.file))
     if document.text is not None:
         files.append(DesiredFile(layout.extracted_text_key(document.doc_id), "text", document.text))
-    return DesiredDocument(document.doc_id, columns, chunks_of(document, vectors), tuple(files))
+    if document.chunks is None:
+        chunks = _stored_chunks(stored, {}) if stored is not None and columns["chunk_count"] is not None else ()
+    else:
+        chunks = chunks_of(document.doc_id, document.chunks, vectors)
+    return DesiredDocument(document.doc_id, columns, chunks, tuple(files))
 
 
 def from_stored(
     stored: StoredDocument, chunks: Mapping[str, ChunkRow | DesiredChunk], files: Mapping[str, DocumentFile]
 ) -> DesiredDocument:
     """The state that is stored. `chunks` (by chunk id) and `files` (by object key) are those whose bytes are known."""
-    rows = sorted(stored.chunks.values(), key=lambda row: row.chunk_index)
     return DesiredDocument(
         stored.row.doc_id,
         {name: getattr(stored.row, name) for name in _DOCUMENT_COLUMNS},
-        tuple(_stored_chunk(row, chunks.get(row.chunk_id)) for row in rows),
-        tuple(
-            DesiredFile(key, row.kind, files[key])
-            for key, row in stored.files.items()
-            if row.removed_in_version is None and key in files and files[key].sha256 == row.sha256
-        ),
+        _stored_chunks(stored, chunks),
+        _stored_files(stored, files),
     )
 
 
-def chunks_of(document: Document, vectors: Sequence[bytes | None]) -> tuple[DesiredChunk, ...]:
-    """The document's chunks in order; `vectors` are those that `validate` returned."""
-    hashes = [identity.content_hash(chunk.content) for chunk in document.chunks]
-    ids = identity.chunk_ids(document.doc_id, hashes)
+def with_stored(
+    state: DesiredDocument,
+    stored: StoredDocument,
+    chunks: Mapping[str, ChunkRow | DesiredChunk],
+    files: Mapping[str, DocumentFile],
+) -> DesiredDocument:
+    """The state with known bytes of what it keeps of the stored one; `chunks` and `files` as in `from_stored`."""
+    given = {file.kind for file in state.files}
+    kept = tuple(file for file in _stored_files(stored, files) if file.kind not in given)
+    filled = tuple(
+        _stored_chunk(stored.chunks[chunk.chunk_id], chunks.get(chunk.chunk_id)) if chunk.content is None else chunk
+        for chunk in state.chunks
+    )
+    return replace(state, chunks=filled, files=state.files + kept)
+
+
+def chunks_of(doc_id: str, chunks: Sequence[Chunk], vectors: Sequence[bytes | None]) -> tuple[DesiredChunk, ...]:
+    """A document's chunks in order; `vectors` are those that `validate` returned."""
+    hashes = [identity.content_hash(chunk.content) for chunk in chunks]
+    ids = identity.chunk_ids(doc_id, hashes)
     return tuple(
         DesiredChunk(
             chunk_id,
@@ -97,9 +116,22 @@ def chunks_of(document: Document, vectors: Sequence[bytes | None]) -> tuple[Desi
             sparse.pack(chunk.sparse) if chunk.sparse else b"",
         )
         for position, (chunk, vector, content_hash, chunk_id) in enumerate(
-            zip(document.chunks, vectors, hashes, ids, strict=True)
+            zip(chunks, vectors, hashes, ids, strict=True)
         )
     )
+
+
+def _stored_files(stored: StoredDocument, files: Mapping[str, DocumentFile]) -> tuple[DesiredFile, ...]:
+    return tuple(
+        DesiredFile(key, row.kind, files[key])
+        for key, row in stored.files.items()
+        if row.removed_in_version is None and key in files and files[key].sha256 == row.sha256
+    )
+
+
+def _stored_chunks(stored: StoredDocument, known: Mapping[str, ChunkRow | DesiredChunk]) -> tuple[DesiredChunk, ...]:
+    rows = sorted(stored.chunks.values(), key=lambda row: row.chunk_index)
+    return tuple(_stored_chunk(row, known.get(row.chunk_id)) for row in rows)
 
 
 def _stored_chunk(row: ChunkColumns, known: ChunkRow | DesiredChunk | None) -> DesiredChunk:
@@ -117,12 +149,16 @@ def _stored_chunk(row: ChunkColumns, known: ChunkRow | DesiredChunk | None) -> D
 
 def _columns(document: Document, stored: StoredDocument | None) -> dict[str, Any]:
     columns: dict[str, Any] = {name: getattr(document, name) for name in METADATA}
-    columns["chunk_count"] = len(document.chunks)
+    living = None if stored is None or stored.row.deleted_at is not None else stored.row
+    if document.chunks is not None:
+        columns["chunk_count"] = len(document.chunks)
+    else:  # without chunks the stored ones stay
+        columns["chunk_count"] = None if living is None else living.chunk_count
     if document.file is not None:
         values = (_raw_key(document, document.file, stored), document.file.size_bytes, document.file.sha256)
         return columns | dict(zip(_FILE_COLUMNS, values, strict=True))
-    if stored is not None and stored.row.deleted_at is None:  # without a new file the stored one stays
-        return columns | {name: getattr(stored.row, name) for name in _FILE_COLUMNS}
+    if living is not None:  # without a new file the stored one stays
+        return columns | {name: getattr(living, name) for name in _FILE_COLUMNS}
     return columns | dict.fromkeys(_FILE_COLUMNS)
 
 

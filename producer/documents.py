@@ -16,9 +16,10 @@ class Chunk:
     """A piece of a document's text with its vector.
 
     `vector` has the system's dimension; it may be None once every sink holds the chunk (see VectorRequired). `sparse`
-    (token id → weight, for instance the lexical weights of BGE-M3) needs a vector, and a Milvus that takes it. Both are
-    computed from the content, so the same content with another vector is no change. `parent` is the position of the
-    parent chunk in the document's list, `start_char` the offset in the extracted text.
+    (token id → weight, for instance the lexical weights of BGE-M3) needs a vector, and a Milvus that takes it. The same
+    content with other vector bytes (late chunking, a title in front of the text) is a change; rounding noise is one,
+    too. `parent` is the position of the parent chunk in the document's list, `start_char` the offset in the extracted
+    text.
     """
 
     content: str
@@ -36,14 +37,16 @@ class Chunk:
 class Document:
     """The whole state of a document; writing it replaces the stored state.
 
-    `file` (the original) and `text` (extracted from it) may be None: then the stored ones stay. `embedding_model` may
-    name the model of the vectors; the writer refuses every model but the system's.
+    `file` (the original), `text` (extracted from it) and `chunks` may be None: then the stored ones stay. A new
+    document whose chunks are None is `processing`: its file goes to the object store, and it is not completed before a
+    later write brings its chunks (`[]` if there are none). `embedding_model` may name the model of the vectors; the
+    writer refuses every model but the system's.
     """
 
     doc_id: str
     title: str
     source_type: str
-    chunks: Sequence[Chunk]
+    chunks: Sequence[Chunk] | None
     source_url: str | None = None
     business_tag: str | None = None
     domain: str | None = None

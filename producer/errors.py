@@ -1,6 +1,6 @@
 """The errors of the producer. All but WriteConflict are raised before anything is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -33,20 +33,48 @@ class InvalidDocument(ProducerError):
         self.problems = tuple(problems)
 
 
+class InvalidArgument(ProducerError):
+    """Raised when headers or a transaction context break a limit. Correct what `problems` names, and write again."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems[:_SHOWN])))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class NeededVector:
+    """A chunk whose vector must be sent and is unknown."""
+
+    doc_id: str
+    position: int  # in the document's list
+    chunk_id: str
+    content: str | None = None  # None if the caller did not give it
+    is_archived: bool = False  # the object store confirmed an event with this vector
+
+
 class VectorRequired(ProducerError):
     """Raised when a chunk has no vector and not every sink holds it yet. Embed the chunks, and write them again.
 
-    `chunks` maps a doc_id to the positions of these chunks in the document's list.
+    `chunks` maps a doc_id to the positions of these chunks in the document's list; `archived` to those of them whose
+    vectors the archive has: `producer.run` with a store fetches these.
     """
 
-    def __init__(self, chunks: Mapping[str, Sequence[int]]) -> None:
-        count = sum(map(len, chunks.values()))
-        doc_id, positions = next(iter(chunks.items()))
+    def __init__(self, needed: Sequence[NeededVector]) -> None:
+        first = needed[0]
+        self.chunks = _positions(needed)
+        self.archived = _positions([one for one in needed if one.is_archived])
+        self.needed = tuple(needed)
         super().__init__(
-            f"{count} chunks of {len(chunks)} documents need their vectors, the first is chunks[{positions[0]}] "
-            f"of document {doc_id!r}: not every sink holds it yet"
+            f"{len(needed)} chunks of {len(self.chunks)} documents need their vectors, the first is "
+            f"chunks[{first.position}] of document {first.doc_id!r}: not every sink holds it yet"
         )
-        self.chunks = {doc_id: tuple(positions) for doc_id, positions in chunks.items()}
+
+
+def _positions(needed: Sequence[NeededVector]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, list[int]] = {}
+    for one in needed:
+        found.setdefault(one.doc_id, []).append(one.position)
+    return {doc_id: tuple(positions) for doc_id, positions in found.items()}
 
 
 class FileRequired(ProducerError):
@@ -74,3 +102,11 @@ class WrongModel(ProducerError):
 
 class WriteConflict(ProducerError):
     """Raised when another transaction created the same document. Roll back, and run the whole transaction again."""
+
+
+class UnsuitableIsolation(ProducerError):
+    """Raised in a SERIALIZABLE transaction of MySQL: new documents would deadlock. Use READ COMMITTED."""
+
+
+class Backpressure(ProducerError):
+    """Raised when too many events wait in the outbox: relays are away or too slow. Write again once they caught up."""

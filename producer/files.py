@@ -8,6 +8,7 @@ import hashlib
 import io
 import mimetypes
 import os
+import re
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from schema.object_store import layout
 from schema.object_store.port import ObjectStore
 
 _STAGED = timedelta(hours=limits.STAGED_FILE_HOURS)
+_SHA256 = re.compile("[0-9a-f]{64}")
+_CONTENT_TYPE = re.compile(f"[ -~]{{1,{limits.CONTENT_TYPE_CHARACTERS}}}")
 _UNKNOWN_TYPE = "application/octet-stream"
 _CONTENT_TYPES = {"md": "text/markdown", "txt": "text/plain", "jsonl": "application/jsonl"}
 
@@ -86,6 +89,12 @@ def file_error(file: object) -> str | None:
         return f"must be a DocumentFile, is {type(file).__name__}"
     if file.extension != _extension(f"file.{file.extension}"):
         return f"must have an extension of 1 to {limits.EXTENSION_CHARACTERS} small letters and digits"
+    if not isinstance(file.sha256, str) or not _SHA256.fullmatch(file.sha256):
+        return f"must have a sha256 of 64 lower-case hex digits, has {file.sha256!r}"
+    if not isinstance(file.content_type, str) or not _CONTENT_TYPE.fullmatch(file.content_type):
+        return f"must have a content_type of 1 to {limits.CONTENT_TYPE_CHARACTERS} printable ASCII characters"
+    if not isinstance(file.size_bytes, int) or isinstance(file.size_bytes, bool) or file.size_bytes < 0:
+        return f"must have a size_bytes of at least 0, has {file.size_bytes!r}"
     if file.content is None:
         is_complete = _is_staged(file)
     elif isinstance(file.content, bytes):

@@ -17,7 +17,7 @@ from producer.stored import StoredChunk, StoredDocument, StoredRow
 from schema.events.events import FileRecord
 
 _MILVUS_METADATA = ("business_tag", "oss_key")  # a change of these reaches every row of the document
-_COMPARED_COLUMNS = (*METADATA, "oss_key", "content_sha256")
+_COMPARED_COLUMNS = (*METADATA, "oss_key", "content_sha256", "chunk_count")
 _CHUNK_COLUMNS = (*LABELS, *POSITION)
 _chunk_columns = attrgetter(*_CHUNK_COLUMNS)
 
@@ -70,9 +70,9 @@ class ChunkChanges:
     def to_send(self, send: Send) -> Iterator[DesiredChunk]:
         return (change.chunk for change in self.changes if change.send is send)
 
-    def missing_vectors(self) -> list[int]:
-        """Positions of the chunks whose vectors must be sent and are unknown."""
-        return [chunk.chunk_index for chunk in self.to_send(Send.VECTOR) if chunk.vector is None]
+    def missing_vectors(self) -> list[DesiredChunk]:
+        """The chunks whose vectors must be sent and are unknown."""
+        return [chunk for chunk in self.to_send(Send.VECTOR) if chunk.vector is None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,10 @@ def _plan_chunks(desired: DesiredDocument, stored: StoredDocument | None, *, sen
             changes.append(ChunkChange(chunk, Send.VECTOR, is_new=True, is_revived=is_revived))
             continue
         updates = _compare(old, chunk) if _chunk_columns(old) != _chunk_columns(chunk) else {}
-        if old.vector_version > confirmed.vectors or (send_all and chunk.vector is not None):
+        digest = chunk.digest()
+        if digest is not None and digest != old.vector_digest and (send_all or old.vector_digest is not None):
+            updates = {**updates, "vector_digest": digest}
+        if old.vector_version > confirmed.vectors or "vector_digest" in updates or (send_all and digest is not None):
             changes.append(ChunkChange(chunk, Send.VECTOR, updates=updates))
         elif relabel_all or old.row_version > confirmed.labels or not updates.keys().isdisjoint(LABELS):
             changes.append(ChunkChange(chunk, Send.LABELS, updates=updates))

@@ -1,15 +1,18 @@
-"""Read your own write: a receipt names the written version and can wait until a sink holds it."""
+"""Read your own write: a receipt names the written version and can wait until the sinks hold it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Row, and_, select
 
+from producer.connections import sync_engine
 from producer.errors import ProducerError
-from schema.database.connection import reading
-from schema.database.tables import sink_states
+from schema.database.tables import sink_states, sinks
 
 _POLL_SECONDS = 0.02
+_WAIT_SECONDS = 30.0
 
 
 class NotApplied(ProducerError):
@@ -29,25 +32,51 @@ class Receipt:
     changed: bool
     _engine: Engine = field(repr=False, compare=False)
 
-    def wait(self, sink: str, timeout_seconds: float) -> None:
-        """Wait until `sink` holds this version or a newer one. Call it after the transaction committed.
+    def wait(
+        self, sink: str | None = None, timeout_seconds: float = _WAIT_SECONDS, *, engine: Engine | None = None
+    ) -> None:
+        """Wait until `sink`, or every required sink, holds this version or a newer one. Call it after the commit.
 
-        Raises NotApplied on timeout, ApplyFailed if the sink refused the version.
+        Raises NotApplied on timeout, ApplyFailed if a sink refused the version, ValueError if there is no such sink.
+        It blocks: in an event loop, use `await asyncio.to_thread(receipt.wait)`. It polls through the engine of the
+        write; if that one is async, through a sync engine with the same URL. Pass `engine` if the URL alone does not
+        connect, for instance because of your `connect_args`.
         """
-        statement = select(sink_states.c.applied_version, sink_states.c.state, sink_states.c.last_error).where(
-            sink_states.c.doc_id == self.doc_id, sink_states.c.sink == sink
-        )
+        statement = _select_states(self.doc_id)
         deadline = time.monotonic() + timeout_seconds
-        with reading(self._engine) as connection:
+        # AUTOCOMMIT: in REPEATABLE READ all polls of one transaction would see the same rows.
+        polled = (engine or sync_engine(self._engine)).execution_options(isolation_level="AUTOCOMMIT")
+        with polled.connect() as connection:
             while True:
-                row = connection.execute(statement).one_or_none()
-                if row is not None and row.applied_version >= self.version:
+                behind = self._find_behind(connection.execute(statement).all(), sink)
+                if not behind:
                     return
-                if row is not None and row.state == "failed":
-                    raise ApplyFailed(f"{sink} refused document {self.doc_id!r}: {row.last_error}")
                 if time.monotonic() >= deadline:
                     raise NotApplied(
-                        f"{sink} does not hold document {self.doc_id!r} version {self.version} "
+                        f"{', '.join(behind)} does not hold document {self.doc_id!r} version {self.version} "
                         f"after {timeout_seconds:g} seconds"
                     )
                 time.sleep(_POLL_SECONDS)
+
+    def _find_behind(self, rows: Sequence[Row[Any]], sink: str | None) -> list[str]:
+        """The names of the sinks that are waited for and do not hold the version."""
+        if sink is not None and sink not in (names := [row.name for row in rows]):
+            raise ValueError(f"there is no sink {sink!r}: the sinks are {', '.join(names)}")
+        waited = [row for row in rows if (row.required if sink is None else row.name == sink)]
+        behind = [row for row in waited if (row.applied_version or 0) < self.version]
+        for row in behind:
+            if row.state == "failed":
+                raise ApplyFailed(f"{row.name} refused document {self.doc_id!r}: {row.last_error}")
+        return [row.name for row in behind]
+
+
+def _select_states(doc_id: str) -> Any:
+    """Every sink, and its state of a document if there is one."""
+    state = and_(sink_states.c.sink == sinks.c.name, sink_states.c.doc_id == doc_id)
+    is_required = and_(sinks.c.required, sinks.c.state == "active")
+    columns = (sink_states.c.applied_version, sink_states.c.state, sink_states.c.last_error)
+    return (
+        select(sinks.c.name, is_required.label("required"), *columns)
+        .select_from(sinks.outerjoin(sink_states, state))
+        .order_by(sinks.c.name)
+    )

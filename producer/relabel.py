@@ -12,16 +12,25 @@ import msgspec
 from producer.desired import from_stored
 from producer.plan import ChunkChanges, FileChanges, Plan, Send, plan_upsert
 from producer.stored import StoredDocument
+from producer.supply import Supply
 
 
-def plan_relabel(values: Mapping[str, Any], stored: StoredDocument, history_id: str) -> Plan | None:
+def plan_relabel(values: Mapping[str, Any], stored: StoredDocument, history_id: str, supply: Supply) -> Plan | None:
     """The plan that sets these columns of a document, None if it has them already.
 
     A vector or file that a sink may lack stays missing in the plan, if no version is known that carried all of them.
     """
-    state = from_stored(stored, {}, {})
+    state = supply.fill(from_stored(stored, {}, {}))
     plan = plan_upsert(replace(state, columns={**state.columns, **values}), stored, history_id)
-    if plan is None or not (plan.chunks.missing_vectors() or plan.files.missing):
+    return None if plan is None else build_on_last(plan, stored)
+
+
+def build_on_last(plan: Plan, stored: StoredDocument) -> Plan:
+    """The plan; if it lacks a vector or a file, it builds on the version that carried all of them, if one is known.
+
+    It must bring no vector and no file of its own.
+    """
+    if not (plan.chunks.missing_vectors() or plan.files.missing):
         return plan
     base = _last_whole_version(plan, stored)
     return plan if base is None else _build_on(plan, base)

@@ -18,7 +18,7 @@ from producer.stored import StoredDocument, StoredRow
 from schema import limits
 from schema.batches import bounded
 from schema.database.clock import utc_now
-from schema.database.statements import execute_for_ids
+from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
 from schema.database.tables import (
     chunk_tombstones,
     chunks,
@@ -35,6 +35,7 @@ from schema.sinks import RegisteredSink
 _ROWS_PER_STATEMENT = 5_000
 _INSERT_DOCUMENTS, _INSERT_STATES, _INSERT_CHUNKS = insert(documents), insert(sink_states), insert(chunks)
 _INSERT_LOGS, _INSERT_EVENTS = insert(operation_logs), insert(outbox)  # built once: SQLAlchemy caches them faster
+_DIGEST = "vector_digest"
 _OFFSET = 1_000_000_000  # above every chunk index: keeps UNIQUE(doc_id, chunk_index) while indexes change
 
 
@@ -48,7 +49,7 @@ def insert_documents(connection: Connection, plans: Sequence[Plan], sinks: Seque
             "version": plan.version,
             "history_id": plan.history_id,
             "history_base": plan.history_base,
-            "status": "pending",
+            "status": _status(plan),
             **plan.columns,
         }
         for plan in plans
@@ -71,7 +72,7 @@ def insert_documents(connection: Connection, plans: Sequence[Plan], sinks: Seque
         connection.execute(_INSERT_STATES, states)
 
 
-def update_document(connection: Connection, plan: Plan, old_version: int) -> None:
+def update_document(connection: Connection, plan: Plan, old_version: int, sinks: Sequence[RegisteredSink]) -> None:
     """Move a stored document from `old_version` to the plan's version, and ask its sinks for that version.
 
     Raises WriteConflict when the document is at another version: another transaction wrote it without its lock.
@@ -86,7 +87,7 @@ def update_document(connection: Connection, plan: Plan, old_version: int) -> Non
     if plan.operation is Operation.DELETE:
         values |= {"status": "deleting", "deleted_at": utc_now(), "chunk_count": 0}
     else:
-        values |= {"status": "pending", "deleted_at": null()}
+        values |= {"status": _status(plan), "deleted_at": null()}
     at_old_version = (documents.c.doc_id == plan.doc_id) & (documents.c.version == old_version)
     if connection.execute(update(documents).where(at_old_version).values(values)).rowcount != 1:
         raise WriteConflict(f"another transaction wrote document {plan.doc_id!r}; run this transaction again")
@@ -94,9 +95,13 @@ def update_document(connection: Connection, plan: Plan, old_version: int) -> Non
     stays_absent = case((sink_states.c.state == "absent", literal("absent")), else_=literal("pending"))
     connection.execute(
         update(sink_states)
-        .where(sink_states.c.doc_id == plan.doc_id)
+        .where(sink_states.c.doc_id == plan.doc_id, sink_states.c.sink.in_([sink.name for sink in sinks]))
         .values(desired_version=plan.version, requested_at=utc_now(), attempts=0, last_error=null(), state=stays_absent)
     )
+
+
+def _status(plan: Plan) -> str:
+    return "processing" if plan.columns["chunk_count"] is None else "pending"
 
 
 def insert_chunks(connection: Connection, plans: Sequence[Plan]) -> None:
@@ -121,7 +126,7 @@ def change_chunks(connection: Connection, plan: Plan) -> None:
     _update_columns(connection, plan)
 
 
-def write_files(connection: Connection, plans: Sequence[Plan]) -> None:
+def write_files(connection: Connection, plans: Sequence[Plan], stored: Mapping[str, StoredDocument]) -> None:
     """Mark removed files, and write the rows of sent files again."""
     for plan in plans:
         execute_for_ids(
@@ -131,8 +136,13 @@ def write_files(connection: Connection, plans: Sequence[Plan]) -> None:
             plan.files.removed,
         )
     rows = [(plan, file.kind, file.record) for plan in plans for file in plan.files.sent]
-    keys = [record.object_key for _, _, record in rows]
-    execute_for_ids(connection, delete(document_files), document_files.c.object_key, keys)
+    # Never one that is not stored: in REPEATABLE READ that would lock a gap.
+    again = [
+        record.object_key
+        for plan, _, record in rows
+        if plan.doc_id in stored and record.object_key in stored[plan.doc_id].files
+    ]
+    execute_for_ids(connection, delete(document_files), document_files.c.object_key, again)
     if rows:
         connection.execute(
             insert(document_files),
@@ -153,7 +163,11 @@ def write_files(connection: Connection, plans: Sequence[Plan]) -> None:
 
 
 def log_operations(
-    connection: Connection, plans: Sequence[Plan], stored: Mapping[str, StoredDocument], operator: str
+    connection: Connection,
+    plans: Sequence[Plan],
+    stored: Mapping[str, StoredDocument],
+    operator: str,
+    context: Mapping[str, Any] | None,
 ) -> None:
     """One row per plan, with the document's row before it."""
     connection.execute(
@@ -165,6 +179,7 @@ def log_operations(
                 "target_id": plan.doc_id,
                 "payload": _as_json(stored[plan.doc_id].row) if plan.doc_id in stored else None,
                 "operator": operator,
+                "transaction_context": context,
             }
             for plan in plans
         ],
@@ -215,6 +230,7 @@ def _chunk_row(plan: Plan, chunk: DesiredChunk) -> dict[str, Any]:
         "parent_chunk_id": chunk.parent_chunk_id,
         "associate_id": chunk.associate_id,
         "vector_version": plan.version,
+        "vector_digest": chunk.digest(),
         "row_version": plan.version,
     }
 
@@ -229,8 +245,16 @@ def _update_columns(connection: Connection, plan: Plan) -> None:
     offset = update(chunks).values(chunk_index=chunks.c.chunk_index + _OFFSET)
     execute_for_ids(connection, offset, chunks.c.chunk_id, moved)
     alike: dict[tuple[tuple[str, Any], ...], list[str]] = defaultdict(list)
+    digests: dict[str, int] = {}
     for change in updated:
-        alike[tuple(change.updates.items())].append(change.chunk.chunk_id)
+        of_place = tuple(item for item in change.updates.items() if item[0] != _DIGEST)
+        if of_place:
+            alike[of_place].append(change.chunk.chunk_id)
+        if _DIGEST in change.updates:
+            digests[change.chunk.chunk_id] = change.updates[_DIGEST]
+    for some in bounded(digests, IDS_PER_STATEMENT):
+        of_some = case({chunk_id: digests[chunk_id] for chunk_id in some}, value=chunks.c.chunk_id)
+        connection.execute(update(chunks).where(chunks.c.chunk_id.in_(some)).values(vector_digest=of_some))
     for updates, ids in alike.items():
         values = {name: chunks.c[name] + new.by if isinstance(new, RelativeChange) else new for name, new in updates}
         if "chunk_index" in values:

@@ -20,9 +20,11 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
+    case,
     cast,
     column,
     func,
+    literal_column,
     select,
     text,
     true,
@@ -32,6 +34,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from producer.confirmation import Confirmation, SinkState, confirm
+from producer.errors import UnsuitableIsolation
 from schema import limits
 from schema.batches import bounded
 from schema.database.history import Identity, identity_columns, run_locked
@@ -68,6 +71,7 @@ class StoredChunk(ChunkColumns, frozen=True, array_like=True, gc=False):
 
     vector_version: int
     row_version: int
+    vector_digest: int | None
 
 
 class json_strings(FunctionElement[str]):
@@ -115,13 +119,23 @@ _STATES = _select_shared(sink_states, *(sink_states.c[name] for name in ("doc_id
 @cache
 def _lock_statement(dialect: str) -> Select[Any]:
     """The identity with a row per given id, locked in their order; one row without an id if none is given."""
-    given = system_identity.outerjoin(_GIVEN, true()).outerjoin(documents, documents.c.doc_id == _GIVEN.c.value)
+    isolation: Any = literal_column("@@transaction_isolation" if dialect == "mysql" else "''")
+    present = documents.alias("present")
+    # In REPEATABLE READ the lock of a document that does not exist is one of the gap, in which all others of the gap
+    # cannot be created: only what a read without a lock finds is locked. What was created since, the INSERT finds.
+    locked_id = case((isolation == literal_column("'REPEATABLE-READ'"), present.c.doc_id), else_=_GIVEN.c.value)
+    given = (
+        system_identity.outerjoin(_GIVEN, true())
+        .outerjoin(present, present.c.doc_id == _GIVEN.c.value)
+        .outerjoin(documents, documents.c.doc_id == locked_id)
+    )
     return (
-        select(*identity_columns(dialect), documents)
+        select(*identity_columns(dialect), isolation.label("isolation"), documents)
         .select_from(given)
         .where(system_identity.c.id == 1)
         # Never a scan of a small table: it would lock rows of other documents.
         .with_hint(documents, "FORCE INDEX (PRIMARY)", "mysql")
+        .with_hint(present, "FORCE INDEX (PRIMARY)", "mysql")
         .suffix_with(text("FOR SHARE OF system_identity FOR UPDATE OF documents"), dialect="mysql")
     )
 
@@ -149,13 +163,18 @@ def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> LockedDocu
     """Lock the identity and documents until the transaction ends, and read them: the first thing that a write does.
 
     Locks are taken in the order of the ids, so that two batches cannot deadlock on their documents. Raises
-    NotInitialised.
+    NotInitialised or UnsuitableIsolation.
     """
     rows: dict[str, StoredRow] = {}
     statement = _lock_statement(connection.dialect.name)
     for some in list(bounded(sorted(set(doc_ids)), IDS_PER_STATEMENT)) or [[]]:
         packed_ids = msgspec.json.encode(some).decode()
         identity, found = run_locked(connection, statement, {"json_doc_ids": packed_ids})
+        if found[0].isolation == "SERIALIZABLE":
+            raise UnsuitableIsolation(
+                "in a SERIALIZABLE transaction, writers of new documents would deadlock: "
+                "use READ COMMITTED or REPEATABLE READ"
+            )
         rows |= {row.doc_id: row for row in found if row.doc_id is not None}
     chunks_of: dict[str, dict[str, StoredChunk]] = defaultdict(dict)
     packed = _CHUNKS_IN_SQLITE if connection.dialect.name == "sqlite" else _CHUNKS

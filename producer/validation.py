@@ -35,9 +35,10 @@ def validate(document: Document, model: str, dimension: int) -> list[bytes | Non
     if not isinstance(document, Document):
         raise InvalidDocument(None, [Problem("document", f"must be a Document, is {type(document).__name__}")])
     problems = [*_metadata(document, model)]
-    chunks = document.chunks if _is_list(document.chunks) else ()
+    chunks = document.chunks if document.chunks is not None and _is_list(document.chunks) else ()
     vectors: list[bytes | None] = []
     first_at: dict[tuple[object, ...], int] = {}
+    parents: dict[int, int] = {}  # of the valid chunks that have one
     valid: Chunk | None = None  # the last valid one
     for position, chunk in enumerate(chunks):
         name = f"chunks[{position}]"
@@ -47,17 +48,20 @@ def validate(document: Document, model: str, dimension: int) -> list[bytes | Non
         wrong_fields = [] if _is_surely_valid(chunk, valid) else [*_chunk(name, chunk, position, len(chunks))]
         if not wrong_fields:
             valid = chunk
+            if chunk.parent is not None:
+                parents[position] = chunk.parent
         problems += wrong_fields
         if not wrong_fields and chunk.start_char is not None:
             identity = (chunk.content, chunk.start_char, chunk.vector_level, chunk.associate_id)
             if (first := first_at.setdefault(identity, position)) != position:
                 problems.append(Problem(name, f"is a duplicate of chunks[{first}]: same content at the same place"))
-        vector, wrong = (None, None) if chunk.vector is None else _vector(chunk.vector, dimension)
+        vector, wrong = (None, None) if chunk.vector is None else vector_bytes(chunk.vector, dimension)
         vectors.append(vector)
         if wrong is not None:
             problems.append(Problem(f"{name}.vector", wrong))
         if chunk.sparse is not None and (wrong := _sparse(chunk.sparse, has_vector=chunk.vector is not None)):
             problems.append(Problem(f"{name}.sparse", wrong))
+    problems += [*_cycles(parents)]
     if problems:
         raise InvalidDocument(document.doc_id, problems)
     return vectors
@@ -83,10 +87,12 @@ def _metadata(document: Document, model: str) -> Iterator[Problem]:
     named = document.embedding_model
     if named is not None and not (isinstance(named, str) and named == model):
         yield Problem("embedding_model", f"must be the system's model {model!r}, is {named!r}")
+    if document.chunks is None:
+        return
     if not _is_list(document.chunks):
         yield Problem("chunks", f"must be a list of Chunk, is {type(document.chunks).__name__}")
-    elif not 1 <= (count := len(document.chunks)) <= limits.CHUNKS_PER_DOCUMENT:
-        yield Problem("chunks", f"must be 1 to {limits.CHUNKS_PER_DOCUMENT} chunks, there are {count}")
+    elif (count := len(document.chunks)) > limits.CHUNKS_PER_DOCUMENT:
+        yield Problem("chunks", f"must be at most {limits.CHUNKS_PER_DOCUMENT} chunks, there are {count}")
 
 
 def _is_list(value: object) -> bool:
@@ -127,6 +133,18 @@ def _chunk(name: str, chunk: Chunk, position: int, count: int) -> Iterator[Probl
     yield from _natural(f"{name}.parent", chunk.parent)
     if isinstance(chunk.parent, int) and (chunk.parent >= count or chunk.parent == position):
         yield Problem(f"{name}.parent", f"must be the position of another chunk (there are {count}), is {chunk.parent}")
+
+
+def _cycles(parents: Mapping[int, int]) -> Iterator[Problem]:
+    """A problem per chunk that is its own ancestor, at the first position of each cycle."""
+    seen: dict[int, int] = {}  # to the start of the walk that came by
+    for start in parents:
+        position = start
+        while position in parents and position not in seen:
+            seen[position] = start
+            position = parents[position]
+        if position in parents and seen[position] == start:
+            yield Problem(f"chunks[{position}].parent", "must not lead back to the chunk itself")
 
 
 def _choice(name: str, value: object, allowed: Sequence[str]) -> Iterator[Problem]:
@@ -180,7 +198,7 @@ def _natural(name: str, value: object) -> Iterator[Problem]:
         yield Problem(name, f"must be a whole number from 0 to {_INT32_MAX}, is {value!r}")
 
 
-def _vector(vector: Vector, dimension: int) -> tuple[bytes | None, str | None]:
+def vector_bytes(vector: Vector, dimension: int) -> tuple[bytes | None, str | None]:
     """The vector's bytes, or what is wrong with it."""
     try:
         given = np.asarray(vector)

@@ -7,10 +7,12 @@ MessagePack. The labels in it are those of that event; the newest ones are in th
 import io
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from schema.events.events import ChunkRow
+from schema.events.identity import vector_digest
 from schema.object_store import layout
 from schema.object_store.port import ObjectMissing, ObjectStore
 
@@ -51,20 +53,32 @@ def remove(store: ObjectStore, doc_id: str, *, keep: Collection[str] = ()) -> No
     store.remove([key for key in keys(store, doc_id) if key not in keep])
 
 
-def read_vectors(store: ObjectStore, doc_id: str, chunks: Mapping[str, tuple[str, int]]) -> Iterator[ChunkRow]:
-    """The archived rows of chunks, each once, in no particular order; a chunk that the archive lacks is left out.
+class Wanted(NamedTuple):
+    """What the archived row of a chunk must have; any vector will do if its digest is None."""
 
-    `chunks` maps chunk ids to (content hash, version of the last event with this vector). Reads one object at a time:
-    those of the named versions first, then the others, the newest first, since equal content has an equal vector.
+    content_hash: str
+    version: int  # of the last event with this vector
+    vector_digest: int | None = None
+
+    def is_met_by(self, row: ChunkRow) -> bool:
+        return row.content_hash == self.content_hash and (
+            self.vector_digest is None or self.vector_digest == vector_digest(row.vector, row.sparse)
+        )
+
+
+def read_vectors(store: ObjectStore, doc_id: str, chunks: Mapping[str, Wanted]) -> Iterator[ChunkRow]:
+    """The archived rows of chunks by chunk id, each once, in no particular order; what the archive lacks is left out.
+
+    Reads one object at a time: those of the wanted versions first, then the others, the newest first.
     """
-    missing = {chunk_id: content_hash for chunk_id, (content_hash, _) in chunks.items()}
+    missing = dict(chunks)
     if not missing:
         return
-    versions = {version for _, version in chunks.values()}
+    versions = {wanted.version for wanted in chunks.values()}
     newest_first = reversed(keys(store, doc_id))
     for key in sorted(newest_first, key=lambda key: layout.embeddings_version(key) not in versions):
         for row in _read(store, key):
-            if missing.get(row.chunk_id) == row.content_hash:
+            if row.chunk_id in missing and missing[row.chunk_id].is_met_by(row):
                 del missing[row.chunk_id]
                 yield row
         if not missing:

@@ -15,6 +15,10 @@ ASSOCIATE_ID_BYTES = 64
 EXTENSION_CHARACTERS = 16
 CONTENT_TYPE_CHARACTERS = 128
 OPERATOR_CHARACTERS = 64
+HEADERS = 16  # of an event, besides those that the relay sets
+HEADER_NAME_BYTES = 64
+HEADER_VALUE_BYTES = 1_024
+TRANSACTION_CONTEXT_BYTES = 4_096  # of JSON, per row of operation_logs
 LANES = 256
 LAST_VERSION = 2**63 - 2  # of an event: the next one is a BIGINT too
 

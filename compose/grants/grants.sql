@@ -29,7 +29,7 @@ GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-writer';
 GRANT INSERT ON operation_logs TO 'rag-writer'; -- it can append to the log, but neither read nor change it
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-writer'; -- after a failover: a new history
 GRANT INSERT ON histories TO 'rag-writer';
-GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: a resync reads vectors from pending events
+GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: vectors of pending events, and how many there are
 
 -- The relay: `rag-outbox relay`. Of documents it sees only ids, versions and marks: it checks each new history.
 GRANT SELECT, DELETE ON outbox TO 'rag-relay';
@@ -37,7 +37,8 @@ GRANT INSERT, UPDATE, SELECT (stage, event_id, attempts, dead_at, state) ON outb
     TO 'rag-relay'; -- UPDATE: one that died before
 GRANT SESSION_VARIABLES_ADMIN ON *.* TO 'rag-relay'; -- optional: without it, the binlog contains each payload twice
 
-GRANT SELECT (doc_id, version, history_id, history_base, lost_version, status, deleted_at), UPDATE (status, lost_version),
+GRANT SELECT (doc_id, version, history_id, history_base, lost_version, status, chunk_count, deleted_at),
+    UPDATE (status, lost_version),
     INSERT (doc_id, version, history_id, lost_version, title, source_type, chunk_count, status, deleted_at)
     ON documents TO 'rag-relay'; -- INSERT: a document that was lost, as a deleted one
 GRANT SELECT (doc_id), UPDATE (milvus_synced) ON chunks TO 'rag-relay';

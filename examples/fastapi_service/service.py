@@ -12,15 +12,12 @@ from fastapi import FastAPI, HTTPException, Query, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import String
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from producer import ApplyFailed, Chunk, Document, InvalidDocument, NotApplied, Receipt, WriteConflict, Writer
+from producer import ApplyFailed, Backpressure, Chunk, Document, InvalidDocument, NotApplied, Receipt, Writer, run
 from producer.processing.embed.port import EmbedError
 from producer.processing.embed.wordllama import WordLlamaEmbedder
 from schema.database.connection import connect
-from schema.retry import Backoff, call_with_retry, is_transient
-
-BACKOFF = Backoff(0.05, 1.0)
 
 DATABASE_URL = "sqlite:///rag-outbox-data/metadata.db"  # where `rag-outbox init` makes it when nothing is set
 
@@ -48,6 +45,7 @@ class ArticleIn(BaseModel):
 def create_app(database_url: str | None = None) -> FastAPI:
     """The service. `rag-outbox init` must have made the database."""
     engine = connect(database_url or os.environ.get("RAG_OUTBOX_DATABASE_URL", DATABASE_URL))
+    sessions = sessionmaker(engine)
     embedder = WordLlamaEmbedder()
     writer = Writer(embedder.model, operator="articles")
     Base.metadata.create_all(engine)
@@ -66,26 +64,22 @@ def create_app(database_url: str | None = None) -> FastAPI:
         response: Response,
         wait_seconds: Annotated[float, Query(ge=0, le=60)] = 0,
     ) -> dict[str, Any]:
-        """Write an article. With `wait_seconds`, answer when searches find it: 200, or 202 when they do not yet."""
-        paragraphs = [paragraph for paragraph in article.text.split("\n\n") if paragraph.strip()]
-        try:
-            vectors = embedder.embed(paragraphs)  # before the transaction, which then holds its locks for less time
-        except EmbedError as error:
-            raise HTTPException(422, str(error)) from error
-        chunks = [Chunk(content=text, vector=vector) for text, vector in zip(paragraphs, vectors, strict=True)]
+        """Write an article. With `wait_seconds`, answer when every store holds it: 200, or 202 when one does not."""
+        chunks = [Chunk(content=paragraph) for paragraph in article.text.split("\n\n") if paragraph.strip()]
         document = Document(doc_id=article_id, title=article.title, source_type="text", chunks=chunks)
 
-        def write() -> Receipt:
-            with Session(engine) as session, session.begin():
-                session.merge(Article(article_id=article_id, title=article.title, author=article.author))
-                return writer.upsert(session.connection(), document)
+        def write(session: Session) -> Receipt:
+            session.merge(Article(article_id=article_id, title=article.title, author=article.author))
+            return writer.upsert(session, document, embedder=embedder, transaction_context={"author": article.author})
 
         try:
-            receipt = call_with_retry(write, retry_on=may_succeed_later, backoff=BACKOFF, attempts=5)
-        except InvalidDocument as error:
+            receipt = run(sessions, write)  # embeds new paragraphs, and no others, while no lock is held
+        except (InvalidDocument, EmbedError) as error:
             raise HTTPException(422, str(error)) from error
         except IntegrityError as error:
             raise HTTPException(409, "another article has this title") from error
+        except Backpressure as error:
+            raise HTTPException(503, str(error)) from error
         searchable = wait_seconds > 0 and wait(receipt, wait_seconds)
         response.status_code = 200 if searchable else 202
         return {"version": receipt.version, "changed": receipt.changed, "searchable": searchable}
@@ -94,28 +88,22 @@ def create_app(database_url: str | None = None) -> FastAPI:
     def delete(article_id: str) -> None:
         """Delete an article, from the service's table and from every store."""
 
-        def delete_both() -> None:
-            with Session(engine) as session, session.begin():
-                article = session.get(Article, article_id)
-                if article is None:
-                    raise HTTPException(404, "no such article")
-                session.delete(article)
-                writer.delete(session.connection(), article_id)
+        def delete_both(session: Session) -> None:
+            article = session.get(Article, article_id)
+            if article is None:
+                raise HTTPException(404, "no such article")
+            session.delete(article)
+            writer.delete(session, article_id)
 
-        call_with_retry(delete_both, retry_on=may_succeed_later, backoff=BACKOFF, attempts=5)
+        run(sessions, delete_both)
 
     return app
 
 
-def may_succeed_later(error: BaseException) -> bool:
-    """A deadlock, a lost connection, or another writer of the same new document."""
-    return isinstance(error, WriteConflict) or is_transient(error)
-
-
 def wait(receipt: Receipt, seconds: float) -> bool:
-    """Whether Milvus holds the version within `seconds`."""
+    """Whether every store holds the version within `seconds`."""
     try:
-        receipt.wait("milvus", timeout_seconds=seconds)
+        receipt.wait(timeout_seconds=seconds)
     except NotApplied:
         return False
     except ApplyFailed as error:

@@ -80,7 +80,7 @@ class BatchWriter:
                 self._report.total.files += 1
             except BadDocument as error:
                 self._drop(ready, doc_id, str(error))
-        self._give_vectors(ready, olds, {doc_id: range(len(one.chunks)) for doc_id, one in ready.items()})
+        self._give_vectors(ready, olds, {doc_id: range(len(one.chunks or ())) for doc_id, one in ready.items()})
         for doc_id, document in list(ready.items()):
             try:
                 validate(document, document.embedding_model or "", self._system.identity.dimension)
@@ -127,7 +127,7 @@ class BatchWriter:
         ids = [olds[doc_id].vector_ids[position] for doc_id, positions in wanted.items() for position in positions]
         found = self._collection.vectors(ids)
         for doc_id, positions in wanted.items():
-            chunks = list(ready[doc_id].chunks)
+            chunks = list(ready[doc_id].chunks or ())
             for position in positions:
                 vector_id = olds[doc_id].vector_ids[position]
                 rows = found.get(vector_id, [])
@@ -145,7 +145,7 @@ class BatchWriter:
         self._report.fail(doc_id, reason)
 
     def _count(self, done: Iterable[Document]) -> None:
-        self._report.total.chunks += sum(len(document.chunks) for document in done)
+        self._report.total.chunks += sum(len(document.chunks or ()) for document in done)
 
 
 def _describe(error: InvalidDocument) -> str:

@@ -16,12 +16,13 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Delete documents from every store. If one of them is unknown, none is deleted."""
-    from operations import transactions, wiring
+    import producer
+    from operations import wiring
 
     output, named = Output(json=as_json), list(dict.fromkeys(doc_ids))
     with wiring.open_system(settings.load()) as system:
         writer = system.writer()
-        receipts = transactions.run(system.engine, lambda connection: writer.delete_many(connection, named))
+        receipts = producer.run(system.engine, lambda connection: writer.delete_many(connection, named))
     deleted = sum(receipt.changed for receipt in receipts)
     output.result(
         {"deleted": deleted, "deleted_before": len(receipts) - deleted},

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, insert
 
-from operations import transactions
+import producer
 from operations.dead_letters.letters import Letter, close
 from operations.wiring import System
 from schema.database.tables import operation_logs, outbox_dead_letters
@@ -25,4 +25,4 @@ def discard(system: System, letter: Letter, reason: str) -> None:
         close(connection, [letter.id], "discarded", system.operator, reason)
         connection.execute(insert(operation_logs), [log])
 
-    transactions.run(system.engine, work)
+    producer.run(system.engine, work)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
 
+import producer
 from consumers import marks
-from operations import transactions
 from operations.dead_letters.letters import Letter, close
 from operations.dead_letters.sources import Sources
 from operations.errors import OperationError
@@ -51,7 +51,7 @@ def replay(system: System, letters: Sequence[Letter]) -> int | None:
 
 def close_replayed(system: System, letters: Sequence[Letter], version: int | None) -> None:
     """Close more letters of a document that was replayed as this version. Raises NotOpen."""
-    transactions.run(system.engine, lambda connection: _close(connection, system, letters, version))
+    producer.run(system.engine, lambda connection: _close(connection, system, letters, version))
 
 
 def _send_again(system: System, letters: Sequence[Letter]) -> int:
@@ -61,13 +61,13 @@ def _send_again(system: System, letters: Sequence[Letter]) -> int:
     files: dict[str, DocumentFile] = {}
 
     def work(connection: Connection) -> int:
-        version = writer.resync(connection, doc_id, chunks, files).version
+        version = writer.resync(connection, doc_id, chunks, files=files).version
         _close(connection, system, letters, version)
         return version
 
     for _ in range(_ATTEMPTS):
         try:
-            return transactions.run(system.engine, work)
+            return producer.run(system.engine, work)
         except VectorRequired as error:
             chunks = sources.find_chunks(error.chunks[doc_id])
             if not chunks:
@@ -94,7 +94,7 @@ def _remove_again(system: System, letters: Sequence[Letter]) -> None:
         marks.mark_absent_everywhere(connection, {doc_id: "a dead letter of the deleted document was replayed"})
         _close(connection, system, letters, None)
 
-    transactions.run(system.engine, work)
+    producer.run(system.engine, work)
 
 
 def _close(connection: Connection, system: System, letters: Sequence[Letter], version: int | None) -> None:

@@ -36,10 +36,11 @@ class Sources:
     def find_chunks(self, positions: Sequence[int]) -> list[Chunk]:
         """The chunks at these positions, and all others with the same contents; empty unless all have a vector."""
         wanted = self._read_wanted(positions)
-        copies = Counter(digest for digest, _ in wanted.values())
+        copies = Counter(one.content_hash for one in wanted.values())
         found = {row.content_hash: row for row in self._read_archive(wanted)}
-        if lacking := copies.keys() - found.keys():
-            found |= {row.content_hash: row for row in self._of_letters if row.content_hash in lacking}
+        if copies.keys() - found.keys():
+            of_letters = (row for row in self._of_letters if row.chunk_id in wanted)
+            found = {row.content_hash: row for row in of_letters if wanted[row.chunk_id].is_met_by(row)} | found
         if copies.keys() - found.keys():
             return []
         return [_chunk_of(found[digest]) for digest, count in copies.items() for _ in range(count)]
@@ -67,17 +68,21 @@ class Sources:
             if self._system.store.sha256(object_key) == sha256:
                 yield self._system.store.read(object_key)
 
-    def _read_wanted(self, positions: Sequence[int]) -> dict[str, tuple[str, int]]:
-        """(content hash, version of the last event with the vector) by chunk id."""
-        columns = chunks.c
-        of_document = select(columns.chunk_id, columns.chunk_index, columns.content_hash, columns.vector_version)
+    def _read_wanted(self, positions: Sequence[int]) -> dict[str, archive.Wanted]:
+        """What the rows of these chunks must have, by chunk id."""
+        names = ("chunk_id", "chunk_index", "content_hash", "vector_version", "vector_digest")
+        of_document = select(*(chunks.c[name] for name in names)).where(chunks.c.doc_id == self._doc_id)
         with reading(self._system.engine) as connection:
-            rows = connection.execute(of_document.where(columns.doc_id == self._doc_id)).all()
+            rows = connection.execute(of_document).all()
         lacking = set(positions)
         hashes = {row.content_hash for row in rows if row.chunk_index in lacking}
-        return {row.chunk_id: (row.content_hash, row.vector_version) for row in rows if row.content_hash in hashes}
+        return {
+            row.chunk_id: archive.Wanted(row.content_hash, row.vector_version, row.vector_digest)
+            for row in rows
+            if row.content_hash in hashes
+        }
 
-    def _read_archive(self, wanted: Mapping[str, tuple[str, int]]) -> Iterator[ChunkRow]:
+    def _read_archive(self, wanted: Mapping[str, archive.Wanted]) -> Iterator[ChunkRow]:
         with translate_errors():
             yield from filter(self._is_usable, archive.read_vectors(self._system.store, self._doc_id, wanted))
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from operations import reconcile, transactions, wiring
+import producer
+from operations import reconcile, wiring
 from operations.cli.output import Output
 from operations.demo import crash_drill
 from operations.errors import OperationError
@@ -126,7 +127,7 @@ def _update_and_delete(system: System, folder: Path, output: Output) -> None:
     output.result({}, f"   one paragraph added: the event carried {vectors} of {total} chunks")
     _show(found, output)
 
-    transactions.run(system.engine, lambda connection: system.writer().delete(connection, doc_id))
+    producer.run(system.engine, lambda connection: system.writer().delete(connection, doc_id))
     _relay(system, output)
     left = [hit for hit in _search(system, _ADDED_QUESTION, limit=50) if hit.doc_id == doc_id]
     _require(not left, "a search still finds the deleted document")
@@ -186,7 +187,7 @@ def _relay(system: System, output: Output) -> None:
     output.result({}, f"   {relayed} events applied to both stores in {time.monotonic() - started:.1f} s")
 
 
-def _chunks_in_event(system: System, doc_id: str) -> tuple[int, int]:
+def _chunks_in_event(system: System, doc_id: str) -> tuple[int, int | None]:
     """The number of chunks in the document's event in the outbox, and in the document."""
     with reading(system.engine) as connection:
         row = connection.execute(select(outbox).where(outbox.c.aggregate_id == doc_id)).one()

@@ -123,7 +123,7 @@ def _write(system: System, batch: Sequence[_PreparedFile], total: Ingested) -> N
     for receipt, document in zip(receipts, batch_documents, strict=True):
         total.written += receipt.changed
         total.unchanged += not receipt.changed
-        total.chunks += len(document.chunks) if receipt.changed else 0
+        total.chunks += len(document.chunks or ()) if receipt.changed else 0
 
 
 def _prepare(

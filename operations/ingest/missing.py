@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, select
 
-from operations import transactions
+import producer
 from operations.errors import OperationError
 from operations.ingest.sources import Source
 from operations.ingest.walk import Found
@@ -44,7 +44,7 @@ def delete(system: System, doc_ids: Sequence[str], note: Callable[[int], None]) 
     """Delete documents in batches; `note` receives the number of each committed batch."""
     writer = system.writer()
     for batch in bounded(doc_ids, _DELETES_PER_BATCH):
-        receipts = transactions.run(system.engine, partial(writer.delete_many, doc_ids=batch))
+        receipts = producer.run(system.engine, partial(writer.delete_many, doc_ids=batch))
         note(sum(receipt.changed for receipt in receipts))
 
 

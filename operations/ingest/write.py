@@ -76,6 +76,6 @@ def _write_batch(
     for receipt, document in zip(receipts, documents, strict=True):
         total.written += receipt.changed
         total.unchanged += not receipt.changed
-        total.chunks += len(document.chunks) if receipt.changed else 0
+        total.chunks += len(document.chunks or ()) if receipt.changed else 0
     total.embedded += embedded
     advance(sum(line.size_bytes for line in lines))

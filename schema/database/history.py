@@ -253,7 +253,11 @@ def _mark_all_absent(connection: Connection) -> None:
         )
     )
     connection.execute(update(chunks).values(milvus_synced=false()))
-    status = case((documents.c.deleted_at.is_not(None), "deleting"), else_="pending")
+    status = case(
+        (documents.c.deleted_at.is_not(None), "deleting"),
+        (documents.c.chunk_count.is_(None), "processing"),
+        else_="pending",
+    )
     connection.execute(update(documents).where(documents.c.status != "processing").values(status=status))
 
 

@@ -118,7 +118,7 @@ documents = Table(
     Column("oss_key", String(limits.OBJECT_KEY_BYTES)),
     Column("content_sha256", String(64)),  # of the stored file; `ingest` compares it
     Column("status", _enum(*DOCUMENT_STATES, name="status"), nullable=False, server_default="pending"),
-    Column("chunk_count", Integer, nullable=False),
+    Column("chunk_count", Integer),  # NULL: not chunked yet
     Column("created_at", _Timestamp, nullable=False, server_default=utc_now(), index=True),
     Column("updated_at", _Timestamp, nullable=False, server_default=utc_now()),
     Column("deleted_at", _Timestamp),
@@ -130,6 +130,7 @@ documents = Table(
     CheckConstraint("history_base >= 0 AND version > history_base", name="version_above_history_base"),
     CheckConstraint("lost_version >= 0", name="lost_version_natural"),
     CheckConstraint("chunk_count >= 0", name="chunk_count_natural"),
+    CheckConstraint("status <> 'completed' OR chunk_count IS NOT NULL", name="completed_is_chunked"),
     CheckConstraint("status <> 'deleting' OR deleted_at IS NOT NULL", name="deleting_dated"),
     **_OPTIONS,
 )
@@ -158,6 +159,7 @@ chunks = Table(
     ),
     Column("milvus_synced", Boolean, nullable=False, server_default=false()),
     Column("vector_version", BigInteger, nullable=False),  # version of the last event with this vector
+    Column("vector_digest", BigInteger),  # of its bytes; NULL: unknown, any vector counts as the same
     Column("row_version", BigInteger, nullable=False),  # version of the last event with any field of this row
     _created_at(),
     _created_at("updated_at"),
@@ -274,6 +276,7 @@ operation_logs = Table(
     Column("target_id", String(limits.DOC_ID_BYTES), nullable=False, index=True),
     Column("payload", JSON(none_as_null=True)),  # the state before the operation
     Column("operator", String(limits.OPERATOR_CHARACTERS), nullable=False),
+    Column("transaction_context", JSON(none_as_null=True)),  # of the caller: a request id, a user …
     _created_at(),
     **_OPTIONS,
 )

@@ -71,7 +71,7 @@ class DocumentUpserted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     dimension: int
     title: str
     source_type: str
-    chunk_count: int
+    chunk_count: int | None  # None: not chunked yet
     part: int = 1
     parts: int = 1
     source_url: str = ""

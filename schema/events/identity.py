@@ -29,6 +29,11 @@ def chunk_ids(doc_id: str, content_hashes: Iterable[str]) -> list[str]:
     return ids
 
 
+def vector_digest(vector: bytes, sparse: bytes = b"") -> int:
+    """The first 8 bytes of SHA-256 over both, as a signed big-endian number: the same bytes are the same vector."""
+    return int.from_bytes(hashlib.sha256(vector + sparse).digest()[:8], "big", signed=True)
+
+
 def event_id() -> str:
     """A new UUIDv7, 36 characters."""
     return str(uuid7())

@@ -63,7 +63,6 @@ BAD_LINES = {
         chunk(sparse={"5": 0.5}),
         "document 'bad': chunks[0].sparse must come with the chunk's vector",
     ),
-    "no chunks": (line(chunks=[]), "document 'bad': chunks must be 1 to 100000 chunks, there are 0"),
     "unknown source_type": (
         line(source_type="Text"),
         "document 'bad': source_type must be one of pdf, word, image, webpage, table, text, is 'Text'",

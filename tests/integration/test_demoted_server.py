@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from operations import transactions
+import producer
 from schema.database.connection import is_transient
 from tests.support import written
 
@@ -34,7 +34,7 @@ def test_write_succeeds_once_another_connection_takes_it(mysql: Engine) -> None:
         attempts.append(connection.execute(CONNECTION).scalar_one())
         connection.execute(text(WRITE))
 
-    transactions.run(mysql, write)
+    producer.run(mysql, write)
     assert len(set(attempts)) == 2
     assert written.rows(mysql, "SELECT doc_id FROM chunk_tombstones") == [("d",)]
 

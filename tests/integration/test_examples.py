@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, make_url, text
 
+from examples.async_service.service import create_app as create_async_app
 from examples.fastapi_service.service import create_app
 from examples.plain_sql import service as plain_sql_service
 from schema.database.connection import connect, reading
@@ -103,6 +104,24 @@ def test_fastapi_service_commits_row_and_document_together_or_not_at_all(folder:
         waited = client.put("/articles/first", params={"wait_seconds": 0.1}, json=taken | {"text": "Two."})
         assert (waited.status_code, waited.json()["searchable"]) == (202, False)
     assert stored(folder) == [("first", 2, "HR")]
+
+
+def test_async_service_answers_when_every_store_holds_the_note(folder: Folder) -> None:
+    url = make_url(folder.settings["database_url"])
+    driver = "sqlite+aiosqlite" if url.get_backend_name() == "sqlite" else "mysql+asyncmy"
+    own = url.set(drivername=driver, query={}).render_as_string(hide_password=False)
+    leave = {"author": "HR", "text": "Everybody has 30 days off."}
+    with folder.start("run"), TestClient(create_async_app(own)) as client:
+        answer = client.put("/notes/leave", params={"wait_seconds": 60}, json=leave)
+        assert (answer.status_code, answer.json()) == (200, {"version": 1, "changed": True, "held": True})
+        assert found(folder, "how many days off") == ["Everybody has 30 days off."]
+        refused = {"author": "HR", "text": "x" * 65_536}
+        assert client.put("/notes/long", json=refused).status_code == 422
+        assert client.put("/notes/leave", json=leave).json() == {"version": 1, "changed": False, "held": False}
+    engine = connect(folder.settings["database_url"])
+    with reading(engine) as connection:
+        assert connection.execute(text("SELECT note_id, author FROM notes")).all() == [("leave", "HR")]
+    engine.dispose()
 
 
 def run_plain_sql(engine: Engine, *arguments: str) -> str:

@@ -10,7 +10,7 @@ import pymysql
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from operations import transactions
+import producer
 from operations.transient_errors import note_transient_errors
 from producer import Writer
 from relays.outbox import SqlOutbox
@@ -48,7 +48,7 @@ def test_transaction_runs_again_after_a_deadlock_and_counts_it(mysql: Engine) ->
                 both.wait(30)
             connection.execute(update, {"doc_id": second})
 
-        transactions.run(mysql, work)
+        producer.run(mysql, work)
 
     threads = [threading.Thread(target=touch, args=order) for order in (("a", "b"), ("b", "a"))]
     for thread in threads:
@@ -73,7 +73,7 @@ def test_transaction_runs_again_after_a_lock_timeout_and_counts_it(mysql: Engine
         connection.execute(text("SET SESSION innodb_lock_wait_timeout = 1"))
         Writer(MODEL).upsert(connection, document("a", "two"))
 
-    waiting = threading.Thread(target=lambda: transactions.run(mysql, work))
+    waiting = threading.Thread(target=lambda: producer.run(mysql, work))
     waiting.start()
     wait_for(lambda: found["1205"] >= 1, "a lock timeout")
     lock.rollback()

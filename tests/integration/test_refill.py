@@ -141,7 +141,7 @@ def test_large_document_is_refilled_in_bounded_parts_and_its_archive_is_never_in
     pipeline.upsert(document("a", *contents))  # archive objects of both versions
     pipeline.run()
     mark_all_absent(pipeline.engine, MINIO, "damaged")
-    ids = {row[0]: (row[1], 1) for row in pipeline.sql("SELECT chunk_id, content_hash FROM chunks")}
+    ids = {row[0]: archive.Wanted(row[1], 1) for row in pipeline.sql("SELECT chunk_id, content_hash FROM chunks")}
     write, written = archive.write, 0
 
     def die(*arguments: object) -> str:

@@ -107,4 +107,4 @@ def test_json_lines_may_contain_sparse_weights(tmp_path: Path, store: DirectoryS
     (tmp_path / "lines").write_text(json.dumps({**line, "chunks": chunks}))
     with (tmp_path / "lines").open("rb") as stream:
         [read_line] = read(stream, tmp_path, store)
-    assert [some.sparse for some in read_line.document.chunks] == [{5: 0.5, 70: 2.0}, None]
+    assert [some.sparse for some in read_line.document.chunks or ()] == [{5: 0.5, 70: 2.0}, None]

@@ -31,6 +31,7 @@ from schema.failures import DeadLetter
 from tests.contracts.object_store import put
 from tests.integration.test_marks_use_indexes import FILL, NUMBERS, plan, recorded
 from tests.support import servers as real
+from tests.support import written
 from tests.support.pipeline import Pipeline, document
 from tests.support.servers import Servers
 
@@ -125,7 +126,9 @@ def test_statements_of_a_write_use_keys(pipeline: Pipeline, sent: list[tuple[str
     with pipeline.engine.begin() as connection:
         pipeline.writer.relabel(connection, "d", title="new")
         pipeline.writer.delete(connection, "d")
-    assert_keys(pipeline.engine, sent, most_rows=100)
+    looks = [one for one in sent if written.is_look_at_outbox(one[0])]
+    assert_keys(pipeline.engine, [one for one in sent if one not in looks], most_rows=100)
+    assert_keys(pipeline.engine, looks, most_rows=110_000, counting=True)
 
 
 def test_statements_of_a_sweep_use_keys(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from producer import Document, WriteConflict, Writer
 from schema.database.connection import connect
@@ -212,8 +212,8 @@ def test_new_documents_take_six_statements_at_any_batch_size(engine: Engine, doc
 
 
 def test_concurrent_creation_of_document_raises_write_conflict(engine: Engine) -> None:
-    """SQLite's write lock prevents it inside a transaction, so this caller uses none."""
-    other = document("d", "other")
+    """The write lock of `connect` prevents it, so the caller has an engine whose transactions take the lock late."""
+    own, other = create_engine(engine.url), document("d", "other")
     created = threading.Event()
 
     def create_other(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -221,9 +221,9 @@ def test_concurrent_creation_of_document_raises_write_conflict(engine: Engine) -
             created.set()
             upsert(engine, other)
 
-    event.listen(engine, "before_cursor_execute", create_other)
+    event.listen(own, "before_cursor_execute", create_other)
     with (
-        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        own.begin() as connection,
         pytest.raises(WriteConflict, match="another transaction created the same document; run this"),
     ):
         Writer(MODEL).upsert(connection, document("d", "own"))

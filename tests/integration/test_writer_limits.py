@@ -99,7 +99,7 @@ def test_document_at_every_limit_is_read_back_unchanged(pipeline: Pipeline, cont
                 parent=parent,
                 **LABELS,
             )
-            for content, parent in zip(LARGEST, (1, 0, 0, 0), strict=True)
+            for content, parent in zip(LARGEST, (1, 2, 3, None), strict=True)
         ],
         **METADATA,
     )
@@ -120,9 +120,9 @@ def test_document_at_every_limit_is_read_back_unchanged(pipeline: Pipeline, cont
     assert [row.char_count for row in chunks] == [21_845, 65_535, 65_535, 65_535]
     assert [row.parent_chunk_id for row in chunks] == [
         chunks[1].chunk_id,
-        chunks[0].chunk_id,
-        chunks[0].chunk_id,
-        chunks[0].chunk_id,
+        chunks[2].chunk_id,
+        chunks[3].chunk_id,
+        None,
     ]
     assert {(row.start_char, row.chunk_strategy) for row in chunks} == {(2_147_483_647, "文" * 32)}
     assert {row.modal_type: row.associate_id for row in chunks} == {"文" * 5 + "x": "😀" * 16}

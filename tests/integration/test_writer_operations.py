@@ -134,6 +134,7 @@ def test_operation_log_keeps_previous_state(engine: Engine, write: Callable[[Doc
         "version": 1,
         "history_id": history_id,
         "history_base": 0,
+        "lost_version": 0,
         "title": "Title of d",
         "source_type": "text",
         "source_url": None,

@@ -173,7 +173,7 @@ class Checks:
         rows, objects = self._world.database.rows, self._world.objects
         if any(objects.sha256(key) != sha256 for key, sha256 in rows(_FILES, doc_id)):
             return True
-        wanted = {chunk_id: (digest, version) for chunk_id, digest, version in rows(_VECTORS, doc_id)}
+        wanted = {chunk_id: archive.Wanted(digest, version) for chunk_id, digest, version in rows(_VECTORS, doc_id)}
         return {row.chunk_id for row in archive.read_vectors(objects, doc_id, wanted)} != wanted.keys()
 
     def _note_absent(self, sink: str, doc_id: str, state: str) -> None:

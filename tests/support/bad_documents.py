@@ -115,11 +115,18 @@ METADATA = [
     _file("wrong size", "must have its content or be staged", size_bytes=2),
     _file("too large to travel", "must have its content or be staged", content=b"x" * 65_537, size_bytes=65_537),
     _file("content that is text", "must have its content or be staged", content="x"),
+    _file("digest that is no hex", "must have a sha256 of 64 lower-case hex digits, has 'nothex'", sha256="nothex"),
+    _file("digest in capitals", "must have a sha256 of 64 lower-case hex digits", sha256="A" * 64),
+    _file("no digest", "must have a sha256 of 64 lower-case hex digits, has None", sha256=None),
+    _file("long type", "must have a content_type of 1 to 128 printable", content_type="x" * 129),
+    _file("type with a line break", "must have a content_type of 1 to 128 printable", content_type="a/b\nc"),
+    _file("negative size", "must have a size_bytes of at least 0, has -1", size_bytes=-1),
+    _file("size as a string", "must have a size_bytes of at least 0, has '1'", size_bytes="1"),
 ]
 CHUNKS = [
-    _document("none", "chunks", "must be 1 to 100000 chunks, there are 0", []),
-    _document("one too many", "chunks", "must be 1 to 100000 chunks, there are 100001", [Chunk(content="x")] * 100_001),
-    _document("None", "chunks", "must be a list of Chunk, is NoneType", None),
+    _document(
+        "one too many", "chunks", "must be at most 100000 chunks, there are 100001", [Chunk(content="x")] * 100_001
+    ),
     _document("number", "chunks", "must be a list of Chunk, is int", 5),
     _document("string", "chunks", "must be a list of Chunk, is str", "text"),
     _document("dict", "chunks", "must be a list of Chunk, is dict", {"content": "text"}),
@@ -155,6 +162,12 @@ CHUNKS = [
     _chunk("bool", "parent", f"{_NATURAL}, is False", False),
     _chunk("negative", "start_char", f"{_NATURAL}, is -1", -1),
     _chunk("list", "start_char", f"{_NATURAL}, is [0]", [0]),
+    BadDocument(
+        "chunk parent: a cycle",
+        lambda: _with_chunks(chunk("a", parent=1), chunk("b", parent=2), chunk("c", parent=1)),
+        "chunks[1].parent",
+        "must not lead back to the chunk itself",
+    ),
     BadDocument(
         "chunk: same content at the same place",
         lambda: _with_chunks(chunk("a", start_char=4), chunk("b"), chunk("a", start_char=4)),

@@ -35,8 +35,8 @@ class Reads(DirectoryStore):
         return super().read(key)
 
 
-def wanted(**versions: int) -> dict[str, tuple[str, int]]:
-    return {chunk_id: ("hash of text", version) for chunk_id, version in versions.items()}
+def wanted(**versions: int) -> dict[str, archive.Wanted]:
+    return {chunk_id: archive.Wanted("hash of text", version) for chunk_id, version in versions.items()}
 
 
 def found(rows: Iterator[ChunkRow]) -> dict[str, ChunkRow]:

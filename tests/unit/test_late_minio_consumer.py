@@ -81,7 +81,7 @@ def delete(version: int, *, replace: bool = False) -> Change:
 
 
 def has_vector(store: MemoryObjectStore, version: int) -> bool:
-    return any(archive.read_vectors(store, "a", {"c": ("h", version)}))
+    return any(archive.read_vectors(store, "a", {"c": archive.Wanted("h", version)}))
 
 
 def test_late_deletion_keeps_the_newer_archive(

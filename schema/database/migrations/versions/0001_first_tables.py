@@ -53,7 +53,7 @@ def upgrade() -> None:
             nullable=False,
             server_default="pending",
         ),
-        sa.Column("chunk_count", sa.Integer, nullable=False),
+        sa.Column("chunk_count", sa.Integer),
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.Column("updated_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.Column("deleted_at", _TIMESTAMP),
@@ -64,6 +64,9 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("lost_version >= 0", name="ck_documents_lost_version_natural"),
         sa.CheckConstraint("chunk_count >= 0", name="ck_documents_chunk_count_natural"),
+        sa.CheckConstraint(
+            "status <> 'completed' OR chunk_count IS NOT NULL", name="ck_documents_completed_is_chunked"
+        ),
         sa.CheckConstraint("status <> 'deleting' OR deleted_at IS NOT NULL", name="ck_documents_deleting_dated"),
     )
     _create_index("documents", "business_tag")
@@ -98,6 +101,7 @@ def upgrade() -> None:
         ),
         sa.Column("milvus_synced", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("vector_version", sa.BigInteger, nullable=False),
+        sa.Column("vector_digest", sa.BigInteger),
         sa.Column("row_version", sa.BigInteger, nullable=False),
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.Column("updated_at", _TIMESTAMP, nullable=False, server_default=now),
@@ -232,6 +236,7 @@ def upgrade() -> None:
         sa.Column("target_id", sa.String(64), nullable=False),
         sa.Column("payload", sa.JSON),
         sa.Column("operator", sa.String(64), nullable=False),
+        sa.Column("transaction_context", sa.JSON),
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.PrimaryKeyConstraint("log_id", name="pk_operation_logs"),
     )

@@ -1,0 +1,52 @@
+"""The first step of every write: the identity and the documents, locked, and refused if the operation cannot be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from producer.errors import UnknownDocument, WrongModel
+from producer.stored import LockedDocuments, lock_documents
+from schema.database.history import Identity, NotInitialised, read_identity
+from schema.events.identity import doc_id_error
+
+
+def lock(connection: Connection, model: str, doc_ids: Sequence[Any]) -> LockedDocuments:
+    """Lock the identity and these documents before anything else, without invalid ids. Raises WrongModel."""
+    try:
+        locked = lock_documents(connection, (doc_id for doc_id in doc_ids if doc_id_error(doc_id) is None))
+    except NotInitialised as error:
+        raise WrongModel(str(error)) from error
+    require_model(locked.identity, model)
+    return locked
+
+
+def lock_existing(connection: Connection, model: str, doc_ids: Sequence[str]) -> LockedDocuments:
+    """As `lock`; raises UnknownDocument for a document that is not stored."""
+    locked = lock(connection, model, doc_ids)
+    if unknown := [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is not None or doc_id not in locked.stored]:
+        raise UnknownDocument(unknown)
+    return locked
+
+
+def lock_living(connection: Connection, model: str, doc_id: str) -> LockedDocuments:
+    """As `lock_existing`; raises UnknownDocument for a deleted document, too."""
+    locked = lock_existing(connection, model, [doc_id])
+    if locked.stored[doc_id].row.deleted_at is not None:
+        raise UnknownDocument([doc_id])
+    return locked
+
+
+def find_identity(connection: Connection, model: str) -> Identity:
+    """The identity, without a lock. Raises WrongModel."""
+    try:
+        return require_model(read_identity(connection), model)
+    except NotInitialised as error:
+        raise WrongModel(str(error)) from error
+
+
+def require_model(identity: Identity, model: str) -> Identity:
+    """The identity; raises WrongModel unless the system's model is `model`."""
+    if identity.embedding_model != model:
+        raise WrongModel(f"the system's embedding model is {identity.embedding_model!r}, this writer's is {model!r}")
+    return identity

@@ -1,0 +1,86 @@
+"""Vectors for chunks that come without: those that `run` got outside the transaction, or an embedder makes inside it.
+
+`run` puts its supply on the connection, as an execution option: the writer finds it there, and raises VectorRequired
+for what it lacks. Without `run`, an embedder works while the transaction holds its locks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+from sqlalchemy import Connection
+
+from producer.desired import DesiredChunk, DesiredDocument
+from producer.documents import Vector
+from producer.errors import InvalidDocument, NeededVector, Problem, WrongModel
+from producer.processing.embed.port import Embedder
+from producer.validation import vector_bytes
+from schema.database.history import Identity
+
+OPTION = "rag_outbox_supply"  # an execution option of a connection
+
+
+@dataclass(slots=True)
+class KnownVector:
+    """What a chunk lacks: its vector, and, for one that is only stored, its whole content."""
+
+    vector: bytes
+    sparse: bytes = b""
+    content_hash: str = ""
+    content: str | None = None
+
+
+@dataclass(slots=True)
+class Supply:
+    """Known vectors by chunk id. `embedder` is that of the last call, `dimension` the system's."""
+
+    is_filled_outside: bool
+    known: dict[str, KnownVector] = field(default_factory=dict)
+    embedder: Embedder | None = None
+    dimension: int = 0
+
+    @classmethod
+    def of(cls, connection: Connection) -> "Supply":
+        """That of `run`, or an empty one."""
+        found = connection.get_execution_options().get(OPTION)
+        return found if isinstance(found, cls) else cls(is_filled_outside=False)
+
+    def use(self, embedder: Embedder | None, identity: Identity) -> None:
+        """Note the embedder of this call; raises WrongModel unless it is that of the system."""
+        self.embedder, self.dimension = embedder, identity.dimension
+        if embedder is None:
+            return
+        if (embedder.model, embedder.dimension) != (identity.embedding_model, identity.dimension):
+            raise WrongModel(
+                f"the system's embedding model is {identity.embedding_model!r} with {identity.dimension} dimensions, "
+                f"the embedder's is {embedder.model!r} with {embedder.dimension}"
+            )
+
+    def fill(self, state: DesiredDocument) -> DesiredDocument:
+        """The state with the vectors that are known."""
+        if not self.known:
+            return state
+        return replace(state, chunks=tuple(self._fill(chunk) for chunk in state.chunks))
+
+    def embed(self, needed: Sequence[NeededVector]) -> None:
+        """Embed these chunks. Raises EmbedError, InvalidDocument for a vector that breaks a limit."""
+        assert self.embedder is not None
+        vectors: Sequence[Vector] = self.embedder.embed([one.content or "" for one in needed])  # type: ignore[assignment]
+        for one, vector in zip(needed, vectors, strict=True):
+            values, wrong = vector_bytes(vector, self.dimension)
+            if values is None:
+                field_name = f"chunks[{one.position}].vector"
+                raise InvalidDocument(one.doc_id, [Problem(field_name, f"{wrong} (from the embedder)")])
+            self.known[one.chunk_id] = KnownVector(values)
+
+    def _fill(self, chunk: DesiredChunk) -> DesiredChunk:
+        known = self.known.get(chunk.chunk_id)
+        if known is None or chunk.vector is not None:
+            return chunk
+        if chunk.content is not None:
+            return msgspec.structs.replace(chunk, vector=known.vector, sparse=known.sparse)
+        if known.content is None:
+            return chunk
+        return msgspec.structs.replace(
+            chunk, vector=known.vector, sparse=known.sparse, content_hash=known.content_hash, content=known.content
+        )
