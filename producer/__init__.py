@@ -12,6 +12,7 @@ from producer.errors import (
     VectorRequired,
     WriteConflict,
     WrongModel,
+    WrongRelease,
 )
 from producer.files import DocumentFile, FileUnusable
 from producer.metrics import WriterMetrics
@@ -39,5 +40,6 @@ __all__ = [
     "Writer",
     "WriterMetrics",
     "WrongModel",
+    "WrongRelease",
     "run",
 ]

@@ -100,6 +100,10 @@ class WrongModel(ProducerError):
     """Raised when the system has another embedding model than the writer, or none. Correct the writer's settings."""
 
 
+class WrongRelease(ProducerError):
+    """Raised when this release does not work with the tables in the database. The message says what to do."""
+
+
 class WriteConflict(ProducerError):
     """Raised when another transaction created the same document. Roll back, and run the whole transaction again."""
 

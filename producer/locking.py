@@ -2,17 +2,25 @@
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
-from producer.errors import UnknownDocument, WrongModel
+from producer.errors import UnknownDocument, WrongModel, WrongRelease
 from producer.stored import LockedDocuments, lock_documents
+from schema.database import revision
 from schema.database.history import Identity, NotInitialised, read_identity
 from schema.events.identity import doc_id_error
 
+_checked: WeakSet[Engine] = WeakSet()  # whose tables this release works with
+
 
 def lock(connection: Connection, model: str, doc_ids: Sequence[Any]) -> LockedDocuments:
-    """Lock the identity and these documents before anything else, without invalid ids. Raises WrongModel."""
+    """Lock the identity and these documents before anything else, without invalid ids.
+
+    Raises WrongModel, and WrongRelease at the first write through an engine.
+    """
+    _require_revision_once(connection)
     try:
         locked = lock_documents(connection, (doc_id for doc_id in doc_ids if doc_id_error(doc_id) is None))
     except NotInitialised as error:
@@ -35,6 +43,18 @@ def lock_living(connection: Connection, model: str, doc_id: str) -> LockedDocume
     if locked.stored[doc_id].row.deleted_at is not None:
         raise UnknownDocument([doc_id])
     return locked
+
+
+def _require_revision_once(connection: Connection) -> None:
+    if connection.engine in _checked:
+        return
+    found = revision.of(connection)
+    if found is not None:  # without tables, the identity is not found, which is reported
+        try:
+            revision.require_usable(found)
+        except revision.WrongRevision as error:
+            raise WrongRelease(str(error)) from error
+    _checked.add(connection.engine)
 
 
 def find_identity(connection: Connection, model: str) -> Identity:

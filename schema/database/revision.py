@@ -46,6 +46,11 @@ def require_compatible(connection: Connection) -> None:
     found = of(connection)
     if found is None:
         raise WrongRevision("the database has no rag-outbox tables yet: run rag-outbox init")
+    require_usable(found)
+
+
+def require_usable(found: str) -> None:
+    """Raises WrongRevision if this code does not work with tables of the revision `found`."""
     if needs_upgrade(found) and number(found) < OLDEST:
         raise WrongRevision(
             f"the tables are at revision {number(found)}, and this release needs {OLDEST} or later: run rag-outbox init"

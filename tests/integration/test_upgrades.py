@@ -10,7 +10,7 @@ from sqlalchemy import Engine, make_url, text
 from consumers.applier import Applier
 from consumers.milvus.marks import MilvusMarks
 from consumers.minio.marks import MinioMarks
-from producer import Writer
+from producer import Writer, WrongRelease
 from relays.direct import direct_relay
 from schema.database import migrate, revision
 from schema.database.connection import connect, reading
@@ -90,3 +90,17 @@ def test_processes_work_after_an_additive_upgrade(
         migrate.upgrade(engine)
     assert revision.current(engine) == f"9999_from_{HEAD}"
     assert_processes_work(engine)
+
+
+def test_writer_refuses_tables_of_a_release_that_it_does_not_work_with(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        set_model(connection)
+        connection.execute(text(f"UPDATE {revision.VERSION_TABLE} SET version_num = '9999_from_9999'"))
+    with pytest.raises(WrongRelease, match="install that release"), engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document("a", "one"))
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE {revision.VERSION_TABLE} SET version_num = '9999_from_{HEAD}'"))
+        Writer(MODEL).upsert(connection, document("a", "one"))
+        connection.execute(text(f"UPDATE {revision.VERSION_TABLE} SET version_num = '9999_from_9999'"))
+        Writer(MODEL).upsert(connection, document("b", "one"))  # asked once per engine
