@@ -6,6 +6,7 @@ Clients and numpy are imported only by the methods that need them: they take mos
 import getpass
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,7 @@ from schema.kafka.names import Names
 from schema.limits import OPERATOR_CHARACTERS
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import ObjectStore
+from schema.outage import Outage
 from schema.retry import Backoff, call_with_retry
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _BACKOFF = Backoff(0.5, 1.0)
+_START_BACKOFF = Backoff(0.5, 5.0)
+_log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 5.0  # to Milvus, for the first and every later connection
 
 
@@ -133,24 +137,53 @@ class System:
 
 
 @contextmanager
-def open_system(settings: Settings, *, initialised: bool = True, has_limit: bool = True) -> Iterator[System]:
+def open_system(
+    settings: Settings,
+    *,
+    initialised: bool = True,
+    has_limit: bool = True,
+    wait_until: threading.Event | None = None,
+) -> Iterator[System]:
     """Open the metadata database; `has_limit`: a call of it fails after `database_timeout_seconds` without an answer.
 
     With `initialised`, raises WrongRevision or WrongModel if `init` must run first, SettingsError if the settings have
-    another namespace than the system.
+    another namespace than the system. With `wait_until`, waits for a database that is away until this event is set.
     """
     engine = _engine(settings, settings.database_timeout_seconds if has_limit else None)
     try:
         system = System(settings, engine)
         note_transient_errors(engine, lambda code: system.retries.update([code]))
-        if initialised:
-            with reading(engine) as connection:
-                revision.require_compatible(connection)
-            _require_model(system)
-            _require_namespace(system)
+        if initialised and wait_until is not None:
+            wait_for_dependency(lambda: _require_initialised(system), "database", wait_until)
+        elif initialised:
+            _require_initialised(system)
         yield system
     finally:
         engine.dispose()
+
+
+def wait_for_dependency(check: Callable[[], object], name: str, stop: threading.Event) -> None:
+    """Check again until it succeeds; what fails is logged at once and once per minute.
+
+    Raises an error that is not transient, and the last one once `stop` is set.
+    """
+    outage = Outage(
+        lambda reason, seconds: _log.warning("start_waits for=%s seconds=%.0f reason=%s", name, seconds, reason),
+        lambda seconds: _log.warning("start_continues for=%s seconds=%.1f", name, seconds),
+    )
+
+    def note(error: BaseException, _seconds: float) -> None:
+        outage.note_failure(getattr(error, "orig", None) or error)
+
+    call_with_retry(check, backoff=_START_BACKOFF, stop=stop, report=note)
+    outage.note_success()
+
+
+def _require_initialised(system: System) -> None:
+    with reading(system.engine) as connection:
+        revision.require_compatible(connection)
+    _require_model(system)
+    _require_namespace(system)
 
 
 def _engine(settings: Settings, timeout_seconds: float | None) -> Engine:

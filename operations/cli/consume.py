@@ -24,8 +24,10 @@ def command(
     """
     from operations import wiring
     from operations.profiles import services
+    from operations.signals import stop_on_signals
 
     output = Output(json=as_json)
-    with wiring.open_system(settings.load()) as system:
-        consumed = services.consume(system, sink)
+    stop = stop_on_signals()
+    with wiring.open_system(settings.load(), wait_until=stop) as system:
+        consumed = services.consume(system, sink, stop)
     output.result({"events": consumed, "retries": system.retries}, f"Applied {consumed} events to {sink}.")

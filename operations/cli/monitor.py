@@ -13,6 +13,8 @@ def command() -> None:
     """
     from operations import wiring
     from operations.profiles import services
+    from operations.signals import stop_on_signals
 
-    with wiring.open_system(settings.load()) as system:
-        services.monitor(system)
+    stop = stop_on_signals()
+    with wiring.open_system(settings.load(), wait_until=stop) as system:
+        services.monitor(system, stop)

@@ -15,8 +15,10 @@ def command(as_json: Json = False) -> None:
     """
     from operations import wiring
     from operations.profiles import services
+    from operations.signals import stop_on_signals
 
     output = Output(json=as_json)
-    with wiring.open_system(settings.load()) as system:
-        published = services.relay(system)
+    stop = stop_on_signals()
+    with wiring.open_system(settings.load(), wait_until=stop) as system:
+        published = services.relay(system, stop)
     output.result({"published": published, "retries": system.retries}, f"Published {published} events.")

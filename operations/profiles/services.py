@@ -1,15 +1,16 @@
 """`rag-outbox relay` and `rag-outbox consume SINK`: the processes of the services profile."""
 
 import logging
+import threading
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
 from operations.settings import PREFIX, SettingsError
-from operations.signals import end_in_time, stop_on_signals
+from operations.signals import end_in_time
 from operations.sinks import names as sink_names
 from operations.sinks import open_sink
 from operations.staging import sweep_hourly
-from operations.wiring import System
+from operations.wiring import System, wait_for_dependency
 from relays.ports import OutboxRow
 from schema import sinks as port
 from schema.database.connection import probe
@@ -21,8 +22,8 @@ from schema.sinks import MINIO
 from schema.threads import DaemonExecutor
 
 
-def relay(system: System) -> int:
-    """Publish outbox rows to Kafka until SIGTERM or SIGINT. Returns the number of rows."""
+def relay(system: System, stop: threading.Event) -> int:
+    """Publish outbox rows to Kafka until `stop` is set. Returns the number of rows."""
     from operations import history
     from operations.monitoring.process import Process
     from operations.monitoring.work_log import WorkLog
@@ -45,7 +46,6 @@ def relay(system: System) -> int:
     _enable_info_logs("relays", "operations")
     topics = RequiredTopics(kafka, [names.documents_topic, names.lanes_topic], system.identity.lanes)
     topics.require()
-    stop = stop_on_signals()
     end_in_time(stop)
     process, work = Process(system, "relay"), WorkLog("published")
     relay = kafka_relay(
@@ -64,8 +64,8 @@ def relay(system: System) -> int:
     return published
 
 
-def consume(system: System, sink_name: str) -> int:
-    """Apply events to one sink until SIGTERM or SIGINT. Returns the number of events."""
+def consume(system: System, sink_name: str, stop: threading.Event) -> int:
+    """Apply events to one sink until `stop` is set. Returns the number of events."""
     from consumers.applier import Applier
     from consumers.dead_letters import KafkaDeadLetters
     from consumers.kafka import KafkaConsumer
@@ -86,14 +86,13 @@ def consume(system: System, sink_name: str) -> int:
 
     kafka, names = _kafka(system), system.names
     _enable_info_logs("consumers", "operations")
-    stop = stop_on_signals()
     end_in_time(stop)
     process, work = Process(system, "consumer"), WorkLog(f"applied sink={sink_name}")
     metrics, retries = ConsumerMetrics(process.registry), process.metrics.retries
     with ExitStack() as stack:
         sink, sink_marks = open_sink(system, sink_name)
         stack.callback(sink.close)
-        sink.ensure()
+        wait_for_dependency(sink.ensure, sink_name, stop)
         topics = RequiredTopics(kafka, [names.documents_topic], system.identity.lanes)
         topics.require()
         if sink_name == MINIO:
@@ -135,8 +134,8 @@ def consume(system: System, sink_name: str) -> int:
     return consumed
 
 
-def monitor(system: System) -> None:
-    """Watch the backlog until SIGTERM or SIGINT."""
+def monitor(system: System, stop: threading.Event) -> None:
+    """Watch the backlog until `stop` is set."""
     from operations.monitoring.kafka_backlog import KafkaBacklog
     from operations.monitoring.metrics import BacklogMetrics
     from operations.monitoring.monitor import Monitor
@@ -144,7 +143,6 @@ def monitor(system: System) -> None:
 
     names, kafka = system.names, _kafka(system)
     _enable_info_logs("operations")
-    stop = stop_on_signals()
     process = Process(system, "monitor")
     metrics = BacklogMetrics(process.registry, names.relays_group)
     groups = KafkaBacklog(kafka, names, system.identity.lanes, sink_names(system))

@@ -1,0 +1,50 @@
+"""A process that starts while its database or its store does not answer waits for it, and then does its work."""
+
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import make_url
+
+from schema.database.tables import LANES
+from tests.chaos.conftest import System
+from tests.support.forwarder import Forwarder
+from tests.support.services import services
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(400)]
+
+LIMITS = {"database_timeout_seconds": "2", "store_timeout_seconds": "2"}
+
+
+def test_relay_that_starts_before_its_database_waits_for_it(system: System) -> None:
+    url = make_url(system.folder.settings["database_url"])
+    with Forwarder.opened(url.port or 3306, url.host or "127.0.0.1") as forwarder, services(system.folder) as some:
+        forwarder.silence()
+        through = url.set(host="127.0.0.1", port=forwarder.port).render_as_string(hide_password=False)
+        relay = some.start("relay", **LIMITS, database_url=through)
+        wait_for(lambda: "start_waits for=database" in relay.log, "the relay to wait", timeout_seconds=120)
+        forwarder.heal()
+        wait_for(lambda: len(some.owned(relay)) == LANES, "the relay to own all lanes", timeout_seconds=120)
+        assert "start_continues for=database" in relay.log
+
+
+def test_consumer_that_starts_before_its_store_waits_for_it(system: System) -> None:
+    url = urlsplit(system.folder.settings["object_store"])
+    with Forwarder.opened(url.port or 80, url.hostname or "127.0.0.1") as forwarder, services(system.folder) as some:
+        forwarder.silence()
+        consumer = some.start("consume", "minio", **LIMITS, object_store=f"http://127.0.0.1:{forwarder.port}")
+        wait_for(lambda: "start_waits for=minio" in consumer.log, "the consumer to wait", timeout_seconds=120)
+        forwarder.heal()
+        wait_for(lambda: len(some.owned(consumer)) == LANES, "the consumer to own everything", timeout_seconds=120)
+        assert "start_continues for=minio" in consumer.log
+
+
+def test_process_that_waits_ends_on_sigterm(system: System) -> None:
+    url = make_url(system.folder.settings["database_url"])
+    with Forwarder.opened(url.port or 3306, url.host or "127.0.0.1") as forwarder, services(system.folder) as some:
+        forwarder.silence()
+        through = url.set(host="127.0.0.1", port=forwarder.port).render_as_string(hide_password=False)
+        relay = some.start("relay", **LIMITS, database_url=through)
+        wait_for(lambda: "start_waits for=database" in relay.log, "the relay to wait", timeout_seconds=120)
+        relay.terminate(status=1)
+        assert "metadata database" in relay.log
