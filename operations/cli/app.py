@@ -17,6 +17,7 @@ from operations.cli import (
     ingest,
     init,
     monitor,
+    reconcile,
     relay,
     run,
     search,
@@ -36,7 +37,7 @@ app = typer.Typer(
     "    rag-outbox ingest PATH…\n"
     "    rag-outbox run --until-idle\n"
     "    rag-outbox search TEXT\n\n"
-    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check` found documents, "
+    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check` or `reconcile` found something, "
     "130 interrupted.",
     epilog="Settings come from RAG_OUTBOX_… variables or a .env file; docs/settings.md lists them. "
     "docs/operations.md explains how to run each process.",
@@ -64,7 +65,7 @@ def _root(
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns about every retry of a request
 
 
-for _module in (init, write, ingest, delete, search, status, run, relay, consume, monitor, demo):
+for _module in (init, write, ingest, delete, search, status, run, relay, consume, monitor, reconcile, demo):
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 app.add_typer(sinks.app, name="sinks")
 app.add_typer(history.app, name="history")

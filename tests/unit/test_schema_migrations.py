@@ -34,6 +34,7 @@ TABLES = {
     "processing_tasks",
     "system_identity",
     "histories",
+    "reconcile_reports",
     "sinks",
 }
 UPGRADE = """

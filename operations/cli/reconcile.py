@@ -1,0 +1,93 @@
+"""`rag-outbox reconcile`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from operations import settings
+from operations.cli.options import Json
+from operations.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from operations.reconcile.report import Report
+
+EXAMPLE = "rag-outbox reconcile --json | jq .kinds"
+
+_SHOWN = 20
+
+
+def command(
+    sample: Annotated[
+        float | None, typer.Option("--sample", min=0.0001, max=1.0, help="Compare this share of the keys: 0.01 is 1 %.")
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Also ask for the SHA-256 of every file, and search for doubled rows."),
+    ] = False,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Also compare all vectors with the archive.")] = False,
+    sink: Annotated[
+        list[str] | None, typer.Option("--sink", help="Compare this sink; may be repeated. All if left out.")
+    ] = None,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="At most so many keys per second; 0: no limit.")] = 0,
+    stuck_after: Annotated[
+        float, typer.Option("--stuck-after", min=1, help="Seconds after which what waits is stuck.")
+    ] = 3_600,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the last run if it was interrupted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare MySQL with every sink, both ways, and list the differences.
+
+    Every difference is looked at a second time, so it runs during writes. Nothing is changed.
+    Exit status: 0 healthy, 3 differences were found.
+    """
+    from operations import wiring
+    from operations.reconcile.reconcile import reconcile, scope_of
+    from operations.signals import stop_on_signals
+
+    output = Output(json=as_json)
+    with wiring.open_system(settings.load()) as system:
+        scope = scope_of(
+            system,
+            sink,
+            sample=1.0 if sample is None else sample,
+            digests=full or sample is not None,
+            vectors=vectors,
+            stuck_seconds=stuck_after,
+        )
+        with output.progress("Comparing keys", None) as bar:
+            stop = stop_on_signals()
+            report = reconcile(system, scope, rate=rate, resume=resume, stop=stop, advance=bar.advance)
+    output.result(report.to_facts(), *lines(report))
+    if not report.is_healthy:
+        raise typer.Exit(3)
+
+
+def lines(report: "Report") -> list[str | Table]:
+    """The report for a person."""
+    facts = report.to_facts(_SHOWN)
+    shown: list[str | Table] = []
+    compared = ", ".join(f"{count:,} in {store}" for store, count in facts["compared"].items()) or "nothing"
+    share = "" if report.scope.sample >= 1 else f" (a sample of {report.scope.sample:.2%})"
+    shown.append(f"Compared {compared}{share} in {report.seconds:.1f} s.")
+    for sink, states in facts["waiting"].items():
+        waiting = ", ".join(f"{count} {state}" for state, count in states.items())
+        shown.append(f"Not compared in {sink}, because they wait for it: {waiting}")
+    if report.findings.suspects:
+        shown.append(f"Suspects, which the sinks refill by themselves: {report.findings.suspects}")
+    if facts["kinds"]:
+        kinds = table("store", "kind", "#count")
+        for one in facts["kinds"]:
+            kinds.add_row(one["store"], one["kind"], f"{one['count']:,}")
+        shown.append(kinds)
+        shown += [f"{one['kind']} in {one['store']}: {_name(one)}: {one['detail']}" for one in facts["first"]]
+        if report.findings.counts.total() > _SHOWN:
+            shown.append(f"and {report.findings.counts.total() - _SHOWN:,} more")
+    found = facts["differences"]
+    shown.append("Healthy: no differences." if report.is_healthy else f"Not healthy: {found:,} differences.")
+    return [*shown, *(f"→ {line}" for line in facts["recommendations"])]
+
+
+def _name(difference: dict[str, str]) -> str:
+    doc_id, key = difference["doc_id"], difference["key"]
+    return key if doc_id in ("", key) else f"{doc_id}, {key}"
