@@ -138,7 +138,8 @@ def _judge(store: ObjectStore, doc_id: str, known: Known | None, wanted: Chunks)
     held = archive.keys(store, doc_id)
     if not wanted:
         reason = "no such document" if known is None else "the document has no chunks"
-        yield from (Difference(MINIO, "orphaned", doc_id, key, reason) for key in held)
+        for key in held:
+            yield Difference(MINIO, "orphaned", doc_id, key, reason, layout.embeddings_version(key))
     elif {version for _, version in wanted.values()} - {layout.embeddings_version(key) for key in held}:
         lacking = find_lacking(store, doc_id, wanted)
         if lacking:

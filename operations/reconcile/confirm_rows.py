@@ -58,7 +58,7 @@ def _judge(chunk_id: str, doc_ids: Collection[str], view: View, row: Found | Non
         if row is None or row[1] not in doc_ids:
             return
         if orphan := _describe_orphan(view[1].get(row[1])):
-            yield Difference(MILVUS, "orphaned", row[1], chunk_id, f"{orphan}; row of version {row[-1]}")
+            yield Difference(MILVUS, "orphaned", row[1], chunk_id, orphan, row[-1])
         return
     if not is_settled(view[1].get(expected.doc_id)):
         return

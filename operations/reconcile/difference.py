@@ -22,10 +22,14 @@ DATABASE = "mysql"  # the store of differences within the metadata database, SQL
 
 @dataclass(frozen=True, slots=True, order=True)
 class Difference:
-    """`key` names the chunk, object or event; `doc_id` is '' when the key belongs to no document."""
+    """`key` names the chunk, object or event; `doc_id` is '' when the key belongs to no document.
+
+    `version` is that of an orphaned row or archive object; 0 if it is unknown.
+    """
 
     store: str
     kind: Kind
     doc_id: str
     key: str
     detail: str
+    version: int = 0

@@ -38,7 +38,7 @@ class Findings:
             "waiting": [[*key, count] for key, count in self.waiting.items()],
             "suspects": self.suspects,
             "counts": [[*key, count] for key, count in self.counts.items()],
-            "kept": [[one.store, one.kind, one.doc_id, one.key, one.detail] for one in self.kept],
+            "kept": [[one.store, one.kind, one.doc_id, one.key, one.detail, one.version] for one in self.kept],
         }
 
     @classmethod

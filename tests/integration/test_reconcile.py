@@ -1,19 +1,86 @@
-"""Reconcile finds and names every kind of damage, on the stores of the embedded profile and on real servers."""
+"""Reconcile finds and names every kind of damage, and repairs it, in the embedded profile and on real servers."""
+
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
-from tests.support.pipeline import Pipeline, document
+
+from consumers.milvus.sink import MilvusSink
+from consumers.minio.sink import MinioSink
+from operations.reconcile.repair import repair
+from operations.reconcile.repair_plan import plan_repair
+from producer import Writer
+from schema.object_store.directory import DirectoryStore
+from schema.object_store.s3 import S3Store
+from tests.support.damage import DAMAGES, expected, prepare, written
+from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, document
 from tests.support.reconciled import found, reconciled
+from tests.support.refill import refill_of
 
 pytestmark = pytest.mark.integration
 
 
-def test_stores_in_step_have_no_differences(pipeline: Pipeline) -> None:
-    pipeline.upsert(*(document(f"d{number}", "one", "two", "three", file=b"x") for number in range(30)))
-    pipeline.run()
-    pipeline.upsert(document("d1", "one", "other", business_tag="hr", file=b"y"), document("d2", "one"))
-    pipeline.delete("d3")
-    pipeline.run()
-    report = reconciled(pipeline)
-    assert (report.is_healthy, found(report)) == (True, set())
-    assert report.findings.waiting == {}
+@pytest.fixture
+def on_servers(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
+    """The pipeline on MySQL, Milvus and MinIO."""
+    engine, milvus, minio = (request.getfixturevalue(name) for name in ("mysql", "milvus_server", "minio_server"))
+    with milvus.database() as name, milvus.client(name) as client, minio.bucket() as bucket:
+        store = cast(DirectoryStore, S3Store(minio.client(), bucket))
+        milvus_sink, minio_sink = MilvusSink(client, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
+        milvus_sink.create()
+        minio_sink.create()
+        yield Pipeline(engine, store, client, Writer(MODEL), milvus_sink, minio_sink)
+        minio_sink.close()
+
+
+@pytest.fixture(params=["pipeline", "on_servers"])
+def system(request: pytest.FixtureRequest) -> Pipeline:
+    return cast(Pipeline, request.getfixturevalue(request.param))
+
+
+def refill_all(pipeline: Pipeline) -> None:
+    for sink in (pipeline.milvus_sink, pipeline.minio_sink):
+        while refill_of(pipeline, sink).run_round():
+            pass
+
+
+def dump(pipeline: Pipeline) -> dict[str, list[Any]]:
+    tables = ("documents", "chunks", "chunk_tombstones", "document_files", "sink_states", "operation_logs")
+    return {table: sorted(map(repr, pipeline.sql(f"SELECT * FROM {table}"))) for table in tables}
+
+
+def test_stores_in_step_have_no_differences(system: Pipeline) -> None:
+    system.upsert(*(document(f"d{number}", "one", "two", "three", file=b"x") for number in range(30)))
+    system.run()
+    system.upsert(document("d1", "one", "other", business_tag="hr", file=b"y"), document("d2", "one"))
+    system.delete("d3")
+    system.run()
+    report = reconciled(system)
+    assert (report.is_healthy, found(report), report.findings.waiting) == (True, set(), {})
     assert report.findings.compared == {"mysql": 30, "milvus": 84, "minio": 59, "vectors": 84}
+
+
+def test_all_damage_is_found_named_repaired_and_gone(system: Pipeline) -> None:
+    prepare(system)
+    for one in DAMAGES:
+        one.do(system, one.doc_id)
+    report = reconciled(system)
+    assert found(report) == set(expected())
+    assert report.findings.total == sum(report.findings.counts.values()) - 1  # foreign objects do no harm
+
+    before = dump(system)
+    plan = plan_repair(system.engine, report.differences)
+    assert plan.describe()["left to a person"] == ["foreign in minio: elsewhere/foreign.bin"]
+    assert dump(system) == before
+
+    repair(system.engine, system.store, plan, "tester")
+    logged = {row[0] for row in system.sql("SELECT target_id FROM operation_logs WHERE operation_type = 'SYNC'")}
+    assert logged == {one.doc_id for one in DAMAGES if not one.stays}
+    refill_all(system)
+    system.upsert(*(written(system, one.doc_id) for one in DAMAGES if one.lost))
+    system.run()
+    refill_all(system)
+
+    report = reconciled(system)
+    assert (found(report), report.is_healthy) == ({("minio", "foreign", "")}, True)
+    assert report.findings.waiting == {}
