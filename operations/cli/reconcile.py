@@ -1,5 +1,6 @@
 """`rag-outbox reconcile`."""
 
+import logging
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,11 +11,14 @@ from operations.cli.options import Json
 from operations.cli.output import Output, table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from operations.reconcile.report import Report
 
 EXAMPLE = "rag-outbox reconcile --json | jq .kinds"
 
 _SHOWN = 20
+_PLANNED = 10  # documents that a preview names per action
 
 
 def command(
@@ -34,17 +38,28 @@ def command(
         float, typer.Option("--stuck-after", min=1, help="Seconds after which what waits is stuck.")
     ] = 3_600,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the last run if it was interrupted.")] = False,
+    every: Annotated[
+        float | None,
+        typer.Option("--every", min=1, help="Run every so many seconds until SIGTERM, with metrics."),
+    ] = None,
+    wants_repair: Annotated[bool, typer.Option("--repair", help="Show what a repair would do.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --repair: do it.")] = False,
+    share: Annotated[
+        float, typer.Option("--share", min=0, max=1, help="A repair of more documents than this share needs --force.")
+    ] = 0.1,
+    force: Annotated[bool, typer.Option("--force", help="With --repair --yes: whatever the share.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare MySQL with every sink, both ways, and list the differences.
+    """Compare MySQL with every sink, both ways, list the differences, and repair them.
 
-    Every difference is looked at a second time, so it runs during writes. Nothing is changed.
-    Exit status: 0 healthy, 3 differences were found.
+    Every difference is looked at a second time, so it runs during writes. Only --repair --yes changes anything.
+    Exit status: 0 healthy, or every difference is being repaired; 3 differences are left.
     """
     from operations import wiring
     from operations.reconcile.reconcile import reconcile, scope_of
     from operations.signals import stop_on_signals
 
+    _check(every, wants_repair=wants_repair, acts=yes or force)
     output = Output(json=as_json)
     with wiring.open_system(settings.load()) as system:
         scope = scope_of(
@@ -55,12 +70,47 @@ def command(
             vectors=vectors,
             stuck_seconds=stuck_after,
         )
+        stop = stop_on_signals()
+        if every is not None:
+            from operations.reconcile.periodically import run_periodically
+
+            logging.getLogger("operations").setLevel(logging.INFO)
+            runs = run_periodically(system, scope, every, stop, rate=rate)
+            output.result({"runs": runs}, f"{runs} runs")
+            return
         with output.progress("Comparing keys", None) as bar:
-            stop = stop_on_signals()
             report = reconcile(system, scope, rate=rate, resume=resume, stop=stop, advance=bar.advance)
-    output.result(report.to_facts(), *lines(report))
-    if not report.is_healthy:
+        facts, shown = report.to_facts(), lines(report)
+        is_done = report.is_healthy
+        if wants_repair and not report.is_healthy:
+            from operations.reconcile.repair import repair
+            from operations.reconcile.repair_plan import plan_repair
+
+            plan = plan_repair(system.engine, report.differences)
+            facts["plan"] = {action: list(concerned) for action, concerned in plan.describe().items()}
+            shown += _plan_lines(plan.describe(), acts=yes)
+            if yes:
+                facts["repaired"] = repair(system.engine, system.store, plan, system.operator, share=share, force=force)
+                is_done = not plan.left and report.findings.total <= len(report.differences)
+                shown.append("Repaired in MySQL. Consumers, or rag-outbox run, now refill; then reconcile again.")
+    output.result(facts, *shown)
+    if not is_done:
         raise typer.Exit(3)
+
+
+def _check(every: float | None, *, wants_repair: bool, acts: bool) -> None:
+    if acts and not wants_repair:
+        raise typer.BadParameter("--yes and --force go with --repair")
+    if every is not None and wants_repair:
+        raise typer.BadParameter("--every only reports: repair in a run of its own")
+
+
+def _plan_lines(plan: "Mapping[str, Sequence[str]]", *, acts: bool) -> list[str]:
+    shown = ["", "Repair:" if acts else "A repair would (--yes does it):"]
+    for action, concerned in plan.items():
+        more = f" and {len(concerned) - _PLANNED} more" if len(concerned) > _PLANNED else ""
+        shown.append(f"    {action}: {len(concerned)}: {', '.join(concerned[:_PLANNED])}{more}")
+    return shown
 
 
 def lines(report: "Report") -> list[str | Table]:

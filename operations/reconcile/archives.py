@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, and_, select
 
 from consumers import marks
 from consumers.marks import Known
@@ -25,7 +25,7 @@ from schema import archive
 from schema.batches import bounded
 from schema.database.connection import reading, snapshot
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import chunks, documents
+from schema.database.tables import chunks, documents, sink_states
 from schema.object_store import layout
 from schema.object_store.port import ObjectStore
 from schema.sinks import MINIO
@@ -41,11 +41,14 @@ def compare_archives(
     engine: Engine, store: ObjectStore, scope: Scope, findings: Findings, pace: Pace, after: str = ""
 ) -> Iterator[str]:
     """Yields the doc_id up to which everything is compared and confirmed."""
-    statement = select(documents.c.doc_id)
-    rows = min(scope.slice_rows, IDS_PER_STATEMENT)
+    state = sink_states.c
+    joined = documents.outerjoin(sink_states, and_(state.doc_id == documents.c.doc_id, state.sink == MINIO))
+    settled = and_(state.state == "applied", state.applied_version == documents.c.version)
+    statement = select(documents.c.doc_id, settled).select_from(joined).prefix_with("STRAIGHT_JOIN", dialect="mysql")
+    rows = scope.slice_rows
     listing = Listing(store, _PREFIX)
     for one in read_slices(engine, statement, documents.c.doc_id, rows=rows, sample=scope.sample, after=after):
-        wanted = {row.doc_id for row in one.rows}
+        wanted = {doc_id: bool(is_settled) for doc_id, is_settled in map(tuple, one.rows)}
         held: dict[str, set[int]] = defaultdict(set)
         unknown: set[str] = set()
         for keys in bounded(_list(store, listing, one.after, one.upto), IDS_PER_STATEMENT):
@@ -60,8 +63,9 @@ def compare_archives(
             if len(unknown) >= _CANDIDATES:
                 findings.add(_confirm(engine, store, unknown))
                 unknown.clear()
-        named = _load_versions(engine, list(wanted))
-        odd = {doc_id for doc_id in wanted if named[doc_id] - held[doc_id] or (held[doc_id] and not named[doc_id])}
+        named = _load_versions(engine, [doc_id for doc_id, is_settled in wanted.items() if is_settled])
+        odd = {doc_id for doc_id, versions in named.items() if versions - held[doc_id]}
+        odd |= {doc_id for doc_id, is_settled in wanted.items() if is_settled and held[doc_id] and not named[doc_id]}
         findings.add(_confirm(engine, store, odd | unknown))
         if one.upto is not None:
             yield one.upto
@@ -92,8 +96,9 @@ def _load_versions(engine: Engine, doc_ids: Sequence[str]) -> Mapping[str, set[i
     named: dict[str, set[int]] = defaultdict(set)
     columns = (chunks.c.doc_id, chunks.c.vector_version)
     with reading(engine) as connection:
-        for row in connection.execute(select(*columns).where(chunks.c.doc_id.in_(doc_ids)).distinct()):
-            named[row.doc_id].add(row.vector_version)
+        for some in bounded(doc_ids, IDS_PER_STATEMENT):
+            for doc_id, version in connection.execute(select(*columns).where(chunks.c.doc_id.in_(some)).distinct()):
+                named[doc_id].add(version)
     return named
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, func, select
 
 from operations.reconcile.difference import DATABASE, Difference
 from operations.reconcile.findings import Findings
@@ -26,28 +26,51 @@ from schema.sinks import MILVUS, MINIO, RegisteredSink
 
 _ATTEMPTS = 5  # of a refill that lacks something: over a minute, so no event on its way brings it
 _STUCK_EVENTS = 1_000
+_COLUMNS = [documents.c[name] for name in ("doc_id", "version", "status", "chunk_count", "updated_at")]
 
 
 def compare_documents(engine: Engine, scope: Scope, findings: Findings, pace: Pace, after: str = "") -> Iterator[str]:
     """Yields the doc_id up to which everything is compared and confirmed."""
-    columns = documents.c
-    names = ("doc_id", "version", "status", "chunk_count", "deleted_at", "updated_at", "lost_version")
-    statement = select(*(columns[name] for name in names))
-    rows = min(scope.slice_rows, IDS_PER_STATEMENT)
-    for one in read_slices(engine, statement, columns.doc_id, rows=rows, sample=scope.sample, after=after):
+    with reading(engine) as connection:
+        sinks = [sink.name for sink in read_identity(connection).sinks if sink.state != "leaving"]
+    statement = select(documents.c.doc_id, documents.c.lost_version, _is_plain(sinks))
+    rows, sample = scope.slice_rows, scope.sample
+    for one in read_slices(engine, statement, documents.c.doc_id, rows=rows, sample=sample, after=after):
         pace.spend(len(one.rows))
         findings.compared[DATABASE] += len(one.rows)
-        findings.suspects += sum(row.lost_version > 0 for row in one.rows)
-        with reading(engine) as connection:
-            view = _View.load(connection, one.rows, scope)
-        for states in view.states.values():
-            findings.waiting.update((state.sink, state.state) for state in states if state.state != "applied")
-        if suspected := sorted({difference.doc_id for difference in view.find()}):
-            with snapshot(engine) as connection:
-                again = connection.execute(statement.where(columns.doc_id.in_(suspected))).all()
-                findings.add(_View.load(connection, again, scope).find())
+        odd = []
+        for doc_id, lost_version, is_plain in map(tuple, one.rows):
+            findings.suspects += lost_version > 0
+            if not is_plain:
+                odd.append(doc_id)
+        for some in bounded(odd, IDS_PER_STATEMENT):
+            with reading(engine) as connection:
+                view = _View.load(connection, some, scope)
+            for states in view.states.values():
+                findings.waiting.update((state.sink, state.state) for state in states if state.state != "applied")
+            if suspected := sorted({difference.doc_id for difference in view.find()}):
+                with snapshot(engine) as connection:
+                    findings.add(_View.load(connection, suspected, scope).find())
         if one.upto is not None:
             yield one.upto
+
+
+def _is_plain(sinks: Sequence[str]) -> ColumnElement[bool]:
+    """Whether a document is completed, held by every sink, counted right, and without tombstones: most are."""
+    doc_id = documents.c.doc_id
+    state, files = sink_states.c, document_files.c
+    is_held = and_(state.sink.in_(sinks), state.state == "applied", state.applied_version == documents.c.version)
+    held = select(func.count()).where(state.doc_id == doc_id, is_held).correlate(documents).scalar_subquery()
+    of_chunks = select(func.count(chunks.c.chunk_id)).where(chunks.c.doc_id == doc_id)
+    tombstones = select(chunk_tombstones.c.chunk_id).where(chunk_tombstones.c.doc_id == doc_id)
+    removed = select(files.object_key).where(files.doc_id == doc_id, files.removed_in_version.is_not(None))
+    return and_(
+        documents.c.status == "completed",
+        held == len(sinks),
+        of_chunks.correlate(documents).scalar_subquery() == documents.c.chunk_count,
+        ~tombstones.correlate(documents).exists(),
+        ~removed.correlate(documents).exists(),
+    )
 
 
 def find_stuck_events(engine: Engine, scope: Scope) -> list[Difference]:
@@ -76,8 +99,7 @@ class _View:
     old: datetime  # what waits since before this is stuck
 
     @classmethod
-    def load(cls, connection: Connection, rows: Sequence[Row[Any]], scope: Scope) -> "_View":
-        ids = [row.doc_id for row in rows]
+    def load(cls, connection: Connection, ids: Sequence[str], scope: Scope) -> "_View":
         old = connection.execute(select(utc_now())).scalar_one() - timedelta(seconds=scope.stuck_seconds)
         states = _group(_select(connection, select(sink_states), sink_states.c.doc_id, ids))
         counted = select(chunks.c.doc_id, func.count(chunks.c.chunk_id).label("number")).group_by(chunks.c.doc_id)
@@ -85,7 +107,7 @@ class _View:
         with_event = select(outbox.c.aggregate_id.label("doc_id")).distinct()
         unpublished = {row.doc_id for row in _select(connection, with_event, outbox.c.aggregate_id, waiting)}
         return cls(
-            rows,
+            list(_select(connection, select(*_COLUMNS), documents.c.doc_id, ids)),
             states,
             {row.doc_id: row.number for row in _select(connection, counted, chunks.c.doc_id, ids)},
             _load_tombstones(connection, ids),

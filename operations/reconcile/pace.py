@@ -4,9 +4,14 @@ import threading
 import time
 from collections.abc import Callable
 
+from operations.errors import OperationError
 
-class Interrupted(Exception):
+
+class Interrupted(OperationError):
     """Raised when a run is told to stop; `--resume` continues it."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted: rag-outbox reconcile --resume continues it")
 
 
 class Pace:

@@ -4,44 +4,27 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from sqlalchemy import Engine
 
-from consumers.milvus.sink import MilvusSink
-from consumers.minio.sink import MinioSink
 from operations.reconcile.repair import repair
 from operations.reconcile.repair_plan import plan_repair
-from producer import Writer
-from schema.object_store.directory import DirectoryStore
-from schema.object_store.s3 import S3Store
 from tests.support.damage import DAMAGES, expected, prepare, written
-from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, document
-from tests.support.reconciled import found, reconciled
-from tests.support.refill import refill_of
+from tests.support.pipeline import Pipeline, document
+from tests.support.reconciled import found, pipeline_on_servers, reconciled, refill_all
+from tests.support.servers import MilvusServer, MinioServer
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def on_servers(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
-    """The pipeline on MySQL, Milvus and MinIO."""
-    engine, milvus, minio = (request.getfixturevalue(name) for name in ("mysql", "milvus_server", "minio_server"))
-    with milvus.database() as name, milvus.client(name) as client, minio.bucket() as bucket:
-        store = cast(DirectoryStore, S3Store(minio.client(), bucket))
-        milvus_sink, minio_sink = MilvusSink(client, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
-        milvus_sink.create()
-        minio_sink.create()
-        yield Pipeline(engine, store, client, Writer(MODEL), milvus_sink, minio_sink)
-        minio_sink.close()
+def on_servers(mysql: Engine, milvus_server: MilvusServer, minio_server: MinioServer) -> Iterator[Pipeline]:
+    with pipeline_on_servers(mysql, milvus_server, minio_server) as made:
+        yield made
 
 
 @pytest.fixture(params=["pipeline", "on_servers"])
 def system(request: pytest.FixtureRequest) -> Pipeline:
     return cast(Pipeline, request.getfixturevalue(request.param))
-
-
-def refill_all(pipeline: Pipeline) -> None:
-    for sink in (pipeline.milvus_sink, pipeline.minio_sink):
-        while refill_of(pipeline, sink).run_round():
-            pass
 
 
 def dump(pipeline: Pipeline) -> dict[str, list[Any]]:
