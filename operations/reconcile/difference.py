@@ -11,6 +11,7 @@ Kind = Literal[
     "mismarked",
     "incomplete",
     "stuck",
+    "lacking",
     "staged",
     "foreign",
 ]

@@ -151,9 +151,11 @@ class _View:
                 if row.updated_at < self.old:
                     yield Difference(sink.name, "stuck", row.doc_id, row.doc_id, "no state asks for its version")
             elif _is_waiting(state, self.old) and row.doc_id in self.published:
-                reason = f": {state.last_error}" if state.last_error else ""
-                detail = f"{state.state} since {_time(state.requested_at)}, without an event in the outbox{reason}"
-                yield Difference(sink.name, "stuck", row.doc_id, row.doc_id, detail)
+                if state.attempts >= _ATTEMPTS:
+                    yield Difference(sink.name, "lacking", row.doc_id, row.doc_id, state.last_error or "")
+                else:
+                    detail = f"{state.state} since {_time(state.requested_at)}, without an event in the outbox"
+                    yield Difference(sink.name, "stuck", row.doc_id, row.doc_id, detail)
 
     def _find_tombstones(self, row: Row[Any], by_sink: Mapping[str, Row[Any]]) -> Iterator[Difference]:
         for sink, key, version in self.tombstones.get(row.doc_id, ()):

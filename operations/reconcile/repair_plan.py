@@ -10,7 +10,7 @@ from operations.reconcile.difference import DATABASE, Difference
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import documents
+from schema.database.tables import documents, sink_states
 from schema.events.identity import doc_id_error
 from schema.sinks import MINIO
 
@@ -56,9 +56,13 @@ class RepairPlan:
 def plan_repair(engine: Engine, differences: Iterable[Difference]) -> RepairPlan:
     found = list(differences)
     known, count = _find_known(engine, {one.doc_id for one in found})
+    absent = _find_absent(engine, {one.doc_id for one in found if one.kind == "stuck"})
     plan = RepairPlan(count)
     for one in found:
-        _add(plan, one, known)
+        if (one.store, one.doc_id) in absent:  # it has been repaired; its consumer does not run
+            plan.left.append(one)
+        else:
+            _add(plan, one, known)
     damaged = set(plan.unknown).union(*plan.refills.values())
     _decide_counts(plan, [one for one in found if one.kind == "incomplete"], damaged)
     return plan
@@ -71,7 +75,7 @@ def _add(plan: RepairPlan, one: Difference, known: set[str]) -> None:
         plan.has_staged = True
     elif one.kind == "mismarked" and one.store == DATABASE:
         plan.statuses.append(one.doc_id)
-    elif one.store == DATABASE or one.kind == "foreign" or doc_id_error(one.doc_id):
+    elif one.store == DATABASE or one.kind in {"foreign", "lacking"} or doc_id_error(one.doc_id):
         plan.left.append(one)
     elif one.doc_id in known:
         plan.refills[one.store].setdefault(one.doc_id, f"reconcile: {one.kind}: {one.key}: {one.detail}"[:1_000])
@@ -90,6 +94,17 @@ def _decide_counts(plan: RepairPlan, incomplete: Iterable[Difference], damaged: 
             plan.left.append(one)
         else:
             plan.counts.append(one.doc_id)
+
+
+def _find_absent(engine: Engine, doc_ids: Iterable[str]) -> set[tuple[str, str]]:
+    """The sinks and documents whose state is absent already."""
+    state = sink_states.c
+    absent: set[tuple[str, str]] = set()
+    with reading(engine) as connection:
+        for some in bounded(sorted(doc_ids), IDS_PER_STATEMENT):
+            statement = select(state.sink, state.doc_id).where(state.doc_id.in_(some), state.state == "absent")
+            absent.update((sink, doc_id) for sink, doc_id in connection.execute(statement))
+    return absent
 
 
 def _find_known(engine: Engine, doc_ids: Iterable[str]) -> tuple[set[str], int]:

@@ -65,8 +65,8 @@ def recommend(findings: Findings) -> list[str]:
         "stuck" in kinds and any(store != DATABASE for store, kind in findings.counts if kind == "stuck")
     ):
         advice.append("See what a repair would do: rag-outbox reconcile --repair. Then act: --repair --yes.")
-    if "incomplete" in kinds:
-        advice.append("Write the incomplete documents again from their source: MySQL itself lacks a part of them.")
+    if kinds & {"incomplete", "lacking"}:
+        advice.append("Write the incomplete and lacking documents again: no store has what they lack.")
     if "staged" in kinds:
         advice.append("Start a process that sweeps staged files: rag-outbox consume minio, or rag-outbox run.")
     if "foreign" in kinds:

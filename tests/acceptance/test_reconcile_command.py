@@ -72,7 +72,7 @@ def test_damage_is_reported_previewed_and_repaired(folder: Folder, here: Here) -
     [
         (["--yes"], "--yes and --force go with --repair"),
         (["--every", "60", "--repair"], "--every only reports: repair in a run of its own"),
-        (["--sample", "2"], "2.0 is not in the range"),
+        (["--sample", "2"], "less than or equal to 1"),
     ],
 )
 def test_wrong_options_are_named(folder: Folder, here: Here, arguments: list[str], words: str) -> None:

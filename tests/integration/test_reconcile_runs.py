@@ -165,6 +165,25 @@ def test_event_that_no_relay_takes_is_stuck(pipeline: Pipeline) -> None:
     assert report.to_facts()["recommendations"][0].startswith("Events wait in the outbox: start a relay")
 
 
+def test_what_a_refill_lacks_is_left_to_a_person(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("lacking", "one"), document("waiting", "one"))
+    pipeline.run()
+    for doc_id, attempts in (("lacking", 5), ("waiting", 0)):
+        pipeline.execute(
+            "UPDATE sink_states SET state = 'absent', applied_version = 0, requested_at = '2020-01-01 00:00:00', "
+            "attempts = :attempts, last_error = 'the object store lacks 1 files' WHERE doc_id = :doc_id",
+            attempts=attempts,
+            doc_id=doc_id,
+        )
+    pipeline.execute("UPDATE documents SET status = 'pending'")
+    report = reconciled(pipeline)
+    assert found(report) == {
+        (sink, kind, doc_id) for sink in SINKS for kind, doc_id in (("lacking", "lacking"), ("stuck", "waiting"))
+    }
+    plan = plan_repair(pipeline.engine, report.differences)
+    assert (len(plan.left), plan.affected) == (4, 0)
+
+
 def test_staged_object_that_no_sweep_removed_is_left_over(pipeline: Pipeline) -> None:
     file = DocumentFile.from_bytes(b"x" * 70_000, "a.md", pipeline.store)
     later = datetime.now(UTC) + timedelta(hours=27)
