@@ -37,7 +37,9 @@ def command(
     stuck_after: Annotated[
         float, typer.Option("--stuck-after", min=1, help="Seconds after which what waits is stuck.")
     ] = 3_600,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the last run if it was interrupted.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the last run if it was interrupted and had the same options.")
+    ] = False,
     every: Annotated[
         float | None,
         typer.Option("--every", min=1, help="Run every so many seconds until SIGTERM, with metrics."),

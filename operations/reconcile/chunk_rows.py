@@ -19,6 +19,7 @@ from schema.sinks import MILVUS
 
 _AHEAD = 3  # slices that Milvus is asked for while others are compared
 _CANDIDATES = 500  # confirmed together
+_SLICES = 10  # after which the candidates are confirmed however few they are, so that a checkpoint is possible
 
 
 def compare_rows(
@@ -29,18 +30,19 @@ def compare_rows(
         engine, packed_statement(), chunks.c.chunk_id, rows=scope.slice_rows, sample=scope.sample, after=after
     )
     candidates: dict[str, set[str]] = {}
-    done = after
+    done, unconfirmed = after, 0
     for one, found in _read_ahead(slices, rows):
         pace.spend(max(len(one.rows), len(found)))
         findings.compared[MILVUS] += max(len(one.rows), len(found))
         candidates |= compare_slice(one, found)
         if scope.digests:
             findings.add(find_doubled(rows, one, found))
-        done = one.upto or done
-        if len(candidates) >= _CANDIDATES:
+        done, unconfirmed = one.upto or done, unconfirmed + 1
+        if len(candidates) >= _CANDIDATES or unconfirmed >= _SLICES:
             findings.add(confirm_rows(engine, rows, candidates))
             candidates = {}
         if not candidates:
+            unconfirmed = 0
             yield done
     findings.add(confirm_rows(engine, rows, candidates))
 

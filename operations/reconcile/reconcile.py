@@ -5,14 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from operations import sinks
-from operations.errors import OperationError
 from operations.reconcile.report import Report
 from operations.reconcile.run import Run, Stores
 from operations.reconcile.scope import Scope
 from operations.wiring import System
 from schema.sinks import MILVUS
-
-SAMPLE = 0.01
 
 
 @contextmanager
@@ -39,13 +36,13 @@ def reconcile(
 ) -> Report:
     """Compare the stores; without a `scope`, every key of every sink. Raises Interrupted when `stop` is set.
 
-    With `resume`, the newest run continues with its own scope, if it was interrupted.
+    With `resume`, the newest run continues if it was interrupted and has this scope.
     """
     chosen = scope or scope_of(system)
     with open_stores(system, chosen) as stores:
         run = Run(stores, chosen, rate=rate, stop=stop, advance=advance)
-        if resume and run.resume() and run.scope.sinks != chosen.sinks:
-            raise OperationError(f"the interrupted run compares other sinks: --sink {' --sink '.join(run.scope.sinks)}")
+        if resume:
+            run.resume()
         return run.run()
 
 

@@ -62,12 +62,11 @@ class Run:
         self._seconds = 0.0  # of the run before it was interrupted
 
     def resume(self) -> bool:
-        """Continue the newest run with its scope. Returns False if it was not interrupted: then begin a new one."""
+        """Continue the newest run if it was interrupted and has this scope; otherwise returns False."""
         found = Checkpoint.find_interrupted(self._stores.engine)
-        if found is None:
+        if found is None or Scope.of_facts(found[1]["scope"]) != self.scope:
             return False
         self._checkpoint, progress = found
-        self.scope = Scope.of_facts(progress["scope"])
         self.findings = Findings.of_facts(progress["findings"])
         self._phase, self._cursor, self._seconds = progress["phase"], progress["cursor"], progress["seconds"]
         return True

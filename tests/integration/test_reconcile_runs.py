@@ -55,8 +55,7 @@ def write_some(pipeline: Pipeline, number: int) -> None:
 
 
 def test_run_during_heavy_writes_reports_nothing(system: Pipeline) -> None:
-    for number in range(40):
-        write_some(system, number)
+    system.upsert(*(document(f"d{number}", "first") for number in range(20)))
     system.run()
     stop = Event()
 
@@ -95,7 +94,7 @@ def test_killed_run_continues_where_it_stood(pipeline: Pipeline, monkeypatch: py
     class Killed(BaseException):
         pass
 
-    left = [9]
+    left = [0]
 
     def die(_keys: int) -> None:
         left[0] -= 1
@@ -104,7 +103,7 @@ def test_killed_run_continues_where_it_stood(pipeline: Pipeline, monkeypatch: py
 
     runs = 0
     while True:
-        left[0] = 9
+        left[0] = 3
         one = Run(stores_of(pipeline), scope, advance=die)
         assert one.resume() == (runs > 0)
         runs += 1
