@@ -27,7 +27,12 @@ def compare_rows(
 ) -> Iterator[str]:
     """Yields the chunk id up to which everything is compared and confirmed."""
     slices = read_slices(
-        engine, packed_statement(), chunks.c.chunk_id, rows=scope.slice_rows, sample=scope.sample, after=after
+        engine,
+        packed_statement(engine.dialect.name),
+        chunks.c.chunk_id,
+        rows=scope.slice_rows,
+        sample=scope.sample,
+        after=after,
     )
     candidates: dict[str, set[str]] = {}
     done, unconfirmed = after, 0
@@ -62,8 +67,10 @@ def compare_slice(one: Slice, found: list[Found]) -> dict[str, set[str]]:
 def _read_ahead(slices: Iterator[Slice], rows: MilvusRows) -> Iterator[tuple[Slice, list[Found]]]:
     """The slices in order, each with the rows that Milvus has of it."""
     waiting: deque[tuple[Slice, Future[list[Found]]]] = deque()
-    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="reconcile") as pool:
-        for one in slices:
+    with ThreadPoolExecutor(_AHEAD + 1, thread_name_prefix="reconcile") as pool:
+        following = pool.submit(next, slices, None)
+        while (one := following.result()) is not None:
+            following = pool.submit(next, slices, None)
             waiting.append((one, pool.submit(rows.read_range, one.after, one.upto)))
             if len(waiting) > _AHEAD:
                 first, future = waiting.popleft()

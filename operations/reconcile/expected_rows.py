@@ -31,18 +31,22 @@ _LABELS = (
     chunks.c.associate_id,
     documents.c.oss_key,
 )
+_NUMBERS = (chunks.c.row_version, documents.c.version, chunks.c.milvus_synced)
 
 
-def packed_statement() -> Select[Any]:
+def packed_statement(dialect: str) -> Select[Any]:
     """Per chunk: its id, and its values as one text, NULL unless its document is settled.
 
     One text instead of ten values: the driver needs microseconds for each. It ends with row_version, the version of the
     document, and 1 if the chunk is marked.
     """
-    texts: list[ColumnElement[str]] = [func.coalesce(cast(column, String(512)), "") for column in _LABELS]
-    texts += [cast(column, String(32)) for column in (chunks.c.row_version, documents.c.version)]
-    texts.append(case((chunks.c.milvus_synced, "1"), else_="0"))
-    packed: ColumnElement[str] = reduce(lambda before, text: before.concat(literal(SEPARATOR)).concat(text), texts)
+    texts = [*(func.coalesce(column, "") if column.nullable else column for column in _LABELS), *_NUMBERS]
+    packed: ColumnElement[Any]
+    if dialect == "mysql":
+        packed = func.concat_ws(SEPARATOR, *texts)
+    else:
+        parts: list[ColumnElement[str]] = [cast(one, String) for one in texts]
+        packed = reduce(lambda before, part: before.concat(literal(SEPARATOR)).concat(part), parts)
     is_settled = and_(sink_states.c.state == "applied", sink_states.c.applied_version == documents.c.version)
     columns = (chunks.c.chunk_id, case((is_settled, packed)))
     # In the order of the keys; otherwise MySQL might read a small table first, and sort.
@@ -74,8 +78,7 @@ class Expected:
 
 
 def load_expected(connection: Connection, chunk_ids: Iterable[str]) -> Mapping[str, Expected]:
-    numbers = (chunks.c.row_version, documents.c.version, chunks.c.milvus_synced)
-    statement = select(chunks.c.chunk_id, *_LABELS, *numbers).select_from(_JOINED)
+    statement = select(chunks.c.chunk_id, *_LABELS, *_NUMBERS).select_from(_JOINED)
     found = {}
     for some in bounded(chunk_ids, IDS_PER_STATEMENT):
         for row in connection.execute(statement.where(chunks.c.chunk_id.in_(some))):
