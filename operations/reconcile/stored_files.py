@@ -61,7 +61,7 @@ def compare_files(
         candidates = {
             key: row.doc_id
             for key, row in wanted.items()
-            if (key in listed) == (row.removed_in_version is not None) or scope.digests
+            if row.removed_in_version is None and (key not in listed or scope.digests)
         }
         findings.add(_confirm(engine, store, candidates, scope))
         if one.upto is not None:

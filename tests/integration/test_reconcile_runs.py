@@ -15,6 +15,7 @@ from operations.reconcile import run as run_module
 from operations.reconcile import slices
 from operations.reconcile.checkpoints import Checkpoint, last_report
 from operations.reconcile.chunk_rows import compare_rows
+from operations.reconcile.expected_rows import packed_statement
 from operations.reconcile.findings import Findings
 from operations.reconcile.milvus_rows import Found, MilvusRows
 from operations.reconcile.pace import Interrupted, Pace
@@ -202,6 +203,16 @@ def test_repair_of_a_large_share_needs_force(sqlite: Engine, store: DirectorySto
         assert connection.execute(text("SELECT count(*) FROM sink_states WHERE state = 'absent'")).scalar_one() == 0
     assert repair(sqlite, store, plan, "tester", force=True) == {"refill milvus": 150}
     assert repair(sqlite, store, plan, "tester", force=True) == {"refill milvus": 0}  # absent already
+
+
+def test_slices_read_no_more_than_their_keys(mysql: Engine) -> None:
+    fill(mysql, range(300))
+    statement = packed_statement("mysql").where(chunks.c.chunk_id > "000050").order_by(chunks.c.chunk_id).limit(50)
+    with mysql.connect() as connection:
+        sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
+        plan = connection.exec_driver_sql(f"EXPLAIN FORMAT=TREE {sql}").scalar_one()
+    assert "Index range scan on chunks using PRIMARY" in plan
+    assert "Sort" not in plan
 
 
 def test_memory_does_not_grow_with_the_number_of_chunks(sqlite: Engine) -> None:

@@ -23,7 +23,9 @@ from tests.support.memory_object_store import MemoryObjectStore
 pytestmark = pytest.mark.unit
 
 NAME = sinks.c.name
-IDS = st.sets(st.text("ab-/.0ø", min_size=1, max_size=4).filter(lambda one: "/" not in one and one[0] != "."), max_size=40)
+IDS = st.sets(
+    st.text("ab-/.0ø", min_size=1, max_size=4).filter(lambda one: "/" not in one and one[0] != "."), max_size=40
+)
 
 
 @pytest.fixture
