@@ -7,7 +7,19 @@ import time
 from benchmarks import report
 from benchmarks.system import ROOT, servers
 
-NAMES = ("relay", "metrics", "latency", "writer", "consumer", "end_to_end", "growth", "scale", "update", "minio")
+NAMES = (
+    "relay",
+    "metrics",
+    "latency",
+    "writer",
+    "consumer",
+    "end_to_end",
+    "growth",
+    "scale",
+    "update",
+    "minio",
+    "reconcile",
+)
 
 
 def main() -> int:

@@ -46,7 +46,7 @@ def mark_lost(connection: Connection, events: Iterable[LostEvent], seen: str) ->
     if not versions:
         return
     _suspect(connection, versions)
-    _remove_files(connection, {key: event.doc_id for event in by_version for key in event.files})
+    remove_files(connection, {key: event.doc_id for event in by_version for key in event.files})
     reasons = {doc_id: f"{seen} version {version} of a lost history" for doc_id, version in versions.items()}
     marks.mark_absent_everywhere(connection, reasons)
 
@@ -73,8 +73,8 @@ def _suspect(connection: Connection, versions: Mapping[str, int]) -> None:
     connection.execute(new.values(deleted_at=utc_now()), rows)
 
 
-def _remove_files(connection: Connection, doc_ids: Mapping[str, str]) -> None:
-    """Objects of lost versions, by key: removed ones, unless the document has an object of this key."""
+def remove_files(connection: Connection, doc_ids: Mapping[str, str]) -> None:
+    """Let a refill remove these objects, by key, unless their document has an object of this key."""
     if not doc_ids:
         return
     versions: dict[str, int] = {}

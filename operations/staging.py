@@ -63,7 +63,7 @@ def sweep(engine: Engine, store: ObjectStore, stop: threading.Event) -> int:
         for keys in bounded(old, IDS_PER_STATEMENT):
             if stop.is_set():
                 break
-            unneeded = _select_unneeded(engine, keys)
+            unneeded = select_unneeded(engine, keys)
             store.remove(unneeded)
             removed += len(unneeded)
     return removed
@@ -105,7 +105,8 @@ def _read_clock(store: ObjectStore) -> datetime:
     return now
 
 
-def _select_unneeded(engine: Engine, keys: Sequence[str]) -> list[str]:
+def select_unneeded(engine: Engine, keys: Sequence[str]) -> list[str]:
+    """Those of these staged objects that no row needs."""
     files = document_files.c
     staged = select(files.staged_key).where(files.staged_key.in_(keys), _LACKS_FILE)
     final = select(files.object_key).where(files.object_key.in_(keys))  # a foreign writer chose a key of staging

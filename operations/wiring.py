@@ -68,15 +68,15 @@ class System:
     def store(self) -> ObjectStore:
         return _object_store(self.settings)
 
+    @property
+    def operator(self) -> str:
+        """Who runs this command, for `operation_logs`."""
+        return _operator()[:OPERATOR_CHARACTERS]
+
     def writer(self) -> "Writer":
         from producer import Writer
 
         return Writer(self.settings.embedding_model, operator=self.operator)
-
-    @cached_property
-    def operator(self) -> str:
-        """The name in the operation log."""
-        return _operator()[:OPERATOR_CHARACTERS]
 
     @cached_property
     def embedder(self) -> "Embedder | None":

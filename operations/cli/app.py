@@ -19,6 +19,7 @@ from operations.cli import (
     init,
     list,
     monitor,
+    reconcile,
     relay,
     resync,
     run,
@@ -41,7 +42,7 @@ app = typer.Typer(
     "    rag-outbox ingest PATH…\n"
     "    rag-outbox run --until-idle\n"
     "    rag-outbox search TEXT\n\n"
-    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check` found documents, "
+    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check` or `reconcile` found something, "
     "130 interrupted.",
     epilog="Settings come from RAG_OUTBOX_… variables or a .env file; docs/settings.md lists them. "
     "docs/operations.md explains how to run each process.",
@@ -72,7 +73,7 @@ def _root(
 
 _COMMANDS = (
     *(init, write, ingest, adopt, delete, resync, list, show, search, status),
-    *(run, relay, consume, monitor, demo),
+    *(run, relay, consume, monitor, reconcile, demo),
 )
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)

@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 import producer
-from operations import reconcile, wiring
+from operations import wiring
 from operations.cli.output import Output
 from operations.demo import crash_drill
 from operations.errors import OperationError
@@ -28,6 +28,7 @@ from operations.ingest.walk import find
 from operations.ingest.write import Written, write
 from operations.init import init
 from operations.profiles import embedded
+from operations.reconcile.reconcile import reconcile, scope_of
 from operations.settings import Settings
 from operations.wiring import System
 from producer.processing.chunk.markdown_headings import MarkdownHeadings
@@ -152,9 +153,10 @@ def show_crash_drill(system: System, folder: Path, log: Path, output: Output) ->
     written = again.written + again.unchanged
     _require(written == len(lines), f"{written} of {len(lines)} documents are written")
     _relay(system, output)
-    with system.milvus(own=False) as client:
-        found = reconcile.find_differences(system, client)
-    _require(not found, f"{len(found)} differences between the stores, the first: {found[:3]}")
+    report = reconcile(system, scope_of(system, digests=True, vectors=True))
+    first = report.differences[:3]
+    _require(report.is_healthy, f"{report.findings.total} differences between the stores, the first: {first}")
+    _require(not report.findings.waiting, f"documents wait for a sink: {report.findings.waiting}")
     with reading(system.engine) as connection:
         rows = connection.execute(select(func.count()).select_from(chunks)).scalar_one()
     output.result(

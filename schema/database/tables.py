@@ -335,6 +335,17 @@ histories = Table(  # a row per history; `system_identity` names the current one
     **_OPTIONS,
 )
 
+reconcile_reports = Table(  # a row per run of reconcile; the oldest are removed
+    "reconcile_reports",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    _created_at("started_at"),
+    Column("ended_at", _Timestamp),  # NULL: the run is under way, or was interrupted
+    Column("progress", JSON(none_as_null=True)),  # where an interrupted run continues
+    Column("report", JSON(none_as_null=True)),  # of a run that ended
+    **_OPTIONS,
+)
+
 sinks = Table(
     "sinks",
     metadata,

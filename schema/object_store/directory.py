@@ -74,9 +74,10 @@ class DirectoryStore:
         except _ABSENT:
             return None
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        found = (path.relative_to(self.root).as_posix() for path in _files(self._path(f"{prefix}x").parent))
-        yield from sorted(key for key in found if key.startswith(prefix) and not key.startswith(f"{_PARTS}/"))
+    def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
+        folder = prefix[: prefix.rfind("/") + 1]
+        self._path(f"{prefix}x")  # raises ValueError on a prefix that leaves the store
+        return _keys_below(self.root, folder, prefix, after)
 
     def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         for key in self.keys(prefix):
@@ -127,6 +128,23 @@ class DirectoryStore:
             except OSError:  # in use, or removed by another process
                 return folder
         return self.root
+
+
+def _keys_below(root: Path, folder: str, prefix: str, after: str) -> Iterator[str]:
+    """Keys in order, folder by folder; a folder whose keys all come before `after` is not read."""
+    try:
+        with os.scandir(root / folder) as entries:
+            names = sorted(f"{one.name}/" if one.is_dir(follow_symlinks=False) else one.name for one in entries)
+    except _ABSENT:
+        return
+    for key in (f"{folder}{name}" for name in names):
+        if key == f"{_PARTS}/" or not (key.startswith(prefix) or prefix.startswith(key)):
+            continue
+        if not key.endswith("/"):
+            if key > after and key.startswith(prefix):
+                yield key
+        elif key > after or after.startswith(key):
+            yield from _keys_below(root, key, prefix, after)
 
 
 def _files(top: Path) -> Iterator[Path]:

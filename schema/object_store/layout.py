@@ -8,6 +8,10 @@ from schema.database.tables import SOURCE_TYPES
 
 SYSTEM_ID_KEY = "system-id"  # the object that names the system of the bucket
 _RAW_PREFIX = "raw-files/"
+_KEY_OF_DOCUMENT = re.compile(
+    rf"raw-files/(?:{'|'.join(SOURCE_TYPES)})/[0-9]{{4}}/[0-9]{{2}}/[0-9]{{2}}/([^/]+)\.[^/.]+"
+    r"|processed-data/(?:extracted-text/([^/]+)\.txt|(?:tables|images|embeddings)/([^/]+)/[^/]+)"
+)
 STAGING_PREFIX = "temp/"  # a sweep removes what no row names
 
 
@@ -67,6 +71,12 @@ def is_key_of(doc_id: str, key: str) -> bool:
         stem, _, extension = key.rpartition("/")[2].rpartition(".")
         return stem == doc_id and extension != ""
     return key == extracted_text_key(doc_id) or f"/{doc_id}/" in key
+
+
+def doc_id_of(key: str) -> str | None:
+    """The document that an object belongs to; None for the key of no document."""
+    found = _KEY_OF_DOCUMENT.fullmatch(key)
+    return next(filter(None, found.groups()), None) if found else None
 
 
 def staging_key(upload_id: str) -> str:

@@ -49,8 +49,8 @@ class ObjectStore(Protocol):
     def sha256(self, key: str) -> str | None:
         """The hex digest of the object's bytes; None when it is not there."""
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Every key that starts with `prefix`, in order."""
+    def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
+        """Every key that starts with `prefix` and is greater than `after`, in the order of the bytes of UTF-8."""
 
     def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """Every key that starts with `prefix`, in order, with the time of its last write by the store's clock, in UTC.

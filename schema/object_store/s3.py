@@ -118,11 +118,15 @@ class S3Store:
             raise
         return metadata.get("x-amz-meta-sha256")
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        return (key for key, _ in self.written_at(prefix))
+    def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
+        return (key for key, _ in self._list(prefix, after))
 
     def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
+        return self._list(prefix, "")
+
+    def _list(self, prefix: str, after: str) -> Iterator[tuple[str, datetime]]:
+        start = after or None
+        for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True, start_after=start):
             if item.object_name is not None and item.last_modified is not None:
                 yield item.object_name, item.last_modified
 

@@ -123,6 +123,15 @@ class ObjectStoreContract:
         assert list(store.keys("c")) == []
         assert list(store.keys("c/d/")) == []
 
+    def test_keys_are_listed_from_one_on(self, store: ObjectStore) -> None:
+        for key in ("a.b", "a/1/x", "a/10", "a/2", "ab", "b"):
+            put(store, key, b"")
+        assert list(store.keys("", after="a/1/x")) == ["a/10", "a/2", "ab", "b"]
+        assert list(store.keys("a/", after="a/1")) == ["a/1/x", "a/10", "a/2"]
+        assert list(store.keys("a/1", after="a/1/x")) == ["a/10"]
+        assert list(store.keys("a", after="aa")) == ["ab"]
+        assert list(store.keys("a", after="b")) == []
+
     def test_keys_are_listed_with_the_time_of_their_write(self, store: ObjectStore) -> None:
         for key in ("a/1", "a/2", "b"):
             put(store, key, b"")

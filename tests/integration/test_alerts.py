@@ -132,6 +132,16 @@ CASES = {
         {"source": "database"},
         {"description": "No monitor runs, or it cannot read database."},
     ),
+    "ReconcileDifferences": Case(
+        {'rag_outbox_reconcile_differences{store="milvus", kind="missing"}': "0 3x5"},
+        (
+            {'rag_outbox_reconcile_differences{store="milvus", kind="missing"}': "0x5"},
+            {'rag_outbox_reconcile_differences{store="minio", kind="foreign"}': "3x5"},
+        ),
+        2,
+        "3 missing in milvus.",
+        {"store": "milvus", "kind": "missing"},
+    ),
     "UncheckedHistory": Case(
         {"rag_outbox_unchecked_histories": "1x20"},
         ({"rag_outbox_unchecked_histories": "0x20"}, {"rag_outbox_unchecked_histories": "1x10 0x10"}),

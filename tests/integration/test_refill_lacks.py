@@ -104,7 +104,7 @@ def test_lost_copy_is_made_again_from_the_staged_file(pipeline: Pipeline) -> Non
 
 def test_lost_archive_is_retried_by_a_consumer_of_another_sink(pipeline: Pipeline) -> None:
     class Lost(DirectoryStore):
-        def keys(self, prefix: str) -> Iterator[str]:
+        def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
             raise BucketMissing(self.root)
 
     pipeline.upsert(document("a", "one"))

@@ -48,8 +48,8 @@ class MemoryObjectStore:
         found = (self.objects or {}).get(key)
         return None if found is None else hashlib.sha256(found).hexdigest()
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        return iter(sorted(key for key in self.objects or {} if key.startswith(prefix)))
+    def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
+        return iter(sorted(key for key in self.objects or {} if key.startswith(prefix) and key > after))
 
     def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         return ((key, self._written_at[key]) for key in self.keys(prefix))

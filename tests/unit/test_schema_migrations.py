@@ -33,6 +33,7 @@ TABLES = {
     "processing_tasks",
     "system_identity",
     "histories",
+    "reconcile_reports",
     "sinks",
 }
 UPGRADE = """

@@ -298,6 +298,16 @@ def upgrade() -> None:
     )
 
     _create_table(
+        "reconcile_reports",
+        sa.Column("id", _ID, nullable=False, autoincrement=True),
+        sa.Column("started_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column("ended_at", _TIMESTAMP),
+        sa.Column("progress", sa.JSON),
+        sa.Column("report", sa.JSON),
+        sa.PrimaryKeyConstraint("id", name="pk_reconcile_reports"),
+    )
+
+    _create_table(
         "sinks",
         sa.Column("name", sa.String(32), nullable=False),
         sa.Column("required", sa.Boolean, nullable=False),

@@ -1,0 +1,36 @@
+"""Rows with the same primary key: Milvus takes them from an insert, queries show one of them, and only a count tells.
+
+A search may find the wrong one. Our sink only upserts, so they come from another client or from a fault of Milvus.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from operations.reconcile.difference import Difference
+from operations.reconcile.milvus_rows import Found, MilvusRows
+from operations.reconcile.slices import Slice
+from schema.batches import bounded
+from schema.sinks import MILVUS
+
+_KEYS_PER_QUERY = 1_000
+
+
+def find_doubled(rows: MilvusRows, one: Slice, found: Collection[Found]) -> Iterator[Difference]:
+    """Count the slice, and halve the groups of keys that count more rows than keys."""
+    if rows.count_range(one.after, one.upto) <= len(found):
+        return
+    for some in bounded(sorted(row[0] for row in found), _KEYS_PER_QUERY):
+        yield from _halve(rows, some)
+
+
+def _halve(rows: MilvusRows, keys: Sequence[str]) -> Iterator[Difference]:
+    count = rows.count_keys(keys)
+    if count <= len(keys):
+        return
+    if len(keys) == 1:
+        doc_id = "".join(row[1] for row in rows.read_keys(keys))
+        if (again := rows.count_keys(keys)) > 1:
+            yield Difference(MILVUS, "doubled", doc_id, keys[0], f"{again} rows with this key")
+        return
+    middle = len(keys) // 2
+    yield from _halve(rows, keys[:middle])
+    yield from _halve(rows, keys[middle:])

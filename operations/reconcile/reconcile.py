@@ -1,0 +1,55 @@
+"""Runs reconcile on the stores of a system."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from operations import sinks
+from operations.reconcile.report import Report
+from operations.reconcile.run import Run, Stores
+from operations.reconcile.scope import Scope
+from operations.wiring import System
+from schema.sinks import MILVUS
+
+
+@contextmanager
+def open_stores(system: System, scope: Scope) -> Iterator[Stores]:
+    """Connect to what the scope compares. Raises OtherSystem if the collection is not of this system."""
+    with ExitStack() as stack:
+        client = None
+        if MILVUS in scope.sinks:
+            from consumers.milvus.collection import require_own
+
+            client = stack.enter_context(system.milvus(own=False))
+            require_own(client, system.settings.collection_alias, system.identity.system_id)
+        yield Stores(system.engine, system.store, client, system.settings.collection_alias)
+
+
+def reconcile(
+    system: System,
+    scope: Scope | None = None,
+    *,
+    rate: float = 0.0,
+    resume: bool = False,
+    stop: threading.Event | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Report:
+    """Compare the stores; without a `scope`, every key of every sink. Raises Interrupted when `stop` is set.
+
+    With `resume`, the newest run continues if it was interrupted and has this scope.
+    """
+    chosen = scope or scope_of(system)
+    with open_stores(system, chosen) as stores:
+        run = Run(stores, chosen, rate=rate, stop=stop, advance=advance)
+        if resume:
+            run.resume()
+        return run.run()
+
+
+def scope_of(system: System, wanted: list[str] | None = None, **options: object) -> Scope:
+    """The scope of these sinks, or of all. Raises UnknownSink."""
+    known = sinks.names(system)
+    for name in wanted or []:
+        if name not in known:
+            raise sinks.UnknownSink(f"there is no sink {name!r} in the table sinks; there are: {', '.join(known)}")
+    return Scope(tuple(wanted or known), **options)  # type: ignore[arg-type]
