@@ -8,6 +8,7 @@ disk is sound. So after a failure it is killed and started again from its log (i
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from consumers.milvus.errors import translate
@@ -54,11 +55,19 @@ class RestartingMilvusSink:
         self._sink = None
         self._opened.close()
 
+    def _load(self, client: MilvusClient) -> None:
+        """A new Milvus Lite has loaded nothing, and a load under way would end with it after a failure."""
+        settings = self._system.settings
+        alias, seconds = settings.collection_alias, settings.store_timeout_seconds
+        if settings.milvus_lite is not None and client.has_collection(alias, timeout=seconds):
+            client.load_collection(alias, timeout=seconds)
+
     def _open(self) -> MilvusSink:
         if self._sink is None:
             with ExitStack() as opening:
                 try:
                     client = opening.enter_context(self._system.milvus(own=True))
+                    self._load(client)
                 except MilvusException as error:
                     raise translate(error) from error
                 self._opened = opening.pop_all()

@@ -104,3 +104,13 @@ def test_idle_run_pauses_between_two_rounds_of_refill(small: Folder, monkeypatch
         running.result()
     for some in rounds.values():
         assert all(later - earlier >= PAUSE_SECONDS for earlier, later in pairwise(some))
+
+
+def test_label_change_is_applied_after_a_restart(small: Folder) -> None:
+    """It reads rows that Milvus has; a Milvus Lite that has just started has loaded none."""
+    write(small, "a", "b")
+    small.succeed("run", "--until-idle")
+    small.succeed("resync", "a")
+    small.succeed("run", "--until-idle", "--give-up-seconds", "20")
+    status = small.succeed("status")
+    assert (status["documents"], status["pending_events"]) == ({"completed": 2}, 0)

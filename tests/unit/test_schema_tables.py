@@ -91,7 +91,7 @@ VALID: dict[str, dict[str, Any]] = {  # a valid row per table, with the required
         "lanes": 16,
     },
     "histories": {"history_id": "019a0000-0000-7000-8000-00000000000b", "server_uuid": "", "reason": "init"},
-    "reconcile_reports": {"progress": {}},
+    "reconcile_reports": {"report": None},
     "sinks": {"name": "milvus", "required": True, "takes_vectors": True, "takes_files": False},
 }
 
