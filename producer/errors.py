@@ -105,7 +105,10 @@ class WrongRelease(ProducerError):
 
 
 class WriteConflict(ProducerError):
-    """Raised when another transaction created the same document. Roll back, and run the whole transaction again."""
+    """Raised when another transaction wrote the same document since this one began to read. Roll back, and run it again.
+
+    `producer.run` does so. Only REPEATABLE READ makes it likely: there it follows each wait for the document's lock.
+    """
 
 
 class UnsuitableIsolation(ProducerError):
