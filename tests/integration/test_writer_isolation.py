@@ -66,7 +66,7 @@ def test_unrelated_edits_of_stored_documents_never_deadlock(
     mysql: Engine, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neighbours in every index. All transactions of a round hold their documents' locks when the first one writes."""
-    own = create_engine(mysql.url, pool_size=THREADS, isolation_level=level)  # type: ignore[arg-type]
+    own = create_engine(mysql.url, pool_size=THREADS, isolation_level=level)
     together = threading.Barrier(THREADS, timeout=30)
     writer = Writer(MODEL)
     edits: list[Callable[[Connection, str], object]] = [
