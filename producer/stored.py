@@ -6,7 +6,8 @@ transaction's snapshot, which may be older than the lock: a version that it lack
 without a version is read with a lock, or may be old:
 
 - Sink states: with a lock. An older `applied` would leave out vectors that the sink lost since.
-- Tombstones of chunks and files that a consumer has deleted since: the event removes once more what is gone.
+- Tombstones of chunks and files that a consumer has deleted since: the event removes once more what is gone, and a
+  DELETE of one that is revived finds no row.
 - Of `chunks`, consumers change only `milvus_synced`, which no plan compares.
 - Files of lost versions that a consumer added since: it changed `lost_version`, or all sinks were absent before, and
   a refill removes these files.
@@ -125,7 +126,7 @@ _FILES = _select_of(document_files, document_files)
 
 
 def _lock_states() -> Select[Any]:
-    """The sink states, each locked by its whole key, so that no gap is; a state that is not seen counts as unknown."""
+    """The sink states, each locked by its whole key: no gap is. An unseen one counts as unknown, which sends more."""
     seen = sink_states.alias("seen")
     is_seen = (sink_states.c.doc_id == seen.c.doc_id) & (sink_states.c.sink == seen.c.sink)
     return (
