@@ -4,9 +4,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, RootTransaction, func, select
 
 from producer.errors import Backpressure
 from schema import limits
@@ -31,29 +31,42 @@ class OutboxLimit:
     """At most `rows` rows and `size_bytes` bytes may wait; None is no limit. Thread-safe.
 
     The outbox is looked at once per second, by one statement of two keys; rows are counted only if the ids that wait
-    span more than a limit, and then as many as the limit at most.
+    span more than a limit, and then as many as the limit at most. That may take a second, so it is done before the
+    transaction locks its first document.
     """
 
     rows: int | None
     size_bytes: int | None
     clock: Callable[[], float] = time.monotonic
     _seen: "WeakKeyDictionary[Engine, _Seen]" = field(default_factory=WeakKeyDictionary)
+    _with_locks: "WeakSet[RootTransaction]" = field(default_factory=WeakSet)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def check(self, connection: Connection) -> None:
-        """Raise Backpressure while more waits. Other threads go by what was seen last, while one looks."""
+    def look(self, connection: Connection) -> None:
+        """Look at the outbox if that is due and the transaction holds no lock of an earlier write yet.
+
+        Other threads go by what was seen last, while one looks.
+        """
         if self.rows is None and self.size_bytes is None:
             return
-        now = self.clock()
+        now, transaction = self.clock(), connection.get_transaction()
         with self._lock:
+            if transaction in self._with_locks:
+                return
+            if transaction is not None:
+                self._with_locks.add(transaction)
             seen = self._seen.setdefault(connection.engine, _Seen())
-            is_due = now >= seen.next_look
-            if is_due:
-                seen.next_look = now + _SECONDS
-        if is_due:
-            seen.rows, seen.size_bytes = self._count(connection)
-            took = self.clock() - now
-            seen.next_look = max(seen.next_look, now + took / _SHARE)
+            if now < seen.next_look:
+                return
+            seen.next_look = now + _SECONDS
+        seen.rows, seen.size_bytes = self._count(connection)
+        took = self.clock() - now
+        seen.next_look = max(seen.next_look, now + took / _SHARE)
+
+    def check(self, connection: Connection) -> None:
+        """Raise Backpressure if more waited at the last look."""
+        with self._lock:
+            seen = self._seen.get(connection.engine, _Seen())
         _refuse("events", seen.rows, self.rows)
         _refuse("bytes", seen.size_bytes, self.size_bytes)
 

@@ -26,6 +26,7 @@ class DesiredChunk(ChunkColumns, frozen=True, gc=False):
     content: str | None
     vector: bytes | None
     sparse: bytes = b""
+    is_stored_vector: bool = False  # the stored chunk has this vector: it is sent again, and is no change
 
     def digest(self) -> int | None:
         """Of the vector; None if it is unknown."""

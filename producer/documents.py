@@ -39,8 +39,9 @@ class Document:
 
     `file` (the original), `text` (extracted from it) and `chunks` may be None: then the stored ones stay. A new
     document whose chunks are None is `processing`: its file goes to the object store, and it is not completed before a
-    later write brings its chunks (`[]` if there are none). `embedding_model` may name the model of the vectors; the
-    writer refuses every model but the system's.
+    later write brings its chunks (`[]` if there are none). Give a file of at most 64 KiB to that write, too: MySQL does
+    not keep its bytes, so FileRequired may be raised without it until the object store has it. `embedding_model` may
+    name the model of the vectors; the writer refuses every model but the system's.
     """
 
     doc_id: str

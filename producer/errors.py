@@ -78,11 +78,16 @@ def _positions(needed: Sequence[NeededVector]) -> dict[str, tuple[int, ...]]:
 
 
 class FileRequired(ProducerError):
-    """Raised when a small file is left out before the object store confirmed it. Write the document with its file."""
+    """Raised when a small file (64 KiB at most) is left out before the object store confirmed it. Give it again.
+
+    So it is for the first chunks of a document whose file came before, too, once the relay has published that file.
+    Keep the file until the receipt's `wait` returns.
+    """
 
     def __init__(self, doc_id: str, object_key: str) -> None:
         super().__init__(
-            f"document {doc_id!r}: file is required, {object_key!r} is not confirmed by the object store yet"
+            f"document {doc_id!r}: file is required, {object_key!r} is not confirmed by the object store yet: "
+            "give the file again, or wait until the version that brought it is applied"
         )
         self.doc_id = doc_id
         self.object_key = object_key
@@ -105,7 +110,10 @@ class WrongRelease(ProducerError):
 
 
 class WriteConflict(ProducerError):
-    """Raised when another transaction created the same document. Roll back, and run the whole transaction again."""
+    """Raised when another transaction wrote a document since this one began to read. Roll back, and run it again.
+
+    `producer.run` does so. It is likely only at REPEATABLE READ: there it follows each wait for a document's lock.
+    """
 
 
 class UnsuitableIsolation(ProducerError):

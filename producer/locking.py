@@ -6,6 +6,7 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine
 
+from producer.backpressure import OutboxLimit
 from producer.errors import UnknownDocument, WrongModel, WrongRelease
 from producer.stored import LockedDocuments, lock_documents
 from schema.database import revision
@@ -15,12 +16,13 @@ from schema.events.identity import doc_id_error
 _checked: WeakSet[Engine] = WeakSet()  # whose tables this release works with
 
 
-def lock(connection: Connection, model: str, doc_ids: Sequence[Any]) -> LockedDocuments:
-    """Lock the identity and these documents before anything else, without invalid ids.
+def lock(connection: Connection, model: str, doc_ids: Sequence[Any], outbox_limit: OutboxLimit) -> LockedDocuments:
+    """Lock the identity and these documents, without invalid ids, after a look at the outbox.
 
     Raises WrongModel, and WrongRelease at the first write through an engine.
     """
     _require_revision_once(connection)
+    outbox_limit.look(connection)
     try:
         locked = lock_documents(connection, (doc_id for doc_id in doc_ids if doc_id_error(doc_id) is None))
     except NotInitialised as error:
@@ -29,17 +31,19 @@ def lock(connection: Connection, model: str, doc_ids: Sequence[Any]) -> LockedDo
     return locked
 
 
-def lock_existing(connection: Connection, model: str, doc_ids: Sequence[str]) -> LockedDocuments:
+def lock_existing(
+    connection: Connection, model: str, doc_ids: Sequence[str], outbox_limit: OutboxLimit
+) -> LockedDocuments:
     """As `lock`; raises UnknownDocument for a document that is not stored."""
-    locked = lock(connection, model, doc_ids)
+    locked = lock(connection, model, doc_ids, outbox_limit)
     if unknown := [doc_id for doc_id in doc_ids if doc_id_error(doc_id) is not None or doc_id not in locked.stored]:
         raise UnknownDocument(unknown)
     return locked
 
 
-def lock_living(connection: Connection, model: str, doc_id: str) -> LockedDocuments:
+def lock_living(connection: Connection, model: str, doc_id: str, outbox_limit: OutboxLimit) -> LockedDocuments:
     """As `lock_existing`; raises UnknownDocument for a deleted document, too."""
-    locked = lock_existing(connection, model, [doc_id])
+    locked = lock_existing(connection, model, [doc_id], outbox_limit)
     if locked.stored[doc_id].row.deleted_at is not None:
         raise UnknownDocument([doc_id])
     return locked

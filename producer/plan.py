@@ -184,10 +184,14 @@ def _plan_chunks(desired: DesiredDocument, stored: StoredDocument | None, *, sen
             changes.append(ChunkChange(chunk, Send.VECTOR, is_new=True, is_revived=is_revived))
             continue
         updates = _compare(old, chunk) if _chunk_columns(old) != _chunk_columns(chunk) else {}
-        digest = chunk.digest()
+        digest = None if chunk.is_stored_vector else chunk.digest()
         if digest is not None and digest != old.vector_digest and (send_all or old.vector_digest is not None):
             updates = {**updates, "vector_digest": digest}
-        if old.vector_version > confirmed.vectors or "vector_digest" in updates or (send_all and digest is not None):
+        if (
+            old.vector_version > confirmed.vectors
+            or "vector_digest" in updates
+            or (send_all and chunk.vector is not None)
+        ):
             changes.append(ChunkChange(chunk, Send.VECTOR, updates=updates))
         elif relabel_all or old.row_version > confirmed.labels or not updates.keys().isdisjoint(LABELS):
             changes.append(ChunkChange(chunk, Send.LABELS, updates=updates))

@@ -26,7 +26,7 @@ def plan_document(
     sink may still lack of them is in the version that the event builds on, or in events that wait in the outbox.
     """
     stored, identity = locked.stored.get(document.doc_id), locked.identity
-    state = supply.fill(desired.from_document(document, vectors, stored))
+    state = supply.fill(desired.from_document(document, vectors, stored), stored)
     plan = plan_upsert(state, stored, identity.history_id)
     if plan is None or stored is None:
         return plan
@@ -37,5 +37,5 @@ def plan_document(
     if not (lacks_chunks or lacks_file):
         return plan
     waiting, files = read_unpublished(connection, document.doc_id, identity.lanes)
-    whole = supply.fill(desired.with_stored(state, stored, waiting, files))
+    whole = supply.fill(desired.with_stored(state, stored, waiting, files), stored)
     return plan_upsert(whole, stored, identity.history_id)

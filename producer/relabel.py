@@ -20,7 +20,7 @@ def plan_relabel(values: Mapping[str, Any], stored: StoredDocument, history_id: 
 
     A vector or file that a sink may lack stays missing in the plan, if no version is known that carried all of them.
     """
-    state = supply.fill(from_stored(stored, {}, {}))
+    state = supply.fill(from_stored(stored, {}, {}), stored)
     plan = plan_upsert(replace(state, columns={**state.columns, **values}), stored, history_id)
     return None if plan is None else build_on_last(plan, stored)
 

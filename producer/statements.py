@@ -143,23 +143,25 @@ def write_files(connection: Connection, plans: Sequence[Plan], stored: Mapping[s
         if plan.doc_id in stored and record.object_key in stored[plan.doc_id].files
     ]
     execute_for_ids(connection, delete(document_files), document_files.c.object_key, again)
-    if rows:
-        connection.execute(
-            insert(document_files),
-            [
-                {
-                    "object_key": record.object_key,
-                    "doc_id": plan.doc_id,
-                    "kind": kind,
-                    "sha256": record.sha256,
-                    "size_bytes": record.size_bytes,
-                    "content_type": record.content_type,
-                    "staged_key": record.staged_key,
-                    "version": plan.version,
-                }
-                for plan, kind, record in rows
-            ],
-        )
+    values = [
+        {
+            "object_key": record.object_key,
+            "doc_id": plan.doc_id,
+            "kind": kind,
+            "sha256": record.sha256,
+            "size_bytes": record.size_bytes,
+            "content_type": record.content_type,
+            "staged_key": record.staged_key,
+            "version": plan.version,
+        }
+        for plan, kind, record in rows
+    ]
+    if not values:
+        return
+    try:
+        connection.execute(insert(document_files), values)
+    except IntegrityError as error:  # the snapshot of a REPEATABLE READ transaction may lack a file of a lost version
+        raise WriteConflict("a consumer noted a file with the same key; run this transaction again") from error
 
 
 def log_operations(

@@ -1,6 +1,16 @@
 """What the database holds of the documents that are about to be written: locked, and read in five statements.
 
-The first one locks the system's identity and the documents.
+The first one locks the system's identity and the documents. All writers and consumers lock a document before they
+change what belongs to it, so the others need no lock to read what is committed. In REPEATABLE READ they read the
+transaction's snapshot, which may be older than the lock: a version that it lacks is a WriteConflict. What changes
+without a version is read with a lock, or may be old:
+
+- Sink states: with a lock. An older `applied` would leave out vectors that the sink lost since.
+- Tombstones of chunks and files that a consumer has deleted since: the event removes once more what is gone, and a
+  DELETE of one that is revived finds no row.
+- Of `chunks`, consumers change only `milvus_synced`, which no plan compares.
+- Files of lost versions that a consumer added since: it changed `lost_version`, or all sinks were absent before, and
+  a refill removes these files.
 """
 
 from collections import defaultdict
@@ -34,7 +44,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from producer.confirmation import Confirmation, SinkState, confirm
-from producer.errors import UnsuitableIsolation
+from producer.errors import UnsuitableIsolation, WriteConflict
 from schema import limits
 from schema.batches import bounded
 from schema.database.history import Identity, identity_columns, run_locked
@@ -97,23 +107,40 @@ _GIVEN = json_strings(bindparam("json_doc_ids", type_=String)).table_valued(colu
 _DECODER = msgspec.json.Decoder(list[StoredChunk])
 
 
-def _select_shared(table: Table, *columns: Any) -> Select[Any]:
-    """A read with share locks: under REPEATABLE READ a plain read may return rows older than the document's lock."""
-    return select(*columns).where(table.c.doc_id.in_(_DOC_IDS)).with_for_update(read=True)
+def _select_of(table: Table, *columns: Any) -> Select[Any]:
+    """A read without a lock: in REPEATABLE READ, a lock would be one of the gap in which others insert their rows."""
+    return select(*columns).where(table.c.doc_id.in_(_DOC_IDS))
 
 
 def _packed_chunks(aggregate: Any) -> Select[Any]:
     """A document's chunks in JSON arrays, in any order: PyMySQL would decode every column of every row in Python."""
     values = aggregate(func.json_array(*(chunks.c[name] for name in StoredChunk.__struct_fields__)))
     piece = chunks.c.chunk_index // _CHUNKS_PER_VALUE
-    return _select_shared(chunks, chunks.c.doc_id, cast(values, CHAR).label("packed")).group_by(chunks.c.doc_id, piece)
+    return _select_of(chunks, chunks.c.doc_id, cast(values, CHAR).label("packed")).group_by(chunks.c.doc_id, piece)
 
 
 _CHUNKS = _packed_chunks(func.json_arrayagg)
 _CHUNKS_IN_SQLITE = _packed_chunks(func.json_group_array)
-_TOMBSTONES = _select_shared(chunk_tombstones, chunk_tombstones.c.doc_id, chunk_tombstones.c.chunk_id)
-_FILES = _select_shared(document_files, document_files)
-_STATES = _select_shared(sink_states, *(sink_states.c[name] for name in ("doc_id", "sink", "applied_version", "state")))
+_TOMBSTONES = _select_of(chunk_tombstones, chunk_tombstones.c.doc_id, chunk_tombstones.c.chunk_id)
+_FILES = _select_of(document_files, document_files)
+
+
+def _lock_states() -> Select[Any]:
+    """The sink states, each locked by its whole key: no gap is. An unseen one counts as unknown, which sends more."""
+    seen = sink_states.alias("seen")
+    is_seen = (sink_states.c.doc_id == seen.c.doc_id) & (sink_states.c.sink == seen.c.sink)
+    return (
+        select(*(sink_states.c[name] for name in ("doc_id", "sink", "applied_version", "state")))
+        .select_from(seen.join(sink_states, is_seen))
+        .where(seen.c.doc_id.in_(_DOC_IDS))
+        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+        .with_hint(sink_states, "FORCE INDEX (PRIMARY)", "mysql")
+        .suffix_with(text("FOR SHARE OF sink_states"), dialect="mysql")
+    )
+
+
+_STATES = _lock_states()
+_MOVES = ("version", "history_id", "lost_version")  # each write of a document, and each found loss, changes one of them
 
 
 @cache
@@ -130,7 +157,12 @@ def _lock_statement(dialect: str) -> Select[Any]:
         .outerjoin(documents, documents.c.doc_id == locked_id)
     )
     return (
-        select(*identity_columns(dialect), isolation.label("isolation"), documents)
+        select(
+            *identity_columns(dialect),
+            isolation.label("isolation"),
+            documents,
+            *(present.c[name].label(f"seen_{name}") for name in _MOVES),
+        )
         .select_from(given)
         .where(system_identity.c.id == 1)
         # Never a scan of a small table: it would lock rows of other documents.
@@ -163,7 +195,7 @@ def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> LockedDocu
     """Lock the identity and documents until the transaction ends, and read them: the first thing that a write does.
 
     Locks are taken in the order of the ids, so that two batches cannot deadlock on their documents. Raises
-    NotInitialised or UnsuitableIsolation.
+    NotInitialised or UnsuitableIsolation, and WriteConflict if the transaction's snapshot lacks a document's version.
     """
     rows: dict[str, StoredRow] = {}
     statement = _lock_statement(connection.dialect.name)
@@ -175,6 +207,8 @@ def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> LockedDocu
                 "in a SERIALIZABLE transaction, writers of new documents would deadlock: "
                 "use READ COMMITTED or REPEATABLE READ"
             )
+        if found[0].isolation == "REPEATABLE-READ":
+            _require_current(found)
         rows |= {row.doc_id: row for row in found if row.doc_id is not None}
     chunks_of: dict[str, dict[str, StoredChunk]] = defaultdict(dict)
     packed = _CHUNKS_IN_SQLITE if connection.dialect.name == "sqlite" else _CHUNKS
@@ -200,6 +234,15 @@ def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> LockedDocu
         for doc_id, row in rows.items()
     }
     return LockedDocuments(identity, stored)
+
+
+def _require_current(rows: Iterable[StoredRow]) -> None:
+    for row in rows:
+        if any(getattr(row, name) != getattr(row, f"seen_{name}") for name in _MOVES):
+            raise WriteConflict(
+                f"another transaction wrote document {row.doc_id!r} after this one began to read; "
+                "run this transaction again"
+            )
 
 
 def _select(connection: Connection, statement: Select[Any], doc_ids: Iterable[str]) -> Iterator[StoredRow]:

@@ -6,6 +6,7 @@ for what it lacks. Without `run`, an embedder works while the transaction holds 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Connection
@@ -14,6 +15,7 @@ from producer.desired import DesiredChunk, DesiredDocument
 from producer.documents import Vector
 from producer.errors import InvalidDocument, NeededVector, Problem, WrongModel
 from producer.processing.embed.port import Embedder
+from producer.stored import StoredChunk, StoredDocument
 from producer.validation import vector_bytes
 from schema.database.history import Identity
 
@@ -22,12 +24,29 @@ OPTION = "rag_outbox_supply"  # an execution option of a connection
 
 @dataclass(slots=True)
 class KnownVector:
-    """What a chunk lacks: its vector, and, for one that is only stored, its whole content."""
+    """What a chunk lacks: its vector, and, for one that is only stored, its whole content.
+
+    `read_for` is what was stored of the chunk when an archived vector was read for it, None for a new vector.
+    """
 
     vector: bytes
     sparse: bytes = b""
     content_hash: str = ""
     content: str | None = None
+    read_for: "StoredVector | None" = None
+
+    def is_of(self, stored: StoredChunk | None) -> bool:
+        """Whether the stored chunk still has the vector; another transaction may have embedded it again."""
+        if self.read_for is None:
+            return True
+        return stored is not None and self.read_for == (stored.vector_version, stored.vector_digest)
+
+
+class StoredVector(NamedTuple):
+    """Which vector a stored chunk has."""
+
+    version: int
+    digest: int | None
 
 
 @dataclass(slots=True)
@@ -56,11 +75,12 @@ class Supply:
                 f"the embedder's is {embedder.model!r} with {embedder.dimension}"
             )
 
-    def fill(self, state: DesiredDocument) -> DesiredDocument:
-        """The state with the vectors that are known."""
+    def fill(self, state: DesiredDocument, stored: StoredDocument | None) -> DesiredDocument:
+        """The state with the vectors that are known, without an archived one that is not the stored one any more."""
         if not self.known:
             return state
-        return replace(state, chunks=tuple(self._fill(chunk) for chunk in state.chunks))
+        old = {} if stored is None else stored.chunks
+        return replace(state, chunks=tuple(self._fill(chunk, old.get(chunk.chunk_id)) for chunk in state.chunks))
 
     def embed(self, needed: Sequence[NeededVector]) -> None:
         """Embed these chunks. Raises EmbedError, InvalidDocument for a vector that breaks a limit."""
@@ -73,14 +93,15 @@ class Supply:
                 raise InvalidDocument(one.doc_id, [Problem(field_name, f"{wrong} (from the embedder)")])
             self.known[one.chunk_id] = KnownVector(values)
 
-    def _fill(self, chunk: DesiredChunk) -> DesiredChunk:
+    def _fill(self, chunk: DesiredChunk, stored: StoredChunk | None) -> DesiredChunk:
         known = self.known.get(chunk.chunk_id)
-        if known is None or chunk.vector is not None:
+        if known is None or chunk.vector is not None or not known.is_of(stored):
             return chunk
-        if chunk.content is not None:
-            return msgspec.structs.replace(chunk, vector=known.vector, sparse=known.sparse)
-        if known.content is None:
+        if chunk.content is None and known.content is None:
             return chunk
-        return msgspec.structs.replace(
-            chunk, vector=known.vector, sparse=known.sparse, content_hash=known.content_hash, content=known.content
+        filled = msgspec.structs.replace(
+            chunk, vector=known.vector, sparse=known.sparse, is_stored_vector=known.read_for is not None
         )
+        if chunk.content is not None:
+            return filled
+        return msgspec.structs.replace(filled, content_hash=known.content_hash, content=known.content)

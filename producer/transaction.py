@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, select
 
 from producer.connections import connection_of, require_engine
 from producer.errors import NeededVector, VectorRequired, WriteConflict
-from producer.supply import OPTION, KnownVector, Supply
+from producer.supply import OPTION, KnownVector, StoredVector, Supply
 from schema import archive
 from schema.batches import bounded
 from schema.database.statements import IDS_PER_STATEMENT
@@ -114,19 +114,24 @@ def _fill(
     supply: Supply, missing: VectorRequired, engine: "Engine | sessionmaker[Session]", store: ObjectStore | None
 ) -> None:
     """Get the missing vectors. Raises VectorRequired for those that neither the archive nor an embedder has."""
-    known = len(supply.known)
+    # What is known of them did not help: the chunk may have another vector by now.
+    unhelpful = {one.chunk_id: supply.known.pop(one.chunk_id, None) for one in missing.needed}
     if store is not None and (archived := [one for one in missing.needed if one.is_archived]):
         with _begin(engine, supply) as transaction:
             wanted = _select_archived(connection_of(transaction), archived)
         for doc_id, of_document in wanted.items():
             for row in archive.read_vectors(store, doc_id, of_document):
-                supply.known[row.chunk_id] = KnownVector(row.vector, row.sparse, row.content_hash, row.content)
+                stored = of_document[row.chunk_id]
+                read_for = StoredVector(stored.version, stored.vector_digest)
+                supply.known[row.chunk_id] = KnownVector(
+                    row.vector, row.sparse, row.content_hash, row.content, read_for
+                )
     needed = [one for one in missing.needed if one.chunk_id not in supply.known]
     if needed and supply.embedder is not None and all(one.content for one in needed):
         supply.embed(needed)
     elif needed:
         raise VectorRequired(needed) from missing
-    if len(supply.known) == known:  # what is known did not help
+    if all(supply.known.get(chunk_id) == vector for chunk_id, vector in unhelpful.items()):
         raise missing
 
 

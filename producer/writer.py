@@ -30,7 +30,7 @@ from producer.stored import LockedDocuments, StoredDocument
 from producer.supply import Supply
 from producer.unpublished import read_unpublished
 from producer.validation import validate, validate_metadata
-from producer.writing import Labels
+from producer.writing import WriteOptions
 from schema import limits
 from schema.events.events import JSON, MSGPACK
 
@@ -117,9 +117,9 @@ class Writer:
         Raises InvalidDocument, VectorRequired, FileRequired or WrongModel before anything is written, WriteConflict if
         the transaction must be run again.
         """
-        labels, connection = self._labels(headers, transaction_context), connection_of(connection)
+        options, connection = self._options(headers, transaction_context), connection_of(connection)
         doc_ids = [getattr(document, "doc_id", None) for document in documents]
-        locked = locking.lock(connection, self._model, doc_ids)
+        locked = locking.lock(connection, self._model, doc_ids, self._outbox_limit)
         vectors = [validate(document, self._model, locked.identity.dimension) for document in documents]
         _refuse_duplicates(doc_ids)
         supply = Supply.of(connection)
@@ -129,7 +129,7 @@ class Writer:
         if embedder is not None and not supply.is_filled_outside and (needed := writing.find_needed(plans, locked)):
             supply.embed(needed)
             plans = [plan_document(connection, *one, locked, supply) for one in given]
-        return self._write(connection, locked, [document.doc_id for document in documents], plans, labels)
+        return self._write(connection, locked, [document.doc_id for document in documents], plans, options)
 
     def delete(
         self, connection: Connected, doc_id: str, *, headers: Headers = None, transaction_context: Context = None
@@ -151,11 +151,11 @@ class Writer:
 
         Skips documents that are deleted already. Raises UnknownDocument before anything is written.
         """
-        labels, connection = self._labels(headers, transaction_context), connection_of(connection)
-        locked = locking.lock_existing(connection, self._model, doc_ids)
+        options, connection = self._options(headers, transaction_context), connection_of(connection)
+        locked = locking.lock_existing(connection, self._model, doc_ids, self._outbox_limit)
         _refuse_duplicates(doc_ids)
         plans = [plan_delete(locked.stored[doc_id], locked.identity.history_id) for doc_id in doc_ids]
-        return self._write(connection, locked, doc_ids, plans, labels)
+        return self._write(connection, locked, doc_ids, plans, options)
 
     @_observed
     def resync(
@@ -176,15 +176,15 @@ class Writer:
         (also for a deleted document), InvalidDocument, VectorRequired, FileRequired or WrongModel before anything is
         written.
         """
-        labels, connection = self._labels(headers, transaction_context), connection_of(connection)
-        locked = locking.lock_living(connection, self._model, doc_id)
+        options, connection = self._options(headers, transaction_context), connection_of(connection)
+        locked = locking.lock_living(connection, self._model, doc_id, self._outbox_limit)
         identity = locked.identity
         document = locked.stored[doc_id]
         given = self._validate_chunks(document, chunks, identity.dimension)
         waiting, waiting_files = read_unpublished(connection, doc_id, identity.lanes)
         state = desired.from_stored(document, {**waiting, **given}, {**waiting_files, **files})
-        plan = plan_upsert(Supply.of(connection).fill(state), document, identity.history_id, resend=True)
-        return self._write(connection, locked, [doc_id], [plan], labels)[0]
+        plan = plan_upsert(Supply.of(connection).fill(state, document), document, identity.history_id, resend=True)
+        return self._write(connection, locked, [doc_id], [plan], options)[0]
 
     @_observed
     def relabel(
@@ -213,20 +213,20 @@ class Writer:
             "language": language,
         }
         values = {name: value for name, value in given.items() if value is not UNSET}
-        labels, connection = self._labels(headers, transaction_context), connection_of(connection)
-        locked = locking.lock_living(connection, self._model, doc_id)
+        options, connection = self._options(headers, transaction_context), connection_of(connection)
+        locked = locking.lock_living(connection, self._model, doc_id, self._outbox_limit)
         validate_metadata(doc_id, values)
         document, history_id = locked.stored[doc_id], locked.identity.history_id
         plan = plan_relabel(values, document, history_id, Supply.of(connection))
-        return self._write(connection, locked, [doc_id], [plan], labels)[0]
+        return self._write(connection, locked, [doc_id], [plan], options)[0]
 
     def dimension(self, connection: Connected) -> int:
         """The system's vector dimension; raises WrongModel unless the system's model is this writer's."""
         return locking.find_identity(connection_of(connection), self._model).dimension
 
-    def _labels(self, headers: Headers, context: Context) -> Labels:
+    def _options(self, headers: Headers, context: Context) -> WriteOptions:
         given, checked = check_headers(headers), check_context(context)
-        return Labels(self._content_type, self._operator, {**self._trace_headers(), **given}, checked)
+        return WriteOptions(self._content_type, self._operator, {**self._trace_headers(), **given}, checked)
 
     def _write(
         self,
@@ -234,11 +234,11 @@ class Writer:
         locked: LockedDocuments,
         doc_ids: Sequence[str],
         plans: Sequence[Plan | None],
-        labels: Labels,
+        options: WriteOptions,
     ) -> list[Receipt]:
         if changed := writing.require_complete(plans, locked):
             self._outbox_limit.check(connection)
-            size_bytes = writing.write(connection, locked, changed, labels)
+            size_bytes = writing.write(connection, locked, changed, options)
             if self._metrics is not None:
                 self._metrics.note_written(connection, changed, size_bytes)
         return writing.make_receipts(connection, doc_ids, plans, locked)

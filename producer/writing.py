@@ -18,7 +18,7 @@ from producer.stored import LockedDocuments
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class WriteOptions:
     """What a call adds to its events and to its rows of `operation_logs`."""
 
     content_type: str
@@ -59,7 +59,7 @@ def require_complete(plans: Sequence[Plan | None], locked: LockedDocuments) -> l
     return changed
 
 
-def write(connection: Connection, locked: LockedDocuments, plans: Sequence[Plan], labels: Labels) -> int:
+def write(connection: Connection, locked: LockedDocuments, plans: Sequence[Plan], options: WriteOptions) -> int:
     """Write complete plans, at least one, in the order of doc_id. Returns the bytes of all payloads."""
     inserted = [plan for plan in plans if plan.operation is Operation.INSERT]
     statements.insert_documents(connection, inserted, locked.identity.sinks)
@@ -70,15 +70,15 @@ def write(connection: Connection, locked: LockedDocuments, plans: Sequence[Plan]
             statements.change_chunks(connection, plan)
     statements.insert_chunks(connection, plans)
     statements.write_files(connection, plans, locked.stored)
-    statements.log_operations(connection, plans, locked.stored, labels.operator, labels.context)
-    parts = ((plan, payload) for plan in plans for payload in _encode(plan, locked, labels))
-    return statements.append_events(connection, parts, labels.content_type, labels.headers)
+    statements.log_operations(connection, plans, locked.stored, options.operator, options.context)
+    parts = ((plan, payload) for plan in plans for payload in _encode(plan, locked, options))
+    return statements.append_events(connection, parts, options.content_type, options.headers)
 
 
-def _encode(plan: Plan, locked: LockedDocuments, labels: Labels) -> Iterator[bytes]:
+def _encode(plan: Plan, locked: LockedDocuments, options: WriteOptions) -> Iterator[bytes]:
     identity = locked.identity
     return encode_event(
-        plan, labels.content_type, embedding_model=identity.embedding_model, dimension=identity.dimension
+        plan, options.content_type, embedding_model=identity.embedding_model, dimension=identity.dimension
     )
 
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from sqlalchemy import select
 
-from operations import transactions
 from operations.adopt.documents import OldDocument
 from operations.adopt.errors import BadDocument
 from operations.adopt.files import OldFiles
 from operations.adopt.report import Report
 from operations.adopt.vectors import OldCollection
+from operations.ingest import upsert
 from operations.wiring import System
 from producer import Document, FileRequired, InvalidDocument, VectorRequired
 from producer.validation import validate
@@ -40,7 +40,7 @@ class BatchWriter:
         ready = self._with_files(olds)
         while ready:
             try:
-                receipts, _ = transactions.upsert(
+                receipts, _ = upsert.upsert(
                     self._system.engine, self._system.store, self._writer, list(ready.values()), None
                 )
             except VectorRequired as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from operations import transactions
+from operations.ingest import upsert
 from operations.ingest.sources import SourceFile
 from operations.wiring import System
 from producer import Chunk, Document, DocumentFile, FileUnusable, InvalidDocument, ProducerError
@@ -109,7 +109,7 @@ def _write(system: System, batch: Sequence[_PreparedFile], total: Ingested) -> N
     """Write a batch in one transaction; if the writer refuses a document, write each one in its own transaction."""
     batch_documents = [prepared.document for prepared in batch]
     try:
-        receipts, embedded = transactions.upsert(
+        receipts, embedded = upsert.upsert(
             system.engine, system.store, system.writer(), batch_documents, system.require_embedder()
         )
     except (InvalidDocument, EmbedError) as error:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from operations import transactions
-from operations.ingest import json_lines
+from operations.ingest import json_lines, upsert
 from operations.ingest.json_lines import BadLine, Line
 from operations.wiring import System
 from producer import FileRequired, InvalidDocument, VectorRequired, Writer
@@ -66,7 +65,7 @@ def _write_batch(
     """Write lines in one transaction; if the writer refuses one of them, write only the lines before it."""
     documents = [line.document for line in lines]
     try:
-        receipts, embedded = transactions.upsert(system.engine, system.store, writer, documents, system.embedder)
+        receipts, embedded = upsert.upsert(system.engine, system.store, writer, documents, system.embedder)
     except (InvalidDocument, VectorRequired, FileRequired) as error:
         refused = error.chunks if isinstance(error, VectorRequired) else (error.doc_id,)
         at = next(index for index, document in enumerate(documents) if document.doc_id in refused)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from operations import transactions
+from operations.ingest import upsert
 from tests.acceptance.conftest import Here
 from tests.support.commands import Folder
 
@@ -223,14 +223,14 @@ def test_paths_that_leave_folder_of_files_are_refused(folder: Folder, tmp_path: 
 
 
 def test_interrupted_write_tells_what_it_wrote(folder: Folder, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    upsert = transactions.upsert
+    real_upsert = upsert.upsert
 
     def interrupt_second(*arguments: Any) -> Any:
         if folder.sql("SELECT 1 FROM documents"):
             signal.raise_signal(signal.SIGINT)
-        return upsert(*arguments)
+        return real_upsert(*arguments)
 
-    monkeypatch.setattr(transactions, "upsert", interrupt_second)
+    monkeypatch.setattr(upsert, "upsert", interrupt_second)
     given = b"".join(line(f"doc-{number:03d}") for number in range(150))  # more than one batch
     outcome = here(folder, "write", "-", "--json", stdin=given)
     assert (outcome.status, outcome.facts["error"], outcome.facts["written"]) == (130, "interrupted", 100)

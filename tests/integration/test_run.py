@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from producer import Chunk, Document, Receipt, VectorRequired, WriteConflict, Writer, WrongModel, run
+from schema import archive
+from schema.events.events import ChunkRow
 from schema.retry import Backoff
 from tests.support import written
 from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, vector
@@ -230,6 +234,78 @@ def test_archived_vectors_are_fetched_outside_the_transaction(pipeline: Pipeline
     assert versions(pipeline.engine) == [("a", 4), ("b", 2)]
     pipeline.run()
     pipeline.assert_in_step()
+
+
+def test_newer_vector_of_another_service_outlives_an_archived_one(
+    pipeline: Pipeline, callers_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another service embeds the chunk again while `run` reads the vector that was the stored one."""
+    newer = [0.5] * DIMENSION
+    pipeline.upsert(document("a", "one", "two"))
+    pipeline.run()
+    lose_milvus(pipeline, "a")
+    read = archive.read_vectors
+    reads: list[list[ChunkRow]] = []
+
+    def embed_again(*arguments: Any) -> list[ChunkRow]:
+        found = list(read(*arguments))
+        if not reads:
+            pipeline.upsert(document_of(newer))
+        reads.append(found)
+        return found
+
+    monkeypatch.setattr(archive, "read_vectors", embed_again)
+
+    def write(connection: Connection) -> Receipt:
+        return pipeline.writer.upsert(connection, replace(without_vectors("a", "one", "two"), title="New"))
+
+    with pytest.raises(VectorRequired) as refused:  # the archive does not have the newer vector yet
+        run(callers_engine, write, store=pipeline.store)
+    assert (refused.value.chunks, refused.value.archived, versions(pipeline.engine)) == ({"a": (0, 1)}, {}, [("a", 2)])
+    pipeline.run()
+    lose_milvus(pipeline, "a")
+    assert run(callers_engine, write, store=pipeline.store).version == 3
+    [sent] = written.events(pipeline.engine, "a", 3)
+    assert np.frombuffer(sent["chunks"][0]["vector"], "<f4").tolist() == newer
+    pipeline.run()
+    assert {row["content"]: row["vector"] for row in pipeline.milvus_rows().values()}["one"] == newer
+
+
+@pytest.mark.parametrize("name", ["relabel", "resync"])
+def test_archived_vector_older_than_the_stored_one_is_read_again(
+    pipeline: Pipeline, callers_engine: Engine, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    newer = [0.5] * DIMENSION
+    pipeline.upsert(document("a", "one", "two"))
+    pipeline.run()
+    lose_milvus(pipeline, "a")
+    read = archive.read_vectors
+    reads: list[list[ChunkRow]] = []
+
+    def embed_again(*arguments: Any) -> list[ChunkRow]:
+        found = list(read(*arguments))
+        if not reads:
+            pipeline.upsert(document_of(newer))
+            pipeline.run()
+            lose_milvus(pipeline, "a")
+        reads.append(found)
+        return found
+
+    monkeypatch.setattr(archive, "read_vectors", embed_again)
+    options = {"title": "New"} if name == "relabel" else {}
+    receipt = run(
+        callers_engine,
+        lambda connection: getattr(pipeline.writer, name)(connection, "a", **options),
+        store=pipeline.store,
+    )
+    assert (receipt.version, len(reads)) == (3, 2)
+    [sent] = written.events(pipeline.engine, "a", 3)
+    assert np.frombuffer(sent["chunks"][0]["vector"], "<f4").tolist() == newer
+
+
+def document_of(newer: Sequence[float]) -> Document:
+    chunks = [Chunk(content="one", vector=newer), Chunk(content="two", vector=vector("two"))]
+    return Document(doc_id="a", title="Title of a", source_type="text", chunks=chunks)
 
 
 def test_vectors_that_nobody_has_are_named(pipeline: Pipeline) -> None:

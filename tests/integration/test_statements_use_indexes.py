@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from operations import staging, transactions
+from operations import staging
 from operations.documents.details import describe
 from operations.documents.listing import Query, read_page
+from operations.ingest import upsert
 from operations.ingest.missing import find_missing
 from operations.ingest.sources import Source
 from operations.ingest.walk import Found
@@ -122,7 +123,7 @@ def test_statements_of_a_write_use_keys(pipeline: Pipeline, sent: list[tuple[str
     for content in (b"x" * 70_000, b"y" * 70_000):
         file = DocumentFile.from_bytes(content, "a.pdf", pipeline.store)
         given = [document("d", content[:1].decode(), file=file, source_type="pdf")]
-        transactions.upsert(pipeline.engine, pipeline.store, pipeline.writer, given, None)
+        upsert.upsert(pipeline.engine, pipeline.store, pipeline.writer, given, None)
     with pipeline.engine.begin() as connection:
         pipeline.writer.relabel(connection, "d", title="new")
         pipeline.writer.delete(connection, "d")

@@ -1,7 +1,7 @@
 """A writer refuses to write while too much waits in the outbox; it looks once per second."""
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from producer import Backpressure, Writer, run
 from producer.backpressure import OutboxLimit
@@ -52,6 +52,7 @@ def test_writer_looks_once_per_second_and_then_goes_on(engine: Engine) -> None:
             if seconds == 0.9:
                 empty(engine) if engine.dialect.name == "mysql" else connection.exec_driver_sql("DELETE FROM outbox")
             try:
+                limit.look(connection)
                 limit.check(connection)
                 looks.append("passes")
             except Backpressure:
@@ -70,4 +71,33 @@ def test_gap_in_the_ids_is_no_backlog(engine: Engine) -> None:
 def test_without_limits_the_outbox_is_not_read(engine: Engine) -> None:
     limit = OutboxLimit(None, None, clock=lambda: pytest.fail("no look is due"))
     with engine.connect() as connection:
+        limit.look(connection)
         limit.check(connection)
+
+
+def test_writer_looks_before_it_locks_a_document(engine: Engine) -> None:
+    """To count a long backlog takes a second, in which no lock of the transaction may be held."""
+    fill(engine, 4)
+    now = [100.0]
+    writer = Writer(MODEL, max_pending_events=3)
+    writer._outbox_limit.clock = lambda: now[0]
+    sent: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
+    with engine.begin() as connection, pytest.raises(Backpressure):
+        writer.upsert(connection, document("new", "one"))
+    kinds = ["look" if written.is_look_at_outbox(one) else "lock" for one in sent if is_look_or_lock(one)]
+    assert kinds == ["look", "look", "lock"]  # the keys, the count, the documents
+    assert not [statement for statement in sent if statement.startswith(("INSERT", "UPDATE", "DELETE"))]
+
+    empty(engine)
+    now[0] += 100
+    sent.clear()
+    with engine.begin() as connection:
+        writer.upsert(connection, document("new", "one"))
+        now[0] += 100
+        writer.upsert(connection, document("other", "one"))  # the transaction holds a lock: no look
+    assert [written.is_look_at_outbox(one) for one in sent if is_look_or_lock(one)] == [True, False, False]
+
+
+def is_look_or_lock(statement: str) -> bool:
+    return written.is_look_at_outbox(statement) or "AS given" in statement

@@ -271,3 +271,22 @@ def test_writer_refuses_system_without_embedding_model(engine: Engine) -> None:
         writer.upsert(connection, document("d", "one"))
 
     assert written.tables(engine) == before
+
+
+def test_transaction_context_stays_with_every_operation(engine: Engine) -> None:
+    context = {"request": "7f3a", "user": {"id": 12, "name": "Zoë"}}
+    writer = Writer(MODEL)
+    with engine.begin() as connection:
+        writer.upsert(connection, document("d", "one"), transaction_context=context)
+        writer.relabel(connection, "d", title="New", transaction_context={**context, "step": 2})
+        writer.resync(connection, "d", transaction_context={**context, "step": 3})
+        writer.delete(connection, "d", transaction_context={**context, "step": 4})
+        writer.upsert(connection, document("without", "one"))
+    found = written.rows(engine, "SELECT operation_type, transaction_context FROM operation_logs ORDER BY log_id")
+    assert [(operation, None if value is None else json.loads(value)) for operation, value in found] == [
+        ("INSERT", context),
+        ("UPDATE", {**context, "step": 2}),
+        ("SYNC", {**context, "step": 3}),
+        ("DELETE", {**context, "step": 4}),
+        ("INSERT", None),
+    ]

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from operations import transactions
 from operations.cli import main as cli
+from operations.ingest import upsert
 
 
 def _die() -> None:
@@ -20,17 +20,17 @@ def _die() -> None:
 
 
 def _die_after(batch: int) -> None:
-    upsert, done = transactions.upsert, 0
+    real_upsert, done = upsert.upsert, 0
 
     def counted(*arguments: Any) -> Any:
         nonlocal done
-        written = upsert(*arguments)
+        written = real_upsert(*arguments)
         done += 1
         if done == batch:
             _die()
         return written
 
-    transactions.upsert = counted  # type: ignore[assignment]
+    upsert.upsert = counted  # type: ignore[assignment]
 
 
 def _die_in(batch: int, *, before_commit: bool) -> None:
