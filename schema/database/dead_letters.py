@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, Connection, and_, func, insert, null, or_,
 
 from schema.database.clock import utc_now
 from schema.database.tables import documents, outbox_dead_letters, sink_states, sinks
-from schema.failures import DeadLetter
+from schema.failures import DeadLetter, DeadLetterLimit
 from schema.limits import DOC_ID_BYTES, LAST_VERSION
 
-RECENT = timedelta(hours=1)
+RECENT = timedelta(seconds=DeadLetterLimit.WITHIN_SECONDS)
 _ERROR_CHARACTERS = 10_000  # of a reason; it may quote a document
 _REFUSED_AGAIN = {
     "attempts": outbox_dead_letters.c.attempts + 1,
