@@ -42,7 +42,7 @@ GRANT SELECT (doc_id, version, history_id, history_base, lost_version, status, c
     INSERT (doc_id, version, history_id, lost_version, title, source_type, chunk_count, status, deleted_at)
     ON documents TO 'rag-relay'; -- INSERT: a document that was lost, as a deleted one
 GRANT SELECT (doc_id), UPDATE (milvus_synced) ON chunks TO 'rag-relay';
-GRANT INSERT ON document_files TO 'rag-relay'; -- files of a lost version, to be removed
+GRANT INSERT, SELECT (object_key) ON document_files TO 'rag-relay'; -- files of a lost version, to be removed
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-relay';
 GRANT SELECT, INSERT, UPDATE (checked_at) ON histories TO 'rag-relay';
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-relay'; -- after a failover: a new history
