@@ -201,6 +201,8 @@ def alter(engine: Engine) -> None:
 
 
 def is_alter_waiting(engine: Engine) -> bool:
-    waiting = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock'"
+    waiting = (
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock'"
+    )
     with engine.connect() as connection:
         return bool(connection.scalar(text(waiting)))

@@ -25,7 +25,7 @@ def test_old_letters_of_this_process_hide_none_of_the_others() -> None:
     stage.refuse(60)
     stage.now, stage.stored = 2.0 * HOUR, 90  # all of the others
     assert stage.limit.count_room() == 0
-    with pytest.raises(TooManyDeadLetters, match="^150 of the last 1000 events"):
+    with pytest.raises(TooManyDeadLetters, match=r"^150 of the last 1000 events"):
         stage.limit.check()
 
 
