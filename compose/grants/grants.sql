@@ -59,11 +59,13 @@ GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
 GRANT INSERT, UPDATE, SELECT (stage, event_id, attempts, dead_at, state) ON outbox_dead_letters
     TO 'rag-consumer'; -- UPDATE: one that died before
 
--- The monitor: `rag-outbox monitor`. It counts, and sees no title, no text and no payload.
+-- The monitor: `rag-outbox monitor`. It counts, closes superseded dead letters, and sees no title, no text and no payload.
 GRANT SELECT (id, payload_bytes, created_at) ON outbox TO 'rag-monitor';
 GRANT SELECT (doc_id, version, lost_version, status, deleted_at) ON documents TO 'rag-monitor';
 GRANT SELECT (doc_id, sink, state, applied_version, requested_at) ON sink_states TO 'rag-monitor';
-GRANT SELECT (stage, aggregate_id, aggregate_version, state) ON outbox_dead_letters TO 'rag-monitor';
+GRANT SELECT (id, stage, aggregate_id, aggregate_version, dead_at, state),
+    UPDATE (state, closed_at, closed_by, closed_reason)
+    ON outbox_dead_letters TO 'rag-monitor'; -- UPDATE: it closes those that are superseded
 GRANT SELECT (number, checked_at) ON histories TO 'rag-monitor';
 GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_history_list_length is missing
 
