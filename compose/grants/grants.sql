@@ -26,7 +26,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON chunks TO 'rag-writer';
 GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-writer'; -- DELETE: the chunk exists again
 GRANT SELECT, INSERT, UPDATE, DELETE ON document_files TO 'rag-writer';
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-writer';
-GRANT INSERT ON operation_logs TO 'rag-writer'; -- it can append to the log, but neither read nor change it
+GRANT INSERT, SELECT (log_id, operation_type, target_table, target_id, transaction_context) ON operation_logs
+    TO 'rag-writer'; -- it can append to the log, not change it; SELECT: `adopt` skips what others wrote
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-writer'; -- after a failover: a new history
 GRANT INSERT ON histories TO 'rag-writer';
 GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: vectors of pending events, and how many there are

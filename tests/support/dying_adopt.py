@@ -22,15 +22,15 @@ def _die() -> None:
 def _die_after(batch: int) -> None:
     upsert, done = transactions.upsert, 0
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal done
-        written = upsert(*arguments)
+        written = upsert(*arguments, **named)
         done += 1
         if done == batch:
             _die()
         return written
 
-    transactions.upsert = counted  # type: ignore[assignment]
+    transactions.upsert = counted
 
 
 def _die_in(batch: int, *, before_commit: bool) -> None:
