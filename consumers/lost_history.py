@@ -1,8 +1,9 @@
 """Documents that an event of a lost history was seen for: they become suspects, and absent in every sink.
 
 Any sink may hold the lost version. Refills replace it, so nothing of it stays in a store; a document that the database
-lacks becomes a deleted one. A suspect's `lost_version` stays: by it, an event that comes again is recognised. The lost
-version was found before, and all sinks have been absent since.
+lacks becomes a deleted one. A suspect's `lost_version` stays, the highest: since it was found, all sinks have been
+absent. An event of this or a lower version, or one that comes again, can only add the keys of objects, which no other
+event may name: the sinks that keep files become absent once more if one of these keys is new.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,11 +13,11 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.dialects import mysql, sqlite
 
-from consumers import marks
+from consumers import completion, marks
 from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import document_files, documents, system_identity
+from schema.database.tables import document_files, documents, sinks, system_identity
 from schema.events.events import DocumentUpserted, Event
 from schema.object_store import layout
 
@@ -51,6 +52,21 @@ def mark_lost(connection: Connection, events: Iterable[LostEvent], seen: str) ->
     marks.mark_absent_everywhere(connection, reasons)
 
 
+def mark_files_lost(connection: Connection, events: Iterable[LostEvent], seen: str) -> None:
+    """Remove the objects that these events carried; their documents, whose locks the caller holds, are suspects.
+
+    A removal that was confirmed leaves no trace, so an event that comes again may cost one more refill.
+    """
+    by_key = {key: event for event in events for key in event.files}
+    new = remove_files(connection, {key: event.doc_id for key, event in by_key.items()})
+    if not new:
+        return
+    reasons = {by_key[key].doc_id: f"{seen} a file of version {by_key[key].version} of a lost history" for key in new}
+    completion.follow_documents(connection, reasons)
+    for sink in connection.execute(select(sinks.c.name).where(sinks.c.takes_files)).scalars().all():
+        marks.mark_absent(connection, sink, reasons)
+
+
 def _suspect(connection: Connection, versions: Mapping[str, int]) -> None:
     """Raise the lost version of documents; one that does not exist becomes a deleted one.
 
@@ -73,10 +89,18 @@ def _suspect(connection: Connection, versions: Mapping[str, int]) -> None:
     connection.execute(new.values(deleted_at=utc_now()), rows)
 
 
-def remove_files(connection: Connection, doc_ids: Mapping[str, str]) -> None:
-    """Let a refill remove these objects, by key, unless their document has an object of this key."""
+def remove_files(connection: Connection, doc_ids: Mapping[str, str]) -> set[str]:
+    """Let a refill remove these objects, by key, unless their document has an object of this key.
+
+    Returns the keys that are new.
+    """
+    keys = document_files.c.object_key
+    known: set[str] = set()
+    for some in bounded(doc_ids, IDS_PER_STATEMENT):
+        known.update(connection.execute(select(keys).where(keys.in_(some))).scalars())
+    doc_ids = {key: doc_id for key, doc_id in doc_ids.items() if key not in known}
     if not doc_ids:
-        return
+        return set()
     versions: dict[str, int] = {}
     for some in bounded(set(doc_ids.values()), IDS_PER_STATEMENT):
         found = select(documents.c.doc_id, documents.c.version).where(documents.c.doc_id.in_(some))
@@ -97,3 +121,4 @@ def remove_files(connection: Connection, doc_ids: Mapping[str, str]) -> None:
         insert(document_files).prefix_with("IGNORE", dialect="mysql").prefix_with("OR IGNORE", dialect="sqlite")
     )
     connection.execute(skip_known, rows)
+    return set(doc_ids)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from consumers import completion, marks
-from consumers.lost_history import LostEvent, mark_lost
+from consumers.lost_history import LostEvent, mark_files_lost, mark_lost
 from consumers.marks import Known, SinkMarks
 from consumers.sink import Change
 from schema.database.history import Standing
@@ -96,6 +96,7 @@ class Marking:
             now = marks.load_known(connection, self._sink, touched)
             verdict = _judge(part, self._known, now)
             mark_lost(connection, verdict.lost_events, f"{self._sink} received")
+            mark_files_lost(connection, verdict.lost_again, f"{self._sink} received")
             marks.mark_absent(connection, self._sink, lost | _explain(verdict))
             behind = [doc_id for doc_id, document in now.items() if document.desired_version < document.version]
             completion.follow_documents(connection, behind)
@@ -115,7 +116,7 @@ class Marking:
                 "lost_history sink=%s doc_id=%s version=%d history=%s", self._sink, doc_id, version, history_id
             )
         self._counts["applied_late"] += len(verdict.overtaken)
-        self._counts["lost_history"] += len(verdict.lost) + verdict.lost_again
+        self._counts["lost_history"] += len(verdict.lost) + len(verdict.lost_again)
         self._refused |= verdict.refused
         for key in [*((change.doc_id, change.version) for change in part.changes), *part.rewritten, *part.absent]:
             self._written.pop(key, None)
@@ -131,7 +132,7 @@ class _Verdict:
     superseded: dict[str, int] = field(default_factory=dict)  # the version that was written
     lost: dict[tuple[str, int], str] = field(default_factory=dict)  # (doc_id, version) and the history
     lost_events: list[LostEvent] = field(default_factory=list)
-    lost_again: int = 0  # events whose documents are suspects because of them
+    lost_again: list[LostEvent] = field(default_factory=list)  # the documents are suspects of these versions or higher
 
     @property
     def absent(self) -> set[str]:
@@ -184,7 +185,7 @@ def _judge_lost(lost: Sequence[Event], now: Mapping[str, Known], verdict: _Verdi
         if standing is Standing.SUPERSEDED:
             continue
         if document is not None and event.version <= document.lost_version:
-            verdict.lost_again += 1
+            verdict.lost_again.append(LostEvent.of(event))
             continue
         verdict.lost[event.doc_id, event.version] = event.history_id
         verdict.lost_events.append(LostEvent.of(event))

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, func, select
 
 from consumers import marks
-from consumers.lost_history import LostEvent, mark_lost
+from consumers.lost_history import LostEvent, mark_files_lost, mark_lost
 from consumers.marks import Known
 from operations.lost_marks import LostMarks
 from operations.topic import ReadEvent, TopicReader
@@ -147,7 +147,16 @@ class _Histories:
             frozenset(row.number for row in rows if row.checked_at is None),
         )
 
-    def is_lost(self, event: ReadEvent, document: Known | None) -> bool:
+    def find_lost(self, events: Sequence[ReadEvent], known: Mapping[str, Known]) -> list[tuple[ReadEvent, bool]]:
+        """Lost events, and whether each is newer than what its document is a suspect of."""
+        found = ((event, known.get(event.doc_id)) for event in events)
+        return [
+            (event, document is None or event.version > document.lost_version)
+            for event, document in found
+            if self._is_lost(event, document)
+        ]
+
+    def _is_lost(self, event: ReadEvent, document: Known | None) -> bool:
         """Whether a sink may hold this event although its history lost it.
 
         An event from before the document's history may have been lost when a history in between began: that is known
@@ -155,8 +164,6 @@ class _Histories:
         """
         if document is None:
             return True
-        if event.version <= document.lost_version:
-            return False
         standing = document.judge(event.history_id, event.version)
         if standing is not Standing.SUPERSEDED:
             return standing is Standing.LOST
@@ -165,20 +172,27 @@ class _Histories:
 
 
 def _suspect(engine: Engine, then: _Histories, events: Sequence[ReadEvent]) -> list[ReadEvent]:
-    """Suspect the documents of lost events. Returns these events."""
+    """Suspect the documents of lost events, and remove the files that these carried. Returns the events that are new.
+
+    An event is not new if its document is a suspect of this version, or of a higher one.
+    """
     with reading(engine) as connection:
-        known = _load(connection, events)
-    suspected = [event for event in events if then.is_lost(event, known.get(event.doc_id))]
-    if not suspected:
+        suspected = then.find_lost(events, _load(connection, events))
+    if not any(is_new or event.files for event, is_new in suspected):
         return []
 
     def mark() -> list[ReadEvent]:
         with engine.begin() as connection:
-            marks.lock_documents(connection, {event.doc_id for event in suspected})
-            now = _load(connection, suspected)
-            lost = [event for event in suspected if then.is_lost(event, now.get(event.doc_id))]
-            mark_lost(connection, [LostEvent(one.doc_id, one.version, one.files) for one in lost], "the topic has")
-        return lost
+            marks.lock_documents(connection, {event.doc_id for event, _ in suspected})
+            now = _load(connection, [event for event, _ in suspected])
+            lost = then.find_lost([event for event, _ in suspected], now)
+            new, again = (
+                [LostEvent(one.doc_id, one.version, one.files) for one, is_new in lost if is_new is wanted]
+                for wanted in (True, False)
+            )
+            mark_lost(connection, new, "the topic has")
+            mark_files_lost(connection, again, "the topic has")
+        return [event for event, is_new in lost if is_new]
 
     return call_with_retry(mark, seconds=_PATIENCE_SECONDS)
 

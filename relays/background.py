@@ -83,12 +83,20 @@ class Background:
 
     def wait(self, future: "Future[T]") -> T:
         """Return the future's result; serve the group until it is there. Raises Abandoned."""
+        self.await_end(future)
+        return future.result()
+
+    def await_end(self, future: "Future[Any]", seconds: float | None = None) -> bool:
+        """Serve the group until the call has ended, for at most `seconds`. Returns whether it has. Raises Abandoned."""
+        deadline = None if seconds is None else self._clock() + seconds
         while not future.done():
+            if deadline is not None and self._clock() >= deadline:
+                return False
             with suppress(TimeoutError):
                 future.exception(_SERVE_SECONDS)
                 break
             self._serve()
-        return future.result()
+        return True
 
     def close(self) -> bool:
         """Wait for the call that runs, whatever its result. Returns whether it has ended."""

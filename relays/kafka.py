@@ -193,8 +193,10 @@ class KafkaRelay:
         outcome: Outcome | None = self._publisher.send(rows)
         if outcome is None:
             offsets = self._lanes.next_offsets(offset_metadata.encode_by_lane(rows))
-            self._settler.finish()  # an offset names the rows of one transaction only
-            outcome = self._publisher.commit(offsets, membership)
+            if self._settler.finish(self._publisher.wait_seconds):  # an offset names the rows of one transaction only
+                outcome = self._publisher.commit(offsets, membership)
+            else:
+                outcome = self._publisher.abort("the rows of the previous batch are still in the outbox")
         if isinstance(outcome, Published):
             self._lanes.advance(offsets)
         elif outcome.in_doubt:

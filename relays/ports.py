@@ -172,8 +172,15 @@ class Publisher(Protocol):
     def batch_bytes(self) -> int:
         """At most how many bytes the next batch should have: fewer while Kafka is slow."""
 
+    @property
+    def wait_seconds(self) -> float:
+        """How long the caller may leave a transaction open between `send` and `commit`."""
+
     def send(self, rows: Sequence[OutboxRow]) -> Undone | Fenced | Refused | None:
-        """Begin a transaction and send the rows in order. None: it is open; `commit` must follow."""
+        """Begin a transaction and send the rows in order. None: it is open; `commit` or `abort` must follow."""
+
+    def abort(self, reason: str) -> Undone:
+        """Abort the open transaction, before any offset is sent: so it is never in doubt."""
 
     def commit(self, offsets: Sequence[LaneOffset], membership: object) -> Outcome:
         """Commit the open transaction with these offsets. Kafka fences it when `membership` is no longer valid."""

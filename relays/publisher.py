@@ -5,7 +5,8 @@ Invariant 5: a reader with `read_committed` sees each event once; what a transac
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -43,8 +44,16 @@ class KafkaPublisher:
     After a refused event a producer may count wrong: Kafka would find a gap in its sequence numbers.
     """
 
-    def __init__(self, names: Names, kafka: Mapping[str, Any], lanes: int) -> None:
+    def __init__(
+        self,
+        names: Names,
+        kafka: Mapping[str, Any],
+        lanes: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._names = names
+        self._clock = clock
         self._source = names.source
         self._kafka = kafka
         self._lanes = lanes
@@ -65,13 +74,17 @@ class KafkaPublisher:
         self._call_seconds = 2 * max(self._transaction_seconds, session_seconds(kafka))
         self._batch_size = BatchSize()
         self._sent_bytes = 0  # of the open transaction
-        self._began = 0.0
+        self._seconds = 0.0  # that Kafka needed for it so far; the caller's waiting does not count
         self._producer: Producer | None = None
         self._refused: list[KafkaError] = []  # why Kafka rejects events of the open transaction
 
     @property
     def batch_bytes(self) -> int:
         return self._batch_size.bytes
+
+    @property
+    def wait_seconds(self) -> float:
+        return self._transaction_seconds / 2
 
     def send(self, rows: Sequence[OutboxRow]) -> Undone | Fenced | Refused | None:
         try:
@@ -82,20 +95,27 @@ class KafkaPublisher:
             return Undone(error.args[0].str(), in_doubt=False)
         self._refused = refused = []
         self._sent_bytes = sum(len(row.envelope.payload) for row in rows)
-        self._began = time.monotonic()
+        self._seconds = 0.0
 
         def note_refusal(error: KafkaError | None, _message: Any) -> None:
             if error is not None and error.code() in _REFUSED:
                 refused.append(error)
 
         try:
-            producer.begin_transaction()
-            for row in rows:
-                self._produce(producer, row, note_refusal)
-            producer.poll(0)
+            with self._timed():
+                producer.begin_transaction()
+                for row in rows:
+                    self._produce(producer, row, note_refusal)
+                producer.poll(0)
         except KafkaException as error:
             return self._abort(producer, error.args[0])
         return None
+
+    def abort(self, reason: str) -> Undone:
+        if self._producer is None:
+            raise RuntimeError("abort without an open transaction")
+        self._abort(self._producer, KafkaError(KafkaError._TIMED_OUT, reason))
+        return Undone(reason, in_doubt=False)
 
     def commit(self, offsets: Sequence[LaneOffset], membership: object) -> Outcome:
         producer = self._producer
@@ -103,14 +123,16 @@ class KafkaPublisher:
             raise RuntimeError("commit without an open transaction")
         positions = [TopicPartition(self._names.lanes_topic, one.lane, one.offset, one.metadata) for one in offsets]
         try:
-            self._call(lambda: producer.send_offsets_to_transaction(positions, membership, self._call_seconds))
-            self._flush(producer)
+            with self._timed():
+                self._call(lambda: producer.send_offsets_to_transaction(positions, membership, self._call_seconds))
+                self._flush(producer)
             if self._refused:
                 return self._abort(producer, self._refused[0])
-            self._call(lambda: producer.commit_transaction(self._call_seconds))
+            with self._timed():
+                self._call(lambda: producer.commit_transaction(self._call_seconds))
         except KafkaException as error:
             return self._abort(producer, error.args[0])
-        self._batch_size.note_published(self._sent_bytes, time.monotonic() - self._began, self._transaction_seconds)
+        self._batch_size.note_published(self._sent_bytes, self._seconds, self._transaction_seconds)
         return Published()
 
     def close(self) -> None:
@@ -118,6 +140,14 @@ class KafkaPublisher:
             self._producer.purge()
             self._producer.flush(self._call_seconds)
             self._producer = None
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds += self._clock() - began
 
     def _call(self, call: Callable[[], Any]) -> None:
         call_with_timeout(call, self._call_seconds + _GIVE_UP_SECONDS)
@@ -177,7 +207,7 @@ class KafkaPublisher:
         No transactional call is repeated, even if its error allows it: see `call_with_timeout`. The committed offsets
         say later whether the transaction was committed.
         """
-        self._batch_size.note_failed(self._sent_bytes, time.monotonic() - self._began, self._transaction_seconds)
+        self._batch_size.note_failed(self._sent_bytes, self._seconds, self._transaction_seconds)
         aborted = False
         if not reason.fatal():
             try:

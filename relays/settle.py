@@ -32,11 +32,14 @@ class Settler:
         self._rows = rows
         self._settling = self._background.start(partial(self._outbox.settle, rows))
 
-    def finish(self) -> None:
-        """Wait until the rows of the last batch are removed."""
+    def finish(self, seconds: float | None = None) -> bool:
+        """Wait until the rows of the last batch are removed, for at most `seconds`. Returns whether they are."""
         if self._settling is not None:
+            if not self._background.await_end(self._settling, seconds):
+                return False
             self._background.wait(self._settling)
         self._settling, self._rows = None, ()
+        return True
 
     def forget(self) -> None:
         """Leave the rows of the last batch to the next owners of their lanes: the committed offsets name them."""

@@ -3,6 +3,7 @@
 Invariant 11: nothing is swallowed.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,18 +51,24 @@ class TooManyDeadLetters(Exception):
 class DeadLetterLimit:
     """Limits the dead letters among the last events of a stage, in all its processes and starts.
 
-    `count_stored` returns how many dead letters all processes of the stage have stored in the last hour; it is called
-    only when an event is about to become one. While this process has seen fewer than AMONG events, the dead letters of
-    the others count as the events before: a restart does not begin at 0, and a long run of good events outweighs them.
+    `count_stored` returns how many open dead letters all processes of the stage have stored in the last
+    WITHIN_SECONDS; it is called only when an event is about to become one. While this process has seen fewer than AMONG
+    events, the dead letters of the others count as the events before: a restart does not begin at 0, and a long run of
+    good events outweighs them.
+
+    Of what is stored, those of the others are all but as many as this process stored in that time. One of its own that
+    a person has closed since is not in `count_stored`: then one letter of the others is missed, for at most that time.
     """
 
     AT_MOST = 100
     AMONG = 1_000  # events
+    WITHIN_SECONDS = 3_600
 
-    def __init__(self, count_stored: Callable[[], int]) -> None:
+    def __init__(self, count_stored: Callable[[], int], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._count_stored = count_stored
+        self._clock = clock
         self._recent: deque[bool] = deque(maxlen=self.AMONG)
-        self._stored = 0  # by this process
+        self._own: deque[tuple[float, int]] = deque()  # when this process stored how many
 
     def count_room(self) -> int:
         """How many more dead letters may be stored."""
@@ -76,8 +83,16 @@ class DeadLetterLimit:
     def note(self, events: int, dead: int) -> None:
         """Count events that are done with; the dead letters among them are stored."""
         self._recent.extend([False] * min(events - dead, self.AMONG) + [True] * min(dead, self.AMONG))
-        self._stored += dead
+        if dead:
+            self._drop_old()
+            self._own.append((self._clock(), dead))
 
     def _count(self) -> int:
-        others = max(0, self._count_stored() - self._stored)
+        self._drop_old()
+        others = max(0, self._count_stored() - sum(dead for _, dead in self._own))
         return sum(self._recent) + min(others, self.AMONG - len(self._recent))
+
+    def _drop_old(self) -> None:
+        since = self._clock() - self.WITHIN_SECONDS
+        while self._own and self._own[0][0] <= since:
+            self._own.popleft()

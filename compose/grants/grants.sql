@@ -26,7 +26,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON chunks TO 'rag-writer';
 GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-writer'; -- DELETE: the chunk exists again
 GRANT SELECT, INSERT, UPDATE, DELETE ON document_files TO 'rag-writer';
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-writer';
-GRANT INSERT ON operation_logs TO 'rag-writer'; -- it can append to the log, but neither read nor change it
+GRANT INSERT, SELECT (log_id, operation_type, target_table, target_id, transaction_context) ON operation_logs
+    TO 'rag-writer'; -- it can append to the log, not change it; SELECT: `adopt` skips what others wrote
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-writer'; -- after a failover: a new history
 GRANT INSERT ON histories TO 'rag-writer';
 GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: vectors of pending events, and how many there are
@@ -42,7 +43,7 @@ GRANT SELECT (doc_id, version, history_id, history_base, lost_version, status, c
     INSERT (doc_id, version, history_id, lost_version, title, source_type, chunk_count, status, deleted_at)
     ON documents TO 'rag-relay'; -- INSERT: a document that was lost, as a deleted one
 GRANT SELECT (doc_id), UPDATE (milvus_synced) ON chunks TO 'rag-relay';
-GRANT INSERT ON document_files TO 'rag-relay'; -- files of a lost version, to be removed
+GRANT INSERT, SELECT (object_key) ON document_files TO 'rag-relay'; -- files of a lost version, to be removed
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-relay';
 GRANT SELECT, INSERT, UPDATE (checked_at) ON histories TO 'rag-relay';
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-relay'; -- after a failover: a new history
@@ -59,11 +60,13 @@ GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
 GRANT INSERT, UPDATE, SELECT (stage, event_id, attempts, dead_at, state) ON outbox_dead_letters
     TO 'rag-consumer'; -- UPDATE: one that died before
 
--- The monitor: `rag-outbox monitor`. It counts, and sees no title, no text and no payload.
+-- The monitor: `rag-outbox monitor`. It counts, closes superseded dead letters, and sees no title, no text and no payload.
 GRANT SELECT (id, payload_bytes, created_at) ON outbox TO 'rag-monitor';
 GRANT SELECT (doc_id, version, lost_version, status, deleted_at) ON documents TO 'rag-monitor';
 GRANT SELECT (doc_id, sink, state, applied_version, requested_at) ON sink_states TO 'rag-monitor';
-GRANT SELECT (stage, aggregate_id, aggregate_version, state) ON outbox_dead_letters TO 'rag-monitor';
+GRANT SELECT (id, stage, aggregate_id, aggregate_version, dead_at, state),
+    UPDATE (state, closed_at, closed_by, closed_reason)
+    ON outbox_dead_letters TO 'rag-monitor'; -- UPDATE: it closes those that are superseded
 GRANT SELECT (number, checked_at) ON histories TO 'rag-monitor';
 GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_history_list_length is missing
 

@@ -66,16 +66,18 @@ def adopt(
     report: Report,
     *,
     dry_run: bool,
+    overwrite: bool,
     limit: int | None,
     stop: threading.Event,
     advance: Callable[[int], None],
 ) -> Adopted:
     """Write every document that differs, batch by batch, until `stop` is set.
 
-    A document that fails is reported, and the others go on. `advance` receives the number of documents of each batch.
+    A document that fails is reported, and the others go on. So is one that was changed since it was adopted, unless
+    `overwrite`. `advance` receives the number of documents of each batch.
     Raises TooManyFailures, SourceError and what the writer raises.
     """
-    writer = BatchWriter(system, old.collection, old.files, report, dry_run=dry_run)
+    writer = BatchWriter(system, old.collection, old.files, report, dry_run=dry_run, overwrite=overwrite)
     shown = 0
     for page in _pages(old.documents, limit):
         for rows in _batches(system, old, page, report):

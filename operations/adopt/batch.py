@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
+from operations.adopt.changed import ADOPT, ChangedSince, find_changed, refuse_changed
 from operations.adopt.documents import OldDocument
 from operations.adopt.errors import BadDocument
 from operations.adopt.files import OldFiles
@@ -17,23 +19,34 @@ from producer.validation import validate
 from schema.database.connection import reading
 from schema.database.tables import documents
 
+_CHANGED = "changed since it was adopted; --overwrite replaces it by its old state"
+
 
 class BatchWriter:
     """Writes batches; in a dry run it reads and checks the same and writes nothing."""
 
     def __init__(
-        self, system: System, collection: OldCollection, files: OldFiles | None, report: Report, *, dry_run: bool
+        self,
+        system: System,
+        collection: OldCollection,
+        files: OldFiles | None,
+        report: Report,
+        *,
+        dry_run: bool,
+        overwrite: bool,
     ) -> None:
         self._system = system
         self._collection = collection
         self._files = files
         self._report = report
         self._dry_run = dry_run
+        self._overwrite = overwrite
+        self._context = {ADOPT: collection.name}
         self._writer = system.writer()
 
     def write(self, batch: Sequence[OldDocument]) -> None:
         """Raises TooManyFailures, and what the stores raise: then nothing of the batch is written."""
-        olds = {old.document.doc_id: old for old in self._valid(batch)}
+        olds = self._drop_changed({old.document.doc_id: old for old in self._valid(batch)})
         if self._dry_run:
             self._check(olds)
             return
@@ -41,8 +54,18 @@ class BatchWriter:
         while ready:
             try:
                 receipts, _ = upsert.upsert(
-                    self._system.engine, self._system.store, self._writer, list(ready.values()), None
+                    self._system.engine,
+                    self._system.store,
+                    self._writer,
+                    list(ready.values()),
+                    None,
+                    context=self._context,
+                    before=partial(self._refuse_changed, list(ready)),
                 )
+            except ChangedSince as error:  # since this batch began
+                for doc_id in error.doc_ids:
+                    del ready[doc_id]
+                    self._report.skip(doc_id, _CHANGED)
             except VectorRequired as error:
                 self._give_vectors(ready, olds, error.chunks)
             except FileRequired as error:
@@ -58,6 +81,20 @@ class BatchWriter:
                 self._report.total.unchanged += len(receipts) - changed
                 self._count(ready.values())
                 return
+
+    def _drop_changed(self, olds: Mapping[str, OldDocument]) -> dict[str, OldDocument]:
+        """Without the documents that were changed since they were adopted: their files are not even read."""
+        changed: set[str] = set()
+        if olds and not self._overwrite:
+            with reading(self._system.engine) as connection:
+                changed = find_changed(connection, list(olds))
+        for doc_id in sorted(changed):
+            self._report.skip(doc_id, _CHANGED)
+        return {doc_id: old for doc_id, old in olds.items() if doc_id not in changed}
+
+    def _refuse_changed(self, doc_ids: Sequence[str], connection: Connection) -> None:
+        if not self._overwrite:
+            refuse_changed(connection, doc_ids)
 
     def _valid(self, batch: Iterable[OldDocument]) -> list[OldDocument]:
         """The documents that keep every limit that can be checked before vectors and files are read."""

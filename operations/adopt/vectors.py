@@ -53,6 +53,10 @@ class OldCollection:
         sparse = 0 if mapping.sparse is None else _SPARSE_BYTES * limits.SPARSE_ENTRIES
         self._vector_bytes = _OTHER_BYTES + 4 * dimension + sparse
 
+    @property
+    def name(self) -> str:
+        return self._mapping.collection
+
     def vectors(self, ids: Sequence[Any]) -> dict[str, list[OldVector]]:
         """Id → the vectors of the rows with this id: none, one, or, in a field that is no key, several."""
         fields = [name for name in (self._mapping.vector, self._mapping.sparse) if name is not None]

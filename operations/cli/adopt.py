@@ -30,19 +30,23 @@ def command(
         typer.Option(metavar="COLLECTION", help="The old collection, instead of the one that the mapping names."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also write documents that were changed or deleted since.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N documents, in the order of doc_id.")
     ] = None,
     max_failures: Annotated[int, typer.Option(min=0, metavar="N", help="Stop when more documents fail.")] = 1_000,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="One line per document that failed, with the reason.")
+        Path | None, typer.Option(metavar="FILE.jsonl", help="One line per document that failed or was skipped.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the documents of an existing platform, with the vectors that its Milvus collection holds.
 
     Nothing is embedded again, and nothing in the old stores changes. Run it again after an interruption, or after the
-    old platform changed: only what differs is written. docs/adopt.md explains the mapping.
+    old platform changed: only what differs is written. A document that somebody else changed or deleted in the meantime
+    is skipped. docs/adopt.md explains the mapping.
     """
     from operations import wiring
     from operations.adopt import adoption
@@ -66,6 +70,7 @@ def command(
                     old,
                     Report(total, max_failures, lines, output.note),
                     dry_run=dry_run,
+                    overwrite=overwrite,
                     limit=limit,
                     stop=stop,
                     advance=bar.advance,
@@ -79,15 +84,21 @@ def command(
     if total.interrupted:
         output.note(f"rag-outbox: interrupted after {total.documents} of {count} documents; run it again to continue")
         raise typer.Exit(130)
-    if total.failed:
+    if total.skipped:
+        output.note(
+            f"rag-outbox: skipped {total.skipped} documents that were changed since they were adopted; --overwrite "
+            "replaces them by their old state"
+        )
+    if total.failed or total.skipped:
         raise typer.Exit(1)
 
 
 def _table(total: "Adopted", seconds: float, dry_run: bool) -> "Table":
     done = {"valid": total.valid} if dry_run else {"written": total.written, "unchanged": total.unchanged}
     shown = table(
-        "documents", *(f"#{name}" for name in (*done, "failed", "chunks", "vectors read", "files", "seconds"))
+        "documents",
+        *(f"#{name}" for name in (*done, "failed", "skipped", "chunks", "vectors read", "files", "seconds")),
     )
-    row = (total.documents, *done.values(), total.failed, total.chunks, total.vectors, total.files)
+    row = (total.documents, *done.values(), total.failed, total.skipped, total.chunks, total.vectors, total.files)
     shown.add_row(*(f"{number:,}" for number in row), f"{seconds:.1f}")
     return shown

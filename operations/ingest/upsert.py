@@ -1,7 +1,8 @@
 """Writes documents with the vectors that they lack, and removes the staged files that no event needs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
@@ -13,16 +14,25 @@ from schema.object_store.port import ObjectStore
 
 
 def upsert(
-    engine: Engine, store: ObjectStore, writer: Writer, documents: Sequence[Document], embedder: Embedder | None
+    engine: Engine,
+    store: ObjectStore,
+    writer: Writer,
+    documents: Sequence[Document],
+    embedder: Embedder | None,
+    *,
+    context: Mapping[str, Any] | None = None,
+    before: Callable[[Connection], None] = lambda _: None,
 ) -> tuple[list[Receipt], int]:
     """Write documents, and embed those chunks whose vectors the writer requires.
 
-    Staged files that no event needs are removed from `store`. Returns the receipts and the number of embedded chunks.
-    Raises VectorRequired if there is no embedder.
+    `context` is the transaction context of the log; `before` runs first in each transaction, and may raise. Staged
+    files that no event needs are removed from `store`. Returns the receipts and the number of embedded chunks. Raises
+    VectorRequired if there is no embedder.
     """
 
     def write(connection: Connection) -> tuple[list[Receipt], list[str]]:
-        receipts = writer.upsert_many(connection, documents)
+        before(connection)
+        receipts = writer.upsert_many(connection, documents, transaction_context=context)
         return receipts, _select_unneeded(connection, documents)
 
     embedded = 0

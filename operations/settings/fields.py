@@ -47,10 +47,10 @@ class Settings(BaseSettings):
     )
     database_timeout_seconds: float = Field(
         default=TIMEOUT_SECONDS,
-        ge=1,
+        ge=2,  # a wait for a lock must end first, after at least 1 second
         description="How long a call of MySQL may stay without an answer before it fails; `init`, `status` and "
         "`history check` have no limit.",
-        json_schema_extra={"unit": "seconds, at least 1"},
+        json_schema_extra={"unit": "seconds, at least 2"},
     )
     leave_after_seconds: float = Field(
         default=LEAVE_AFTER_SECONDS,

@@ -36,8 +36,8 @@ def connect(
     """An engine for `url` ("mysql+pymysql://…" or "sqlite:///…").
 
     MySQL: READ COMMITTED, UTC and utf8mb4. A call without an answer for `timeout_seconds` fails (None: it waits), and a
-    wait for a lock fails sooner, with its own error. With `idle_seconds` the server ends a connection, and its open
-    transaction with all locks, when the client sends nothing for so long.
+    wait for a lock of a row or a table fails sooner, with its own error. With `idle_seconds` the server ends a
+    connection, and its open transaction with all locks, when the client sends nothing for so long.
 
     SQLite: a transaction takes the write lock when it begins, so that two writers wait for each other instead of
     failing later; commits are durable (WAL, synchronous=FULL). Read through `reading()`, which does not take that lock.
@@ -117,7 +117,8 @@ def probe(engine: Engine) -> None:
 def _session_settings(timeout_seconds: float | None, idle_seconds: float | None) -> str:
     settings = ["time_zone = '+00:00'"]
     if timeout_seconds is not None:
-        settings.append(f"innodb_lock_wait_timeout = {max(1, int(timeout_seconds * 2 / 3))}")
+        lock_seconds = max(1, int(timeout_seconds * 2 / 3))
+        settings += [f"innodb_lock_wait_timeout = {lock_seconds}", f"lock_wait_timeout = {lock_seconds}"]
     if idle_seconds is not None:
         settings.append(f"wait_timeout = {max(1, round(idle_seconds))}")
     return f"SET {', '.join(settings)}"

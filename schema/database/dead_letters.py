@@ -4,17 +4,18 @@ Invariant 11: a refused event has its row before it leaves the outbox, or before
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, null, or_, select, true, update
 
 from schema.database.clock import utc_now
 from schema.database.tables import documents, outbox_dead_letters, sink_states, sinks
-from schema.failures import DeadLetter
+from schema.failures import DeadLetter, DeadLetterLimit
 from schema.limits import DOC_ID_BYTES, LAST_VERSION
 
-RECENT = timedelta(hours=1)
+RECENT = timedelta(seconds=DeadLetterLimit.WITHIN_SECONDS)
+_SUPERSEDED = "every required sink holds a newer version, or the document is deleted"
 _ERROR_CHARACTERS = 10_000  # of a reason; it may quote a document
 _REFUSED_AGAIN = {
     "attempts": outbox_dead_letters.c.attempts + 1,
@@ -68,9 +69,8 @@ def count_recent(connection: Connection, stages: Collection[str]) -> int:
 
     Those that a person replayed or discarded do not count.
     """
-    since = connection.execute(select(utc_now())).scalar_one() - RECENT
     columns = outbox_dead_letters.c
-    recent = columns.stage.in_(sorted(stages)), columns.dead_at > since, columns.state == "open"
+    recent = columns.stage.in_(sorted(stages)), columns.dead_at > _limit_since(connection), columns.state == "open"
     counted = select(func.count(columns.event_id.distinct())).where(*recent)
     return int(connection.execute(counted).scalar_one())
 
@@ -80,6 +80,27 @@ def count_open(connection: Connection) -> dict[str, int]:
     columns = outbox_dead_letters.c
     counted = select(columns.stage, func.count()).where(columns.state == "open", ~is_superseded())
     return {row[0]: row[1] for row in connection.execute(counted.group_by(columns.stage))}
+
+
+def find_superseded(connection: Connection, most: int = 500) -> list[int]:
+    """The ids of open letters that need nobody, the oldest first. Those that the limit still counts stay open."""
+    columns = outbox_dead_letters.c
+    found = select(columns.id).where(columns.state == "open", columns.dead_at <= _limit_since(connection))
+    return list(connection.execute(found.where(is_superseded()).order_by(columns.id).limit(most)).scalars())
+
+
+def close_superseded(connection: Connection, letter_ids: Collection[int]) -> None:
+    """Close these letters, except those that were closed, or refused again, in the meantime."""
+    columns = outbox_dead_letters.c
+    closed = {"state": "superseded", "closed_at": utc_now(), "closed_by": "rag-outbox", "closed_reason": _SUPERSEDED}
+    still_open = columns.state == "open", columns.dead_at <= _limit_since(connection)
+    given = update(outbox_dead_letters).where(columns.id.in_(letter_ids), *still_open)
+    connection.execute(given.values(closed))
+
+
+def _limit_since(connection: Connection) -> datetime:
+    now: datetime = connection.execute(select(utc_now())).scalar_one()
+    return now - RECENT
 
 
 def is_superseded() -> ColumnElement[bool]:

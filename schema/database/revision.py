@@ -51,7 +51,8 @@ def require_compatible(connection: Connection) -> None:
 
 def require_usable(found: str) -> None:
     """Raises WrongRevision if this code does not work with tables of the revision `found`."""
-    if needs_upgrade(found) and number(found) < OLDEST:
+    needs_upgrade(found)  # raises if they are too new
+    if number(found) < OLDEST:
         raise WrongRevision(
             f"the tables are at revision {number(found)}, and this release needs {OLDEST} or later: run rag-outbox init"
         )
@@ -70,7 +71,7 @@ def needs_upgrade(found: str | None) -> bool:
             f"the tables are at revision {number(found)}, which needs a release of revision {oldest_code(found)} or "
             f"later; this one has {newest}: a newer rag-outbox upgraded them; install that release"
         )
-    return False
+    return number(found) < newest  # an old one may have left the list
 
 
 def number(revision: str) -> str:

@@ -53,7 +53,7 @@ VECTOR_LEVELS = ("text", "table", "row", "col", "cell")
 DOCUMENT_STATES = ("pending", "processing", "completed", "failed", "deleting")
 SINK_STATES = ("pending", "applied", "failed", "absent")
 SINK_ROLES = ("active", "joining", "leaving")
-LETTER_STATES = ("open", "replayed", "discarded")
+LETTER_STATES = ("open", "replayed", "discarded", "superseded")
 
 _OPTIONS: dict[str, Any] = {  # ids compare byte by byte, as in Milvus and the object store
     "mysql_engine": "InnoDB",

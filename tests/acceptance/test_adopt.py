@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
+from producer import Writer
 from schema.collection import alias_of
 from schema.database.connection import connect, reading
 from schema.object_store import s3
@@ -126,6 +127,7 @@ def on_servers(path: Path, servers: Servers, milvus: MilvusServer, minio: MinioS
             object_store_bucket=bucket,
             embedding_model="test-model",
             vector_dimension="8",
+            profile="embedded",  # no Kafka
         )
         folder.path.mkdir()
         assert folder.run("init").status == 0
@@ -175,7 +177,7 @@ def test_platform_moves_with_its_vectors(adoption: Adoption, tmp_path: Path) -> 
         "vectors": CHUNKS,
         "files": FILES,
     }
-    counts |= {"interrupted": False, "retries": {}, "unchanged": 0}
+    counts |= {"interrupted": False, "retries": {}, "unchanged": 0, "skipped": 0}
     assert dry == counts | {"written": 0, "valid": ADOPTED, "dry_run": True}
     assert_report_names_broken(report)
     for table in ("documents", "outbox", "operation_logs"):
@@ -257,6 +259,38 @@ def test_second_run_writes_only_what_changed(local: Adoption) -> None:
 
     assert (done["written"], done["unchanged"], done["vectors"]) == (2, 8, 1)
     assert local.rows("SELECT doc_id FROM documents WHERE version = 2 ORDER BY doc_id") == [("3",), ("4",)]
+
+
+def test_run_after_the_switch_over_overwrites_nothing(local: Adoption, tmp_path: Path) -> None:
+    """Services changed 3 and 4, and deleted 5; 6 was sent again; in the old platform, 4 and 7 changed."""
+    assert local.adopt("--limit", "10", status=0)["written"] == 10
+    local.folder.succeed("run", "--until-idle")
+    with local.engine.begin() as connection:
+        writer = Writer("wordllama-l2_supercat-256")
+        writer.relabel(connection, "3", title="Ours")
+        writer.relabel(connection, "4", title="Ours")
+        writer.delete(connection, "5")
+        writer.resync(connection, "6")
+    local.change("UPDATE kb_file SET name = 'Theirs' WHERE id IN (4, 7)")
+    report = tmp_path / "skipped.jsonl"
+    titles = "SELECT doc_id, title, deleted_at IS NULL FROM documents WHERE doc_id IN ('3', '4', '5', '7') ORDER BY 1"
+    kept = [("3", "Ours", 1), ("4", "Ours", 1), ("5", "File 5", 0)]
+
+    dry = local.adopt("--limit", "10", "--dry-run")
+    done = local.adopt("--limit", "10", "--report", str(report))
+
+    assert (dry["skipped"], dry["valid"]) == (3, 7)
+    assert (done["skipped"], done["written"], done["unchanged"], done["failed"]) == (3, 1, 6, 0)
+    assert local.rows(titles) == [*kept, ("7", "Theirs", 1)]
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [line["doc_id"] for line in lines] == ["3", "4", "5"]
+    assert {line["reason"] for line in lines} == {
+        "changed since it was adopted; --overwrite replaces it by its old state"
+    }
+
+    assert local.adopt("--limit", "10", "--overwrite", status=0)["written"] == 3
+    assert local.rows(titles) == [("3", "File 3", 1), ("4", "Theirs", 1), ("5", "File 5", 1), ("7", "Theirs", 1)]
+    assert local.adopt("--limit", "10", status=0)["unchanged"] == 10
 
 
 def test_ctrl_c_ends_after_the_batch_and_says_what_was_done(local: Adoption, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
-from relays.ports import Fenced, LaneOffset, Lanes, OutboxRow, Outcome, Published, Publisher, Refused
+from relays.ports import Fenced, LaneOffset, Lanes, OutboxRow, Outcome, Published, Publisher, Refused, Undone
 from schema.database.tables import LANES
 from schema.events.events import Envelope
 from tests.support.waiting import wait_for
@@ -121,6 +121,14 @@ class RelayKafkaContract:
         with publishing(kafka) as publisher:
             assert publisher.send([row(1)]) is None
         assert kafka.read_event_ids() == []
+
+    def test_aborted_transaction_is_invisible_and_delays_nothing(self, kafka: RelayKafka) -> None:
+        with member(kafka) as lanes, publishing(kafka) as publisher:
+            take_over(lanes)
+            assert publisher.send([row(1)]) is None
+            assert publisher.abort("later") == Undone("later", in_doubt=False)
+            assert commit(lanes, publisher, [row(2)], "second") == Published()
+        assert kafka.read_event_ids() == ["event-2"]
 
     def test_lane_in_an_open_transaction_delays_no_other_takeover(self, kafka: RelayKafka) -> None:
         with member(kafka) as lanes, publishing(kafka) as publisher:

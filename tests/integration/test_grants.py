@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pymysql
 import pytest
+from prometheus_client import CollectorRegistry
 from pymilvus import MilvusClient
 from pymysql.constants import CLIENT, ER
 from sqlalchemy import Engine, make_url, select, text
@@ -19,9 +20,11 @@ from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from operations import history
 from operations.monitoring import backlog
+from operations.monitoring.metrics import BacklogMetrics
+from operations.monitoring.monitor import Monitor
 from producer import Writer
 from relays.outbox import SqlOutbox
-from schema.database import revision
+from schema.database import dead_letters, revision
 from schema.database.connection import connect, reading
 from schema.database.tables import LANES, system_identity
 from schema.events.events import FileRecord
@@ -235,6 +238,10 @@ def test_monitor_user_may_read_the_whole_backlog(mysql: Engine, users: Users) ->
         found = backlog.read(connection)
     assert (found.pending_events, found.documents["pending"], found.sinks["milvus"].documents["pending"]) == (1, 1, 1)
     assert found.history_list_length is not None
+    Monitor(users.monitor, metrics := BacklogMetrics(CollectorRegistry())).close_superseded()
+    assert metrics.up == {"database": True}
+    with users.monitor.begin() as connection:
+        dead_letters.close_superseded(connection, [1])
 
     with mysql.begin() as connection:
         connection.execute(text(f"REVOKE PROCESS ON *.* FROM '{users.monitor.url.username}'"))
@@ -316,6 +323,7 @@ STATEMENTS = {
         "DROP TABLE chunks",
     ],
     "monitor": [
+        "UPDATE outbox_dead_letters SET error = 'other'",
         "SELECT title FROM documents",
         "SELECT * FROM chunks",
         "SELECT payload FROM outbox",

@@ -87,6 +87,26 @@ def test_check_suspects_the_documents_of_lost_events(lost: Engine, servers: Serv
     assert (again.events, again.documents) == (4, frozenset())
 
 
+def test_check_removes_files_of_lower_lost_versions(mysql: Engine, servers: Servers, names: Names) -> None:
+    """A consumer saw version 2 first, which has no file; version 1 and its file were applied before."""
+    with mysql.begin() as connection:
+        Writer(MODEL).upsert(connection, document("a", "one", file=b"lost"))
+    publish(mysql, servers, names)
+    [(key,)] = written.rows(mysql, "SELECT object_key FROM document_files")
+    with mysql.begin() as connection:
+        connection.execute(text("DELETE FROM document_files"))
+        connection.execute(text("UPDATE documents SET version = 3, lost_version = 2, deleted_at = NOW()"))
+        connection.execute(text("UPDATE sink_states SET desired_version = 3, applied_version = 3, state = 'applied'"))
+    history.start(mysql, "test")
+    with mysql.begin() as connection:
+        connection.execute(text("UPDATE documents SET history_id = (SELECT history_id FROM system_identity)"))
+    report = history.check(mysql, reader(servers, names))
+    assert report.lost_events == 0, "it was found before"
+    assert written.rows(mysql, "SELECT object_key, removed_in_version FROM document_files") == [(key, 3)]
+    states = written.rows(mysql, "SELECT sink, state FROM sink_states ORDER BY sink")
+    assert states == [("milvus", "applied"), ("minio", "absent")]
+
+
 def test_check_after_the_next_write_finds_the_lost_version(lost: Engine, servers: Servers, names: Names) -> None:
     """Written again, the document has the lost version's number."""
     history.start(lost, "test")

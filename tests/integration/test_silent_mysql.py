@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import Engine, event, text
@@ -161,3 +163,46 @@ def test_settle_whose_commit_arrives_late_removes_published_rows_only(
     forwarder.heal()
     wait_for(lambda: count_rows(mysql) == 1, "the late commit")
     assert [row.envelope.doc_id for row in SqlOutbox(mysql).claim_lanes(range(LANES), [], 10, 1_000_000)] == ["b"]
+
+
+@pytest.mark.parametrize("lock", ["LOCK TABLES documents WRITE", "an ALTER TABLE that waits"])
+def test_wait_for_a_table_lock_fails_as_busy_and_keeps_the_pool(mysql: Engine, lock: str) -> None:
+    url = mysql.url.render_as_string(hide_password=False)
+    engine = connect(url, timeout_seconds=3 * TIMEOUT_SECONDS)
+    with ExitStack() as stack:
+        stack.callback(engine.dispose)
+        holder = stack.enter_context(mysql.connect())
+        if lock.startswith("LOCK"):
+            holder.execute(text(lock))
+            stack.callback(holder.execute, text("UNLOCK TABLES"))
+        else:
+            holder.execute(text("SELECT COUNT(*) FROM documents"))  # until it ends, no ALTER may begin
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            altering = pool.submit(alter, mysql)
+            stack.callback(altering.result, 30)
+            stack.callback(holder.rollback)
+            wait_for(lambda: is_alter_waiting(mysql), "the ALTER to wait")
+        with engine.connect() as connection:
+            its_id = connection.scalar(text("SELECT CONNECTION_ID()"))
+            with pytest.raises(DBAPIError) as failed:
+                connection.execute(text("SELECT COUNT(*) FROM documents"))
+            assert failed.value.orig is not None
+            assert failed.value.orig.args[0] == 1205
+            assert is_transient(failed.value)
+            assert not is_away(failed.value)
+            assert not connection.invalidated
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT CONNECTION_ID()")) == its_id
+
+
+def alter(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("ALTER TABLE documents COMMENT = 'altered'"))
+
+
+def is_alter_waiting(engine: Engine) -> bool:
+    waiting = (
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock'"
+    )
+    with engine.connect() as connection:
+        return bool(connection.scalar(text(waiting)))

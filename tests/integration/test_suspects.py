@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any
 from unittest.mock import patch
 
@@ -11,8 +11,10 @@ import pytest
 from sqlalchemy import Engine
 
 from consumers import marks
+from consumers.lost_history import LostEvent
 from consumers.marks import Known
-from schema.events.events import DocumentUpserted
+from producer import desired
+from schema.events.events import DocumentUpserted, decode
 from schema.failures import Retryable
 from schema.object_store import layout
 from tests.integration.test_invariants_histories import absent, refill_all, start_history, states, suspects
@@ -20,6 +22,14 @@ from tests.support.foreign_events import lose
 from tests.support.pipeline import Pipeline, document
 
 pytestmark = pytest.mark.integration
+
+
+class LongAgo:
+    """The clock of a writer in 2020."""
+
+    @staticmethod
+    def now(tz: tzinfo) -> datetime:
+        return datetime(2020, 1, 1, tzinfo=tz)
 
 
 @pytest.fixture(params=["sqlite", "mysql"])
@@ -55,6 +65,57 @@ def test_lost_document_leaves_nothing_in_any_store(pipeline: Pipeline) -> None:
     ]
     assert {row["doc_id"] for row in pipeline.milvus_rows().values()} == {"a"}
     assert [key for key in pipeline.objects() if "missing" in key] == []
+    pipeline.assert_in_step()
+
+
+@pytest.mark.parametrize("batches", [["2", "1"], ["12"], ["21"], ["1", "2"]], ids=" then ".join)
+def test_file_that_only_a_lower_lost_version_carried_is_removed(
+    pipeline: Pipeline, batches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 1 was written on another day, and applied; version 2 keeps the file, and was not applied."""
+    monkeypatch.setattr(desired, "datetime", LongAgo)
+    pipeline.upsert(document("a", "one"), document("missing", "two", file=b"lost"))
+    [first] = pipeline.pending("missing")
+    pipeline.run()
+    pipeline.upsert(document("missing", "two", "three", file=b"lost"))
+    [second] = pipeline.pending("missing")
+    assert [LostEvent.of(decode(event)).files != () for event in (first, second)] == [True, False]
+    pipeline.execute("DELETE FROM outbox")
+    for table in ("chunks", "document_files", "sink_states", "documents"):
+        pipeline.execute(f"DELETE FROM {table} WHERE doc_id = 'missing'")
+    start_history(pipeline)
+    events = {"1": first, "2": second}
+    for batch in batches:
+        for one in pipeline.appliers():
+            assert one.apply([events[version] for version in batch]) == []
+        refill_all(pipeline)
+    assert suspects(pipeline) == [("missing", 2)]
+    assert [key for key in pipeline.objects() if "missing" in key] == []
+    assert pipeline.sql("SELECT status FROM documents WHERE doc_id = 'missing'") == [("completed",)]
+    pipeline.assert_in_step()
+
+
+def test_file_of_a_lost_event_makes_only_file_sinks_absent_and_once(pipeline: Pipeline) -> None:
+    pipeline.upsert(document("a", "one", file=b"kept"))
+    [event] = pipeline.pending()
+    pipeline.run()
+    [record] = msgspec.msgpack.decode(event.payload, type=DocumentUpserted).files
+    other = msgspec.structs.replace(record, object_key=layout.raw_file_key("a", "pdf", datetime(2020, 1, 1), "pdf"))
+    milvus, minio = pipeline.appliers()
+    assert milvus.apply([lose(event, version=3, files=[record])]) == []
+    refill_all(pipeline)
+    healed = states(pipeline)
+    assert milvus.apply([lose(event, version=2, files=[record])]) == []
+    assert states(pipeline) == healed, "the document has an object of this key"
+
+    assert milvus.apply([lose(event, version=2, files=[other])]) == []
+    reason = "milvus received a file of version 2 of a lost history"
+    assert states(pipeline) == healed | {"minio": (0, "absent", reason)}
+    [marked] = pipeline.sql("SELECT marks FROM sink_states WHERE sink = 'minio'")
+    assert minio.apply([lose(event, version=2, files=[other])]) == []
+    assert pipeline.sql("SELECT marks FROM sink_states WHERE sink = 'minio'") == [marked]
+    refill_all(pipeline)
+    assert states(pipeline) == healed
     pipeline.assert_in_step()
 
 

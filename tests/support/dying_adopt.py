@@ -22,15 +22,15 @@ def _die() -> None:
 def _die_after(batch: int) -> None:
     real_upsert, done = upsert.upsert, 0
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal done
-        written = real_upsert(*arguments)
+        written = real_upsert(*arguments, **named)
         done += 1
         if done == batch:
             _die()
         return written
 
-    upsert.upsert = counted  # type: ignore[assignment]
+    upsert.upsert = counted
 
 
 def _die_in(batch: int, *, before_commit: bool) -> None:

@@ -183,6 +183,7 @@ class MemoryLanes(LaneStates):
 
 class MemoryPublisher:
     batch_bytes = MOST_BYTES
+    wait_seconds = 5.0
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
@@ -217,6 +218,10 @@ class MemoryPublisher:
         if fault is not Fault.OPEN:
             broker.end(transaction, "aborted" if fault is Fault.ABORTED else "committed")
         return Published() if fault is None else Undone("no answer", in_doubt=True)
+
+    def abort(self, reason: str) -> Undone:
+        self.close()
+        return Undone(reason, in_doubt=False)
 
     def close(self) -> None:
         if self._transaction is not None:

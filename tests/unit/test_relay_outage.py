@@ -13,7 +13,7 @@ from schema.failures import DatabaseAway, DeadLetter
 from schema.outage import DatabaseOutage
 from schema.retry import Backoff
 from schema.threads import start_in_thread
-from tests.support.memory_kafka import MemoryBroker
+from tests.support.memory_kafka import MemoryBroker, MemoryPublisher
 from tests.support.memory_outbox import MemoryOutbox
 from tests.support.waiting import wait_for
 
@@ -156,3 +156,21 @@ def test_stop_abandons_a_settle_that_hangs(
     stop.set()
     ended.result(30)
     assert system.published() == ["a-1"]
+
+
+def test_slow_settle_aborts_the_next_transaction_before_its_time_is_over(
+    system: System, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction is not left to Kafka's time limit, and no offset is in doubt."""
+    monkeypatch.setattr(MemoryPublisher, "wait_seconds", 0.05)
+    system.outbox.settle_hangs = True
+    with system.running():
+        system.outbox.append("a")
+        wait_for(system.published, "the first batch")
+        system.outbox.append("b")
+        wait_for(lambda: "batch_undone" in caplog.text, "the second transaction to be aborted")
+        system.outbox.release.set()
+        system.wait_until_published()
+    assert system.published() == ["a-1", "b-1"]
+    assert {one.state for one in system.broker.transactions} == {"committed", "aborted"}
+    assert "still in the outbox" in caplog.text

@@ -107,6 +107,15 @@ def test_new_release_runs_before_the_upgrade_if_it_can(
     assert tables(engine) == TABLES | {"later", revision.VERSION_TABLE}
 
 
+def test_release_refuses_old_tables_that_it_knows_no_more(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrate.upgrade(engine)
+    monkeypatch.setattr(revision, "REVISIONS", ("9998_from_9997", "9999_from_9998"))
+    monkeypatch.setattr(revision, "OLDEST", "9998")
+    assert revision.needs_upgrade(HEAD)
+    with pytest.raises(revision.WrongRevision, match=f"at revision {HEAD}, .* 9998 or later: run rag-outbox init"):
+        require_compatible(engine)
+
+
 def test_release_that_waited_for_a_newer_upgrade_changes_nothing(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

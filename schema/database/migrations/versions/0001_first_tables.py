@@ -207,7 +207,7 @@ def upgrade() -> None:
         sa.Column("dead_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.Column(
             "state",
-            _enum("ck_outbox_dead_letters_state", "open", "replayed", "discarded"),
+            _enum("ck_outbox_dead_letters_state", "open", "replayed", "discarded", "superseded"),
             nullable=False,
             server_default="open",
         ),
