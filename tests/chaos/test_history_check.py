@@ -40,6 +40,7 @@ def test_stores_heal_after_a_failover_that_lost_applied_commits(
 ) -> None:
     milvus_sink, minio_sink = MilvusSink(milvus, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
     milvus_sink.create()
+    minio_sink.create()
     pipeline = Pipeline(pair.engine, store, milvus, Writer(MODEL), milvus_sink, minio_sink)
     properties = kafka.properties(servers)
     check = partial(history.check_if_due, pair.engine, names, properties)

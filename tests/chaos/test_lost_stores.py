@@ -92,7 +92,7 @@ def test_dropped_bucket_stops_its_consumer_and_asks_for_files(system: System) ->
         drop_bucket(system)
         living |= write(system, "after")
         [consumer] = [one for one in some.processes if one.does == "minio"]
-        assert_stops(consumer, f"there is no bucket or folder {system.stores.bucket} in the object store")
+        assert_stops(consumer, f"there is no bucket or folder s3://{system.stores.bucket} in the object store")
         assert "after" not in completed(system)
 
         assert system.folder.run("init").status == 0

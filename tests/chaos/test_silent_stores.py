@@ -60,7 +60,7 @@ def test_consumers_go_on_after_their_stores_were_silent(system: System) -> None:
             forwarder.silence()
         living |= write(system, "silent")
         for sink, (_, consumer) in silent.items():
-            failing = f"sink_failing sink={sink} attempt=3 reason="
+            failing = f"sink_failing sink={sink} seconds="
             wait_for(lambda consumer=consumer, failing=failing: failing in consumer.log, f"{sink} to fail")  # type: ignore[misc]
         for forwarder, _ in silent.values():
             forwarder.heal()

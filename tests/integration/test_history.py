@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from producer import WriteConflict, Writer, statements
 from schema.database import history, sqlite_progress
@@ -93,20 +93,18 @@ def test_copy_that_lacks_nothing_that_was_relayed_goes_on(engine: Engine) -> Non
 
 
 def test_document_at_another_version_is_a_conflict(engine: Engine) -> None:
-    """A client that keeps no row locks, for instance in autocommit mode, cannot write one version twice."""
+    """Should a row lock be lost, one version is still never written twice."""
     write(engine, "d", "one")
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        real = statements.update_document
+    real = statements.update_document
 
-        def update_after_another(*arguments: Any) -> None:
-            with patch.object(statements, "update_document", real):
-                write(engine, "d", "theirs")
-            real(*arguments)
+    def update_after_another(connection: Connection, *arguments: Any) -> None:
+        connection.execute(text("UPDATE documents SET version = version + 1"))
+        real(connection, *arguments)
 
-        conflict = pytest.raises(WriteConflict, match="another transaction wrote document 'd'")
-        with patch.object(statements, "update_document", update_after_another), conflict:
-            Writer(MODEL).upsert(connection, document("d", "ours"))
-    assert written.rows(engine, "SELECT aggregate_version FROM outbox ORDER BY id") == [(1,), (2,)]
+    conflict = pytest.raises(WriteConflict, match="another transaction wrote document 'd'")
+    with patch.object(statements, "update_document", update_after_another), conflict, engine.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "ours"))
+    assert written.rows(engine, "SELECT aggregate_version FROM outbox ORDER BY id") == [(1,)]
 
 
 @pytest.mark.parametrize(

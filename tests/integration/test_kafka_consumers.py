@@ -181,6 +181,9 @@ def test_invariant_11_refused_event_is_stored_unchanged_in_the_dead_letter_topic
         pipeline.upsert(document("d3", "two"))
         wait_until_completed(pipeline.engine)
 
+    letters = pipeline.sql("SELECT stage, aggregate_id, payload FROM outbox_dead_letters ORDER BY stage")
+    assert letters == [("milvus", "d3", None), ("minio", "d3", None)]
+    pipeline.execute("DELETE FROM outbox_dead_letters")
     pipeline.assert_in_step()
     [letter] = kafka.topic(servers, names.dead_letters_topic("milvus"))
     assert (letter.doc_id, letter.version, letter.value) == ("d3", 1, b"broken")

@@ -132,7 +132,7 @@ def test_page_has_exactly_the_metrics_of_the_services(system: Monitored, name: s
     engine = connect(system.folder.settings["database_url"])
     wait_for(has_retried, "a retry")  # its labels are only known then
     engine.dispose()
-    assert served(port) == documented(kind)
+    wait_for(lambda: served(port) == documented(kind), "the metrics of the page")
 
 
 def test_page_has_exactly_the_metrics_of_run(tmp_path: Path) -> None:

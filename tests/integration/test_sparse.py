@@ -64,11 +64,12 @@ def test_updates_and_new_labels_keep_sparse_weights(pipeline: Pipeline) -> None:
     assert found(pipeline, 5) == ["two"]
 
 
-def test_other_weights_for_the_same_content_change_nothing(pipeline: Pipeline) -> None:
+def test_other_weights_for_the_same_content_are_a_change(pipeline: Pipeline) -> None:
     upsert(pipeline, chunk("one", sparse={5: 0.5}))
     pipeline.run()
-    assert not upsert(pipeline, chunk("one", sparse={6: 0.5}))
+    assert not upsert(pipeline, chunk("one", sparse={5: 0.5}))
     assert pipeline.pending() == []
+    assert upsert(pipeline, chunk("one", sparse={6: 0.5}))
 
 
 def test_resync_sends_pending_or_given_weights(pipeline: Pipeline) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # no __all__
 from sqlalchemy import Engine, text
 
@@ -22,6 +22,7 @@ from relays.ports import OutboxRow
 from schema.database.tables import LANES
 from schema.kafka import topics
 from schema.kafka.names import Names
+from schema.retry import call_with_retry
 from schema.sinks import Applier
 from tests.support.pipeline import applier
 from tests.support.servers import Servers
@@ -41,6 +42,12 @@ def create_topics(servers: Servers, names: Names) -> None:
 def remove_all(servers: Servers, topic: str) -> None:
     """Remove all messages, as the retention does."""
     admin = AdminClient({"bootstrap.servers": servers.kafka})
+    call_with_retry(  # a new partition may have no leader for a moment
+        lambda: _remove_all(admin, topic), retry_on=lambda error: isinstance(error, KafkaException), seconds=30
+    )
+
+
+def _remove_all(admin: AdminClient, topic: str) -> None:
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {
         TopicPartition(topic, one): latest for one in admin.list_topics(topic, timeout=30).topics[topic].partitions

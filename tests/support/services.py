@@ -32,6 +32,7 @@ class Process:
         self.name = name
         self.arguments = arguments
         self.settings = settings
+        folder.path.mkdir(parents=True, exist_ok=True)  # `init` makes it only in the embedded profile
         self._log, self._out = (folder.path / f"{name}.{kind}" for kind in ("log", "json"))
         with self._log.open("wb") as log, self._out.open("wb") as out:
             self._process = subprocess.Popen(
