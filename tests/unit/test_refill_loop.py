@@ -37,9 +37,13 @@ class ScriptedRefill:
         self.script = list(script)
         self.rounds: list[set[int] | None] = []
         self.due = True
+        self.marked = 0
 
     def is_due(self) -> bool:
         return self.due
+
+    def mark_written(self) -> None:
+        self.marked += 1
 
     def run_round(self, lanes: Collection[int] | None = None) -> int:
         self.rounds.append(None if lanes is None else set(lanes))
