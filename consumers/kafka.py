@@ -80,6 +80,7 @@ class KafkaConsumer:
         self._attempt: Future[list[DeadLetter]] | None = None
         self._left_behind: list[Future[Any]] = []  # they ran when this consumer left the group
         self._has_failed = False  # the last attempt: the next one marks what it wrote
+        self._is_held_unproven = False  # the documents held back failed alone: try them with the next others
         self._held_failures = 0
         self._held_until = 0.0
         self._has_joined = False
@@ -156,7 +157,7 @@ class KafkaConsumer:
                 return
             try:
                 self._finish()
-                failures, self._has_failed = 0, False
+                failures, self._has_failed, self._is_held_unproven = 0, False, False
                 if self._batch.has_held:
                     self._outages.database.note_success()
                 else:
@@ -167,7 +168,8 @@ class KafkaConsumer:
                 self._outages.note_failure(self._outages.sink, error, began)
                 if self._background.stop.is_set():
                     break  # not committed: the next owner applies it
-                if isinstance(error, SomeFail) or (selected and self._batch.is_held(selected)):
+                self._is_held_unproven = bool(selected) and self._batch.is_held(selected)
+                if self._is_held_unproven or isinstance(error, SomeFail):
                     self._postpone_held(began)
                     continue
                 failures += 1
@@ -177,15 +179,14 @@ class KafkaConsumer:
                 if failures >= WHOLE_ATTEMPTS and not isinstance(error, DatabaseAway):
                     self._subscription.resume()
                     self.poll_batch()  # the applier tells an event at fault by others that the sink takes
+        if self._batch.is_full:  # of messages held back: no others can be polled
+            self._background.pause(self._held_until - self._clock())
         self._subscription.resume()
 
     def _select(self) -> list[Message]:
-        """The messages to apply now. Waits if too many are held back to poll others."""
+        """The messages to apply now."""
         selected = self._batch.select(also_held=self._clock() >= self._held_until)
-        if selected or not self._batch.is_full:
-            return selected
-        self._background.pause(self._held_until - self._clock())
-        return [] if self._background.stop.is_set() else self._batch.select(also_held=True)
+        return self._batch.select(also_held=True) if selected and self._is_held_unproven else selected
 
     def _postpone_held(self, began: float) -> None:
         """At most half of the time is spent on documents that are held back."""

@@ -18,6 +18,7 @@ class HeldBack:
         self._backoff = backoff
         self._clock = clock
         self._doc_ids: set[str] = set()
+        self._is_unproven = False  # they failed alone: try them with the next others
         self._failures = 0
         self._since = 0.0
         self._until = 0.0
@@ -34,7 +35,7 @@ class HeldBack:
 
     def select(self, rows: Sequence[OutboxRow]) -> list[OutboxRow]:
         """The rows to apply now: without those of the documents held back, until these are due."""
-        if not self.seconds_left:
+        if not self.seconds_left or (self._is_unproven and not self.holds(rows)):
             return list(rows)
         left_out = [row for row in rows if row.envelope.doc_id in self._doc_ids]
         self.rows, self.size_bytes = len(left_out), sum(len(row.envelope.payload) for row in left_out)
@@ -54,6 +55,7 @@ class HeldBack:
         failing = error.doc_ids if isinstance(error, SomeFail) else {row.envelope.doc_id for row in rows}
         if not self._doc_ids:
             self._since = began
+        self._is_unproven = not isinstance(error, SomeFail)
         self._doc_ids = (self._doc_ids - {row.envelope.doc_id for row in rows}) | failing
         self.error = error
         self._failures += 1
