@@ -11,7 +11,7 @@ from consumers.subscription import Message, Partition
 from schema.failures import DeadLetter
 
 BATCH_ROWS = 500
-BATCH_BYTES = 16 * 1024 * 1024
+_BATCH_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class Batch:
         return len(self._open)
 
     @property
-    def size_bytes(self) -> int:
-        return sum(len(one.message.value or b"") for one in self._open)
+    def room(self) -> int:
+        """How many more messages it takes."""
+        return BATCH_ROWS - len(self._open)
 
     @property
     def is_full(self) -> bool:
-        return len(self._open) >= BATCH_ROWS or self.size_bytes >= BATCH_BYTES
+        return self.room <= 0 or sum(len(one.message.value or b"") for one in self._open) >= _BATCH_BYTES
 
     @property
     def partitions(self) -> set[Partition]:

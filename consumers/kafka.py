@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from consumers.background import Background
-from consumers.batch import BATCH_BYTES, BATCH_ROWS, Batch, keep_to_limit
+from consumers.batch import Batch, keep_to_limit
 from consumers.dead_letters import DeadLetters
 from consumers.isolation import WHOLE_ATTEMPTS
 from consumers.outages import Outages
@@ -29,7 +29,7 @@ from schema.threads import DRAIN_SECONDS, DaemonExecutor
 
 _log = logging.getLogger(__name__)
 
-_FETCH_ROWS = 50  # per poll, so that a batch exceeds BATCH_BYTES by at most 50 events
+_FETCH_ROWS = 50  # per poll, so that a batch exceeds its bytes by at most 50 events
 _IDLE_SECONDS = 0.25
 _FILL_SECONDS = 0.005  # how long a batch waits for its next event
 _BACKOFF = Backoff()
@@ -129,17 +129,15 @@ class KafkaConsumer:
 
     def poll_batch(self) -> None:
         """Poll the next messages, bounded in rows and bytes; none after a quarter of a second of silence."""
-        size_bytes = self._batch.size_bytes
         rows, timeout = 1, _IDLE_SECONDS
-        while len(self._batch) < BATCH_ROWS and size_bytes < BATCH_BYTES:
+        while not self._batch.is_full:
             messages = self._subscription.poll(rows, timeout)
             if not messages:
                 if not self._batch:
                     self._subscription.store_positions()
                 return
             self._batch.add(messages)
-            size_bytes += sum(len(message.value or b"") for message in messages)
-            rows, timeout = min(_FETCH_ROWS, BATCH_ROWS - len(self._batch)), _FILL_SECONDS
+            rows, timeout = min(_FETCH_ROWS, self._batch.room), _FILL_SECONDS
 
     def apply(self) -> None:
         """Apply the batch; retry with backoff while the sink is down.

@@ -10,7 +10,7 @@ from consumers.isolation import REFUSED_SECONDS, Isolation
 from consumers.sink import Change
 from schema.events.events import Envelope
 from schema.failures import DeadLetter, SomeFail
-from tests.support.consumer_loop import Clock, Loop, append, committed
+from tests.support.consumer_loop import Clock, Loop, ScriptedApplier, append, committed
 from tests.support.memory_subscription import MemoryTopic
 from tests.unit.test_isolation import FaultySink, changes
 
@@ -182,7 +182,12 @@ def test_write_on_a_failing_document_is_marked_after_its_partition_moved(group: 
 
 def test_too_many_failing_documents_wait_while_the_group_is_served(group: MemoryTopic) -> None:
     append(group, 2 * BATCH_ROWS)
-    loop, _ = failing_loop(group, lambda doc_id: not doc_id.endswith("7"))
+
+    class MostFail(ScriptedApplier):
+        def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]:
+            raise SomeFail("denied", {one.doc_id for one in envelopes if not one.doc_id.endswith("7")}, [])
+
+    loop = Loop(group, MostFail())
     served = 0
     pass_time = loop.clock.pass_time
 
