@@ -24,7 +24,7 @@ from schema.batches import bounded
 from schema.database.connection import reading
 from schema.events.events import Envelope, Event, MalformedEvent, decode
 from schema.events.identity import doc_id_error
-from schema.failures import DeadLetter, DocumentLost, Retryable, SourceGone
+from schema.failures import DeadLetter, DocumentLost, Retryable, SomeFail, SourceGone
 from schema.limits import LAST_VERSION
 from schema.retry import translate_transient
 
@@ -52,8 +52,8 @@ class _Applied:
 class Applier:
     """Keeps one sink up to date; `sink.ensure()` has been called.
 
-    `new_executor` makes the executor, with one thread, that marks in the background during one batch. `clock` returns
-    seconds.
+    `new_executor` makes the executor, with one thread, that marks in the background during one batch. `note_database`
+    is called when the metadata database has answered. `clock` returns seconds.
     """
 
     def __init__(
@@ -63,12 +63,14 @@ class Applier:
         sink_marks: SinkMarks,
         *,
         new_executor: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, thread_name_prefix="mark"),
+        note_database: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._sink = sink
         self._sink_marks = sink_marks
         self._new_executor = new_executor
+        self._note_database = note_database
         self._clock = clock
         self._check_at = clock() + _CHECK_SECONDS
         self._isolation = Isolation(sink, clock=clock)
@@ -82,34 +84,50 @@ class Applier:
     def apply(self, envelopes: Sequence[Envelope]) -> list[DeadLetter]:
         """Apply events in order; returns those that the sink refuses for good.
 
-        On return the sink holds, and the marks show, everything else. Raises Retryable: apply all of them again; what
-        the sink took of them is marked. Raises StoreMissing and OtherSystem when the store is not that of this system.
+        On return the sink holds, and the marks show, everything else. Raises SomeFail when that is true but for some
+        documents, and Retryable: apply all of them again; what the sink took of them is marked. Raises StoreMissing and
+        OtherSystem when the store is not that of this system.
         """
         self._check_store()
         self._isolation.begin()
         with translate_transient():
             events, refused = self._decode(envelopes)
-            refused, bases = self._apply_newest(events, refused)
-            if bases:  # now the versions that build on them
-                doc_ids = {doc_id for doc_id, _ in bases}
+            failing: dict[str, Retryable] = {}  # by doc_id
+            refused, bases = self._apply_newest(events, refused, failing)
+            if doc_ids := {doc_id for doc_id, _ in bases} - failing.keys():  # now the versions that build on them
                 rest = {key: reason for key, reason in refused.items() if key[0] in doc_ids}
-                more, _ = self._apply_newest([event for event in events if event.doc_id in doc_ids], rest, bases)
+                more, _ = self._apply_newest(
+                    [event for event in events if event.doc_id in doc_ids], rest, failing, tried=bases
+                )
                 refused |= more
-        return [
+        dead = [
             DeadLetter(self._sink.name, envelope, refused[envelope.doc_id, envelope.version])
             for envelope in envelopes
-            if (envelope.doc_id, envelope.version) in refused
+            if (envelope.doc_id, envelope.version) in refused and envelope.doc_id not in failing
         ]
+        if failing:
+            doc_id, error = next(iter(failing.items()))
+            reason = f"{error} ({len(failing)} documents fail, one is {doc_id!r})"
+            raise SomeFail(reason, failing, dead) from error
+        return dead
 
     def _apply_newest(
-        self, events: Sequence[Event], refused: Refused, tried: Collection[tuple[str, int]] = ()
+        self,
+        events: Sequence[Event],
+        refused: Refused,
+        failing: dict[str, Retryable],
+        *,
+        tried: Collection[tuple[str, int]] = (),
     ) -> tuple[Refused, set[tuple[str, int]]]:
-        """Returns what the sink refuses, and the versions that were applied because newer ones build on them."""
+        """Returns what the sink refuses, and the versions that were applied because newer ones build on them.
+
+        Adds to `failing`.
+        """
         known = self._load_known(events)
         selection = select_changes(events, known, refused, tried)
         self._report_missing(selection)
         changes = self._arrange_removals(selection.changes, known)
-        refused = self._apply_and_mark(replace(selection, changes=changes), known)
+        refused = self._apply_and_mark(replace(selection, changes=changes), known, failing)
         return refused, selection.bases
 
     def _check_store(self) -> None:
@@ -137,7 +155,9 @@ class Applier:
     def _load_known(self, events: Sequence[Event]) -> dict[str, Known]:
         doc_ids = {event.doc_id for event in events} | {doc_id for doc_id, _ in self._written}
         with reading(self._engine) as connection:
-            return marks.load_known(connection, self._sink.name, doc_ids)
+            known = marks.load_known(connection, self._sink.name, doc_ids)
+        self._note_database()
+        return known
 
     def _report_missing(self, selection: Selection) -> None:
         for doc_id, version, part in selection.missing_parts:
@@ -154,15 +174,16 @@ class Applier:
             arranged |= {change.doc_id: change for change in completed}
         return list(arranged.values())
 
-    def _apply_and_mark(self, selection: Selection, known: Mapping[str, Known]) -> Refused:
-        """Returns what the sink refuses. Raises Retryable once everything that it took is marked."""
+    def _apply_and_mark(
+        self, selection: Selection, known: Mapping[str, Known], failing: dict[str, Retryable]
+    ) -> Refused:
+        """Returns what the sink refuses, once everything that it took is marked. Adds to `failing`."""
         again = {(change.doc_id, change.version) for change in selection.changes}
         rewritten = {key: history_id for key, history_id in self._written.items() if key not in again}
         rest = Part((), selection.refused, selection.lost, rewritten)  # marked with the first changes
         parts = list(bounded(selection.changes, _CHANGES_PER_MARK, _CHUNKS_PER_MARK, lambda change: change.chunks))
         if not parts and (rest.refused or rest.lost or rest.rewritten):
             parts = [[]]
-        failing: dict[Key, Retryable] = {}
         with self._new_executor() as executor:  # waits for marks under way, also after a failure
             marking = Marking(
                 self._engine,
@@ -178,13 +199,9 @@ class Applier:
                 refused = rest.refused | self._drop_absent(applied.refused, known)
                 held = [change for change in changes if applied.has_taken(change)]
                 marking.submit(Part(held, refused, rest.lost, rest.rewritten, applied.lost))
-                failing |= applied.failing
+                failing |= {doc_id: error for (doc_id, _), error in applied.failing.items()}
                 rest = Part()
-            refused = marking.finish()
-        if failing:
-            (doc_id, _), error = next(iter(failing.items()))
-            raise Retryable(f"{error} ({len(failing)} documents fail, one is {doc_id!r})") from error
-        return refused
+            return marking.finish()
 
     def _apply(self, changes: Sequence[Change], known: Mapping[str, Known]) -> _Applied:
         changes = [change for change in changes if not is_empty(change)]

@@ -1,22 +1,26 @@
 """Give changes to a sink, and find the ones at fault when it fails.
 
 A change that the sink refuses is found by halving. After several failed attempts, so is one that makes the sink fail
-while it takes other changes: a key that is forbidden, a row that the server cannot store. What decides is that others
-succeeded, never the words of an error. While nothing succeeds the store is down, and an attempt makes a few calls only.
+while it takes other changes: a key that is forbidden, a row that the server cannot store. What decides is that the sink
+takes another change after the failure, never the words of an error: else the store is down, and an attempt makes a few
+calls only.
 """
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from consumers.sink import Change, Sink
 from schema.failures import Permanent, Retryable
 
+_log = logging.getLogger(__name__)
+
 WHOLE_ATTEMPTS = 3  # of the whole batch, before changes are tried alone
-_PROBES = 3  # changes that are tried alone, to see whether the store takes anything
+_CALLS = 3  # that may fail in a row, before it is asked whether the store is down
 _ATTEMPT_SECONDS = 60.0  # after which an attempt with failures begins no further call
 REFUSED_ATTEMPTS = 10  # of a change alone, and ...
-REFUSED_SECONDS = 60.0  # ... since the first of them, before it is refused: part of a cluster may be down for a moment
+REFUSED_SECONDS = 900.0  # ... since the first of them, before it is refused: a part of a store may be away for minutes
 
 Key = tuple[str, int]  # doc_id and version
 
@@ -30,10 +34,11 @@ class Outcome:
 
 
 @dataclass
-class _Suspect:
-    """A change that failed alone while the sink took another one."""
+class _Failing:
+    """A change that failed alone, and how often the sink took another one after that; seconds of the clock."""
 
     since: float
+    last: float
     attempts: int = 0
 
 
@@ -43,7 +48,7 @@ class Isolation:
     def __init__(self, sink: Sink, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._sink = sink
         self._clock = clock
-        self._suspects: dict[Key, _Suspect] = {}
+        self._failing: dict[Key, _Failing] = {}  # always tried alone
         self._failed_attempts = 0  # in a row
         self._has_failed = False  # in this attempt
         self._has_succeeded = False
@@ -51,36 +56,50 @@ class Isolation:
 
     def begin(self) -> None:
         """Begin an attempt: the next calls of `apply` belong to it."""
+        now = self._clock()
         self._failed_attempts = self._failed_attempts + 1 if self._has_failed else 0
-        if not self._failed_attempts:
-            self._suspects.clear()
+        self._failing = {key: one for key, one in self._failing.items() if now - one.last < REFUSED_SECONDS}
         self._has_failed = self._has_succeeded = False
-        self._deadline = self._clock() + _ATTEMPT_SECONDS
+        self._deadline = now + _ATTEMPT_SECONDS
 
     def apply(self, changes: Sequence[Change]) -> Outcome:
-        """Apply changes, at most one per document. Raises Retryable while the sink takes none of them."""
+        """Apply changes, at most one per document. Raises Retryable while the sink takes nothing in this attempt."""
         outcome = Outcome()
+        self._taken: Change | None = None  # by this call, so it is not marked yet and may be applied again
+        self._unproven: dict[Key, Retryable] = {}  # the sink took nothing after these failures
+        self._failed_calls = 0  # in a row
+        self._down: Retryable | None = None
         try:
-            if self._failed_attempts >= WHOLE_ATTEMPTS and not self._has_succeeded:
+            if self._is_isolating:
                 changes = self._probe(changes, outcome)
-            self._apply_apart(changes, outcome)
+            alone = [change for change in changes if _key_of(change) in self._failing]
+            self._apply_halving([change for change in changes if _key_of(change) not in self._failing], outcome)
+            for change in alone:
+                self._apply_halving([change], outcome)
+            if self._unproven:
+                self._ask_whether_down([*self._unproven.values()][-1], outcome)
         except Retryable:
             self._has_failed = True
             raise
+        outcome.failing |= self._unproven
         self._has_failed = self._has_failed or bool(outcome.failing)
         return outcome
+
+    @property
+    def _is_isolating(self) -> bool:
+        return self._failed_attempts >= WHOLE_ATTEMPTS
 
     def _probe(self, changes: Sequence[Change], outcome: Outcome) -> list[Change]:
         """Try a few changes alone, other ones at each attempt, until the sink takes one. Returns those that are left.
 
-        Raises the last Retryable if the sink takes none and refuses none.
+        Raises the last Retryable if the sink took and refused nothing in this attempt.
         """
         first = self._failed_attempts % len(changes)
         left, failed = [*changes[first:], *changes[:first]], dict[Key, Retryable]()
-        for _ in range(min(_PROBES, len(left))):
+        for _ in range(min(_CALLS, len(left))):
             change = left.pop(0)
             try:
-                self._call([change])
+                self._call([change], outcome)
                 break
             except Permanent as error:  # no evidence: a sink may refuse without a request to its store
                 outcome.refused[_key_of(change)] = error
@@ -88,65 +107,91 @@ class Isolation:
                 failed[_key_of(change)] = error
                 if self._clock() >= self._deadline:
                     break
-        if self._has_succeeded or not failed:
-            self._note_failures(failed, outcome)
+        if self._taken is not None:
+            self._count(failed, outcome)
             return left
-        self._note_failures({key: error for key, error in failed.items() if key in self._suspects}, outcome)
+        if not failed:
+            return left
         last = [*failed.values()][-1]
-        if not outcome.refused:
+        if not (outcome.refused or self._has_succeeded):
             raise last
-        outcome.failing |= {key: error for key, error in failed.items() if key not in outcome.refused}
-        outcome.failing |= {_key_of(change): last for change in left}
+        outcome.failing |= failed | {_key_of(change): last for change in left}
         return []
-
-    def _apply_apart(self, changes: Sequence[Change], outcome: Outcome) -> None:
-        """Suspects alone, all others together."""
-        suspects = [change for change in changes if _key_of(change) in self._suspects]
-        self._apply_halving([change for change in changes if _key_of(change) not in self._suspects], outcome)
-        for change in suspects:
-            self._apply_halving([change], outcome)
 
     def _apply_halving(self, changes: Sequence[Change], outcome: Outcome) -> None:
         """Halve what the sink does not take, until only the changes at fault are left."""
-        if not changes:
-            return
-        if outcome.failing and self._clock() >= self._deadline:
-            late = next(iter(outcome.failing.values()))
-            outcome.failing |= {_key_of(change): late for change in changes}
+        if not changes or self._give_up(changes, outcome):
             return
         try:
-            self._call(changes)
+            self._call(changes, outcome)
         except (Permanent, Retryable) as error:
-            if isinstance(error, Retryable) and not (self._has_succeeded and self._is_isolating):
-                raise
+            if isinstance(error, Retryable):
+                if not self._may_isolate(changes):
+                    raise
+                self._note_failure(changes, error, outcome)
+            elif len(changes) == 1:
+                outcome.refused[_key_of(changes[0])] = error
             if len(changes) > 1:
                 middle = len(changes) // 2
                 self._apply_halving(changes[:middle], outcome)
                 self._apply_halving(changes[middle:], outcome)
-            elif isinstance(error, Permanent):
-                outcome.refused[_key_of(changes[0])] = error
-            else:
-                self._note_failures({_key_of(changes[0]): error}, outcome)
 
-    @property
-    def _is_isolating(self) -> bool:
-        return self._failed_attempts >= WHOLE_ATTEMPTS
+    def _give_up(self, changes: Sequence[Change], outcome: Outcome) -> bool:
+        """Leave changes to the next attempt if the store is down, or this attempt takes too long."""
+        error = self._down
+        if error is None and self._clock() >= self._deadline:
+            error = next(iter((outcome.failing | self._unproven).values()), None)
+        if error is None:
+            return False
+        outcome.failing |= {_key_of(change): error for change in changes}
+        return True
 
-    def _call(self, changes: Sequence[Change]) -> None:
+    def _may_isolate(self, changes: Sequence[Change]) -> bool:
+        is_known = all(_key_of(change) in self._failing for change in changes)
+        return self._has_succeeded and (self._is_isolating or is_known)
+
+    def _call(self, changes: Sequence[Change], outcome: Outcome) -> None:
         self._sink.apply(changes)
         self._has_succeeded = True
+        self._failed_calls = 0
+        self._taken = min(changes, key=lambda change: change.chunks)
         for change in changes:
-            self._suspects.pop(_key_of(change), None)
+            self._failing.pop(_key_of(change), None)
+        failed, self._unproven = self._unproven, {}
+        self._count(failed, outcome)
 
-    def _note_failures(self, failed: Mapping[Key, Retryable], outcome: Outcome) -> None:
-        """Count failures of changes that were tried alone; refuse what failed for too long."""
+    def _note_failure(self, changes: Sequence[Change], error: Retryable, outcome: Outcome) -> None:
+        if len(changes) == 1:
+            now, key = self._clock(), _key_of(changes[0])
+            self._unproven[key] = error
+            self._failing.setdefault(key, _Failing(now, now))
+        self._failed_calls += 1
+        if self._failed_calls >= _CALLS:
+            self._failed_calls = 0
+            self._ask_whether_down(error, outcome)
+
+    def _ask_whether_down(self, error: Retryable, outcome: Outcome) -> None:
+        """After this failure, give the sink a change again that it took in this call."""
+        if self._taken is None:
+            self._down = error
+            return
+        try:
+            self._call([self._taken], outcome)
+        except (Permanent, Retryable):
+            self._down = error
+
+    def _count(self, failed: dict[Key, Retryable], outcome: Outcome) -> None:
+        """Count failures of changes alone after which the sink took another one; refuse what failed for too long."""
         now = self._clock()
         for key, error in failed.items():
-            suspect = self._suspects.setdefault(key, _Suspect(now))
-            suspect.attempts += 1
-            if suspect.attempts >= REFUSED_ATTEMPTS and now - suspect.since >= REFUSED_SECONDS:
-                del self._suspects[key]
-                reason = f"failed {suspect.attempts} times while the sink took other documents: {error}"
+            one = self._failing.setdefault(key, _Failing(now, now))
+            if not one.attempts:
+                one.since = now
+                _log.warning("document_failing sink=%s doc_id=%s version=%d reason=%s", self._sink.name, *key, error)
+            one.attempts, one.last = one.attempts + 1, now
+            if one.attempts >= REFUSED_ATTEMPTS and now - one.since >= REFUSED_SECONDS:
+                del self._failing[key]
+                reason = f"failed {one.attempts} times while the sink took other documents: {error}"
                 outcome.refused[key] = Permanent(reason)
             else:
                 outcome.failing[key] = error

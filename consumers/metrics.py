@@ -146,6 +146,9 @@ class MeasuredRefill:
     def is_due(self) -> bool:
         return self._refill.is_due()
 
+    def mark_written(self) -> None:
+        self._refill.mark_written()
+
     def run_round(self, lanes: Collection[int] | None = None) -> int:
         try:
             refilled = self._refill.run_round(lanes)

@@ -72,7 +72,7 @@ class Refill:
         """
         began = self._clock()
         try:
-            self._mark_written()
+            self.mark_written()
             found, refilled = self._run_round(lanes)
         except DBAPIError:
             self._next_at = self._clock() + _IDLE_SECONDS
@@ -102,12 +102,12 @@ class Refill:
             if size_bytes >= _ROUND_BYTES:
                 break
         changes = self._drop_overtaken(changes)
-        self._written |= changes.keys()
+        self._written = set(changes)
         refused = self._apply([change for _, change in changes.values()])
         for doc_id, reason in refused.items():
             self._postpone(changes.pop(doc_id)[0], reason)
         held = self._mark(list(changes.values()))
-        self._written.clear()
+        self._written = set(refused)  # the sink may have taken a part of them
         return len(doc_ids), len(held)
 
     def _find_absent(self, connection: Connection, identity: Identity, lanes: Collection[int] | None) -> list[str]:
@@ -174,12 +174,15 @@ class Refill:
         _log.info("refilled sink=%s documents=%d repeat=%d", name, len(held), len(applied) - len(held))
         return held
 
-    def _mark_written(self) -> None:
-        """Mark what an earlier round wrote before it failed; its lanes may belong to another consumer now."""
+    def mark_written(self) -> None:
+        """Mark what an earlier round wrote and did not mark; its lanes may belong to another consumer now.
+
+        Raises Retryable.
+        """
         if not self._written:
             return
         name = self._sink.name
-        with self._engine.begin() as connection:
+        with translate_transient(), self._engine.begin() as connection:
             marks.lock_documents(connection, self._written)
             now = marks.load_known(connection, name, self._written)
             overtaken = [doc_id for doc_id, document in now.items() if not document.is_absent]

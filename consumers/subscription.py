@@ -100,7 +100,7 @@ class Subscription(Protocol):
         """Commit the stored offsets. What Kafka rejects while the group changes stays stored for the next call."""
 
     def ensure_member(self) -> None:
-        """Replace a client that has not been a member for a long time; the caller holds no messages."""
+        """Replace a client that has not been a member for a long time; then this member owns no partitions."""
 
     def leave(self) -> None:
         """Leave the group, so that the other members take over at once. `join` may follow."""

@@ -1,12 +1,14 @@
 """The embedded relay: claim, apply, settle, report. It hands outbox rows straight to the sinks, in one process.
 
 Invariants 3 and 4: it reads in id order, each time from the oldest row; a row leaves the outbox only when every sink
-holds it or it became a dead letter. The outbox is the queue, so a crash at any step repeats work and loses none. What
+holds it or it became a dead letter. Rows of documents on which a sink fails while it takes others wait in the outbox,
+and the relay goes on behind them. The outbox is the queue, so a crash at any step repeats work and loses none. What
 the sinks may have seen is noted first, so that an older copy of the database is recognised and starts a new history.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from functools import partial
@@ -14,10 +16,11 @@ from typing import TypeVar
 
 from sqlalchemy import Engine
 
+from relays.held_back import HeldBack
 from relays.idle import IdlePause
 from relays.outbox import SqlOutbox
 from relays.ports import Outbox, OutboxRow
-from schema.failures import DeadLetter, DeadLetterLimit, Retryable
+from schema.failures import DatabaseAway, DeadLetter, DeadLetterLimit, Retryable, SomeFail
 from schema.retry import Backoff, call_with_retry, translate_transient
 from schema.sinks import Applier
 
@@ -38,7 +41,7 @@ class DirectRelay:
     `report` is called with the settled rows and their dead letters after each batch, `progress` before each attempt and
     when idle, and `failing` with the reason and the seconds until the next attempt while a sink or the database fails.
     `refill` is called after each batch and when idle: it refills documents that are absent from a sink, and returns
-    their number. The relay owns `executor`, which has a thread per applier.
+    their number. The relay owns `executor`, which has a thread per applier. `clock` returns seconds.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class DirectRelay:
         failing: ReportFailure = lambda _reason, _seconds: None,
         progress: Callable[[], None] = lambda: None,
         refill: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbox = outbox
         self._appliers = appliers
@@ -61,13 +65,15 @@ class DirectRelay:
         self._failing = failing
         self._progress = progress
         self._refill = refill
+        self._clock = clock
+        self._held = HeldBack(backoff, clock)
         self._limit = DeadLetterLimit(lambda: outbox.count_dead_letters([applier.name for applier in appliers]))
 
     def run(self, stop: threading.Event, *, until_idle: bool, patience_seconds: float | None = None) -> None:
         """Relay until `stop` is set or, with `until_idle`, until the outbox is empty and nothing can be refilled.
 
         A failing sink or database is retried for ever, or for `patience_seconds` per step; then its Retryable is
-        raised. Raises TooManyDeadLetters.
+        raised. So is that of documents held back once nothing else is left to do. Raises TooManyDeadLetters.
         """
 
         def retry(step: Callable[[], T]) -> T:
@@ -78,10 +84,8 @@ class DirectRelay:
             retry(self._outbox.start_history)
             while not stop.is_set():
                 self._progress()
-                rows = retry(self.claim)
+                rows, dead = retry(self.claim_and_apply)
                 if rows:
-                    self._outbox.note_relayed(rows[-1].id)
-                    dead = retry(partial(self.apply, rows))
                     done, letters = retry(partial(self.keep_to_limit, rows, dead))
                     retry(partial(self.settle, done, letters))
                     self.report(done, letters)
@@ -89,9 +93,10 @@ class DirectRelay:
                         retry(self._limit.check)
                 if retry(self._refill) or rows:
                     pause.reset()
-                elif until_idle:
+                elif until_idle and self._held.error is None:
                     return
                 else:
+                    self._check_patience(until_idle, patience_seconds)
                     stop.wait(pause.next_seconds())
         except Retryable:
             if not stop.is_set():
@@ -101,16 +106,59 @@ class DirectRelay:
         self._progress()
         self._failing(str(error), seconds)
 
+    def _check_patience(self, until_idle: bool, patience_seconds: float | None) -> None:
+        """Raises the error of documents held back for too long, if nothing else is left to do."""
+        if not until_idle or self._held.error is None or patience_seconds is None:
+            return
+        if self._held.seconds >= patience_seconds:
+            raise self._held.error
+
+    def claim_and_apply(self) -> tuple[list[OutboxRow], Sequence[DeadLetter]]:
+        """Returns the rows to settle, and their dead letters. Raises Retryable: rows may have arrived since."""
+        rows = self.claim()
+        if not rows:
+            return [], []
+        self._outbox.note_relayed(rows[-1].id)
+        began = self._clock()
+        try:
+            dead: Sequence[DeadLetter] = self.apply(rows)
+        except SomeFail as error:
+            self._held.note_failure(rows, error, began)
+            return [row for row in rows if row.envelope.doc_id not in error.doc_ids], error.dead
+        except Retryable as error:
+            if isinstance(error, DatabaseAway) or not self._held.holds(rows):
+                raise
+            self._held.note_failure(rows, error, began)
+            return [], []
+        self._held.note_success(rows)
+        return rows, dead
+
     def claim(self) -> list[OutboxRow]:
-        """Return the oldest rows, bounded in rows and bytes."""
-        return self._outbox.claim_oldest(_BATCH_ROWS, _BATCH_BYTES)
+        """Return the oldest rows that are not held back, bounded in rows and bytes."""
+        more_rows, more_bytes = min(self._held.rows, _BATCH_ROWS), min(self._held.size_bytes, _BATCH_BYTES)
+        return self._held.select(self._outbox.claim_oldest(_BATCH_ROWS + more_rows, _BATCH_BYTES + more_bytes))
 
     def apply(self, rows: Sequence[OutboxRow]) -> list[DeadLetter]:
-        """Apply rows to all sinks concurrently; raises the first failure after all have ended."""
+        """Apply rows to all sinks concurrently; raises the first failure after all have ended.
+
+        Raises SomeFail with the documents of every sink, if no sink fails on all.
+        """
         envelopes = [row.envelope for row in rows]
         attempts = [self._executor.submit(applier.apply, envelopes) for applier in self._appliers]
         wait(attempts)
-        return [letter for attempt in attempts for letter in attempt.result()]
+        dead: list[DeadLetter] = []
+        failures: list[SomeFail] = []
+        for attempt in attempts:
+            try:
+                dead += attempt.result()
+            except SomeFail as error:
+                failures.append(error)
+                dead += error.dead
+        if not failures:
+            return dead
+        doc_ids = {doc_id for error in failures for doc_id in error.doc_ids}
+        taken = [letter for letter in dead if letter.envelope.doc_id not in doc_ids]
+        raise SomeFail("; ".join(map(str, failures)), doc_ids, taken) from failures[0]
 
     def keep_to_limit(
         self, rows: Sequence[OutboxRow], dead: Sequence[DeadLetter]

@@ -5,7 +5,7 @@ Invariant 11: nothing is swallowed.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from schema.events.events import Envelope
@@ -42,6 +42,18 @@ class DeadLetter:
     stage: str
     envelope: Envelope
     reason: str
+
+
+class SomeFail(Retryable):
+    """Raised when a sink fails on some documents and took all others: apply the events of these again.
+
+    `dead`: events of other documents that the sink refuses for good.
+    """
+
+    def __init__(self, reason: str, doc_ids: Collection[str], dead: Sequence[DeadLetter]) -> None:
+        super().__init__(reason)
+        self.doc_ids = frozenset(doc_ids)
+        self.dead = dead
 
 
 class TooManyDeadLetters(Exception):

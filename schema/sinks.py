@@ -38,6 +38,6 @@ class Applier(Protocol):
     def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]:
         """Apply events in order; returns those that the sink refuses for good.
 
-        On return the sink holds, and the marks show, everything but the dead letters. Raises Retryable: call it again
-        with all of the events.
+        On return the sink holds, and the marks show, everything but the dead letters. Raises SomeFail: call it again
+        with the events of its documents; of all others the same is true. Raises Retryable: call it again with all.
         """

@@ -114,8 +114,14 @@ def consume(system: System, sink_name: str, stop: threading.Event) -> int:
                 probe(system.engine)
 
         metrics.partitions_owned.labels(sink_name).set_function(lambda: len(subscription.owned))
-        refill = Refill(system.engine, sink, sink_marks, system.store)
-        plain = Applier(system.engine, sink, sink_marks, new_executor=lambda: DaemonExecutor("mark"))
+        database = DatabaseOutage(system.settings.leave_after_seconds)
+        plain = Applier(
+            system.engine,
+            sink,
+            sink_marks,
+            new_executor=lambda: DaemonExecutor("mark"),
+            note_database=database.note_success,
+        )
         applier: port.Applier = MeasuredApplier(plain, metrics, retries)
         if (tracing := stack.enter_context(process.tracing())) is not None:
             applier = tracing.traced(applier)
@@ -127,8 +133,8 @@ def consume(system: System, sink_name: str, stop: threading.Event) -> int:
             KafkaDeadLetters(kafka, names.dead_letters_topic(sink_name), system.engine, sink_name),
             report=report,
             progress=progress,
-            refill=MeasuredRefill(refill, sink_name, metrics, retries),
-            database=DatabaseOutage(system.settings.leave_after_seconds),
+            refill=MeasuredRefill(Refill(system.engine, sink, sink_marks, system.store), sink_name, metrics, retries),
+            database=database,
             probe=probe_database,
         ).run(stop)
     return consumed

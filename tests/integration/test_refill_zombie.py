@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 
 from consumers import whole_document
+from consumers.isolation import WHOLE_ATTEMPTS
 from consumers.refill import Refill, mark_all_absent
 from consumers.sink import Change, Sink
 from consumers.whole_document import Whole
@@ -123,4 +124,40 @@ def test_zombie_that_writes_during_a_newer_refill_is_noticed(pipeline: Pipeline,
     assert states(pipeline, name) == {"a": ("absent", 0)}
     pipeline.run()
     assert refill_of(pipeline, sink_of(pipeline, name)).run_round() == 1
+    pipeline.assert_in_step()
+
+
+def test_late_write_of_a_failing_document_is_noticed(pipeline: Pipeline, name: str) -> None:
+    """The call did not answer in time, others of the round did; what it wrote lands after the new owner's version."""
+    pipeline.upsert(*(document(doc_id, "one", "two", file=b"first") for doc_id in ("a", "b", "c")))
+    pipeline.run()
+    mark_all_absent(pipeline.engine, name, "lost")
+    real, is_late = sink_of(pipeline, name), False
+
+    class Late(During):
+        def apply(self, changes: Sequence[Change]) -> None:
+            nonlocal is_late
+            if is_late or not any(change.doc_id == "b" for change in changes):
+                super().apply(changes)
+            elif len(changes) > 1 or not refill._isolation._failed_attempts:
+                raise Retryable("no answer in time")
+            else:
+                is_late = True
+                assert refill_of(pipeline, real).run_round() >= 1
+                pipeline.upsert(document("b", "two", "three", file=b"first"))
+                pipeline.run()
+                pipeline.assert_in_step()
+                super().apply(changes)
+                raise Retryable("no answer in time")
+
+    refill = refill_of(pipeline, Late(real, lambda: None))
+    for _ in range(WHOLE_ATTEMPTS):
+        with pytest.raises(Retryable):
+            refill.run_round()
+    refill.run_round()
+    assert is_late
+    refill.mark_written()
+    for one in (refill, refill_of(pipeline, real)):
+        one.run_round()
+    pipeline.run()
     pipeline.assert_in_step()

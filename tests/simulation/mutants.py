@@ -154,7 +154,7 @@ MUTANTS["mark_before_apply"] = _MarkBeforeApply
 
 @_mutant(KafkaConsumer, "apply")
 def offsets_before_apply(self: KafkaConsumer) -> None:
-    self._subscription.store_offsets(self._batch)
+    self._subscription.store_offsets(self._batch.finish(self._batch.select(also_held=True)))
     self._subscription.commit()
     _apply_loop(self)
 

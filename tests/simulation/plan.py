@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import consumers.applier
 import consumers.background
+import consumers.batch
 import consumers.kafka
 import consumers.milvus.sink
 import consumers.minio.sink
@@ -117,7 +118,7 @@ def small_batches(plan: Plan, new_producer: Any) -> Iterator[None]:
         (schema.outage, "_STAY_SECONDS", 5.0),
         (relays.publisher, "call_with_timeout", lambda call, seconds=0.0: call()),
         (schema.kafka.topics, "read_message_limit", lambda *_: 1_000_000),
-        (consumers.kafka, "_BATCH_ROWS", rows),
+        (consumers.batch, "BATCH_ROWS", rows),
         (consumers.kafka, "wait", wait_for_futures),
         (consumers.background, "wait", wait_for_futures),
         (consumers.minio.sink, "wait", wait_for_futures),

@@ -131,13 +131,18 @@ class LaneRefill(Refill):
         watched: Any = _Watched(sink, self.given, world.given[sink.name])
         super().__init__(world.database.engine, watched, MARKS[sink.name], store, clock=world.scheduler.clock)
 
+    def mark_written(self) -> None:
+        super().mark_written()
+        self.given.clear()
+
     def run_round(self, lanes: Collection[int] | None = None) -> int:
-        """A round that fails leaves what it gave: the next one marks that."""
+        """A round that fails leaves what it gave: `mark_written` marks that."""
         try:
             refilled = super().run_round(lanes)
         finally:
             self.is_running = False
-        self.given.clear()
+        for key in [key for key in self.given if key[0] not in self._written]:
+            del self.given[key]
         self._world.refilled += refilled
         return refilled
 

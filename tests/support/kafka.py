@@ -14,8 +14,9 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from sqlalchemy import Engine, text
 
 from consumers.dead_letters import KafkaDeadLetters
-from consumers.kafka import KafkaConsumer, Refill
+from consumers.kafka import KafkaConsumer
 from consumers.kafka_subscription import KafkaSubscription
+from consumers.refill_rounds import Refill
 from consumers.sink import Sink
 from relays.kafka import KafkaRelay, kafka_relay
 from relays.ports import OutboxRow

@@ -157,6 +157,26 @@ def test_stop_abandons_a_batch_that_hangs(group: MemoryTopic, hangs: bool, monke
         assert (committed(group), group.members) == (10, [])
 
 
+def test_stop_after_leaving_waits_for_the_attempt_left_behind(
+    group: MemoryTopic, caplog: pytest.LogCaptureFixture
+) -> None:
+    for hangs in (False, True):
+        caplog.clear()
+        group.append(f"d{hangs}")
+        executor, applier = HangingExecutor(), ScriptedApplier()
+        loop = Loop(group, applier, executor=executor)
+        loop._background._clock = iter(range(1_000)).__next__
+        loop._database.note_failure("timed out", since=-LEAVE_SECONDS)
+        loop.poll_batch()
+        loop.apply()
+        loop.leave()
+        if not hangs:
+            executor.go_on()
+        loop.close()
+        lines = [record.getMessage() for record in caplog.records]
+        assert ("batch_abandoned sink=milvus" in lines) == hangs
+
+
 def test_consumer_left_behind_stops_at_once(group: MemoryTopic) -> None:
     stop = threading.Event()
 

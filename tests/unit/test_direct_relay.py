@@ -7,8 +7,9 @@ import pytest
 
 from relays.direct import DirectRelay
 from schema.events.events import Envelope
-from schema.failures import DeadLetter, Retryable, TooManyDeadLetters
+from schema.failures import DeadLetter, Retryable, SomeFail, TooManyDeadLetters
 from schema.retry import Backoff
+from tests.support.consumer_loop import Clock
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_outbox import MemoryOutbox
 
@@ -130,3 +131,95 @@ def test_history_starts_before_the_first_claim(outbox: MemoryOutbox, monkeypatch
         monkeypatch.setattr(outbox, name, note(name, getattr(outbox, name)))
     run(outbox, Sink(), Waits())
     assert steps == ["start_history", "claim_oldest", "note_relayed", "claim_oldest"]
+
+
+class PartlyFailing:
+    """A sink that fails on the documents in `failing`: on all of a batch without any other."""
+
+    name = "sink"
+
+    def __init__(self, clock: Clock, *failing: str) -> None:
+        self.failing = set(failing)
+        self.batches: list[list[str]] = []
+        self._clock = clock
+
+    def apply(self, envelopes: Sequence[Envelope], /) -> list[DeadLetter]:
+        self._clock.pass_time(0.1)
+        doc_ids = [one.doc_id for one in envelopes]
+        self.batches.append(doc_ids)
+        failing = self.failing & set(doc_ids)
+        if failing and failing == set(doc_ids):
+            raise Retryable("denied")
+        if failing:
+            raise SomeFail("denied", failing, [])
+        return []
+
+
+class PassTime(Waits):
+    """Waits pass virtual time; `step` is called in each."""
+
+    def __init__(self, clock: Clock, step: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._clock, self._step = clock, step
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._clock.pass_time(timeout or 0.0)
+        self._step()
+        return self.is_set()
+
+
+def run_with(
+    outbox: MemoryOutbox, sink: PartlyFailing, clock: Clock, stop: threading.Event, patience_seconds: float | None
+) -> None:
+    backoff = Backoff(uniform=lambda _low, high: high)
+    relay = DirectRelay(outbox, [sink], executor=InlineExecutor(), backoff=backoff, clock=clock)
+    relay.run(stop, until_idle=True, patience_seconds=patience_seconds)
+
+
+def test_failing_document_holds_up_no_row_behind_it(outbox: MemoryOutbox) -> None:
+    clock = Clock()
+    sink = PartlyFailing(clock, "a")
+
+    def write_then_heal() -> None:
+        if clock() < 30.0:
+            outbox.append(f"new{clock.milliseconds}")
+        else:
+            sink.failing.clear()
+        waiting.append(len(outbox.rows))
+
+    waiting: list[int] = []
+    run_with(outbox, sink, clock, PassTime(clock, write_then_heal), None)
+    assert outbox.rows == {}
+    assert len(waiting) > 30
+    assert max(waiting) <= 2, "the failing row, and the one that was just written"
+
+
+def test_failing_document_alone_lets_new_rows_join(outbox: MemoryOutbox) -> None:
+    outbox.rows.clear()
+    outbox.append("a")
+    clock = Clock()
+    sink = PartlyFailing(clock, "a")
+    run_with(outbox, sink, clock, PassTime(clock, sink.failing.clear), None)
+    assert outbox.rows == {}
+
+
+def test_later_rows_of_a_failing_document_stay_behind_it(outbox: MemoryOutbox) -> None:
+    clock = Clock()
+    sink = PartlyFailing(clock, "a")
+    outbox.append("a", version=2)
+
+    def heal() -> None:
+        if clock() > 5.0:
+            sink.failing.clear()
+
+    run_with(outbox, sink, clock, PassTime(clock, heal), None)
+    assert {batch.count("a") for batch in sink.batches} <= {0, 2}
+    assert outbox.rows == {}
+
+
+def test_documents_held_back_end_the_patience(outbox: MemoryOutbox) -> None:
+    clock = Clock()
+    with pytest.raises(Retryable, match="denied"):
+        run_with(outbox, PartlyFailing(clock, "a"), clock, PassTime(clock), 30.0)
+    assert 30.0 <= clock() < 60.0
+    assert [row.envelope.doc_id for row in outbox.rows.values()] == ["a"]

@@ -37,9 +37,13 @@ class ScriptedRefill:
         self.script = list(script)
         self.rounds: list[set[int] | None] = []
         self.due = True
+        self.marked = 0
 
     def is_due(self) -> bool:
         return self.due
+
+    def mark_written(self) -> None:
+        self.marked += 1
 
     def run_round(self, lanes: Collection[int] | None = None) -> int:
         self.rounds.append(None if lanes is None else set(lanes))
@@ -67,6 +71,24 @@ def test_consumer_without_partitions_refills_nothing(group: MemoryTopic) -> None
     refill = ScriptedRefill()
     Loop(group, ScriptedApplier(), refill=refill).refill()
     assert refill.rounds == []
+
+
+def test_consumer_that_lost_its_last_lane_marks_what_it_refilled(group: MemoryTopic) -> None:
+    refill = ScriptedRefill(fail)
+    loop = Loop(group, ScriptedApplier(), refill=refill)
+    turn(loop)
+    loop.clock.pass_time(100.0)
+    loop.subscription.owned = set()
+    loop.refill()
+    assert (len(refill.rounds), refill.marked) == (1, 1)
+
+
+def test_left_consumer_marks_what_it_refilled_before_it_joins(group: MemoryTopic) -> None:
+    refill = ScriptedRefill()
+    loop = Loop(group, ScriptedApplier(), refill=refill)
+    loop.leave()
+    loop.rejoin()
+    assert refill.marked == 1
 
 
 def test_refill_runs_after_each_batch_and_when_idle_if_it_is_due(group: MemoryTopic) -> None:
