@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from producer import Chunk, Document, Receipt, VectorRequired, WriteConflict, Writer, WrongModel, run
+from producer.processing.embed.port import EmbedError
 from schema.retry import Backoff
 from tests.support import written
 from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, vector
@@ -264,6 +266,21 @@ def test_embedder_makes_needed_vectors_without_open_transaction(pipeline: Pipeli
     assert embedder.texts == ["one", "two", "new"]
     pipeline.run()
     pipeline.assert_in_step()
+
+
+def test_wrong_embedder_is_named_and_nothing_is_written(pipeline: Pipeline) -> None:
+    class Short(CountingEmbedder):
+        def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            return super().embed(texts)[1:]
+
+    given: list[tuple[Any, type[Exception], str]] = [
+        (object(), TypeError, "embedder must have `model`, `dimension` and `embed`, is object"),
+        (Short(), EmbedError, "the embedder returned 1 vectors for 2 texts"),
+    ]
+    for embedder, kind, message in given:
+        with pytest.raises(kind, match=message), pipeline.engine.begin() as connection:
+            pipeline.writer.upsert(connection, without_vectors("a", "one", "two"), embedder=embedder)
+    assert versions(pipeline.engine) == []
 
 
 def test_embedder_works_on_bare_connection_too(pipeline: Pipeline) -> None:
