@@ -94,7 +94,7 @@ class FileRequired(ProducerError):
 
 
 class UnknownDocument(ProducerError):
-    """Raised when a document to delete, resync or relabel does not exist, or is deleted. Leave out the ids in `doc_ids`."""
+    """Raised when a document to delete, resync or relabel does not exist or is deleted. Leave out `doc_ids`."""
 
     def __init__(self, doc_ids: Sequence[str], *, is_deleted: bool = False) -> None:
         what = "deleted document" if is_deleted else "no such document"
@@ -108,7 +108,7 @@ class WrongModel(ProducerError):
 
 
 class WrongRelease(ProducerError):
-    """Raised when this release does not work with the tables in the database, or there are none. The message says what to do."""
+    """Raised when this release does not work with the database's tables, or there are none. It says what to do."""
 
 
 class WriteConflict(ProducerError):

@@ -54,8 +54,9 @@ class Receipt:
                 if not behind:
                     return
                 if time.monotonic() >= deadline:
+                    verb = "does" if len(behind) == 1 else "do"
                     raise NotApplied(
-                        f"{', '.join(behind)} {'does' if len(behind) == 1 else 'do'} not hold document {self.doc_id!r} version {self.version} "
+                        f"{', '.join(behind)} {verb} not hold document {self.doc_id!r} version {self.version} "
                         f"after {timeout_seconds:g} seconds"
                     )
                 time.sleep(_POLL_SECONDS)

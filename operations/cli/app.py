@@ -106,7 +106,7 @@ def run_command() -> int:
 
 def _describe_usage(wrong: Any) -> str:
     """One line, with the command whose help explains the usage."""
-    message = " ".join(wrong.format_message().split()).removesuffix(".")
+    message = " ".join(wrong.format_message().split()).removesuffix(".").replace("Input should be", "must be")
     return message if wrong.ctx is None else f"{message}; see {wrong.ctx.command_path} --help"
 
 

@@ -60,7 +60,7 @@ class Output:
         """In a pipe as wide as its content; on a terminal never narrower than its whole columns."""
         needed = Measurement.get(self._out, self._out.options.update(width=_WIDEST), shown)
         width = max(self._out.width, needed.minimum) if self._out.is_terminal else needed.maximum
-        self._out.print(shown, width=width)
+        Console(highlight=False, soft_wrap=True, width=width).print(shown)
 
     @contextmanager
     def live(self) -> Iterator[Show]:
@@ -112,7 +112,7 @@ def count(number: int, noun: str) -> str:
 
 
 def table(*columns: str, whole: Collection[str] = ()) -> Table:
-    """An empty table for a person; a column whose name starts with '#' is right-aligned, one of `whole` is never cut."""
+    """An empty table for a person. Columns whose name starts with '#' are right-aligned, those of `whole` never cut."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         justify: Literal["right", "left"] = "right" if column.startswith("#") else "left"

@@ -48,7 +48,8 @@ def command(
             return asdict(done) | {"retries": system.retries}
 
         def summary() -> str:
-            return f"rote {count(done.written, 'document')} with {count(done.chunks, 'chunk')}; {done.unchanged} unchanged."
+            written, chunks = count(done.written, "document"), count(done.chunks, "chunk")
+            return f"rote {written} with {chunks}; {done.unchanged} unchanged."
 
         size_bytes = None if file is sys.stdin.buffer else os.fstat(file.fileno()).st_size
         label = "Writing" if size_bytes is None else "Writing bytes"

@@ -87,7 +87,7 @@ def test_wrong_setting_of_a_writer_is_named_at_once(given: dict[str, Any], kind:
 
 def test_single_value_is_no_list_of_ids_or_documents(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path / 'empty.db'}")
-    single = Document(doc_id="d", title="D", source_type="text")
+    single = Document(doc_id="d", title="D", source_type="text", chunks=[])
     given: Any
     with engine.connect() as connection:
         for given in ("l1", b"l1"):
