@@ -10,6 +10,10 @@ class OperationError(Exception):
     """The root of all errors that a command raises on purpose. The message is for the person who ran it."""
 
 
+class UsageError(OperationError):
+    """Raised for a wrong argument, option or file of settings; the message names it. The command ends with status 2."""
+
+
 def describe(error: Exception) -> str | None:
     """One line about an error that correct code can meet, for instance a store that is down; None for a bug."""
     from filelock import Timeout

@@ -11,7 +11,7 @@ from operations import server_checks, sinks, wiring
 from operations.errors import OperationError
 from operations.settings import PREFIX, Settings, SettingsError
 from operations.wiring import System
-from schema.database import migrate
+from schema.database import migrate, revision
 from schema.database.connection import reading
 from schema.database.history import Identity, NotInitialised, create_system, read_identity
 from schema.database.tables import LANES
@@ -47,12 +47,15 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
     with wiring.open_system(settings, initialised=False, has_limit=False) as system:
         notes = server_checks.check_mysql(system.engine)
         server_checks.check_milvus(system)
+        given = system_id or str(uuid.uuid4())
+        has_tables = revision.current(system.engine) is not None
+        if not has_tables:
+            _require_new(system, given)  # before it creates anything
         migrate.upgrade(system.engine)
         found = _read_identity(system.engine)
         if found is None:
-            _require_dimension(settings)
-            given = system_id or str(uuid.uuid4())
-            sinks.refuse_other_systems(system, given)  # before it is stored: another one could not be given then
+            if has_tables:
+                _require_new(system, given)  # before it is stored: another id could not be given then
             found = _store_identity(system, lanes or LANES, given, has_past=system_id is not None)
         _require_same(found, lanes, system_id)
     with wiring.open_system(settings, has_limit=False) as system:
@@ -60,6 +63,12 @@ def init(settings: Settings, lanes: int | None = None, system_id: str | None = N
         if settings.kafka is not None:
             notes += topics.ensure(settings.kafka, system.names, system.identity.lanes, sinks.names(system))
         return Initialised(system.identity.system_id, notes)
+
+
+def _require_new(system: System, system_id: str) -> None:
+    """Raises SettingsError for a wrong dimension, OtherSystem if a store belongs to another system than `system_id`."""
+    _require_dimension(system.settings)
+    sinks.refuse_other_systems(system, system_id)
 
 
 def _require_dimension(settings: Settings) -> None:

@@ -106,11 +106,17 @@ class System:
                 serve = milvus_lite.own if own else milvus_lite.share
                 uri = stack.enter_context(serve(lite))
             from pymilvus import MilvusClient
+            from pymilvus.exceptions import MilvusException
 
             logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs every error that it raises
             token = self.settings.milvus_token
             seconds = min(_CONNECT_SECONDS, self.settings.store_timeout_seconds)
-            client = MilvusClient(uri, token=token.get_secret_value() if token else "", timeout=seconds)
+            try:
+                client = MilvusClient(uri, token=token.get_secret_value() if token else "", timeout=seconds)
+            except MilvusException as error:
+                if lite is None:
+                    raise type(error)(error.code, f"{error.message} ({PREFIX}MILVUS_URI)") from error
+                raise
             stack.callback(client.close)
             yield client
 

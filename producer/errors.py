@@ -65,9 +65,14 @@ class VectorRequired(ProducerError):
         self.archived = _positions([one for one in needed if one.is_archived])
         self.needed = tuple(needed)
         super().__init__(
-            f"{len(needed)} chunks of {len(self.chunks)} documents need their vectors, the first is "
+            f"{_count(len(needed), 'chunk')} of {_count(len(self.chunks), 'document')} "
+            f"{'needs its vector' if len(needed) == 1 else 'need their vectors'}, the first is "
             f"chunks[{first.position}] of document {first.doc_id!r}: not every sink holds it yet"
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _positions(needed: Sequence[NeededVector]) -> dict[str, tuple[int, ...]]:
@@ -94,11 +99,13 @@ class FileRequired(ProducerError):
 
 
 class UnknownDocument(ProducerError):
-    """Raised when a document to delete or to resync does not exist. Leave out the ids in `doc_ids`."""
+    """Raised when a document to delete, resync or relabel does not exist or is deleted. Leave out `doc_ids`."""
 
-    def __init__(self, doc_ids: Sequence[str]) -> None:
-        super().__init__(f"no such document: {', '.join(map(repr, doc_ids[:_SHOWN]))}")
+    def __init__(self, doc_ids: Sequence[str], *, is_deleted: bool = False) -> None:
+        what = "deleted document" if is_deleted else "no such document"
+        super().__init__(f"{what}: {', '.join(map(repr, doc_ids[:_SHOWN]))}")
         self.doc_ids = tuple(doc_ids)
+        self.is_deleted = is_deleted
 
 
 class WrongModel(ProducerError):
@@ -106,7 +113,7 @@ class WrongModel(ProducerError):
 
 
 class WrongRelease(ProducerError):
-    """Raised when this release does not work with the tables in the database. The message says what to do."""
+    """Raised when this release does not work with the database's tables, or there are none. It says what to do."""
 
 
 class WriteConflict(ProducerError):

@@ -54,8 +54,9 @@ class DocumentFile:
             return cls._make(reader, name, store)
 
     @classmethod
-    def from_path(cls, path: Path, store: ObjectStore | None = None) -> "DocumentFile":
+    def from_path(cls, path: Path | str, store: ObjectStore | None = None) -> "DocumentFile":
         """Read a file once, in bounded memory. More than 64 KiB are staged in `store`. Raises FileUnusable."""
+        path = Path(path)
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block, a device would never end
                 raise FileUnusable(f"cannot read {path}: not a regular file")

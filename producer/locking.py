@@ -5,6 +5,7 @@ from typing import Any
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from producer.backpressure import OutboxLimit
 from producer.errors import UnknownDocument, WrongModel, WrongRelease
@@ -19,7 +20,7 @@ _checked: WeakSet[Engine] = WeakSet()  # whose tables this release works with
 def lock(connection: Connection, model: str, doc_ids: Sequence[Any], outbox_limit: OutboxLimit) -> LockedDocuments:
     """Lock the identity and these documents, without invalid ids, after a look at the outbox.
 
-    Raises WrongModel, and WrongRelease at the first write through an engine.
+    Raises WrongModel; WrongRelease at the first write through an engine, or if there are no tables.
     """
     _require_revision_once(connection)
     outbox_limit.look(connection)
@@ -27,6 +28,8 @@ def lock(connection: Connection, model: str, doc_ids: Sequence[Any], outbox_limi
         locked = lock_documents(connection, (doc_id for doc_id in doc_ids if doc_id_error(doc_id) is None))
     except NotInitialised as error:
         raise WrongModel(str(error)) from error
+    except DBAPIError as error:
+        raise _without_tables(error) from error
     require_model(locked.identity, model)
     return locked
 
@@ -45,7 +48,7 @@ def lock_living(connection: Connection, model: str, doc_id: str, outbox_limit: O
     """As `lock_existing`; raises UnknownDocument for a deleted document, too."""
     locked = lock_existing(connection, model, [doc_id], outbox_limit)
     if locked.stored[doc_id].row.deleted_at is not None:
-        raise UnknownDocument([doc_id])
+        raise UnknownDocument([doc_id], is_deleted=True)
     return locked
 
 
@@ -62,11 +65,17 @@ def _require_revision_once(connection: Connection) -> None:
 
 
 def find_identity(connection: Connection, model: str) -> Identity:
-    """The identity, without a lock. Raises WrongModel."""
+    """The identity, without a lock. Raises WrongModel, and WrongRelease if there are no tables."""
     try:
         return require_model(read_identity(connection), model)
     except NotInitialised as error:
         raise WrongModel(str(error)) from error
+    except DBAPIError as error:
+        raise _without_tables(error) from error
+
+
+def _without_tables(error: DBAPIError) -> Exception:
+    return WrongRelease(revision.NO_TABLES) if revision.is_missing_table(error) else error
 
 
 def require_model(identity: Identity, model: str) -> Identity:

@@ -42,6 +42,8 @@ class Receipt:
         write; if that one is async, through a sync engine with the same URL. Pass `engine` if the URL alone does not
         connect, for instance because of your `connect_args`.
         """
+        if sink is not None and not isinstance(sink, str):
+            raise TypeError(f"sink must be a string, is {sink!r}; a timeout goes by name: timeout_seconds={sink!r}")
         statement = _select_states(self.doc_id)
         deadline = time.monotonic() + timeout_seconds
         # AUTOCOMMIT: in REPEATABLE READ all polls of one transaction would see the same rows.
@@ -52,8 +54,9 @@ class Receipt:
                 if not behind:
                     return
                 if time.monotonic() >= deadline:
+                    verb = "does" if len(behind) == 1 else "do"
                     raise NotApplied(
-                        f"{', '.join(behind)} does not hold document {self.doc_id!r} version {self.version} "
+                        f"{', '.join(behind)} {verb} not hold document {self.doc_id!r} version {self.version} "
                         f"after {timeout_seconds:g} seconds"
                     )
                 time.sleep(_POLL_SECONDS)

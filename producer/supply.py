@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from producer.desired import DesiredChunk, DesiredDocument
 from producer.documents import Vector
 from producer.errors import InvalidDocument, NeededVector, Problem, WrongModel
-from producer.processing.embed.port import Embedder
+from producer.processing.embed.port import Embedder, EmbedError
 from producer.stored import StoredChunk, StoredDocument
 from producer.validation import vector_bytes
 from schema.database.history import Identity
@@ -69,6 +69,8 @@ class Supply:
         self.embedder, self.dimension = embedder, identity.dimension
         if embedder is None:
             return
+        if not isinstance(embedder, Embedder):
+            raise TypeError(f"embedder must have `model`, `dimension` and `embed`, is {type(embedder).__name__}")
         if (embedder.model, embedder.dimension) != (identity.embedding_model, identity.dimension):
             raise WrongModel(
                 f"the system's embedding model is {identity.embedding_model!r} with {identity.dimension} dimensions, "
@@ -86,6 +88,8 @@ class Supply:
         """Embed these chunks. Raises EmbedError, InvalidDocument for a vector that breaks a limit."""
         assert self.embedder is not None
         vectors: Sequence[Vector] = self.embedder.embed([one.content or "" for one in needed])  # type: ignore[assignment]
+        if len(vectors) != len(needed):
+            raise EmbedError(f"the embedder returned {len(vectors)} vectors for {len(needed)} texts")
         for one, vector in zip(needed, vectors, strict=True):
             values, wrong = vector_bytes(vector, self.dimension)
             if values is None:

@@ -78,6 +78,15 @@ class Writer:
     ) -> None:
         if content_type not in (MSGPACK, JSON):
             raise ValueError(f"content_type must be {MSGPACK!r} or {JSON!r}, is {content_type!r}")
+        if not isinstance(model, str):
+            raise TypeError(f"model must be a string, is {type(model).__name__}")
+        if not isinstance(operator, str):
+            raise TypeError(f"operator must be a string, is {type(operator).__name__}")
+        for name, limit in (("max_pending_events", max_pending_events), ("max_pending_bytes", max_pending_bytes)):
+            if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+                raise TypeError(f"{name} must be a whole number or None, is {type(limit).__name__}")
+            if limit is not None and limit < 0:
+                raise ValueError(f"{name} must be at least 0, is {limit}")
         self._model = model
         self._operator = operator[: limits.OPERATOR_CHARACTERS]
         self._content_type = content_type
@@ -117,6 +126,7 @@ class Writer:
         Raises InvalidDocument, VectorRequired, FileRequired or WrongModel before anything is written, WriteConflict if
         the transaction must be run again.
         """
+        _require_list("documents", documents, "Document")
         options, connection = self._options(headers, transaction_context), connection_of(connection)
         doc_ids = [getattr(document, "doc_id", None) for document in documents]
         locked = locking.lock(connection, self._model, doc_ids, self._outbox_limit)
@@ -151,6 +161,7 @@ class Writer:
 
         Skips documents that are deleted already. Raises UnknownDocument before anything is written.
         """
+        _require_list("doc_ids", doc_ids, "str")
         options, connection = self._options(headers, transaction_context), connection_of(connection)
         locked = locking.lock_existing(connection, self._model, doc_ids, self._outbox_limit)
         _refuse_duplicates(doc_ids)
@@ -255,6 +266,12 @@ class Writer:
         if unknown := [chunk.chunk_index for chunk in given if chunk.chunk_id not in stored.chunks]:
             raise InvalidDocument(row.doc_id, [Problem(f"chunks[{at}]", "is not in the document") for at in unknown])
         return {chunk.chunk_id: chunk for chunk in given if chunk.vector is not None}
+
+
+def _require_list(name: str, given: object, of: str) -> None:
+    """Raise TypeError for a single value, for instance one id: its characters would be taken for ids."""
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
+        raise TypeError(f"{name} must be a list of {of}, is {type(given).__name__}")
 
 
 def _refuse_duplicates(doc_ids: Sequence[Any]) -> None:

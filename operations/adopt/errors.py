@@ -1,9 +1,9 @@
 """The errors of `rag-outbox adopt`: what stops the command, and what fails one document."""
 
-from operations.errors import OperationError
+from operations.errors import OperationError, UsageError
 
 
-class MappingError(OperationError):
+class MappingError(UsageError):
     """Raised when the mapping file is wrong, or does not fit the old stores. Nothing was written: correct the file."""
 
 

@@ -86,20 +86,28 @@ def run_command() -> int:
     """Run a command and return its exit status. Every error is one line on stderr."""
     root = typer.main.get_command(app)  # app() would set attributes on errors; some are frozen
     try:
-        if "--json" not in sys.argv:
-            root(prog_name="rag-outbox")  # prints wrong usage itself, and ends
         status = root.main(prog_name="rag-outbox", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except _UsageError as wrong:
-        return _fail(wrong.format_message(), 2)
+        if type(wrong).__name__ == "NoArgsIsHelpError":  # not exported; the help is printed
+            return 2
+        return _fail(_describe_usage(wrong), 2)
     except typer.Abort:
         return _fail("aborted", 1)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
-    except SettingsError as error:
+    except (SettingsError, errors.UsageError) as error:
         return _fail(str(error), 2)
+    except BrokenPipeError:  # the reader of stdout has enough
+        return 1
     except Exception as error:  # noqa: BLE001  # nothing is above; report_bug() keeps the traceback
         return _fail(errors.describe(error) or errors.report_bug(error), 1)
+
+
+def _describe_usage(wrong: Any) -> str:
+    """One line, with the command whose help explains the usage."""
+    message = " ".join(wrong.format_message().split()).removesuffix(".").replace("Input should be", "must be")
+    return message if wrong.ctx is None else f"{message}; see {wrong.ctx.command_path} --help"
 
 
 def _fail(message: str, status: int) -> int:

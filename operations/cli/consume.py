@@ -6,7 +6,7 @@ import typer
 
 from operations import settings
 from operations.cli.options import Json
-from operations.cli.output import Output
+from operations.cli.output import Output, count
 
 EXAMPLE = "rag-outbox consume milvus"
 
@@ -30,4 +30,4 @@ def command(
     stop = stop_on_signals()
     with wiring.open_system(settings.load(), wait_until=stop) as system:
         consumed = services.consume(system, sink, stop)
-    output.result({"events": consumed, "retries": system.retries}, f"Applied {consumed} events to {sink}.")
+    output.result({"events": consumed, "retries": system.retries}, f"Applied {count(consumed, 'event')} to {sink}.")

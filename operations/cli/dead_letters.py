@@ -10,7 +10,7 @@ import typer
 
 from operations import settings
 from operations.cli.letter_output import Done, clean, format_table, list_facts, more_facts
-from operations.cli.options import Json
+from operations.cli.options import Json, parse_utc
 from operations.cli.output import Output
 
 if TYPE_CHECKING:
@@ -22,12 +22,15 @@ app = typer.Typer(
     "docs/runbooks/dead-letters-rising.md explains what to do.",
     no_args_is_help=True,
 )
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
-
 Stage = Annotated[str | None, typer.Option(help="Only those of this stage: relay, or the name of a sink.")]
 DocId = Annotated[str | None, typer.Option("--doc-id", help="Only those of this document.")]
-Since = Annotated[datetime | None, typer.Option(formats=_TIMES, help="Only those refused at this time (UTC) or later.")]
-Until = Annotated[datetime | None, typer.Option(formats=_TIMES, help="Only those refused before this time (UTC).")]
+Since = Annotated[
+    datetime | None,
+    typer.Option(metavar="TIME", parser=parse_utc, help="Only those refused at this ISO time (UTC) or later."),
+]
+Until = Annotated[
+    datetime | None, typer.Option(metavar="TIME", parser=parse_utc, help="Only those refused before this time.")
+]
 Text = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Only those whose reason has this text.")]
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]…", help="Numbers of the list.")]
 Every = Annotated[bool, typer.Option("--all", help="Every open dead letter that the filters leave.")]
@@ -58,6 +61,7 @@ def list_letters(
     output = Output(json=as_json)
     filters = letters.Filters(stage, doc_id, since, until, reason)
     with wiring.open_system(settings.load()) as system:
+        letters.require_stage(system, stage)
         found = letters.list_letters(system, filters, every_state=every_state, limit=limit, after=after)
     following = found[-1].id if len(found) == limit else None
     lines = list(format_table(found)) or ["No dead letters."]
@@ -119,12 +123,13 @@ def replay(
     named, and the others go on. Exit status: 1 if one could not be replayed.
     """
     from operations import wiring
-    from operations.dead_letters.letters import Filters
+    from operations.dead_letters.letters import Filters, require_stage
 
     done = Done(Output(json=as_json), "replay", "replayed", dry_run)
     filters = Filters(stage, doc_id, since, until, reason)
     _require_selection(ids, every, filters)
     with wiring.open_system(settings.load()) as system:
+        require_stage(system, stage)
         versions: dict[str, int | None] = {}  # of the documents that were replayed
         for page in _select(system, ids, filters):
             for some in _group_by_document(page):
@@ -150,7 +155,7 @@ def discard(
     """
     from operations import wiring
     from operations.dead_letters.discard import discard as discard_letter
-    from operations.dead_letters.letters import Filters, NotOpen
+    from operations.dead_letters.letters import Filters, NotOpen, require_stage
 
     if not reason.strip():
         raise typer.BadParameter("must not be empty", param_hint="--reason")
@@ -158,6 +163,7 @@ def discard(
     filters = Filters(stage, doc_id, since, until)
     _require_selection(ids, every, filters)
     with wiring.open_system(settings.load()) as system:
+        require_stage(system, stage)
         for page in _select(system, ids, filters):
             for letter in page:
                 try:
@@ -209,7 +215,9 @@ def _tell(version: int | None) -> str:
 
 
 def _require_selection(ids: list[int] | None, every: bool, filters: "Filters") -> None:
-    if bool(ids) == every:
+    if ids and every:
+        raise typer.BadParameter("give the numbers of dead letters or --all, not both", param_hint="[ID]…")
+    if not ids and not every:
         raise typer.BadParameter("give the numbers of dead letters, or --all", param_hint="[ID]…")
     if ids and any(True for _ in filters.conditions()):
         raise typer.BadParameter("filters go with --all, not with numbers", param_hint="[ID]…")

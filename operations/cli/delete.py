@@ -6,7 +6,7 @@ import typer
 
 from operations import settings
 from operations.cli.options import Json
-from operations.cli.output import Output
+from operations.cli.output import Output, count
 
 EXAMPLE = "rag-outbox delete handbook-3f2a90c1d4e5"
 
@@ -26,5 +26,5 @@ def command(
     deleted = sum(receipt.changed for receipt in receipts)
     output.result(
         {"deleted": deleted, "deleted_before": len(receipts) - deleted},
-        f"Deleted {deleted} documents; {len(receipts) - deleted} were already deleted.",
+        f"Deleted {count(deleted, 'document')}; {len(receipts) - deleted} already deleted.",
     )

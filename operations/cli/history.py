@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from operations import settings
-from operations.cli.options import Json
+from operations.cli.options import Json, parse_utc
 from operations.cli.output import Output
 from operations.settings import PREFIX, SettingsError
 
@@ -16,7 +16,6 @@ app = typer.Typer(
     "A failover to a replica that lost commits starts a new history by itself; a restore on the same server does not.",
     no_args_is_help=True,
 )
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 _DOCUMENTS_SHOWN = 20
 
 
@@ -41,7 +40,9 @@ def check(
     since: Annotated[
         datetime | None,
         typer.Option(
-            formats=_TIMES, help="Read only events published since this time (UTC); the whole topic if left out."
+            metavar="TIME",
+            parser=parse_utc,
+            help="Read only events published since this ISO time (UTC); the whole topic if left out.",
         ),
     ] = None,
     as_json: Json = False,
@@ -136,11 +137,13 @@ def _time(value: datetime) -> str:
 
 
 def _facts(one: Any) -> dict[str, Any]:
+    from operations.documents.listing import utc_text
+
     return {
         "number": one.number,
         "id": one.history_id,
         "server": one.server_uuid,
         "reason": one.reason,
-        "started": one.started_at,
-        "checked": one.checked_at,
+        "started": utc_text(one.started_at),
+        "checked": utc_text(one.checked_at),
     }

@@ -9,8 +9,8 @@ import typer
 from operations import settings
 from operations.cli.interrupt import telling
 from operations.cli.options import Json, Tag
-from operations.cli.output import Output
-from operations.errors import OperationError
+from operations.cli.output import Output, count
+from operations.errors import UsageError
 
 if TYPE_CHECKING:
     from operations.ingest.files import Ingested
@@ -65,7 +65,7 @@ def command(
     output, done = Output(json=as_json), ingesting.Ingested()
     named = Source(source)
     if source is not None and not (len(paths) == 1 and paths[0].is_dir()):
-        raise OperationError("--source names one folder: give it as the only PATH")
+        raise UsageError("--source names one folder: give it as the only PATH")
     with wiring.open_system(settings.load()) as system:
         found = find(paths, named, exclude or ())
         gone = missing.find_missing(system.engine, named, found, force=force) if delete_missing else []
@@ -117,7 +117,7 @@ def _facts(done: "Ingested", found: "Found") -> dict[str, Any]:
 
 def _summary(done: "Ingested", found: "Found") -> str:
     return (
-        f"{done.written} documents with {done.chunks} chunks ({done.embedded} embedded); "
+        f"{count(done.written, 'document')} with {count(done.chunks, 'chunk')} ({done.embedded} embedded); "
         f"{done.unchanged} unchanged, {done.deleted} deleted, {len(found.unsupported)} of unsupported types, "
         f"{len(done.failed)} failed."
     )
@@ -125,6 +125,6 @@ def _summary(done: "Ingested", found: "Found") -> str:
 
 def _plan(done: "Ingested", found: "Found") -> str:
     return (
-        f"{done.written} documents to write, {done.deleted} to delete; {done.unchanged} unchanged, "
+        f"{count(done.written, 'document')} to write, {done.deleted} to delete; {done.unchanged} unchanged, "
         f"{len(found.unsupported)} of unsupported types, {len(done.failed)} failed."
     )

@@ -52,7 +52,7 @@ def list_facts(letter: "Letter") -> dict[str, Any]:
         "version": row.aggregate_version,
         "reason": row.error,
         "attempts": row.attempts,
-        "time": f"{row.dead_at:%Y-%m-%d %H:%M:%S}",
+        "time": f"{row.dead_at:%Y-%m-%dT%H:%M:%SZ}",
         "state": letter.state,
     }
 
@@ -64,7 +64,7 @@ def more_facts(letter: "Letter") -> dict[str, Any]:
         "event_type": row.event_type,
         "content_type": row.content_type,
         "kafka_position": row.kafka_position,
-        "closed_at": None if row.closed_at is None else f"{row.closed_at:%Y-%m-%d %H:%M:%S}",
+        "closed_at": None if row.closed_at is None else f"{row.closed_at:%Y-%m-%dT%H:%M:%SZ}",
         "closed_by": row.closed_by,
         "closed_reason": row.closed_reason,
         "headers": row.headers if isinstance(row.headers, dict) else {},

@@ -1,14 +1,14 @@
 """`rag-outbox list`."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from operations import settings
-from operations.cli.options import Json, Tag, require_unicode
+from operations.cli.options import Json, Tag, parse_utc, require_choice, require_unicode
 from operations.cli.output import Output, table
-from operations.errors import OperationError
 
 EXAMPLE = "rag-outbox list --state failed --business-tag hr --limit 20"
 
@@ -26,9 +26,12 @@ def command(
         str | None, typer.Option("--source-type", help="Only these: pdf, word, image, webpage, table, text.")
     ] = None,
     updated_since: Annotated[
-        str | None,
+        datetime | None,
         typer.Option(
-            "--updated-since", metavar="TIME", help="Only what changed since this ISO time (UTC), the oldest first."
+            "--updated-since",
+            metavar="TIME",
+            parser=parse_utc,
+            help="Only what changed since this ISO time (UTC), the oldest first.",
         ),
     ] = None,
     after: Annotated[
@@ -39,21 +42,18 @@ def command(
 ) -> None:
     """List documents in the order of their ids, page by page."""
     from operations import wiring
-    from operations.documents.listing import STATES, Query, parse_time, read_page
+    from operations.documents.listing import STATES, Query, read_page
     from schema.database.tables import SOURCE_TYPES
 
     require_unicode(business_tag=business_tag, after=after)
-    for name, value, allowed in (("--state", state, STATES), ("--source-type", source_type, SOURCE_TYPES)):
-        if value is not None and value not in allowed:
-            raise OperationError(f"{name} {value!r}: must be one of {', '.join(allowed)}")
-    try:
-        since = None if updated_since is None else parse_time(updated_since)
-    except ValueError:
-        raise OperationError(f"--updated-since {updated_since!r}: give a time like 2026-01-31T12:00") from None
+    require_choice("--state", state, STATES)
+    require_choice("--source-type", source_type, SOURCE_TYPES)
     output = Output(json=as_json)
     with wiring.open_system(settings.load()) as system:
-        page = read_page(system.engine, Query(state, business_tag, source_type, since, after, limit))
-    shown = table("document", "title", "type", "tag", "state", "#version", "#chunks", "updated")
+        page = read_page(system.engine, Query(state, business_tag, source_type, updated_since, after, limit))
+    shown = table(
+        "document", "title", "type", "tag", "state", "#version", "#chunks", "updated", whole=("document", "updated")
+    )
     for one in page.documents:
         chunks = "-" if one["chunk_count"] is None else str(one["chunk_count"])
         tag, updated = one["business_tag"] or "-", f"{one['updated_at'][:19]}Z"

@@ -3,17 +3,19 @@
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+_WIDEST = 100_000  # characters of a table in a pipe
 _SURROGATE = re.compile("[\ud800-\udfff]")  # how Python names the bytes of a file name that are not UTF-8
 
 
@@ -49,7 +51,16 @@ class Output:
             sys.stdout.flush()
             return
         for line in lines:
-            self._out.print(printable(line), markup=False) if isinstance(line, str) else self._out.print(line)
+            if isinstance(line, str):
+                self._out.print(printable(line), markup=False)
+            else:
+                self._print_table(line)
+
+    def _print_table(self, shown: Table) -> None:
+        """In a pipe as wide as its content; on a terminal never narrower than its whole columns."""
+        needed = Measurement.get(self._out, self._out.options.update(width=_WIDEST), shown)
+        width = max(self._out.width, needed.minimum) if self._out.is_terminal else needed.maximum
+        Console(highlight=False, soft_wrap=True, width=width).print(shown)
 
     @contextmanager
     def live(self) -> Iterator[Show]:
@@ -95,9 +106,15 @@ class Bar:
         self._progress.advance(self._task, steps)
 
 
-def table(*columns: str) -> Table:
-    """An empty table for a person; a column whose name starts with '#' is right-aligned."""
+def count(number: int, noun: str) -> str:
+    """For instance "1 document" and "2 documents"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def table(*columns: str, whole: Collection[str] = ()) -> Table:
+    """An empty table for a person. Columns whose name starts with '#' are right-aligned, those of `whole` never cut."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left")
+        justify: Literal["right", "left"] = "right" if column.startswith("#") else "left"
+        made.add_column(column.removeprefix("#"), justify=justify, no_wrap=column in whole)
     return made

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from operations import settings
 from operations.cli.options import Json
-from operations.cli.output import Output, table
+from operations.cli.output import Output, count, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ def command(
 
             logging.getLogger("operations").setLevel(logging.INFO)
             runs = run_periodically(system, scope, every, stop, rate=rate)
-            output.result({"runs": runs}, f"{runs} runs")
+            output.result({"runs": runs}, count(runs, "run"))
             return
         with output.progress("Comparing keys", None) as bar:
             report = reconcile(system, scope, rate=rate, resume=resume, stop=stop, advance=bar.advance)
@@ -136,7 +136,11 @@ def lines(report: "Report") -> list[str | Table]:
         if report.findings.counts.total() > _SHOWN:
             shown.append(f"and {report.findings.counts.total() - _SHOWN:,} more")
     found = facts["differences"]
-    shown.append("Healthy: no differences." if report.is_healthy else f"Not healthy: {found:,} differences.")
+    shown.append(
+        "Healthy: no differences."
+        if report.is_healthy
+        else f"Not healthy: {found:,} difference{'' if found == 1 else 's'}."
+    )
     return [*shown, *(f"→ {line}" for line in facts["recommendations"])]
 
 

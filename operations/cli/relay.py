@@ -2,7 +2,7 @@
 
 from operations import settings
 from operations.cli.options import Json
-from operations.cli.output import Output
+from operations.cli.output import Output, count
 
 EXAMPLE = "RAG_OUTBOX_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 rag-outbox relay"
 
@@ -21,4 +21,4 @@ def command(as_json: Json = False) -> None:
     stop = stop_on_signals()
     with wiring.open_system(settings.load(), wait_until=stop) as system:
         published = services.relay(system, stop)
-    output.result({"published": published, "retries": system.retries}, f"Published {published} events.")
+    output.result({"published": published, "retries": system.retries}, f"Published {count(published, 'event')}.")

@@ -7,7 +7,7 @@ import typer
 from operations import settings
 from operations.cli.interrupt import telling
 from operations.cli.options import Json
-from operations.cli.output import Output
+from operations.cli.output import Output, count
 
 EXAMPLE = "rag-outbox resync handbook-3f2a90c1d4e5 && rag-outbox run --until-idle"
 
@@ -23,7 +23,7 @@ def command(
     from operations import wiring
     from operations.documents.resync import resync
     from operations.errors import OperationError
-    from producer import ProducerError
+    from producer import ProducerError, UnknownDocument
 
     output = Output(json=as_json)
     done: list[dict[str, Any]] = []
@@ -34,18 +34,20 @@ def command(
 
     with (
         wiring.open_system(settings.load()) as system,
-        telling(facts, lambda: f"; sent {len(done)} documents again."),
+        telling(facts, lambda: f"; sent {count(len(done), 'document')} again."),
     ):
         writer = system.writer()
         for doc_id in dict.fromkeys(doc_ids):
             try:
                 receipt = resync(system, writer, doc_id)
+            except UnknownDocument as error:
+                failed.append({"doc_id": doc_id, "reason": "it is deleted" if error.is_deleted else "no such document"})
             except (OperationError, ProducerError) as error:
                 failed.append({"doc_id": doc_id, "reason": str(error)})
             else:
                 done.append({"doc_id": doc_id, "version": receipt.version})
     for one in failed:
         output.note(f"failed: {one['doc_id']}: {one['reason']}")
-    output.result(facts(), f"Sent {len(done)} documents again; {len(failed)} failed.")
+    output.result(facts(), f"Sent {count(len(done), 'document')} again; {len(failed)} failed.")
     if failed:
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ import typer
 
 from operations import settings
 from operations.cli.options import Json
-from operations.cli.output import Output
+from operations.cli.output import Output, count
 
 EXAMPLE = "rag-outbox run --until-idle --give-up-seconds 60"
 
@@ -33,10 +33,12 @@ def command(
     SIGTERM and Ctrl-C end it after the current batch.
     """
     from operations import wiring
-    from operations.profiles.embedded import run_until_signalled
+    from operations.profiles.embedded import find_pending, run_until_signalled
 
     output = Output(json=as_json)
     patience = 30.0 if until_idle and give_up_seconds is None else give_up_seconds
     with wiring.open_system(settings.load()) as system:
-        relayed = run_until_signalled(system, output, until_idle=until_idle, patience_seconds=patience)
-    output.result({"events": relayed}, f"Relayed {relayed} events.")
+        applied = run_until_signalled(system, output, until_idle=until_idle, patience_seconds=patience)
+        waiting = find_pending(system)
+    left = f" {count(waiting, 'event')} {'waits' if waiting == 1 else 'wait'}." if waiting else ""
+    output.result({"events": applied}, f"Applied {count(applied, 'event')}.{left}")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from operations import settings
-from operations.cli.options import Json, Tag, require_unicode
+from operations.cli.options import Json, Tag, require_choice, require_unicode
 from operations.cli.output import Output
+from operations.errors import UsageError
 
 if TYPE_CHECKING:
     from retrieval.search import Hit
@@ -36,7 +37,11 @@ def command(
     """
     from operations import wiring
     from retrieval.search import Filters, search
+    from schema.database.tables import SOURCE_TYPES
 
+    if not text.strip():
+        raise UsageError("TEXT: the question is blank")
+    require_choice("--source-type", source_type, SOURCE_TYPES)
     filters = Filters(business_tag, modal_type, domain, language, source_type)
     require_unicode(TEXT=text, business_tag=business_tag, modal_type=modal_type)
     output = Output(json=as_json)

@@ -11,7 +11,7 @@ import typer
 from operations import settings
 from operations.cli.interrupt import telling
 from operations.cli.options import Json
-from operations.cli.output import Output
+from operations.cli.output import Output, count
 
 EXAMPLE = "rag-outbox write documents.jsonl && rag-outbox run --until-idle"
 
@@ -48,7 +48,8 @@ def command(
             return asdict(done) | {"retries": system.retries}
 
         def summary() -> str:
-            return f"rote {done.written} documents with {done.chunks} chunks; {done.unchanged} were unchanged."
+            written, chunks = count(done.written, "document"), count(done.chunks, "chunk")
+            return f"rote {written} with {chunks}; {done.unchanged} unchanged."
 
         size_bytes = None if file is sys.stdin.buffer else os.fstat(file.fileno()).st_size
         label = "Writing" if size_bytes is None else "Writing bytes"

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, null, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, null, select, update
 
-from operations.errors import OperationError
+from operations.errors import OperationError, UsageError
 from operations.wiring import System
 from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.dead_letters import is_superseded
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import LETTER_STATES, outbox_dead_letters
+from schema.database.tables import LETTER_STATES, outbox_dead_letters, sinks
 from schema.events.events import Envelope
 
 _PAGE = 500
@@ -85,6 +85,19 @@ class Letter:
         if row.state != "open":
             at = f"{row.closed_at:%Y-%m-%d %H:%M:%S} UTC"
             raise NotOpen(f"was {row.state} at {at} by {row.closed_by}: {row.closed_reason}")
+
+
+def require_stage(system: System, stage: str | None) -> None:
+    """Raise UsageError for the stage of no sink and no dead letter: it would only seem that there are none."""
+    if stage is None:
+        return
+    with reading(system.engine) as connection:
+        known = ["relay", *connection.scalars(select(sinks.c.name).order_by(sinks.c.name))]
+        if stage in known:
+            return
+        if connection.scalar(select(exists().where(outbox_dead_letters.c.stage == stage))):  # of a former sink
+            return
+    raise UsageError(f"--stage {stage!r}: must be one of {', '.join(known)}")
 
 
 def list_letters(

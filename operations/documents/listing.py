@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Row, case, select, tuple_
 
-from operations.errors import OperationError
+from operations.errors import UsageError
 from schema.database.connection import reading
 from schema.database.tables import DOCUMENT_STATES, documents
 
@@ -41,7 +41,7 @@ class Page:
 
 
 def read_page(engine: Engine, query: Query) -> Page:
-    """Raises OperationError for an `after` that is not the `next` of such a list."""
+    """Raises UsageError for an `after` that is not the `next` of such a list."""
     columns = documents.c
     statement = select(STATE.label("state"), *(columns[name] for name in _SHOWN)).where(*_conditions(query))
     if (index := _index(query)) is not None:
@@ -116,7 +116,7 @@ def _parse(after: str) -> tuple[datetime, str]:
             raise ValueError
         return parse_time(time), doc_id
     except ValueError:
-        raise OperationError(f"--after {after!r}: with --updated-since, give the `next` of the page before") from None
+        raise UsageError(f"--after {after!r}: with --updated-since, give the `next` of the page before") from None
 
 
 def _facts(row: Row[Any]) -> dict[str, Any]:

@@ -15,4 +15,5 @@ def resync(system: System, writer: Writer, doc_id: str) -> Receipt:
         return producer.run(system.engine, lambda connection: writer.resync(connection, doc_id), store=system.store)
     except VectorRequired as error:
         missing = sum(map(len, error.chunks.values()))
-        raise OperationError(f"the archive lacks the vectors of {missing} chunks: write the document again") from error
+        chunks = "1 chunk" if missing == 1 else f"{missing} chunks"
+        raise OperationError(f"the archive lacks the vectors of {chunks}: write the document again") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from operations.errors import OperationError
+from operations.errors import OperationError, UsageError
 from schema.limits import SOURCE_URL_CHARACTERS
 
 _NAME = re.compile(r"[\w.-]{1,64}")
@@ -33,7 +33,7 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.name is not None and not _NAME.fullmatch(self.name):
-            raise OperationError(f"--source {self.name!r}: give 1 to 64 letters, digits, dots, hyphens and underscores")
+            raise UsageError(f"--source {self.name!r}: give 1 to 64 letters, digits, dots, hyphens and underscores")
 
     def file(self, path: Path, relative: str) -> SourceFile:
         """The identity of the file at `path`, which must be absolute; `relative` is its path below the given folder."""

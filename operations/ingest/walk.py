@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from operations.errors import UsageError
 from operations.ingest.sources import Source, SourceFile, absolute
-from producer import FileUnusable
 from producer.processing.extract import is_supported
 
 
@@ -29,7 +29,7 @@ def find(paths: Sequence[Path], source: Source, exclude: Sequence[str] = ()) -> 
     """The files at and below `paths`. A pattern of `exclude` matches a path below the folder, or a name in it.
 
     A file that `paths` names itself is always included: if its type is not supported, `ingest` reports that. Raises
-    FileUnusable for a missing path.
+    UsageError for a missing path.
     """
     found = Found()
     for path in paths:
@@ -41,7 +41,7 @@ def find(paths: Sequence[Path], source: Source, exclude: Sequence[str] = ()) -> 
             found.files[file.doc_id] = file
             found.present.add(file.doc_id)
         else:
-            raise FileUnusable(f"no such file or folder: {path}")
+            raise UsageError(f"no such file or folder: {path}")
     return found
 
 

@@ -38,7 +38,7 @@ from schema.database import dead_letters, history
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.tables import outbox, outbox_dead_letters, sink_states
-from schema.failures import DeadLetter
+from schema.failures import DeadLetter, Retryable
 from schema.outage import Outage
 from schema.retry import call_with_retry
 
@@ -57,6 +57,10 @@ class NotApplied(OperationError):
     """
 
 
+class GaveUp(OperationError):
+    """Raised when a sink or the database failed for longer than the patience; the message says why and what waits."""
+
+
 def run(
     system: System,
     stop: threading.Event,
@@ -68,7 +72,7 @@ def run(
 ) -> int:
     """Relay until `stop` is set, or with `until_idle` until the outbox is empty. Returns the number of events.
 
-    Raises AlreadyRunning, NotApplied, and what DirectRelay.run raises.
+    Raises AlreadyRunning, NotApplied, GaveUp, and what DirectRelay.run raises.
     """
     relayed = 0
     process, work = Process(system, "run"), WorkLog("applied", lambda: _describe_pending(system))
@@ -113,7 +117,7 @@ def run(
         stack.enter_context(_watch(system, process, {sink.name: sink.ensure for sink, _ in sinks}))
         _prepare_new_history(system, registered, stop, patience_seconds, failing)
         began = _read_clock(system)
-        with sweep_hourly(system.engine, system.store):
+        with sweep_hourly(system.engine, system.store), _giving_up(system, patience_seconds):
             relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
         if until_idle and not stop.is_set():
             _require_applied(system, began)
@@ -146,12 +150,30 @@ def run_until_signalled(system: System, output: Output, *, until_idle: bool, pat
         )
 
 
-def _describe_pending(system: System) -> str:
-    """For a log line, which must not end the process."""
+@contextmanager
+def _giving_up(system: System, patience_seconds: float | None) -> Iterator[None]:
+    """Raise what ended the patience as GaveUp."""
     try:
-        return f"pending={pending_events(system)}"
+        yield
+    except Retryable as error:
+        if patience_seconds is None:
+            raise
+        waiting = find_pending(system)
+        left = "" if waiting is None else f"; {waiting} {'event waits' if waiting == 1 else 'events wait'}"
+        raise GaveUp(f"gave up after {patience_seconds:g} s: {error}{left}") from error
+
+
+def _describe_pending(system: System) -> str:
+    waiting = find_pending(system)
+    return f"pending={'unknown' if waiting is None else waiting}"
+
+
+def find_pending(system: System) -> int | None:
+    """As `pending_events`; None while the database is away, for a message that must not end the process."""
+    try:
+        return pending_events(system)
     except DBAPIError:
-        return "pending=unknown"
+        return None
 
 
 def pending_events(system: System) -> int:

@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
@@ -37,10 +38,30 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-        wrong = "must be true or false" if first["type"] == "bool_parsing" else first["msg"]
-        raise SettingsError(f"{name}: {wrong}") from None
+        raise SettingsError(f"{name}: {_describe(first['type'], first.get('ctx', {}), first['msg'])}") from None
     check(settings)
     return settings
+
+
+def _describe(kind: str, context: Mapping[str, Any], message: str) -> str:
+    """What is wrong with a value, in the words of the other settings' errors."""
+    match kind:
+        case "bool_parsing":
+            return "must be true or false"
+        case "int_parsing" | "int_from_float":
+            return "must be a whole number"
+        case "float_parsing":
+            return "must be a number"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']}"
+        case "greater_than":
+            return f"must be above {context['gt']}"
+        case "less_than_equal":
+            return f"must be at most {context['le']}"
+        case "literal_error":
+            return f"must be {context['expected']}"
+        case _:
+            return message
 
 
 def _refuse_misspelt_prefix(name: str, known: set[str]) -> None:

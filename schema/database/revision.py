@@ -13,6 +13,7 @@ from schema.database.connection import reading
 REVISIONS = ("0001",)  # in schema/database/migrations/versions, in order
 OLDEST = "0001"  # the number of the oldest revision that this code works with
 VERSION_TABLE = "rag_outbox_revision"  # an upstream service may have its own alembic_version
+NO_TABLES = "the database has no rag-outbox tables yet: run rag-outbox init"
 _MYSQL_NO_SUCH_TABLE = 1146
 
 
@@ -35,7 +36,7 @@ def of(connection: Connection) -> str | None:
     try:
         found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
     except DBAPIError as error:
-        if _is_missing_table(error):
+        if is_missing_table(error):
             return None
         raise
     return None if found is None else str(found)
@@ -45,7 +46,7 @@ def require_compatible(connection: Connection) -> None:
     """Check by one statement that this code works with the tables. Raises WrongRevision."""
     found = of(connection)
     if found is None:
-        raise WrongRevision("the database has no rag-outbox tables yet: run rag-outbox init")
+        raise WrongRevision(NO_TABLES)
     require_usable(found)
 
 
@@ -84,6 +85,7 @@ def oldest_code(revision: str) -> str:
     return revision.partition("_from_")[2] or number(revision)
 
 
-def _is_missing_table(error: DBAPIError) -> bool:
+def is_missing_table(error: DBAPIError) -> bool:
+    """Whether a statement failed because its table does not exist."""
     reason = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    return reason in (_MYSQL_NO_SUCH_TABLE, f"no such table: {VERSION_TABLE}")
+    return reason == _MYSQL_NO_SUCH_TABLE or str(reason).startswith("no such table: ")

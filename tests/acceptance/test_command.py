@@ -198,8 +198,8 @@ def test_version_is_printed(prepared: Folder) -> None:
         (["status", "--jsn"], "No such option: --jsn"),
         (["statsu"], "No such command 'statsu'"),
         (["search"], "Missing argument 'TEXT'"),
-        (["search", "x", "--limit", "0"], "Input should be greater than or equal to 1"),
-        (["run", "--give-up-seconds", "soon"], "Input should be a valid number"),
+        (["search", "x", "--limit", "0"], "must be greater than or equal to 1"),
+        (["run", "--give-up-seconds", "soon"], "must be a valid number"),
         (["ingest"], "Missing argument 'PATH'"),
     ],
 )
@@ -269,14 +269,14 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
         ("database_url", "mysql://u:hush@host/x", f"{DATABASE} must start with mysql+pymysql:// or sqlite:///"),
         ("database_url", "mariadb+pymysql://u@host/x", f"{DATABASE} must start with mysql+pymysql:// or sqlite:///"),
         ("data_dir", "/dev/null", "RAG_OUTBOX_DATA_DIR: /dev/null is not a folder"),
-        ("profile", "service", "RAG_OUTBOX_PROFILE: Input should be 'embedded' or 'services'"),
+        ("profile", "service", "RAG_OUTBOX_PROFILE: must be 'embedded' or 'services'"),
         (
             "vector_dimension",
             "many",
-            "RAG_OUTBOX_VECTOR_DIMENSION: Input should be a valid integer, unable to parse string as an integer",
+            "RAG_OUTBOX_VECTOR_DIMENSION: must be a whole number",
         ),
         ("tracing", "maybe", "RAG_OUTBOX_TRACING: must be true or false"),
-        ("vector_dimension", "0", "RAG_OUTBOX_VECTOR_DIMENSION: Input should be greater than or equal to 1"),
+        ("vector_dimension", "0", "RAG_OUTBOX_VECTOR_DIMENSION: must be at least 1"),
     ],
 )
 def test_wrong_setting_ends_with_2(setting: str, value: str, reason: str, prepared: Folder, here: Here) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from producer import Chunk, Document, Receipt, VectorRequired, WriteConflict, Writer, WrongModel, run
+from producer.processing.embed.port import EmbedError
 from schema import archive
 from schema.events.events import ChunkRow
 from schema.retry import Backoff
@@ -340,6 +341,21 @@ def test_embedder_makes_needed_vectors_without_open_transaction(pipeline: Pipeli
     assert embedder.texts == ["one", "two", "new"]
     pipeline.run()
     pipeline.assert_in_step()
+
+
+def test_wrong_embedder_is_named_and_nothing_is_written(pipeline: Pipeline) -> None:
+    class Short(CountingEmbedder):
+        def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            return super().embed(texts)[1:]
+
+    given: list[tuple[Any, type[Exception], str]] = [
+        (object(), TypeError, "embedder must have `model`, `dimension` and `embed`, is object"),
+        (Short(), EmbedError, "the embedder returned 1 vectors for 2 texts"),
+    ]
+    for embedder, kind, message in given:
+        with pytest.raises(kind, match=message), pipeline.engine.begin() as connection:
+            pipeline.writer.upsert(connection, without_vectors("a", "one", "two"), embedder=embedder)
+    assert versions(pipeline.engine) == []
 
 
 def test_embedder_works_on_bare_connection_too(pipeline: Pipeline) -> None:

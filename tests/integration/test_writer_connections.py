@@ -93,7 +93,7 @@ def test_receipt_of_async_transaction_waits_through_own_engine(pipeline: Pipelin
                 receipt = await connection.run_sync(
                     lambda connection: pipeline.writer.upsert(connection, document("a", "one"))
                 )
-            with pytest.raises(NotApplied, match="milvus, minio does not hold document 'a' version 1"):
+            with pytest.raises(NotApplied, match="milvus, minio do not hold document 'a' version 1"):
                 receipt.wait(timeout_seconds=0)
             relay = asyncio.create_task(asyncio.to_thread(pipeline.run))
             await asyncio.to_thread(receipt.wait, timeout_seconds=60)

@@ -176,7 +176,7 @@ def test_receipt_raises_not_applied_on_timeout(pipeline: Pipeline) -> None:
 
     with pytest.raises(NotApplied, match=r"milvus does not hold document 'd' version 1 after 0\.05 seconds"):
         receipt.wait("milvus", 0.05)
-    with pytest.raises(NotApplied, match=r"milvus, minio does not hold document 'd' version 1 after 0 seconds"):
+    with pytest.raises(NotApplied, match=r"milvus, minio do not hold document 'd' version 1 after 0 seconds"):
         receipt.wait(timeout_seconds=0)
 
 

@@ -1,11 +1,13 @@
 """Headers and the transaction context are checked before anything is written; so are the writer's own settings."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from producer import InvalidArgument, Writer
+from producer import Document, DocumentFile, InvalidArgument, Receipt, Writer, WrongRelease
 from producer.headers import check_context, check_headers
+from schema.database.connection import connect
 
 pytestmark = pytest.mark.unit
 
@@ -66,3 +68,54 @@ def test_context_holds_any_json() -> None:
 def test_unknown_content_type_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="content_type must be 'application/msgpack' or 'application/json', is 'x'"):
         Writer("model", content_type="x")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ({"model": None}, TypeError, "model must be a string, is NoneType"),
+        ({"operator": None}, TypeError, "operator must be a string, is NoneType"),
+        ({"max_pending_events": "5"}, TypeError, "max_pending_events must be a whole number or None, is str"),
+        ({"max_pending_events": -1}, ValueError, "max_pending_events must be at least 0, is -1"),
+        ({"max_pending_bytes": -1}, ValueError, "max_pending_bytes must be at least 0, is -1"),
+    ],
+)
+def test_wrong_setting_of_a_writer_is_named_at_once(given: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        Writer(**{"model": "model"} | given)
+
+
+def test_single_value_is_no_list_of_ids_or_documents(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'empty.db'}")
+    single = Document(doc_id="d", title="D", source_type="text", chunks=[])
+    given: Any
+    with engine.connect() as connection:
+        for given in ("l1", b"l1"):
+            with pytest.raises(TypeError, match=f"doc_ids must be a list of str, is {type(given).__name__}"):
+                Writer("model").delete_many(connection, given)
+        given = single
+        with pytest.raises(TypeError, match="documents must be a list of Document, is Document"):
+            Writer("model").upsert_many(connection, given)
+    engine.dispose()
+
+
+def test_write_without_tables_names_init(tmp_path: Path) -> None:
+    engine, message = connect(f"sqlite:///{tmp_path / 'empty.db'}"), "no rag-outbox tables yet: run rag-outbox init"
+    with pytest.raises(WrongRelease, match=message), engine.begin() as connection:
+        Writer("model").delete(connection, "d")
+    with pytest.raises(WrongRelease, match=message), engine.begin() as connection:
+        Writer("model").dimension(connection)
+    engine.dispose()
+
+
+def test_wait_names_timeout_for_a_number_in_its_place(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'empty.db'}")
+    wrong: Any = 5
+    with pytest.raises(TypeError, match="a timeout goes by name: timeout_seconds=5"):
+        Receipt("d", 1, True, engine).wait(wrong)
+    engine.dispose()
+
+
+def test_path_of_a_file_may_be_a_string(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"text")
+    assert DocumentFile.from_path(str(tmp_path / "a.txt")) == DocumentFile.from_path(tmp_path / "a.txt")

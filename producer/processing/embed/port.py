@@ -1,7 +1,7 @@
 """The port through which text becomes vectors, so that a system can bring its own embedding model."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ class EmbedError(ProcessingError):
         self.index = index
 
 
+@runtime_checkable
 class Embedder(Protocol):
     """A text embedding model.
 
