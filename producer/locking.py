@@ -23,8 +23,8 @@ def lock(connection: Connection, model: str, doc_ids: Sequence[Any], outbox_limi
     Raises WrongModel; WrongRelease at the first write through an engine, or if there are no tables.
     """
     _require_revision_once(connection)
-    outbox_limit.look(connection)
     try:
+        outbox_limit.look(connection)
         locked = lock_documents(connection, (doc_id for doc_id in doc_ids if doc_id_error(doc_id) is None))
     except NotInitialised as error:
         raise WrongModel(str(error)) from error
