@@ -62,10 +62,16 @@ def test_batch_is_applied_then_marked_then_committed(engine: Engine, group: Memo
     event = envelope_of(row)
     headers = {"ce_type": event.event_type, "ce_sequence": "1", "content-type": event.content_type}
     group.append("d1", event.payload, list(headers.items()))
-    loop = Loop(group, Applier(engine, Sink(), Marks(), new_executor=InlineExecutor))
+    answered: list[int] = []
+
+    def note_database() -> None:
+        answered.append(len(journal))
+
+    loop = Loop(group, Applier(engine, Sink(), Marks(), new_executor=InlineExecutor, note_database=note_database))
     loop.turn()
     note("commit")
     assert journal == [("apply", 0, 0), ("commit", 1, 1)]
+    assert answered == [0], "before a write to the sink that may take long"
 
 
 def test_sequence_that_no_version_can_have_is_read_as_zero() -> None:
