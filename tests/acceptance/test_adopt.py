@@ -348,7 +348,7 @@ def test_mapping_that_does_not_fit_is_named_and_nothing_written(
 
     outcome = here(old.folder, "adopt", "--mapping", str(mapping), "--json")
 
-    assert outcome.status == 1
+    assert outcome.status == 2
     assert reason in outcome.facts["error"]
     assert old.rows("SELECT count(*) FROM documents") == [(0,)]
 
@@ -372,7 +372,7 @@ def test_collection_of_another_dimension_is_refused(old: Adoption, here: Here) -
 
     outcome = here(old.folder, "adopt", "--mapping", str(old.mapping), "--milvus", "narrow", "--json")
 
-    assert outcome.status == 1
+    assert outcome.status == 2
     assert "[milvus] vector: the field 'embedding' has 8 dimensions, the system 256" in outcome.facts["error"]
 
 

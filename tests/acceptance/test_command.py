@@ -132,12 +132,16 @@ def test_delete_takes_an_id_twice(folder: Folder, here: Here) -> None:
         (["search", "x", "--business-tag", "\udce9"], "--business-tag: '\\udce9' is not UTF-8"),
         (["list", "--business-tag", "\udce9"], "--business-tag: '\\udce9' is not UTF-8"),
         (["show", "\udce9"], "DOC_ID: '\\udce9' is not UTF-8"),
-        (["delete", "\udce9"], "no such document: '\\udce9'"),
     ],
 )
 def test_argument_that_is_not_utf8_is_named(arguments: list[str], reason: str, prepared: Folder, here: Here) -> None:
     outcome = here(prepared, *arguments, "--json")
-    assert (outcome.status, outcome.facts) == (1, {"error": reason})
+    assert (outcome.status, outcome.facts) == (2, {"error": reason})
+
+
+def test_deletion_of_an_id_that_is_not_utf8_names_it(prepared: Folder, here: Here) -> None:
+    outcome = here(prepared, "delete", "\udce9", "--json")
+    assert (outcome.status, outcome.facts) == (1, {"error": "no such document: '\\udce9'"})
 
 
 def test_search_filters_by_tag_and_type_with_any_quotes(folder: Folder, here: Here) -> None:
@@ -201,6 +205,10 @@ def test_version_is_printed(prepared: Folder) -> None:
         (["search", "x", "--limit", "0"], "must be greater than or equal to 1"),
         (["run", "--give-up-seconds", "soon"], "must be a valid number"),
         (["ingest"], "Missing argument 'PATH'"),
+        (["search", " "], "TEXT: the question is blank"),
+        (["search", "x", "--source-type", "pfd"], "--source-type 'pfd': must be one of pdf, word, "),
+        (["dead-letters", "list", "--stage", "milvs"], "--stage 'milvs': must be one of relay, milvus, minio"),
+        (["dead-letters", "replay", "1", "--stage", "milvs", "--all"], "--all, not both"),
     ],
 )
 def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Folder, here: Here) -> None:
@@ -208,6 +216,7 @@ def test_wrong_usage_ends_with_2(arguments: list[str], reason: str, prepared: Fo
 
     assert (outcome.status, outcome.out) == (2, "")
     assert reason in outcome.err
+    assert outcome.err.count("\n") == 1
 
     as_json = here(prepared, *arguments, "--json")
     assert as_json.status == 2

@@ -98,7 +98,11 @@ def test_list_for_a_person_names_next_page(filled: Folder, here: Here) -> None:
             "--state 'done': must be one of pending, processing, completed, failed, deleting, deleted",
         ),
         (["--source-type", "PDF"], "--source-type 'PDF': must be one of pdf, word, image, webpage, table, text"),
-        (["--updated-since", "soon"], "--updated-since 'soon': give a time like 2026-01-31T12:00"),
+        (
+            ["--updated-since", "soon"],
+            "Invalid value for '--updated-since': 'soon': give a time like 2026-01-31T12:00 or "
+            "2026-01-31T12:00Z; see rag-outbox list --help",
+        ),
         (
             ["--updated-since", "2026-01-01", "--after", "doc-1"],
             "--after 'doc-1': with --updated-since, give the `next` of the page before",
@@ -107,7 +111,16 @@ def test_list_for_a_person_names_next_page(filled: Folder, here: Here) -> None:
 )
 def test_wrong_list_option_is_named(options: list[str], reason: str, prepared: Folder, here: Here) -> None:
     outcome = here(prepared, "list", "--json", *options)
-    assert (outcome.status, outcome.facts) == (1, {"error": reason})
+    assert (outcome.status, outcome.facts) == (2, {"error": reason})
+
+
+def test_list_never_cuts_an_id_or_a_time(folder: Folder, here: Here) -> None:
+    doc_id = "x" * 120
+    here(folder, "write", "-", stdin=lines({"doc_id": doc_id, "title": "A title " * 5}))
+    header, row = here(folder, "list").out.splitlines()
+    assert row.startswith(f"{doc_id}  A title A title ")
+    assert row.rstrip()[-1] == "Z"
+    assert header.startswith("document ")
 
 
 def test_show_tells_all_of_a_document(folder: Folder, tmp_path: Path, here: Here) -> None:
@@ -158,8 +171,8 @@ def test_resync_sends_named_documents_once_and_names_unknown_ones(filled: Folder
     assert outcome.facts == {
         "resynced": [{"doc_id": "doc-0", "version": 2}],
         "failed": [
-            {"doc_id": "unknown", "reason": "no such document: 'unknown'"},
-            {"doc_id": "doc-5", "reason": "no such document: 'doc-5'"},
+            {"doc_id": "unknown", "reason": "no such document"},
+            {"doc_id": "doc-5", "reason": "it is deleted"},
         ],
     }
     filled.succeed("run", "--until-idle")
@@ -190,5 +203,5 @@ def test_resync_without_archive_says_what_is_missing(folder: Folder, here: Here)
 
     outcome = here(folder, "resync", "d", "--json")
 
-    reason = "the archive lacks the vectors of 1 chunks: write the document again"
+    reason = "the archive lacks the vectors of 1 chunk: write the document again"
     assert (outcome.status, outcome.facts) == (1, {"resynced": [], "failed": [{"doc_id": "d", "reason": reason}]})

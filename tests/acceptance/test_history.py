@@ -1,5 +1,6 @@
 """`rag-outbox history` in the embedded profile, and in the services profile."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_new_history_refills_every_document_of_a_folder(folder: Folder, here: He
     folder.succeed("run", "--until-idle")
     [first] = folder.succeed("history", "list")["histories"]
     assert (first["number"], first["reason"], first["server"]) == (1, "init", "")
-    assert first["checked"] is not None
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", first["checked"])
 
     refused = folder.run("history", "new", stdin=b"n\n")
     assert refused.status == 1

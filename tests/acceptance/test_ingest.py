@@ -136,7 +136,7 @@ def test_failing_file_is_named_and_others_are_written(folder: Folder, handbook: 
 def test_missing_path_writes_nothing(folder: Folder, handbook: Path, here: Here) -> None:
     outcome = here(folder, "ingest", "handbook", "gone")
 
-    assert (outcome.status, outcome.out) == (1, "")
+    assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err == "rag-outbox: no such file or folder: gone\n"
     assert folder.sql("SELECT * FROM documents") == []
 

@@ -104,7 +104,7 @@ def test_deep_path_of_any_script_is_ingested_and_deleted(folder: Folder, tmp_pat
 def test_unusable_source_name_is_refused(name: str, folder: Folder, tmp_path: Path, here: Here) -> None:
     make(tmp_path / "docs", "a.md")
     outcome = here(folder, "ingest", "docs", "--source", name, "--json")
-    assert outcome.status == 1
+    assert outcome.status == 2
     assert outcome.facts["error"].endswith("give 1 to 64 letters, digits, dots, hyphens and underscores")
 
 
@@ -112,7 +112,7 @@ def test_named_source_takes_one_folder(folder: Folder, tmp_path: Path, here: Her
     make(tmp_path, "a/x.md", "b/x.md")
     for paths in (["a", "b"], ["a/x.md"]):
         outcome = here(folder, "ingest", *paths, "--source", "s", "--json")
-        assert (outcome.status, outcome.facts["error"]) == (1, "--source names one folder: give it as the only PATH")
+        assert (outcome.status, outcome.facts["error"]) == (2, "--source names one folder: give it as the only PATH")
 
 
 def test_labels_stay_unless_given(folder: Folder, tmp_path: Path, here: Here) -> None:
