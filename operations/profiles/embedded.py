@@ -159,7 +159,7 @@ def _giving_up(system: System, patience_seconds: float | None) -> Iterator[None]
         if patience_seconds is None:
             raise
         waiting = find_pending(system)
-        left = "" if waiting is None else f"; {waiting} {'event waits' if waiting == 1 else 'events wait'}"
+        left = "" if not waiting else f"; {waiting} {'event waits' if waiting == 1 else 'events wait'}"
         raise GaveUp(f"gave up after {patience_seconds:g} s: {error}{left}") from error
 
 

@@ -115,7 +115,7 @@ def test_wrong_list_option_is_named(options: list[str], reason: str, prepared: F
 
 
 def test_list_never_cuts_an_id_or_a_time(folder: Folder, here: Here) -> None:
-    doc_id = "x" * 120
+    doc_id = "x" * 60
     here(folder, "write", "-", stdin=lines({"doc_id": doc_id, "title": "A title " * 5}))
     header, row = here(folder, "list").out.splitlines()
     assert row.startswith(f"{doc_id}  A title A title ")

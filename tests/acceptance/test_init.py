@@ -1,5 +1,6 @@
 """`rag-outbox init --system-id`: the id of a new system, which never changes."""
 
+import shutil
 import uuid
 from pathlib import Path
 
@@ -112,3 +113,12 @@ def test_another_namespace_is_refused_by_every_command(folder: Folder, here: Her
         assert (outcome.status, outcome.out) == (2, "")
         assert outcome.err == "rag-outbox: RAG_OUTBOX_NAMESPACE: the namespace of this system is 'rag', not 'other'\n"
     assert here(folder, "status").status == 0
+
+
+def test_init_on_stores_of_another_system_creates_no_tables(prepared: Folder, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "data")
+    shutil.copytree(prepared.path / "objects", folder.path / "objects")
+    refused = folder.run("init")
+    assert refused.status == 1
+    assert "belongs to the system" in refused.err
+    assert folder.sql("SELECT name FROM sqlite_master") == []

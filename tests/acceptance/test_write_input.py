@@ -234,7 +234,7 @@ def test_interrupted_write_tells_what_it_wrote(folder: Folder, here: Here, monke
     given = b"".join(line(f"doc-{number:03d}") for number in range(150))  # more than one batch
     outcome = here(folder, "write", "-", "--json", stdin=given)
     assert (outcome.status, outcome.facts["error"], outcome.facts["written"]) == (130, "interrupted", 100)
-    assert outcome.err == "rag-outbox: interrupted; wrote 100 documents with 100 chunks; 0 were unchanged.\n"
+    assert outcome.err == "rag-outbox: interrupted; wrote 100 documents with 100 chunks; 0 unchanged.\n"
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_init_of_another_system_on_a_store_is_refused(
         ):
             assert part in refused.err
         assert given not in refused.err  # without --system-id it is another one at each attempt
-        assert second.rows("SELECT * FROM system_identity") == [], "another id can still be given"
+        assert second.rows("SHOW TABLES") == [], "another id can still be given"
         with milvus_server.client(free_database) as client:
             assert client.list_collections() == []
         assert not minio_server.client().bucket_exists(free_bucket)

@@ -206,7 +206,7 @@ def test_resync_refuses_deleted_document(engine: Engine, write: Callable[[Docume
     delete(engine, "d")
     before = written.tables(engine)
 
-    with pytest.raises(UnknownDocument, match="no such document: 'd'"):
+    with pytest.raises(UnknownDocument, match="deleted document: 'd'"):
         resync(engine, "d", chunk("one"))
 
     assert written.tables(engine) == before
