@@ -11,6 +11,7 @@ from operations.errors import OperationError
 from operations.wiring import System
 from schema.database.connection import snapshot
 from schema.database.tables import (
+    LETTER_STATES,
     chunks,
     document_files,
     documents,
@@ -45,7 +46,8 @@ def describe(system: System, doc_id: str, *, chunk_count: int) -> dict[str, Any]
         states = connection.execute(_columns(sink_states, ("sink", *_SINK), doc_id=doc_id)).all()
         some_chunks = _columns(chunks, _CHUNK, doc_id=doc_id).order_by(chunks.c.chunk_index).limit(chunk_count)
         files = _rows(connection, _columns(document_files, _FILE, doc_id=doc_id))
-        letters = _columns(outbox_dead_letters, _LETTER, aggregate_id=doc_id).limit(_LETTERS)
+        in_any_state = outbox_dead_letters.c.state.in_(LETTER_STATES)  # the index begins with it
+        letters = _columns(outbox_dead_letters, _LETTER, aggregate_id=doc_id).where(in_any_state).limit(_LETTERS)
         newest = operation_logs.c.log_id.desc()
         operations = _columns(operation_logs, _OPERATION, target_id=doc_id).order_by(newest).limit(_OPERATIONS)
         return {

@@ -40,8 +40,9 @@ class MilvusRows:
         self._alias = alias
 
     def load(self) -> None:
-        """Load the collection, which a query needs."""
+        """Load the collection, which a query needs, and wait until it shows what was written before."""
         self._retry(lambda: self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS))
+        self.read_keys([""])
 
     def read_range(self, after: str, upto: str | None) -> list[Found]:
         """The rows whose chunk ids are in a range, in no order; the newest may be missing or old."""

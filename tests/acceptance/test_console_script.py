@@ -88,7 +88,7 @@ def test_ctrl_c_while_a_bar_is_shown_is_one_line(arguments: list[str], folder: F
     os.close(fifo)
 
     assert (process.returncode, out) == (130, "")
-    assert shown.endswith("rag-outbox: interrupted\r\n")
+    assert shown.endswith("rag-outbox: interrupted; wrote 0 documents with 0 chunks; 0 unchanged.\r\n")
     assert "Traceback" not in shown
 
 

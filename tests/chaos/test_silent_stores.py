@@ -72,7 +72,7 @@ def test_consumers_go_on_after_their_stores_were_silent(system: System) -> None:
             forwarder.silence()
         living |= write(system, "stopped")
         for sink, (_, consumer) in silent.items():
-            wait_for(lambda consumer=consumer: consumer.log.count(" attempt=1 ") >= 2, f"{sink} to fail again")  # type: ignore[misc]
+            wait_for(lambda consumer=consumer: consumer.log.count("sink_failing ") >= 2, f"{sink} to fail again")  # type: ignore[misc]
             terminate(consumer)
         for sink in silent:
             some.consumer(sink)

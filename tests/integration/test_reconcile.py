@@ -41,7 +41,9 @@ def test_stores_in_step_have_no_differences(system: Pipeline) -> None:
     system.run()
     report = reconciled(system)
     assert (report.is_healthy, found(report), report.findings.waiting) == (True, set(), {})
-    assert report.findings.compared == {"mysql": 30, "milvus": 84, "minio": 59, "vectors": 84}
+    compared = dict(report.findings.compared)
+    assert compared.pop("milvus") >= 84  # a server may still show rows that were just deleted
+    assert compared == {"mysql": 30, "minio": 59, "vectors": 84}
 
 
 def test_document_that_waits_for_its_chunks_is_no_difference(system: Pipeline) -> None:

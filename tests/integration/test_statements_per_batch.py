@@ -74,7 +74,7 @@ def test_refused_versions_share_their_statements(pipeline: Pipeline) -> None:
 
 def test_lost_versions_share_their_statements(pipeline: Pipeline) -> None:
     lost = [lose(event) for event in write_at_versions(pipeline, range(2, 2 + DOCUMENTS))]
-    assert count_statements(pipeline, lost[:1]) == count_statements(pipeline, lost)
+    assert count_statements(pipeline, lost[:1]) == count_statements(pipeline, lost[1:])
     assert pipeline.sql("SELECT min(lost_version), max(lost_version) FROM documents") == [(2, 1 + DOCUMENTS)]
 
 

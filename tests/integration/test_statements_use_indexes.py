@@ -115,7 +115,8 @@ def test_resync_reads_one_lane_of_the_backlog(pipeline: Pipeline, sent: list[tup
     pipeline.upsert(document("resync", "one"))
     with pipeline.engine.begin() as connection:
         pipeline.writer.resync(connection, "resync")
-    assert_keys(pipeline.engine, list(sent), most_rows=2 * 100_000 // LANES)
+    of_resync = [one for one in sent if not written.is_look_at_outbox(one[0])]
+    assert_keys(pipeline.engine, of_resync, most_rows=2 * 100_000 // LANES)
     assert len(pipeline.pending("resync")) == 2
 
 

@@ -13,9 +13,8 @@ from sqlalchemy import Connection, update
 
 import consumers.refill
 from consumers import completion, selection
-from consumers.applier import Applier
+from consumers.applier import Applier, _Applied
 from consumers.kafka import KafkaConsumer
-from consumers.marking import Refused
 from consumers.marks import Known
 from consumers.milvus.sink import MilvusSink
 from consumers.removals import is_empty
@@ -122,9 +121,9 @@ def partition_is_not_the_lane(self: KafkaPublisher, producer: Any, row: OutboxRo
 # The consumers
 
 
-def _apply_later(self: Any, changes: Sequence[Change], *_: Any) -> tuple[Refused, set[tuple[str, int]]]:
+def _apply_later(self: Any, changes: Sequence[Change], *_: Any) -> _Applied:
     self.later += [change for change in changes if not is_empty(change)]
-    return {}, set()
+    return _Applied()
 
 
 def _mark_then_apply(self: Any, *args: Any) -> Any:
