@@ -241,7 +241,9 @@ def test_deleted_topic_is_named_once_a_minute_and_heals_after_init(
     wait_for(lambda: topic not in admin.list_topics(timeout=30).topics, "the topic to be gone")
     producer = Producer({"bootstrap.servers": servers.kafka})
     for number in range(3):
-        producer.produce(names.documents_topic, key=b"d", value=b"x", headers=[("ce_id", b"e%d" % number)])
+        producer.produce(
+            names.documents_topic, key=b"d", value=b"x", headers=[("ce_id", b"e%d" % number), ("ce_sequence", b"1")]
+        )
     assert producer.flush(30) == 0
     attempts: list[None] = []
     real = KafkaDeadLetters.send

@@ -21,7 +21,7 @@ FIRST_SEED = {  # where it is not among the first
     "takeover_by_id_alone": 65,
     "takeover_without_settle": 13,
     "transaction_in_doubt_is_forgotten": 58,
-    "written_versions_are_forgotten": 291,
+    "written_versions_are_forgotten": 569,
 }
 
 
