@@ -180,7 +180,7 @@ def discard(
 def _replay_document(system: "System", some: Sequence["Letter"], versions: dict[str, int | None], done: "Done") -> None:
     """Letters of one document, which is sent once per command."""
     from operations.dead_letters.letters import NotOpen
-    from operations.dead_letters.replay import CannotReplay, close_replayed, require_replayable
+    from operations.dead_letters.replay import CannotReplay, close_replayed, describe_version, require_replayable
     from operations.dead_letters.replay import replay as replay_letters
     from operations.errors import OperationError
     from producer import ProducerError
@@ -207,11 +207,7 @@ def _replay_document(system: "System", some: Sequence["Letter"], versions: dict[
         return
     version = versions.get(doc_id)
     for letter in chosen:
-        done.succeed(letter, "" if done.dry_run else _tell(version), version=version)
-
-
-def _tell(version: int | None) -> str:
-    return "a refill removes the deleted document" if version is None else f"sent again as version {version}"
+        done.succeed(letter, "" if done.dry_run else describe_version(version), version=version)
 
 
 def _require_selection(ids: list[int] | None, every: bool, filters: "Filters") -> None:

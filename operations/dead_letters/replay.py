@@ -49,6 +49,11 @@ def replay(system: System, letters: Sequence[Letter]) -> int | None:
     return None
 
 
+def describe_version(version: int | None) -> str:
+    """What a replay did: it wrote this version, or none of a deleted document."""
+    return "a refill removes the deleted document" if version is None else f"sent again as version {version}"
+
+
 def close_replayed(system: System, letters: Sequence[Letter], version: int | None) -> None:
     """Close more letters of a document that was replayed as this version. Raises NotOpen."""
     producer.run(system.engine, lambda connection: _close(connection, system, letters, version))
@@ -98,5 +103,4 @@ def _remove_again(system: System, letters: Sequence[Letter]) -> None:
 
 
 def _close(connection: Connection, system: System, letters: Sequence[Letter], version: int | None) -> None:
-    reason = "a refill removes the deleted document" if version is None else f"sent again as version {version}"
-    close(connection, [letter.id for letter in letters], "replayed", system.operator, reason)
+    close(connection, [letter.id for letter in letters], "replayed", system.operator, describe_version(version))
