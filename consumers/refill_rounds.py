@@ -54,7 +54,7 @@ class RefillRounds:
     def run(self, lanes: Collection[int]) -> bool:
         """Run a round if it is due. Returns whether one ended.
 
-        Without lanes it only marks: what a failed round wrote must be marked, whoever owns its lanes now.
+        Without lanes it only marks: what a failed round wrote must be marked, also when others own its lanes now.
         """
         if self._clock() < self._next_at or (lanes and not self._refill.is_due()):
             return False

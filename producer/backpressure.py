@@ -1,4 +1,4 @@
-"""Refuses writes while too many events wait in the outbox, which lies in the business database."""
+"""Refuses writes while too many events wait in the outbox, a table of the business database."""
 
 import threading
 import time

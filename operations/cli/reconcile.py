@@ -33,7 +33,7 @@ def command(
     sink: Annotated[
         list[str] | None, typer.Option("--sink", help="Compare this sink; may be repeated. All if left out.")
     ] = None,
-    rate: Annotated[float, typer.Option("--rate", min=0, help="At most so many keys per second; 0: no limit.")] = 0,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="At most this many keys per second; 0: no limit.")] = 0,
     stuck_after: Annotated[
         float, typer.Option("--stuck-after", min=1, help="Seconds after which what waits is stuck.")
     ] = 3_600,
@@ -42,7 +42,7 @@ def command(
     ] = False,
     every: Annotated[
         float | None,
-        typer.Option("--every", min=1, help="Run every so many seconds until SIGTERM, with metrics."),
+        typer.Option("--every", min=1, help="Run at this interval, in seconds, until SIGTERM, with metrics."),
     ] = None,
     wants_repair: Annotated[bool, typer.Option("--repair", help="Show what a repair would do.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --repair: do it.")] = False,

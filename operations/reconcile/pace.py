@@ -26,7 +26,7 @@ class Pace:
         self._free_at = clock()
 
     def spend(self, keys: int) -> None:
-        """Wait until so many keys may pass. Raises Interrupted."""
+        """Wait until the rate allows this number of keys. Raises Interrupted."""
         if self._rate:
             now = self._clock()
             self._free_at = max(self._free_at, now) + keys / self._rate

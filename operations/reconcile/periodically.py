@@ -22,7 +22,7 @@ _PROGRESS_SECONDS = 5.0
 def run_periodically(
     system: System, scope: Scope, every_seconds: float, stop: threading.Event, *, rate: float = 0.0
 ) -> int:
-    """Begin a run every so many seconds, or after the last one if that takes longer. Returns the number of runs.
+    """Begin a run at each interval, or after the last one if that takes longer. Returns the number of runs.
 
     The first one continues a run that was interrupted. A store that does not answer ends one run, and is no error.
     """

@@ -27,7 +27,7 @@ def upgrade(engine: Engine) -> None:
         if connection.dialect.name == "mysql":
             _hold_mysql_lock(connection)
         with connection.begin():
-            found = revision.of(connection)  # another process may have upgraded meanwhile, to a later release even
+            found = revision.of(connection)  # another process may have upgraded it, even to a later release
             if not revision.needs_upgrade(found):
                 return
             if found is None:

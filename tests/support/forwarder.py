@@ -12,7 +12,7 @@ _CONNECT_SECONDS = 5.0
 class Forwarder:
     """Forwards 127.0.0.1:`port` to `host`:`target`.
 
-    While silent it accepts connections and forwards nothing; connections stay open. What was sent meanwhile arrives
+    While silent it accepts connections and forwards nothing; connections stay open. What was sent in that time arrives
     after `heal`, even from a client that has closed its connection: the worst that a real network does.
     """
 
