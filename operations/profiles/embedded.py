@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from consumers.applier import Applier
 from consumers.metrics import ConsumerMetrics, MeasuredApplier, MeasuredRefill
 from consumers.refill import Refill, mark_all_absent
+from consumers.sink import Sink
 from operations.cli.output import Output
 from operations.errors import OperationError
 from operations.monitoring.health import Check
@@ -26,6 +27,7 @@ from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
 from operations.monitoring.process import Process
 from operations.monitoring.work_log import WorkLog
+from operations.profiles.optional_sinks import OptionalApplier, OptionalRefill
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
 from operations.sinks import names, open_sink
@@ -95,14 +97,16 @@ def run(
         sinks = [open_sink(system, name) for name in registered]
         for sink, _ in sinks:
             stack.callback(sink.close)
-        appliers: list[port.Applier] = [
-            MeasuredApplier(Applier(system.engine, sink, marks), metrics, process.metrics.retries)
-            for sink, marks in sinks
-        ]
-        refills = [
-            MeasuredRefill(Refill(system.engine, *one, system.store), one[0].name, metrics, process.metrics.retries)
-            for one in sinks
-        ]
+        required = {sink.name for sink in system.identity.sinks if sink.is_gating}
+        appliers: list[port.Applier] = []
+        refills: list[MeasuredRefill | OptionalRefill] = []
+        for sink, marks in sinks:
+            applier = MeasuredApplier(Applier(system.engine, sink, marks), metrics, process.metrics.retries)
+            plain = Refill(system.engine, sink, marks, system.store)
+            refill = MeasuredRefill(plain, sink.name, metrics, process.metrics.retries)
+            is_required = sink.name in required
+            appliers.append(applier if is_required else OptionalApplier(applier, system.engine))
+            refills.append(refill if is_required else OptionalRefill(refill, sink.name))
         relay = direct_relay(
             system.engine,
             appliers if tracing is None else [tracing.traced(one) for one in appliers],
@@ -112,8 +116,9 @@ def run(
             refill=lambda: sum(one.run_round() for one in refills if until_idle or one.is_due()),
         )
         stack.callback(relay.close)
-        for sink, _ in sinks:
-            sink.ensure()
+        with _giving_up(system, patience_seconds):
+            for sink, _ in sinks:
+                _ensure(sink, sink.name in required, stop, patience_seconds, failing)
         stack.enter_context(_watch(system, process, {sink.name: sink.ensure for sink, _ in sinks}))
         _prepare_new_history(system, registered, stop, patience_seconds, failing)
         began = _read_clock(system)
@@ -148,6 +153,27 @@ def run_until_signalled(system: System, output: Output, *, until_idle: bool, pat
             report=report,
             failing=lambda reason, _seconds: outage.note_failure(reason),
         )
+
+
+def _ensure(
+    sink: Sink,
+    is_required: bool,
+    stop: threading.Event,
+    patience_seconds: float | None,
+    failing: Callable[[str, float], None],
+) -> None:
+    """Check the store of a sink; again while it is away, unless the sink is optional."""
+    try:
+        call_with_retry(
+            sink.ensure,
+            attempts=None if is_required else 1,
+            stop=stop,
+            seconds=patience_seconds,
+            report=lambda error, seconds: failing(f"{sink.name}: {error}", seconds),
+        )
+    except Retryable:
+        if is_required:
+            raise
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """A process that starts while its database or its store does not answer waits for it, and then does its work."""
 
+import uuid
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -7,6 +9,7 @@ from sqlalchemy import make_url
 
 from schema.database.tables import LANES
 from tests.chaos.conftest import System
+from tests.support.commands import Folder
 from tests.support.forwarder import Forwarder
 from tests.support.services import services
 from tests.support.waiting import wait_for
@@ -37,6 +40,25 @@ def test_consumer_that_starts_before_its_store_waits_for_it(system: System) -> N
         forwarder.heal()
         wait_for(lambda: len(some.owned(consumer)) == LANES, "the consumer to own everything", timeout_seconds=120)
         assert "start_continues for=minio" in consumer.log
+
+
+def test_run_that_starts_before_its_store_waits_for_it(system: System, tmp_path: Path) -> None:
+    """The embedded profile with an object store on another machine."""
+    given = {name: value for name, value in system.folder.settings.items() if name.startswith("object_store")}
+    url = urlsplit(given["object_store"])
+    with Forwarder.opened(url.port or 80, url.hostname or "127.0.0.1") as forwarder:
+        given["object_store"] = f"http://127.0.0.1:{forwarder.port}"
+        del given["object_store_bucket"]
+        given |= {"profile": "embedded", "namespace": f"w{uuid.uuid4().hex[:8]}", "store_timeout_seconds": "2"}
+        folder = Folder(tmp_path / "embedded", **given)
+        folder.succeed("init")
+        forwarder.silence()
+        with folder.start("run", "--until-idle", "--give-up-seconds", "120") as running:
+            wait_for(lambda: "trying again" in running.err, "the process to wait", timeout_seconds=60)
+            forwarder.heal()
+            ended = running.ended()
+    assert ended.status == 0, ended
+    assert "minio: " in ended.err
 
 
 def test_process_that_waits_ends_on_sigterm(system: System) -> None:

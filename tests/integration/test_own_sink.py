@@ -130,6 +130,29 @@ def test_installed_sink_is_refilled_and_kept_up_to_date(tmp_path: Path, installe
     ]
 
 
+def test_optional_sink_that_fails_does_not_hold_up_the_others(tmp_path: Path, installed: Path) -> None:
+    folder = Folder(tmp_path / "data", embedding_model=MODEL, vector_dimension=str(DIMENSION))
+    folder.succeed("init")
+    with closing(sqlite3.connect(folder.path / "metadata.db")) as database:
+        database.execute(ROW.replace("TRUE", "FALSE", 1))
+        database.commit()
+    run(folder, installed, "init")
+    line = {"doc_id": "a", "title": "A", "source_type": "text"}
+    line["chunks"] = [{"content": "The cat sleeps.", "vector": vector("The cat sleeps.")}]  # type: ignore[assignment]
+    folder.succeed("write", "-", stdin=json.dumps(line).encode())
+    store = folder.path / "fulltext.db"
+    with closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        failed = run(folder, installed, "run", "--until-idle", status=1)
+    assert "optional_sink_failing sink=fulltext" in failed.stderr
+    assert "fulltext lacks 1, one is 'a': the sink failed: full text: database is locked" in failed.stderr
+    assert folder.succeed("status")["documents"] == {"completed": 1}
+    assert sinks(folder)["fulltext"] == (False, "active", 0, 0, 1, 0)
+    run(folder, installed, "run", "--until-idle")
+    assert FullTextSink(store).search("sleeps") == ["a"]
+    assert sinks(folder)["fulltext"] == (False, "active", 1, 0, 0, 0)
+
+
 def test_unknown_sink_is_named(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "data")
     folder.succeed("init")
