@@ -24,7 +24,9 @@ def find_names() -> list[str]:
 
 def main() -> int:
     names = find_names()
-    parser = argparse.ArgumentParser("tests.drills", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m tests.drills", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of a drill: {', '.join(names)}")
     result.add_options(parser)
     options = parser.parse_args()

@@ -74,7 +74,7 @@ def _describe(when: str, runs: list[Compared]) -> dict[str, str]:
     cpu = [one.cpu_seconds / number * 1e6 for one, number in zip(runs, keys, strict=True)]
     return {
         f"keys per second {when}": ", ".join(f"{one.rate:,.0f}" for one in runs),
-        f"CPU per key of the command {when}": f"{statistics.median(cpu):.1f} µs",
+        f"CPU per key of the command {when}, its start included": f"{statistics.median(cpu):.1f} µs",
         f"peak memory {when}": f"{max(one.peak_mib for one in runs)} MiB",
     }
 
