@@ -14,7 +14,7 @@ from benchmarks import report, system
 from benchmarks.system import ROOT
 from tests.support.servers import VARIABLE, parsed
 
-_RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +52,8 @@ def show(name: str, facts: Mapping[str, str], *, succeeded: bool, keep: bool) ->
         table.add_row(*fact)
     Console(width=120).print(table)
     if keep:
-        _RESULTS.mkdir(exist_ok=True)
-        (_RESULTS / f"{name}.md").write_text(_page(name, facts, succeeded=succeeded))
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.md").write_text(_page(name, facts, succeeded=succeeded))
     return int(not succeeded)
 
 
