@@ -14,7 +14,7 @@ DEV     := $(VENV)/.dev-installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test simulate simulate-mutants lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick settings dashboards
+.PHONY: help demo test simulate simulate-mutants drills lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick settings dashboards
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ simulate: $(DEV) ## run schedules of the simulation; SCHEDULES=10000 keeps the r
 
 simulate-mutants: $(DEV) ## check that the simulation finds each of its mutants
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation --mutants
+
+drills: $(DEV) ## run long drills on real servers (an hour); NAMES="reconcile kills" ARGS="--keep"
+	$(BIN)/python -m tests.drills $(NAMES) $(ARGS)
 
 servers: $(RUNTIME) ## start MySQL, Kafka, Milvus and MinIO without Docker; ARGS="--replica --port mysql=3306"
 	$(BIN)/python -m compose.native up $(ARGS)

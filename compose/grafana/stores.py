@@ -54,6 +54,20 @@ def _ours() -> Iterator[Builder[Panel]]:
         Query("row versions", "rag_outbox_history_list_length"),
         limits=(50_000, 100_000),
     )
+    yield graph(
+        "Reconcile: differences",
+        "Between the database and each store, found by the last run. One is enough for an alert.",
+        "short",
+        Query("{{store}} {{kind}}", 'sum by (store, kind) (rag_outbox_reconcile_differences{kind!="foreign"})'),
+        limits=(1, 100),
+    )
+    yield graph(
+        "Reconcile: last run",
+        "The time since its end. Without a run, nobody looks for differences.",
+        "s",
+        Query("since the last run", "time() - max(rag_outbox_reconcile_last_success_timestamp_seconds)"),
+        limits=(90_000, 180_000),
+    )
 
 
 def _mysql() -> Iterator[Builder[Panel]]:

@@ -85,6 +85,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 def run_command() -> int:
     """Run a command and return its exit status. Every error is one line on stderr."""
     root = typer.main.get_command(app)  # app() would set attributes on errors; some are frozen
+    _hide_types(root)
     try:
         status = root.main(prog_name="rag-outbox", standalone_mode=False)
         return status if isinstance(status, int) else 0
@@ -102,6 +103,16 @@ def run_command() -> int:
         return 1
     except Exception as error:  # noqa: BLE001  # nothing is above; report_bug() keeps the traceback
         return _fail(errors.describe(error) or errors.report_bug(error), 1)
+
+
+def _hide_types(command: Any, parent: Any = None) -> None:
+    """Help names arguments and flags; typer would add their Python types, such as <list[Path]> and <bool>."""
+    context = command.context_class(command, parent=parent, **command.context_settings)
+    for parameter in command.get_params(context):  # --help among them
+        if parameter.param_type_name == "argument" or parameter.is_flag:
+            parameter.display_type_rich = lambda ctx: None
+    for one in getattr(command, "commands", {}).values():
+        _hide_types(one, context)
 
 
 def _describe_usage(wrong: Any) -> str:

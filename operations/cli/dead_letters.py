@@ -32,7 +32,7 @@ Until = Annotated[
     datetime | None, typer.Option(metavar="TIME", parser=parse_utc, help="Only those refused before this time.")
 ]
 Text = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Only those whose reason has this text.")]
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]…", help="Numbers of the list.")]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Numbers of the list.")]
 Every = Annotated[bool, typer.Option("--all", help="Every open dead letter that the filters leave.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 

@@ -31,7 +31,8 @@ def command(
     ] = False,
     vectors: Annotated[bool, typer.Option("--vectors", help="Also compare all vectors with the archive.")] = False,
     sink: Annotated[
-        list[str] | None, typer.Option("--sink", help="Compare this sink; may be repeated. All if left out.")
+        list[str] | None,
+        typer.Option("--sink", metavar="SINK", help="Compare this sink; may be repeated. All if left out."),
     ] = None,
     rate: Annotated[float, typer.Option("--rate", min=0, help="At most this many keys per second; 0: no limit.")] = 0,
     stuck_after: Annotated[

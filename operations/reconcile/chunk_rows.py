@@ -1,17 +1,18 @@
 """Milvus against the chunks, both ways: slices of the chunk ids, read from both and compared by key."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sqlalchemy import Engine
 
 from operations.reconcile.confirm_rows import confirm_rows
 from operations.reconcile.doubled_rows import find_doubled
-from operations.reconcile.expected_rows import SEPARATOR, agrees, packed_statement
+from operations.reconcile.expected_rows import packed_statement
 from operations.reconcile.findings import Findings
-from operations.reconcile.milvus_rows import Found, MilvusRows
+from operations.reconcile.milvus_rows import MilvusRows, Packed
 from operations.reconcile.pace import Pace
+from operations.reconcile.packed_rows import TEXT_END, agreeing_versions, document_of, key_of, read_packed
 from operations.reconcile.scope import Scope
 from operations.reconcile.slices import Slice, read_slices
 from schema.database.tables import chunks
@@ -33,15 +34,16 @@ def compare_rows(
         rows=scope.slice_rows,
         sample=scope.sample,
         after=after,
+        read=read_packed,
     )
     candidates: dict[str, set[str]] = {}
     done, unconfirmed = after, 0
     for one, found in _read_ahead(slices, rows):
         pace.spend(max(len(one.rows), len(found)))
         findings.compared[MILVUS] += max(len(one.rows), len(found))
-        candidates |= compare_slice(one, found)
         if scope.digests:
             findings.add(find_doubled(rows, one, found))
+        candidates |= compare_slice(one.rows, found)
         done, unconfirmed = one.upto or done, unconfirmed + 1
         if len(candidates) >= _CANDIDATES or unconfirmed >= _SLICES:
             findings.add(confirm_rows(engine, rows, candidates))
@@ -52,21 +54,29 @@ def compare_rows(
     findings.add(confirm_rows(engine, rows, candidates))
 
 
-def compare_slice(one: Slice, found: list[Found]) -> dict[str, set[str]]:
-    """Chunk ids that may differ, with the documents that either store says they belong to."""
-    held: dict[str, Found] = {row[0]: row for row in found}
+def compare_slice(texts: Iterable[str], found: Packed) -> dict[str, set[str]]:
+    """Chunk ids that may differ, with the documents that either store says they belong to. Empties `found`."""
     candidates: dict[str, set[str]] = {}
-    for chunk_id, packed in map(tuple, one.rows):
-        row = held.pop(chunk_id, None)
-        if packed is not None and (row is None or not agrees(packed, row)):
-            doc_id = packed.partition(SEPARATOR)[0]
-            candidates[chunk_id] = {doc_id} if row is None else {doc_id, row[1]}
-    return candidates | {chunk_id: {row[1]} for chunk_id, row in held.items()}
+    unsettled: set[str] = set()
+    agreeing: dict[str, range] = {}  # most chunks of a slice have the same numbers
+    for text in texts:
+        values, _, numbers = text.rpartition(TEXT_END)
+        if not values:
+            unsettled.add(text)
+            continue
+        if (versions := agreeing.get(numbers)) is None:
+            versions = agreeing[numbers] = agreeing_versions(numbers)
+        if found.pop(values, -1) not in versions:
+            candidates[key_of(values)] = {document_of(values)}
+    for values in found:
+        if (chunk_id := key_of(values)) not in unsettled:
+            candidates.setdefault(chunk_id, set()).add(document_of(values))
+    return candidates
 
 
-def _read_ahead(slices: Iterator[Slice], rows: MilvusRows) -> Iterator[tuple[Slice, list[Found]]]:
+def _read_ahead(slices: Iterator[Slice], rows: MilvusRows) -> Iterator[tuple[Slice, Packed]]:
     """The slices in order, each with the rows that Milvus has of it."""
-    waiting: deque[tuple[Slice, Future[list[Found]]]] = deque()
+    waiting: deque[tuple[Slice, Future[Packed]]] = deque()
     with ThreadPoolExecutor(_AHEAD + 1, thread_name_prefix="reconcile") as pool:
         following = pool.submit(next, slices, None)
         while (one := following.result()) is not None:

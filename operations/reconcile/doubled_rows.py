@@ -3,10 +3,11 @@
 A search may find the wrong one. Our sink only upserts, so they come from another client or from a fault of Milvus.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from operations.reconcile.difference import Difference
-from operations.reconcile.milvus_rows import Found, MilvusRows
+from operations.reconcile.milvus_rows import MilvusRows, Packed
+from operations.reconcile.packed_rows import key_of
 from operations.reconcile.slices import Slice
 from schema.batches import bounded
 from schema.sinks import MILVUS
@@ -14,11 +15,11 @@ from schema.sinks import MILVUS
 _KEYS_PER_QUERY = 1_000
 
 
-def find_doubled(rows: MilvusRows, one: Slice, found: Collection[Found]) -> Iterator[Difference]:
+def find_doubled(rows: MilvusRows, one: Slice, found: Packed) -> Iterator[Difference]:
     """Count the slice, and halve the groups of keys that count more rows than keys."""
     if rows.count_range(one.after, one.upto) <= len(found):
         return
-    for some in bounded(sorted(row[0] for row in found), _KEYS_PER_QUERY):
+    for some in bounded(sorted(map(key_of, found)), _KEYS_PER_QUERY):
         yield from _halve(rows, some)
 
 

@@ -11,15 +11,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, String, and_, case, cast, func, literal, select
 
-from operations.reconcile.milvus_rows import Found
+from operations.reconcile.packed_rows import TEXT_END, VALUE_END
 from schema.batches import bounded
 from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import chunks, documents, sink_states
 from schema.sinks import MILVUS
 
-SEPARATOR = (
-    "\x1f"  # no label contains it: the writer refuses control characters. If one does, the row is looked at again
-)
 _STATE = and_(sink_states.c.doc_id == chunks.c.doc_id, sink_states.c.sink == MILVUS)
 _JOINED = chunks.join(documents, documents.c.doc_id == chunks.c.doc_id).outerjoin(sink_states, _STATE)
 _LABELS = (
@@ -35,35 +32,28 @@ _NUMBERS = (chunks.c.row_version, documents.c.version, chunks.c.milvus_synced)
 
 
 def packed_statement(dialect: str) -> Select[Any]:
-    """Per chunk: its id, and its values as one text, NULL unless its document is settled.
+    """Per chunk: its id, and its text (`packed_rows`).
 
-    One text instead of ten values: the driver needs microseconds for each. It ends with row_version, the version of the
-    document, and 1 if the chunk is marked.
+    The text ends with row_version, the version of the document, and 1 if the chunk is marked.
     """
-    texts = [*(func.coalesce(column, "") if column.nullable else column for column in _LABELS), *_NUMBERS]
-    packed: ColumnElement[Any]
-    if dialect == "mysql":
-        packed = func.concat_ws(SEPARATOR, *texts)
-    else:
-        parts: list[ColumnElement[str]] = [cast(one, String) for one in texts]
-        packed = reduce(lambda before, part: before.concat(literal(SEPARATOR)).concat(part), parts)
+    texts = [func.coalesce(column, "") if column.nullable else column for column in (chunks.c.chunk_id, *_LABELS)]
     is_settled = and_(sink_states.c.state == "applied", sink_states.c.applied_version == documents.c.version)
-    columns = (chunks.c.chunk_id, case((is_settled, packed)))
+    packed = _join(
+        TEXT_END,
+        _join(VALUE_END, *texts, dialect=dialect),
+        _join(VALUE_END, *_NUMBERS, dialect=dialect),
+        dialect=dialect,
+    )
+    columns = (chunks.c.chunk_id, case((is_settled, packed), else_=chunks.c.chunk_id).label("packed"))
     # In the order of the keys; otherwise MySQL might read a small table first, and sort.
     return select(*columns).select_from(_JOINED).prefix_with("STRAIGHT_JOIN", dialect="mysql")
 
 
-def agrees(packed: str, row: Found) -> bool:
-    """Whether a row of Milvus holds the values of `packed_statement`."""
-    found = SEPARATOR.join(row[1:-1]) + SEPARATOR
-    if not packed.startswith(found):
-        return False
-    version = row[-1]
-    rest = packed[len(found) :]
-    if rest == f"{version}{SEPARATOR}{version}{SEPARATOR}1":
-        return True
-    numbers = rest.split(SEPARATOR)
-    return len(numbers) == 3 and numbers[2] == "1" and int(numbers[0]) <= version <= int(numbers[1])
+def _join(separator: str, *texts: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
+    if dialect == "mysql":
+        return func.concat_ws(separator, *texts)
+    parts: list[ColumnElement[str]] = [cast(one, String) for one in texts]
+    return reduce(lambda before, part: before.concat(literal(separator)).concat(part), parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Rows of the collection, read column by column: pymilvus makes a dict of every row, which takes most of the time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pymilvus import MilvusClient
@@ -10,6 +10,7 @@ from pymilvus.client.utils import check_status
 
 from consumers.milvus.collection import TIMEOUT_SECONDS
 from consumers.milvus.errors import ERRORS, translate
+from operations.reconcile.packed_rows import pack
 from schema import collection
 from schema.retry import call_with_retry
 
@@ -25,6 +26,7 @@ FIELDS: Final = (
     "doc_version",
 )
 Found = tuple[Any, ...]  # the values of FIELDS
+Packed = dict[str, int]  # by the text of a row (`packed_rows`), its doc_version
 
 _STRONG: Final = {"use_default_consistency": False, "consistency_level": 0}
 _EVENTUAL: Final = {"use_default_consistency": False, "consistency_level": 3, "guarantee_timestamp": 1}
@@ -44,24 +46,24 @@ class MilvusRows:
         self._retry(lambda: self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS))
         self.read_keys([""])
 
-    def read_range(self, after: str, upto: str | None) -> list[Found]:
+    def read_range(self, after: str, upto: str | None) -> Packed:
         """The rows whose chunk ids are in a range, in no order; the newest may be missing or old."""
-        rows: list[Found] = []
+        packed: Packed = {}
         ranges: list[tuple[str, str | None]] = [(after, upto)]
         while ranges:
             low, high = ranges.pop()
-            found = self._query(_between(low, high), FIELDS, _EVENTUAL, limit=_MOST_ROWS)
-            if len(found) < _MOST_ROWS:
-                rows += found
+            *texts, versions = self._read(_between(low, high), FIELDS, _EVENTUAL, limit=_MOST_ROWS)
+            if len(versions) < _MOST_ROWS:
+                packed.update(zip(pack(zip(*texts, strict=True)), versions, strict=True))
                 continue
             # Milvus Lite does not return the lowest keys first: halve the range instead of going on behind the last.
-            middle = sorted(row[0] for row in found)[len(found) // 2]
+            middle = sorted(texts[0])[len(versions) // 2]
             ranges += [(low, middle), (middle, high)]
-        return rows
+        return packed
 
     def read_keys(self, chunk_ids: Sequence[str]) -> list[Found]:
         """The rows of these chunks, the newest writes included."""
-        return self._query(_among(chunk_ids), FIELDS, _STRONG)
+        return list(zip(*self._read(_among(chunk_ids), FIELDS, _STRONG), strict=True))
 
     def read_vectors(self, chunk_ids: Sequence[str]) -> dict[str, bytes]:
         """The vectors of these chunks as little-endian float32, the newest writes included."""
@@ -98,22 +100,23 @@ class MilvusRows:
         )
         return int(row["count(*)"])
 
-    def _query(self, condition: str, fields: Sequence[str], consistency: Any, **limit: int) -> list[Found]:
-        found: list[Found] = self._retry(lambda: list(self._request(condition, fields, consistency, **limit)))
-        return found
+    def _read(self, condition: str, fields: Sequence[str], consistency: Any, **limit: int) -> list[list[Any]]:
+        """The columns of the rows that meet the condition."""
+        columns: list[list[Any]] = self._retry(lambda: self._request(condition, fields, consistency, **limit))
+        return columns
 
-    def _request(self, condition: str, fields: Sequence[str], consistency: Any, **limit: int) -> Iterator[Found]:
+    def _request(self, condition: str, fields: Sequence[str], consistency: Any, **limit: int) -> list[list[Any]]:
         context = self._client._generate_call_context()
         request = Prepare.query_request(self._alias, condition, list(fields), [], **consistency, **limit)
         stub = self._client._get_connection()._stub
         answer = stub.Query(request, timeout=TIMEOUT_SECONDS, metadata=context.to_grpc_metadata())
         if Status.EMPTY_COLLECTION in {answer.status.code, answer.status.error_code}:
-            return
+            return [[] for _ in fields]
         check_status(answer.status)
         if not answer.fields_data:
-            return
+            return [[] for _ in fields]
         columns = {one.field_name: _values(one) for one in answer.fields_data}
-        yield from zip(*(columns[name] for name in fields), strict=True)
+        return [columns[name] for name in fields]
 
     @staticmethod
     def _retry(work: Any) -> Any:

@@ -18,7 +18,7 @@ class Scope:
     digests: bool = False
     vectors: bool = False
     stuck_seconds: float = 3_600.0
-    slice_rows: int = 5_000
+    slice_rows: int = 10_000
 
     def to_facts(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -4,11 +4,11 @@ A sample takes some slices and skips the others. To skip a slice, the database r
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Engine, Row, Select, select
+from sqlalchemy import Column, Connection, Engine, Select, select
 
 from schema.database.connection import reading
 
@@ -17,11 +17,17 @@ SAMPLED_ROWS = 500  # per slice of a sample: many small slices represent the who
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """All keys k with `after` < k, and k <= `upto` unless it is None; `rows` are the database's, with the key first."""
+    """All keys k with `after` < k, and k <= `upto` unless it is None, with the database's `rows`."""
 
     after: str
     upto: str | None
-    rows: Sequence[Row[Any]]
+    rows: Sequence[Any]
+
+
+def read_rows(connection: Connection, statement: Select[Any]) -> tuple[Sequence[Any], str]:
+    """The rows of a statement, and the last key, '' if there are none. Each row begins with its key."""
+    found = connection.execute(statement).all()
+    return found, found[-1][0] if found else ""
 
 
 def read_slices(
@@ -33,6 +39,7 @@ def read_slices(
     sample: float = 1.0,
     after: str = "",
     choose: random.Random | None = None,
+    read: Callable[[Connection, Select[Any]], tuple[Sequence[Any], str]] = read_rows,
 ) -> Iterator[Slice]:
     """`statement` selects `key` first, and at most one row per key. At least one slice is read."""
     chance = choose or random.Random()
@@ -46,18 +53,14 @@ def read_slices(
                 continue
             if has_read:
                 return
-        found = _read(engine, statement, key, rows, after)
-        upto = found[-1][0] if len(found) == rows else None
+        with reading(engine) as connection:
+            found, last = read(connection, statement.where(key > after).order_by(key).limit(rows))
+        upto = last if len(found) == rows else None
         yield Slice(after, upto, found)
         has_read = True
         if upto is None:
             return
         after = upto
-
-
-def _read(engine: Engine, statement: Select[Any], key: Column[str], rows: int, after: str) -> Sequence[Row[Any]]:
-    with reading(engine) as connection:
-        return connection.execute(statement.where(key > after).order_by(key).limit(rows)).all()
 
 
 def _find_end(engine: Engine, key: Column[str], rows: int, after: str) -> str | None:

@@ -181,6 +181,7 @@ def test_help_of_every_command_has_an_example(name: str, prepared: Folder, here:
     assert f"Usage: rag-outbox {name}" in outcome.out
     assert "Example: " in outcome.out
     assert f"rag-outbox {name}" in outcome.out.partition("Example: ")[2]
+    assert [kind for kind in ("list[", "<bool>", "FileBinaryRead") if kind in outcome.out] == []
 
 
 def test_help_names_every_command(prepared: Folder, here: Here) -> None:

@@ -1,5 +1,7 @@
 """A failover after the sinks applied commits that the replica lacks: the stores heal without a write or an operator."""
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -66,15 +68,18 @@ def test_stores_heal_after_a_failover_that_lost_applied_commits(
         wait_until_completed()
         pair.promote()
         pair.switch()
+        began = time.monotonic()
         pipeline.upsert(document("again", "one", "three", file=b"one"))
         unchecked = "SELECT 1 FROM histories WHERE checked_at IS NULL"
         wait_for(lambda: pipeline.sql(unchecked) == [], "the check to end")
+        sys.stdout.write(f"the check ended {time.monotonic() - began:.1f} seconds after the first write\n")
         lacking = (
             "SELECT COUNT(*) FROM sink_states WHERE doc_id = 'deleted' AND last_error LIKE 'the object store lacks%'"
         )
         wait_for(lambda: pipeline.sql(lacking) == [(2,)], "the deletion that no refill undoes to be reported")
         pipeline.upsert(document("deleted", "one", file=b"one"))
         wait_until_completed()
+        sys.stdout.write(f"in step {time.monotonic() - began:.1f} seconds after the first write\n")
     pipeline.assert_in_step()
     contents = sorted((row["doc_id"], row["content"]) for row in pipeline.milvus_rows().values())
     assert contents == sorted([("again", "three"), *((name, "one") for name in NAMES)])

@@ -36,8 +36,9 @@ USERS = {
     "consumer-milvus": "rag-consumer",
     "consumer-minio": "rag-consumer",
     "monitor": "rag-monitor",
+    "reconcile": "rag-owner",
 }
-SERVING = ("relay", "consumer-milvus", "consumer-minio", "monitor")
+SERVING = ("relay", "consumer-milvus", "consumer-minio", "monitor", "reconcile")
 
 
 def environment(service: str) -> dict[str, str]:
@@ -66,9 +67,9 @@ def test_settings_of_each_process_are_known_and_valid(
 
 STORES = {
     "database": [*USERS],
-    "kafka": ["init", "operator", "relay", "consumer-milvus", "consumer-minio", "monitor"],
-    "milvus_lite": ["init", "operator", "writer", "consumer-milvus"],
-    "objects": ["init", "operator", "writer", "consumer-milvus", "consumer-minio"],
+    "kafka": ["init", "operator", "relay", "consumer-milvus", "consumer-minio", "monitor", "reconcile"],
+    "milvus_lite": ["init", "operator", "writer", "consumer-milvus", "reconcile"],
+    "objects": ["init", "operator", "writer", "consumer-milvus", "consumer-minio", "reconcile"],
 }
 
 

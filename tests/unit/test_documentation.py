@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from operations.settings import PREFIX, Settings
+from tests.support import documented_commands
+from tests.support.documented_commands import Command, find_mistake
 from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.unit
@@ -73,8 +75,71 @@ def test_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
 
 
-def test_every_guarantee_of_the_readme_has_a_test() -> None:
-    promised = re.findall(r"`(test_invariant_\d+_)\*`", (ROOT / "README.md").read_text())
-    assert promised == [f"test_invariant_{number}_" for number in range(1, 14)]
-    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert [prefix for prefix in promised if f"def {prefix}" not in tests] == []
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_that_a_page_shows_is_one(page: Path) -> None:
+    whole = [command for block in documented_commands.blocks(page) for command in block]
+    mistakes = {str(command): find_mistake(command, is_whole=True) for command in whole}
+    mistakes |= {str(one): find_mistake(one, is_whole=False) for one in documented_commands.inline(page)}
+    assert {command: mistake for command, mistake in mistakes.items() if mistake} == {}
+
+
+def test_commands_of_pages_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Run `rag-outbox sinks\nlist`, or `rag-outbox sinks …`.\n\n"
+        "    rag-outbox list --state failed\n"
+        "    rag-outbox reconcile --json | jq .kinds      # ends with 3\n\n"
+        "1. Text\n\n       rag-outbox init && rag-outbox relay\n\n"
+        "```sh\nrag-outbox search \"two words\" --json | jq '.hits[]'  # found\n```\n"
+    )
+    assert list(documented_commands.blocks(page)) == [
+        [Command(("list", "--state", "failed")), Command(("reconcile", "--json"), 3, "kinds")],
+        [Command(("init",))],
+        [Command(("search", "two words", "--json"), 0, "hits")],
+    ]
+    assert list(documented_commands.inline(page)) == [Command(("sinks", "list"))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mistake"),
+    [
+        ("lists", "there is no command lists"),
+        ("sinks grow", "there is no command grow"),
+        ("sinks", "a subcommand is missing"),
+        ("list --colour red", "No such option: --colour"),
+        ("list more", "too many arguments: ['more']"),
+        ("show", "missing: ['doc_id']"),
+        ("show ID --json", None),
+    ],
+)
+def test_mistake_in_a_command_is_named(arguments: str, mistake: str | None) -> None:
+    assert find_mistake(Command(tuple(arguments.split())), is_whole=True) == mistake
+
+
+def invariants(page: Path) -> dict[int, list[str]]:
+    """The files that the table of guarantees names, by number."""
+    rows = re.findall(r"^\| (\d+) \| \*\*.*$", page.read_text(), re.MULTILINE)
+    lines = re.findall(r"^\| \d+ \| \*\*.*$", page.read_text(), re.MULTILINE)
+    return {int(number): re.findall(r"`(tests/[\w/]+\.py)`", line) for number, line in zip(rows, lines, strict=True)}
+
+
+def test_every_guarantee_has_tests_that_carry_its_number() -> None:
+    named = invariants(ROOT / "docs" / "guarantees.md")
+    assert list(named) == list(range(1, 14))
+    assert [number for number, files in named.items() if not files] == []
+    without = [
+        (number, file)
+        for number, files in named.items()
+        for file in files
+        if not re.search(rf"def test_invariant_(?:\d+_\w+_and_)?{number}_", (ROOT / file).read_text())
+    ]
+    assert without == []
+
+
+def test_readme_and_guarantees_promise_the_same() -> None:
+    titles = [
+        re.findall(r"^\| (\d+) \| \*\*([^*]+?)\.?\*\*", (ROOT / page).read_text(), re.MULTILINE)
+        for page in ("README.md", "docs/guarantees.md")
+    ]
+    assert [number for number, _ in titles[0]] == [str(number) for number in range(1, 14)]
+    assert [title.split(",")[0] for _, title in titles[0]] == [title.split(",")[0] for _, title in titles[1]]
