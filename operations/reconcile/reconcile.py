@@ -21,7 +21,7 @@ def open_stores(system: System, scope: Scope) -> Iterator[Stores]:
             from consumers.milvus.collection import require_own
 
             client = stack.enter_context(system.milvus(own=False))
-            require_own(client, system.settings.collection_alias, system.identity.system_id)
+            require_own(client, system.settings.collection_alias, system.identity.system_id, is_alias=True)
         yield Stores(system.engine, system.store, client, system.settings.collection_alias)
 
 
