@@ -1,4 +1,4 @@
-"""An instance of the Milvus sink: rows by primary key, written before stale ones are deleted, in batches bounded in rows and bytes."""
+"""An instance of Milvus: rows by primary key, written before stale ones are deleted, in batches of bounded size."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -61,6 +61,8 @@ class MilvusSink:
 
     def create(self) -> None:
         try:
+            if self._is_serving and milvus_collection.exists(self._client, self._alias):
+                milvus_collection.require_own(self._client, self._alias, self._system_id)
             milvus_collection.create(self._client, self._dimension, self.collection, self._system_id, self._index)
             if self._is_serving:
                 milvus_collection.point_alias(self._client, self._alias, self.collection, self._system_id)
