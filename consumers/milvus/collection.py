@@ -1,8 +1,8 @@
 """The collection of an instance, created with the fields and indexes that the server takes: it is asked.
 
 A crash at any step does no harm: a step whose result exists is skipped, and the alias, by which searches find the
-collection that serves, comes last. Concurrent processes do no harm either: a server accepts the same request twice; Milvus Lite
-answers with an error, and the next attempt finds the step done.
+collection that serves, comes last. Concurrent processes do no harm either: a server accepts the same request twice;
+Milvus Lite answers with an error, and the next attempt finds the step done.
 """
 
 import logging

@@ -22,7 +22,7 @@ from schema.sinks import MILVUS, number_of
 
 
 class RestartingMilvusSink:
-    """The sink of an instance. It owns its Milvus Lite and restarts it after failures; to a server it only reconnects."""
+    """The sink of an instance. It owns its Milvus Lite, restarted after failures; to a server it only reconnects."""
 
     takes_vectors = True
     takes_files = False

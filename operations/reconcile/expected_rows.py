@@ -14,14 +14,11 @@ from sqlalchemy import ColumnElement, Connection, Select, String, and_, case, ca
 from operations.reconcile.milvus_rows import Found
 from schema.batches import bounded
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import chunks, documents, sink_states
-from schema.sinks import MILVUS
+from schema.database.tables import chunks, documents, sink_states, sinks
 
 SEPARATOR = (
     "\x1f"  # no label contains it: the writer refuses control characters. If one does, the row is looked at again
 )
-_STATE = and_(sink_states.c.doc_id == chunks.c.doc_id, sink_states.c.sink == MILVUS)
-_JOINED = chunks.join(documents, documents.c.doc_id == chunks.c.doc_id).outerjoin(sink_states, _STATE)
 _LABELS = (
     chunks.c.doc_id,
     chunks.c.content_hash,
@@ -31,16 +28,29 @@ _LABELS = (
     chunks.c.associate_id,
     documents.c.oss_key,
 )
-_NUMBERS = (chunks.c.row_version, documents.c.version, chunks.c.milvus_synced)
 
 
-def packed_statement(dialect: str) -> Select[Any]:
+def _join(sink: str) -> Any:
+    """Chunks with their documents, and the states of those in this instance."""
+    state = and_(sink_states.c.doc_id == chunks.c.doc_id, sink_states.c.sink == sink)
+    return chunks.join(documents, documents.c.doc_id == chunks.c.doc_id).outerjoin(sink_states, state)
+
+
+def _select_numbers(sink: str) -> tuple[ColumnElement[Any], ...]:
+    """row_version, the version of the document, and 1 if the chunk is marked: only the instance that serves marks."""
+    is_serving = select(sinks.c.required).where(sinks.c.name == sink).scalar_subquery()
+    is_marked: ColumnElement[Any] = case((is_serving, chunks.c.milvus_synced), else_=1)
+    return chunks.c.row_version, documents.c.version, is_marked
+
+
+def packed_statement(dialect: str, sink: str) -> Select[Any]:
     """Per chunk: its id, and its values as one text, NULL unless its document is settled.
 
     One text instead of ten values: the driver needs microseconds for each. It ends with row_version, the version of the
     document, and 1 if the chunk is marked.
     """
-    texts = [*(func.coalesce(column, "") if column.nullable else column for column in _LABELS), *_NUMBERS]
+    labels = (func.coalesce(column, "") if column.nullable else column for column in _LABELS)
+    texts = [*labels, *_select_numbers(sink)]
     packed: ColumnElement[Any]
     if dialect == "mysql":
         packed = func.concat_ws(SEPARATOR, *texts)
@@ -50,7 +60,7 @@ def packed_statement(dialect: str) -> Select[Any]:
     is_settled = and_(sink_states.c.state == "applied", sink_states.c.applied_version == documents.c.version)
     columns = (chunks.c.chunk_id, case((is_settled, packed)))
     # In the order of the keys; otherwise MySQL might read a small table first, and sort.
-    return select(*columns).select_from(_JOINED).prefix_with("STRAIGHT_JOIN", dialect="mysql")
+    return select(*columns).select_from(_join(sink)).prefix_with("STRAIGHT_JOIN", dialect="mysql")
 
 
 def agrees(packed: str, row: Found) -> bool:
@@ -77,8 +87,8 @@ class Expected:
     is_marked: bool
 
 
-def load_expected(connection: Connection, chunk_ids: Iterable[str]) -> Mapping[str, Expected]:
-    statement = select(chunks.c.chunk_id, *_LABELS, *_NUMBERS).select_from(_JOINED)
+def load_expected(connection: Connection, chunk_ids: Iterable[str], sink: str) -> Mapping[str, Expected]:
+    statement = select(chunks.c.chunk_id, *_LABELS, *_select_numbers(sink)).select_from(_join(sink))
     found = {}
     for some in bounded(chunk_ids, IDS_PER_STATEMENT):
         for row in connection.execute(statement.where(chunks.c.chunk_id.in_(some))):
