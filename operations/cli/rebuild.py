@@ -94,9 +94,7 @@ def _show(output: Output, rebuilt: "Rebuilt") -> None:
     }
     lines = [f"Searches use {rebuilt.serving}, which holds {count(rebuilt.documents, 'document')}."]
     if rebuilt.behind:
-        lines.append(
-            f"{count(rebuilt.behind, 'document')}, written at this moment, {'is' if rebuilt.behind == 1 else 'are'} being refilled."
-        )
+        lines.append(f"It is being refilled with {count(rebuilt.behind, 'document')}, written at this moment.")
     if rebuilt.old is not None:
         lines += [
             f"{rebuilt.old} stays up to date. To go back to it: rag-outbox rebuild milvus --rollback",

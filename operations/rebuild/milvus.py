@@ -16,7 +16,7 @@ from operations.rebuild.collections import create_collection, serve, wait_for_in
 from operations.rebuild.errors import NotPossible, StoresDiffer
 from operations.rebuild.fill import Watch, describe, fill
 from operations.rebuild.remove import remove
-from operations.rebuild.roles import MOST_BEHIND, register
+from operations.rebuild.roles import ANY_NUMBER, MOST_BEHIND, register
 from operations.rebuild.states import Progress
 from operations.rebuild.swap import count_behind, swap_roles
 from operations.rebuild.verify import compare_collection, repair
@@ -137,7 +137,7 @@ def _fill_and_swap(system: System, old: str, new: str, watch: Watch) -> Rebuilt:
             return fill(
                 new,
                 lambda: states.read_progress(engine, new),
-                lambda progress: _is_filled(system, old, new, progress),
+                lambda _: not states.is_behind(engine, new, old, MOST_BEHIND),
                 work,
                 lambda: _explain(system, new),
                 watch,
@@ -153,21 +153,9 @@ def _fill_and_swap(system: System, old: str, new: str, watch: Watch) -> Rebuilt:
     return Rebuilt(new, old, progress.total, behind, findings.compared.total(), options)
 
 
-def _is_filled(system: System, old: str, new: str, progress: Progress) -> bool:
-    """Whether the new instance holds what the old one holds, but for a few documents whose event is on its way."""
-    if progress.pending > MOST_BEHIND:
-        return False
-    lacking = progress.absent + progress.failed
-    if not lacking:
-        return True
-    before = states.read_progress(system.engine, old)
-    return lacking <= before.absent + before.failed and states.count_lacking(system.engine, new, old) == 0
-
-
 def _verify(system: System, new: str, fill_up: Callable[[], Progress], watch: Watch) -> "Findings":
     """Compare, repair by refill what differs, and compare again. Raises StoresDiffer."""
     for _ in range(_REPAIRS):
-        watch.note(f"comparing {new} with MySQL")
         findings = system.with_milvus(lambda client: compare_collection(system, client, new))
         if not findings.total:
             return findings
@@ -193,7 +181,8 @@ def _swap(system: System, old: str, new: str, fill_up: Callable[[], Progress]) -
         with reading(system.engine) as connection:
             behind = count_behind(connection, old, new)
         if behind == 0 or time.monotonic() >= deadline:
-            lacking = swap_roles(system.engine, old, new)
+            most = ANY_NUMBER if worker.is_embedded(system) else MOST_BEHIND  # there their events wait for `run`
+            lacking = swap_roles(system.engine, old, new, most=most)
             if lacking is not None:
                 return lacking
             fill_up()

@@ -12,7 +12,7 @@ from operations.errors import UsageError
 from operations.rebuild import states, worker
 from operations.rebuild.errors import NotPossible
 from operations.rebuild.fill import Watch, fill
-from operations.rebuild.roles import MOST_BEHIND, activate, change_sink, register, run_exclusively
+from operations.rebuild.roles import ANY_NUMBER, MOST_BEHIND, activate, change_sink, register, run_exclusively
 from operations.rebuild.states import Progress
 from operations.wiring import System
 from schema.database.clock import utc_now
@@ -47,10 +47,11 @@ def add(system: System, name: str, *, required: bool | None, watch: Watch) -> Pr
         if not wanted and found.state == "active":
             activate(system.engine, name, required=False)
             return states.read_progress(system.engine, name)
+        most = ANY_NUMBER if worker.is_embedded(system) else MOST_BEHIND  # there their events wait for `run`
         with worker.refilling(system, name) as work:
             while True:
                 progress = _fill(system, name, work, watch)
-                if activate(system.engine, name, required=wanted) <= MOST_BEHIND:
+                if activate(system.engine, name, required=wanted, most=most) <= most:
                     return progress
 
 
@@ -87,11 +88,17 @@ def _fill(system: System, name: str, work: Any, watch: Watch) -> Progress:
     return fill(
         name,
         lambda: states.read_progress(engine, name),
-        lambda progress: progress.absent + progress.failed == 0 and progress.pending <= MOST_BEHIND,
+        lambda progress: _is_filled(system, name, progress),
         work,
         lambda: worker.explain_stillness(system, name),
         watch,
     )
+
+
+def _is_filled(system: System, name: str, progress: Progress) -> bool:
+    if worker.is_embedded(system):
+        return not states.is_lacking(system.engine, name)
+    return progress.absent + progress.failed == 0 and progress.pending <= MOST_BEHIND
 
 
 def _begin(system: System, name: str) -> datetime:

@@ -22,6 +22,7 @@ from schema.sinks import RegisteredSink
 T = TypeVar("T")
 
 MOST_BEHIND = 500  # documents that one transaction may change: writers wait for it
+ANY_NUMBER = 1_000_000_000
 _PATIENCE_SECONDS = 60.0  # for a transaction of the metadata database
 
 
@@ -51,16 +52,16 @@ def register(engine: Engine, sink: RegisteredSink, options: dict[str, Any] | Non
     run_exclusively(engine, work)
 
 
-def activate(engine: Engine, name: str, *, required: bool) -> int:
+def activate(engine: Engine, name: str, *, required: bool, most: int = MOST_BEHIND) -> int:
     """End the joining of a sink, or change whether it is required. Returns how many documents it does not hold yet.
 
-    If they are more than MOST_BEHIND and it shall be required, nothing changes. A document that the sink does not hold
+    If they are more than `most` and it shall be required, nothing changes. A document that the sink does not hold
     is not completed any more.
     """
 
     def work(connection: Connection, _: Sequence[RegisteredSink]) -> int:
-        behind = find_behind(connection, name, MOST_BEHIND + 1) if required else []
-        if len(behind) > MOST_BEHIND:
+        behind = find_behind(connection, name, most + 1) if required else []
+        if len(behind) > most:
             return len(behind)
         change_sink(connection, name, required=required, state="active")
         if behind:

@@ -12,10 +12,12 @@ from consumers import marks
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import documents, sink_states
+from schema.database.tables import documents, outbox, sink_states
 from schema.retry import call_with_retry
 
 _PATIENCE_SECONDS = 60.0  # for a transaction of the metadata database
+_LACKING = ("absent", "failed")
+_HAS_EVENT = sink_states.c.doc_id.in_(select(outbox.c.aggregate_id))
 _SHOWN = 5  # documents whose refill lacks something
 
 
@@ -46,16 +48,24 @@ def read_progress(engine: Engine, sink: str) -> Progress:
     return Progress(counts["applied"], counts["pending"], counts["absent"], counts["failed"], lacking)
 
 
-def count_lacking(engine: Engine, sink: str, other: str | None) -> int:
-    """Documents that are absent or failed in `sink`; of those that `other` lacks as well, none counts."""
+def is_behind(engine: Engine, sink: str, other: str, most_pending: int) -> bool:
+    """Whether `sink` lacks a document that `other` holds; of those whose event is on its way, it may lack a few."""
     mine, others = sink_states.alias("mine"), sink_states.alias("other")
-    lacking = ("absent", "failed")
-    statement = select(func.count()).select_from(mine).where(mine.c.sink == sink, mine.c.state.in_(lacking))
-    if other is not None:
-        same = and_(others.c.doc_id == mine.c.doc_id, others.c.sink == other, others.c.state.in_(lacking))
-        statement = statement.where(~select(others.c.doc_id).where(same).correlate(mine).exists())
+    joined = mine.join(others, and_(others.c.doc_id == mine.c.doc_id, others.c.sink == other))
+    held = select(mine.c.doc_id).select_from(joined).where(mine.c.sink == sink, others.c.state == "applied")
     with reading(engine) as connection:
-        return connection.execute(statement).scalar_one()
+        if connection.execute(held.where(mine.c.state.in_(_LACKING)).limit(1)).all():
+            return True
+        pending = connection.execute(held.where(mine.c.state == "pending").limit(most_pending + 1)).all()
+    return len(pending) > most_pending
+
+
+def is_lacking(engine: Engine, sink: str) -> bool:
+    """Whether the sink lacks a document whose event does not wait in the outbox; for the embedded profile."""
+    state = sink_states.c
+    with reading(engine) as connection:
+        lacking = select(state.doc_id).where(state.sink == sink, state.state.in_(_LACKING), ~_HAS_EVENT)
+        return bool(connection.execute(lacking.limit(1)).all())
 
 
 def add_states(engine: Engine, sink: str) -> int:
@@ -88,8 +98,14 @@ def _add(engine: Engine, sink: str, doc_ids: Sequence[str]) -> int:
 
 
 def mark_pending_absent(engine: Engine, sink: str) -> int:
-    """Let a refill bring what an event would: the caller applies no events. Returns how many."""
-    return _mark_absent(engine, sink, sink_states.c.state == "pending", "refilled without its event")
+    """Let a refill bring what no event brings any more: a process without this sink has settled it."""
+    return _mark_absent(engine, sink, and_(sink_states.c.state == "pending", ~_HAS_EVENT), "settled without the sink")
+
+
+def end_postponement(engine: Engine, sink: str) -> int:
+    """Let documents whose refill lacked something be due again: their event, which brings it, waits in the outbox."""
+    is_postponed = and_(sink_states.c.state == "absent", sink_states.c.requested_at > utc_now())
+    return _mark_absent(engine, sink, is_postponed, "its event waited in the outbox")
 
 
 def mark_older_absent(engine: Engine, sink: str, since: datetime) -> int:

@@ -38,7 +38,8 @@ def swap_roles(engine: Engine, old: str, new: str, *, most: int = MOST_BEHIND) -
         marks.lock_documents(connection, doc_ids)
         behind = [doc_id for doc_id in doc_ids if differing[doc_id] != "applied"]
         pending = [doc_id for doc_id in behind if differing[doc_id] == "pending"]
-        marks.mark_absent(connection, new, dict.fromkeys(pending, _REASON))
+        for some in bounded(pending, IDS_PER_STATEMENT):
+            marks.mark_absent(connection, new, dict.fromkeys(some, _REASON))
         execute_for_ids(connection, update(chunks).values(milvus_synced=false()), chunks.c.doc_id, behind)
         _mark_held(connection, [doc_id for doc_id in doc_ids if differing[doc_id] == "applied"])
         completion.judge_documents(connection, doc_ids)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from operations.rebuild.states import mark_pending_absent
+from operations.rebuild.states import end_postponement, mark_pending_absent
 from operations.sinks import open_sink
 from operations.wiring import System
 from schema.kafka.topics import ensure as ensure_topics
@@ -73,6 +73,7 @@ def refilling(system: System, sink: str) -> Iterator[Callable[[], int] | None]:
             return call_with_retry(refill.run_round, seconds=_SINK_SECONDS)
 
         yield work
+    end_postponement(system.engine, sink)
 
 
 def explain_stillness(system: System, sink: str) -> str:
