@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from operations.reconcile.findings import Findings
 
 _REPAIRS = 3  # of what the comparison finds
-_EVEN_SECONDS = 30.0  # how long a swap waits until the new instance is not behind the old one in any document
+_EVEN_SECONDS = 10.0  # how long a swap waits until the new instance is not behind the old one in any document
 _PAUSE_SECONDS = 0.2
 
 
