@@ -18,7 +18,7 @@ from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
-DOCUMENTS = 250
+DOCUMENTS = 200
 WRITTEN = 40  # of other documents, again and again while the rebuild runs
 INDEX = ("--index", "IVF_FLAT", "--index-parameters", "nlist=64")
 
@@ -117,6 +117,17 @@ def rebuild_killed_twice(system: System, some: Services) -> None:
         assert "milvus-2 serves, and milvus still exists" in third.err
 
 
+def assert_refused_index_leaves_nothing(system: System) -> None:
+    wrong = ("--index", "HNSW", "--index-parameters", "M=99999")
+    refused = system.folder.run("rebuild", "milvus", *wrong)
+    assert (refused.status, refused.err) == (
+        1,
+        "rag-outbox: Milvus refuses the index HNSW: M out of range: [1, 2048]\n",
+    )
+    assert sinks(system) == {"milvus": (True, "active"), "minio": (True, "active")}
+    assert system.stores.milvus.list_collections() == [f"{system.stores.alias}_1"]
+
+
 def test_rebuild_under_load_survives_kills_and_can_be_undone(system: System) -> None:
     living = {one.doc_id: one for one in (first_version(f"doc-{number}", 1) for number in range(DOCUMENTS))}
     alias, sent = system.stores.alias, dict[str, int]()
@@ -128,12 +139,15 @@ def test_rebuild_under_load_survives_kills_and_can_be_undone(system: System) -> 
         assert system.folder.run("write", "-", stdin=lines).status == 0
         wait_until_completed(system)
         consumers = list(some.processes)
+        assert_refused_index_leaves_nothing(system)
         client, search_count = system.stores.milvus, Repeated()
         with search_count.calling(searches(system, living, client)), Repeated().calling(writes(system, sent)):
             rebuild_killed_twice(system, some)
             assert sinks(system)["milvus-2"] == (True, "active")
             assert sinks(system)["milvus"] == (False, "active")
             assert target(system) == f"{alias}_2"
+            again = system.folder.run("rebuild", "milvus")
+            assert (again.status, "milvus still exists" in again.err) == (1, True), again
             for serving, number in (("milvus", 1), ("milvus-2", 2)):  # back, and forward again
                 facts = system.folder.succeed("rebuild", "milvus", "--rollback")
                 assert (facts["serving"], target(system)) == (serving, f"{alias}_{number}")
@@ -144,6 +158,7 @@ def test_rebuild_under_load_survives_kills_and_can_be_undone(system: System) -> 
         assert (report["differences"], report["sinks"]) == (0, ["milvus-2", "minio"])
         old = system.folder.succeed("reconcile", "--full", "--sink", "milvus")
         assert old["differences"] == 0, "the old instance is current"
+        assert system.folder.run("sinks", "remove", "milvus").status == 2, "nobody can be asked"
         removed = system.folder.succeed("sinks", "remove", "milvus", "--yes")
         assert (removed["documents"], removed["dropped"]) == (DOCUMENTS + len(sent), True)
         assert sinks(system) == {"milvus-2": (True, "active"), "minio": (True, "active")}

@@ -161,7 +161,7 @@ def run(chunks: int, consumers: int) -> int:
             "compared": report["compared"],
             "differences": report["differences"],
         }
-        print(json.dumps(result))
+        sys.stdout.write(json.dumps(result) + "\n")
         return 1 if report["differences"] else 0
 
 
