@@ -148,7 +148,9 @@ def run(chunks: int, consumers: int) -> int:
             thread.join()
         wait_until_completed(system)
         memory = {one.name: round(peak_megabytes(one)) for one in running}
-        report = system.folder.run("reconcile", "--full", "--vectors", "--json").facts
+        comparing = some.start("reconcile", "--full")
+        wait_for(lambda: comparing.status is not None, "the comparison", timeout_seconds=PATIENCE_SECONDS)
+        report = comparing.facts
         result = {
             "chunks": chunks,
             "documents": documents,
