@@ -3,7 +3,9 @@
 import logging
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+
+from sqlalchemy.exc import DBAPIError
 
 from operations.settings import PREFIX, SettingsError
 from operations.signals import end_in_time
@@ -106,7 +108,15 @@ def monitor(system: System, stop: threading.Event) -> None:
     _enable_info_logs("operations")
     process = Process(system, "monitor")
     metrics = BacklogMetrics(process.registry, names.relays_group)
-    groups = KafkaBacklog(kafka, names, system.identity.lanes, lambda: sink_names(system))
+    known = sink_names(system)
+
+    def find_sinks() -> list[str]:
+        nonlocal known
+        with suppress(DBAPIError):  # Kafka is watched also while the database is away
+            known = sink_names(system)
+        return known
+
+    groups = KafkaBacklog(kafka, names, system.identity.lanes, find_sinks)
 
     def check_kafka() -> None:
         if not metrics.up.get("kafka"):

@@ -6,7 +6,8 @@ served. An error that ends one loop ends the process, unless its sink is leaving
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,37 @@ _WAIT_SECONDS = 0.2  # until a loop that ended is noticed
 class _Running:
     loop: SinkLoop
     ended: "Future[None]"
+
+
+class _Look:
+    """Reads the names of the sinks from time to time, in the background: a silent database must not delay the end.
+
+    While the database is away, nothing is read, and the loops stay as they are.
+    """
+
+    def __init__(self, system: System, kind: str) -> None:
+        self._system = system
+        self._kind = kind
+        self._found: list[str] | None = None
+        self._reading: Future[None] | None = None
+        self._next_at = 0.0
+
+    def read(self) -> list[str] | None:
+        """The names, once per look; None between two looks."""
+        if self._reading is None:
+            if time.monotonic() >= self._next_at:
+                self._found = None
+                self._reading = start_in_thread(self._read, "look-at-sinks")
+            return None
+        if not self._reading.done():
+            return None
+        self._reading.result()
+        self._reading, self._next_at = None, time.monotonic() + _LOOK_SECONDS
+        return self._found
+
+    def _read(self) -> None:
+        with suppress(DBAPIError):
+            self._found = sinks.names_of_kind(self._system, self._kind)
 
 
 class SinkLoops:
@@ -71,14 +103,13 @@ class SinkLoops:
         """
         for loop in first:
             self._start(loop, loop.run)
-        look_in = 0.0
+        look = _Look(self._shared.system, self._kind)
         try:
             while not stop.wait(_WAIT_SECONDS):
                 self._notice_ends()
-                look_in -= _WAIT_SECONDS
-                if look_in <= 0:
-                    self._look()
-                    look_in = _LOOK_SECONDS
+                wanted = look.read()
+                if wanted is not None:
+                    self._follow(wanted)
         finally:
             self._end_all()
 
@@ -96,13 +127,8 @@ class SinkLoops:
                 self._gone_round.clear()
                 self._shared.process.metrics.note_progress()
 
-    def _look(self) -> None:
-        """Start and stop loops as the table says; while the database is away, they stay as they are."""
-        try:
-            wanted = sinks.names_of_kind(self._shared.system, self._kind)
-        except DBAPIError as error:
-            _log.debug("sinks_unknown reason=%s", error.orig)
-            return
+    def _follow(self, wanted: Sequence[str]) -> None:
+        """Start and stop loops as the table says."""
         for name in wanted:
             if name not in self._running:
                 _log.info("sink_joined sink=%s", name)

@@ -22,7 +22,7 @@ from operations.rebuild.swap import count_behind, swap_roles
 from operations.rebuild.verify import compare_collection, repair
 from operations.wiring import System
 from schema.database.connection import reading
-from schema.sinks import MILVUS, RegisteredSink, next_instance
+from schema.sinks import MILVUS, RegisteredSink, next_instance, number_of
 
 if TYPE_CHECKING:
     from operations.reconcile.findings import Findings
@@ -54,6 +54,8 @@ def rebuild(system: System, index: dict[str, Any] | None, watch: Watch) -> Rebui
     it is called again.
     """
     with worker.exclusive(system):
+        if (old := _find_half_removed(system)) is not None:
+            return _finish(system, *old)
         serving, other = _find_instances(system)
         if other is None:
             other = _join(system, serving, index)
@@ -92,6 +94,14 @@ def _find_instances(system: System) -> tuple[RegisteredSink, RegisteredSink | No
         if one.state == "leaving":
             raise NotPossible(f"{one.name} is being removed: finish it first: rag-outbox sinks remove {one.name}")
     return serving, others[0] if others else None
+
+
+def _find_half_removed(system: System) -> tuple[RegisteredSink, RegisteredSink] | None:
+    """In the embedded profile: the instance that serves, and the older one whose removal was interrupted."""
+    found = [one for one in sinks.read_all(system) if one.kind == MILVUS]
+    [serving] = [one for one in found if one.is_serving]
+    old = [one for one in found if one.state == "leaving" and number_of(one.name) < number_of(serving.name)]
+    return (serving, old[0]) if old and worker.is_embedded(system) else None
 
 
 def _join(system: System, serving: RegisteredSink, index: dict[str, Any] | None) -> RegisteredSink:

@@ -74,6 +74,30 @@ def test_rebuild_moves_to_a_new_collection_and_loses_nothing(folder: Folder) -> 
     assert_healthy(folder)
 
 
+def test_killed_rebuild_does_no_harm_and_continues(folder: Folder) -> None:
+    ids = [f"d{number}" for number in range(400)]
+    write(folder, *ids)
+    folder.succeed("run", "--until-idle")
+    applied = "SELECT COUNT(*) FROM sink_states WHERE sink = 'milvus-2' AND state = 'applied'"
+    with folder.start("rebuild", "milvus") as running:
+        wait_for(lambda: folder.sql(applied)[0][0] > 0, "the first refill")
+        running.kill()
+    assert sinks(folder)["milvus-2"] == (False, "joining")
+    write(folder, "d1", "new", text="changed")
+    folder.succeed("run", "--until-idle")  # without the instance that joins: nobody waits for it
+    assert folder.succeed("status")["documents"] == {"completed": 401}
+    other = folder.run("rebuild", "milvus", "--index", "FLAT")
+    assert (other.status, "milvus-2 is being built with another index" in other.err) == (1, True)
+    assert folder.succeed("rebuild", "milvus")["serving"] == "milvus-2"
+    assert collections(folder) == (["rag_vectors_2"], "rag_vectors_2")
+    assert_healthy(folder)
+    folder.change(
+        "INSERT INTO sinks (name, required, takes_vectors, takes_files, state) VALUES ('milvus', 0, 1, 0, 'leaving')"
+    )
+    assert folder.succeed("rebuild", "milvus")["serving"] == "milvus-2", "it finishes the removal of the old one"
+    assert sinks(folder).keys() == {"milvus-2", "minio"}
+
+
 def test_rebuild_needs_run_to_be_stopped(folder: Folder) -> None:
     with folder.start("run"):
         wait_for((folder.path / "run.json").exists, "run to hold the folder")
