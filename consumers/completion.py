@@ -82,6 +82,19 @@ def reopen_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
     execute_for_ids(connection, statement.where(documents.c.status != "processing"), documents.c.doc_id, doc_ids)
 
 
+def judge_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
+    """Set the status of documents anew, after the roles or the states of their sinks changed."""
+    waits = case(
+        (documents.c.deleted_at.is_not(None), "deleting"),
+        (documents.c.chunk_count.is_(None), "processing"),
+        else_="pending",
+    )
+    statement = update(documents).where(documents.c.status != "processing").values(status=waits)
+    execute_for_ids(connection, statement, documents.c.doc_id, doc_ids)
+    fail_documents(connection, doc_ids)
+    complete_documents(connection, doc_ids)
+
+
 def _has_state(state: str) -> Any:
     """Whether a required sink is in this state of the document."""
     return exists().where(_OF_REQUIRED_SINK, sink_states.c.state == state)

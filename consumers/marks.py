@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, and_, case, delete, false, not_, null, or_, select, update
 
-from consumers import completion
+from consumers import completion, roles
 from consumers.sink import Change
 from schema.batches import bounded
 from schema.database import history
@@ -20,7 +20,6 @@ from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
 from schema.database.tables import chunks, documents, sink_states
 from schema.database.values import values_table
 from schema.events.events import Event
-from schema.sinks import MILVUS
 
 
 class SinkMarks(Protocol):
@@ -104,7 +103,8 @@ def load_known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dic
 
 
 def lock_documents(connection: Connection, doc_ids: Iterable[str]) -> None:
-    """Lock in the order of the ids, so that writers and the marks of two sinks do not deadlock."""
+    """Lock in the order of the ids, so that writers and the marks of two sinks do not deadlock; roles before that."""
+    roles.lock_roles(connection)
     for some in bounded(sorted(set(doc_ids)), IDS_PER_STATEMENT):
         ordered = select(documents.c.doc_id).where(documents.c.doc_id.in_(some)).order_by(documents.c.doc_id)
         connection.execute(ordered.with_for_update()).all()
@@ -237,7 +237,7 @@ def _mark_absent(connection: Connection, reasons: Mapping[str, str], sink: str |
             marks=sink_states.c.marks + 1,  # a consumer that applies the document now notices it
         )
     )
-    if sink in (None, MILVUS):
+    if sink is None or roles.is_serving(connection, sink):
         execute_for_ids(connection, update(chunks).values(milvus_synced=false()), chunks.c.doc_id, doc_ids)
     completion.reopen_documents(connection, doc_ids)
 

@@ -1,22 +1,25 @@
 """The sinks of a system: the rows of the table `sinks`, with their factories, their stores and their progress."""
 
+from collections.abc import Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
 from operations.errors import OperationError
 from operations.wiring import System
 from schema.database.connection import reading
+from schema.database.history import read_identity
 from schema.database.tables import SINK_STATES, sink_states, sinks
 from schema.failures import StoreMissing
-from schema.sinks import MILVUS, MINIO
+from schema.sinks import MILVUS, MINIO, RegisteredSink
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
     from consumers.marks import SinkMarks
+    from consumers.milvus.sink import MilvusSink
     from consumers.sink import Sink
 
 
@@ -34,11 +37,40 @@ class SinkSummary:
     documents: dict[str, int]
 
 
+def read_all(system: System) -> tuple[RegisteredSink, ...]:
+    """The rows of the table `sinks` as they are now, in the order of their names."""
+    with reading(system.engine) as connection:
+        return read_identity(connection).sinks
+
+
 def names(system: System) -> list[str]:
     """The sinks that consumers keep up to date, in the order of their names."""
+    return [one.name for one in read_all(system) if one.state != "leaving"]
+
+
+def names_of_kind(system: System, kind: str) -> list[str]:
+    """The instances of this kind that consumers keep up to date."""
+    return [one.name for one in read_all(system) if one.state != "leaving" and one.kind == kind]
+
+
+def names_in_use(found: Iterable[RegisteredSink]) -> list[str]:
+    """The sinks that are not leaving; of the instances of Milvus, only the one that serves."""
+    return [one.name for one in found if one.state != "leaving" and (one.kind != MILVUS or one.is_serving)]
+
+
+def require_registered(found: Iterable[RegisteredSink], name: str) -> RegisteredSink:
+    """The row of this sink. Raises UnknownSink."""
+    by_name = {one.name: one for one in found}
+    if name not in by_name:
+        raise UnknownSink(f"there is no sink {name!r} in the table sinks; there are: {', '.join(by_name)}")
+    return by_name[name]
+
+
+def read_options(system: System, name: str) -> dict[str, Any]:
+    """What a re-creation of the sink's store needs: for Milvus, the index of its vectors as `index`."""
     with reading(system.engine) as connection:
-        statement = select(sinks.c.name).where(sinks.c.state != "leaving").order_by(sinks.c.name)
-        return list(connection.execute(statement).scalars())
+        found = connection.execute(select(sinks.c.options).where(sinks.c.name == name)).scalar_one_or_none()
+    return dict(found or {})
 
 
 def summaries(system: System) -> list[SinkSummary]:
@@ -57,20 +89,25 @@ def summaries(system: System) -> list[SinkSummary]:
 
 def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
     """Make a sink and its marks, and import only this sink's client. Raises UnknownSink."""
-    known = names(system)
-    if name not in known:
-        raise UnknownSink(f"there is no sink {name!r} in the table sinks; there are: {', '.join(known)}")
-    if name == MILVUS:
+    found = require_registered((one for one in read_all(system) if one.state != "leaving"), name)
+    if found.kind == MILVUS:
         from consumers.milvus.marks import MilvusMarks
         from operations.milvus_lite.restarting_sink import RestartingMilvusSink
 
-        return RestartingMilvusSink(system), MilvusMarks()
+        return RestartingMilvusSink(system, name), MilvusMarks(name)
     if name == MINIO:
         from consumers.minio.marks import MinioMarks
         from consumers.minio.sink import MinioSink
 
         return MinioSink(system.store, system.identity.system_id), MinioMarks()
-    from consumers.sinks import GROUP, PluginMarks, load_factory
+    from consumers.sinks import PluginMarks
+
+    return make_plugin(system, name), PluginMarks(name)
+
+
+def make_plugin(system: System, name: str) -> "Sink":
+    """The sink of another package, registered or not. Raises UnknownSink."""
+    from consumers.sinks import GROUP, load_factory
 
     try:
         factory = load_factory(name)
@@ -78,7 +115,7 @@ def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
         raise UnknownSink(f"the sink {name!r} cannot be loaded: {error}") from error
     if factory is None:
         raise UnknownSink(f"no installed package has an entry point {name!r} in the group {GROUP}")
-    return factory(system.settings, system.store), PluginMarks(name)
+    return factory(system.settings, system.store)
 
 
 def create_stores(system: System) -> list[str]:
@@ -86,15 +123,38 @@ def create_stores(system: System) -> list[str]:
 
     Raises OtherSystem, before it creates anything, if one of them belongs to another system.
     """
-    system_id = system.identity.system_id
+    found = [one for one in read_all(system) if one.state != "leaving"]
+    instances = [one for one in found if one.kind == MILVUS]
     with ExitStack() as stack:
-        others = [open_sink(system, name)[0] for name in names(system) if name != MILVUS]
+        others = [open_sink(system, one.name)[0] for one in found if one.kind != MILVUS]
         for sink in others:
             stack.callback(sink.close)
             _check(sink)
-        lines = [system.with_milvus(lambda client: _create_store(system, _milvus(system, client, system_id)))]
+        lines = [system.with_milvus(lambda client: _create_instance(system, client, one)) for one in instances]  # noqa: B023
         lines += [_create_store(system, sink) for sink in others]
     return [line for line in lines if line is not None]
+
+
+def milvus_sink(system: System, client: "MilvusClient", instance: RegisteredSink, index: Any = None) -> "MilvusSink":
+    """The sink of an instance, with the index of its vectors."""
+    from consumers.milvus.sink import MilvusSink
+
+    settings = system.settings
+    return MilvusSink(
+        client,
+        settings.vector_dimension,
+        system.identity.system_id,
+        settings.collection_alias,
+        name=instance.name,
+        is_serving=instance.is_serving,
+        index=index,
+        timeout_seconds=settings.store_timeout_seconds,
+    )
+
+
+def _create_instance(system: System, client: "MilvusClient", instance: RegisteredSink) -> str | None:
+    index = read_options(system, instance.name).get("index")
+    return _create_store(system, milvus_sink(system, client, instance, index))
 
 
 def refuse_other_systems(system: System, system_id: str) -> None:
@@ -105,7 +165,7 @@ def refuse_other_systems(system: System, system_id: str) -> None:
         _check(sink)
     lite = system.settings.milvus_lite
     if lite is None or lite.exists():
-        system.with_milvus(lambda client: _check(_milvus(system, client, system_id)))
+        system.with_milvus(lambda client: _refuse_other_collection(system, client, system_id))
 
 
 def _check(sink: "Sink") -> None:
@@ -113,11 +173,15 @@ def _check(sink: "Sink") -> None:
         sink.ensure()
 
 
-def _milvus(system: System, client: "MilvusClient", system_id: str) -> "Sink":
+def _refuse_other_collection(system: System, client: "MilvusClient", system_id: str) -> None:
+    """The alias of a lost system may point to another instance than the first."""
+    from consumers.milvus.collection import require_own
     from consumers.milvus.sink import MilvusSink
 
     settings = system.settings
-    return MilvusSink(client, settings.vector_dimension, system_id, settings.collection_alias)
+    with suppress(StoreMissing):
+        require_own(client, settings.collection_alias, system_id)
+    _check(MilvusSink(client, settings.vector_dimension, system_id, settings.collection_alias))
 
 
 def _create_store(system: System, sink: "Sink") -> str | None:

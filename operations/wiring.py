@@ -136,7 +136,7 @@ class System:
         from consumers.milvus.collection import require_own
 
         def checked(client: "MilvusClient") -> T:
-            require_own(client, self.settings.collection_alias, self.identity.system_id)
+            require_own(client, self.settings.collection_alias, self.identity.system_id, is_alias=True)
             return work(client)
 
         return self.with_milvus(checked)

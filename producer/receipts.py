@@ -10,6 +10,7 @@ from sqlalchemy import Engine, Row, and_, select
 from producer.connections import sync_engine
 from producer.errors import ProducerError
 from schema.database.tables import sink_states, sinks
+from schema.sinks import kind_of
 
 _POLL_SECONDS = 0.02
 _WAIT_SECONDS = 30.0
@@ -37,6 +38,8 @@ class Receipt:
     ) -> None:
         """Wait until `sink`, or every required sink, holds this version or a newer one. Call it after the commit.
 
+        Of several instances of Milvus, `milvus` is the one that searches use.
+
         Raises NotApplied on timeout, ApplyFailed if a sink refused the version, ValueError if there is no such sink.
         It blocks: in an event loop, use `await asyncio.to_thread(receipt.wait)`. It polls through the engine of the
         write; if that one is async, through a sync engine with the same URL. Pass `engine` if the URL alone does not
@@ -63,9 +66,13 @@ class Receipt:
 
     def _find_behind(self, rows: Sequence[Row[Any]], sink: str | None) -> list[str]:
         """The names of the sinks that are waited for and do not hold the version."""
-        if sink is not None and sink not in (names := [row.name for row in rows]):
-            raise ValueError(f"there is no sink {sink!r}: the sinks are {', '.join(names)}")
-        waited = [row for row in rows if (row.required if sink is None else row.name == sink)]
+        if sink is None:
+            waited = [row for row in rows if row.required]
+        else:  # of several instances, the one that searches use
+            instances = [row for row in rows if kind_of(row.name) == sink]
+            waited = [row for row in instances if row.required] or [row for row in rows if row.name == sink]
+            if not waited:
+                raise ValueError(f"there is no sink {sink!r}: the sinks are {', '.join(row.name for row in rows)}")
         behind = [row for row in waited if (row.applied_version or 0) < self.version]
         for row in behind:
             if row.state == "failed":

@@ -8,6 +8,7 @@ from schema import limits
 SYSTEM_ID_PROPERTY = "rag_outbox.system_id"  # a property: Milvus Lite keeps no description of a collection
 METRIC = "COSINE"
 HNSW = {"M": 16, "efConstruction": 200}
+SEARCH = {"params": {"nprobe": 64}}  # of an IVF index, whose default of 8 finds too few; other kinds ignore it
 SPARSE_METRIC = "IP"
 NOT_LOADED_CODES = {101, 201}  # errors of Milvus: a collection, a partition
 
@@ -42,6 +43,11 @@ def alias_of(namespace: str) -> str:
     """The alias of a namespace's collection: `rag_vectors` for `rag`. Milvus takes no `-`, and no digit first."""
     name = f"{namespace.replace('-', '_')}_vectors"
     return f"_{name}" if name[0].isdigit() else name
+
+
+def name_of(alias: str, instance: int) -> str:
+    """The collection of the instance with this number, for ever. Only searches use the alias."""
+    return f"{alias}_{instance}"
 
 
 ALIAS = alias_of("rag")  # of the default namespace

@@ -1,13 +1,13 @@
-"""The collection behind an alias, created with the fields and indexes that the server takes: it is asked.
+"""The collection of an instance, created with the fields and indexes that the server takes: it is asked.
 
-A crash at any step does no harm: a step whose result exists is skipped, and the alias, by which all clients find the
-collection, comes last. Concurrent processes do no harm either: a server accepts the same request twice; Milvus Lite
-answers with an error, and the next attempt finds the step done.
+A crash at any step does no harm: a step whose result exists is skipped, and the alias, by which searches find the
+collection that serves, comes last. Concurrent processes do no harm either: a server accepts the same request twice;
+Milvus Lite answers with an error, and the next attempt finds the step done.
 """
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -27,26 +27,53 @@ TYPES: Final = {
     "sparse": DataType.SPARSE_FLOAT_VECTOR,
 }
 _PRIMARY = collection.FIELDS[0]
+_UNEXPECTED = 65535  # code of an index parameter that is out of range, among others
 _log = logging.getLogger(__name__)
 
 
-def create(client: MilvusClient, dimension: int, alias: str, system_id: str) -> None:
-    """Create a collection of this system behind `alias`, unless there is one.
+class IndexRefused(Permanent):
+    """Raised when Milvus refuses the index of the vectors that was asked for; the message has its reason."""
+
+
+def create(
+    client: MilvusClient, dimension: int, name: str, system_id: str, index: Mapping[str, Any] | None = None
+) -> None:
+    """Create a collection of this system, unless there is one. `index` is that of the vectors; HNSW without one.
 
     Raises OtherSystem if the collection is there and not of this system. Milvus creates a collection with its system id
-    in one step, so of two systems only one gets it.
+    in one step, so of two systems only one gets it. Raises IndexRefused.
     """
+    if not exists(client, name):
+        _create(client, name, dimension, system_id)
+    require_own(client, name, system_id)
+    stored = stored_fields(client, name)
+    for field in collection.FIELDS:
+        if field.name in stored:
+            _index(client, name, field, index if field.kind == "vector" else None)
+
+
+def point_alias(client: MilvusClient, alias: str, name: str, system_id: str) -> bool:
+    """Let searches find this collection. Returns whether they found another one, or none. Raises OtherSystem."""
     if not exists(client, alias):
-        name = f"{alias}_1"
-        if not exists(client, name):
-            _create(client, name, dimension, system_id)
+        client.create_alias(name, alias, timeout=TIMEOUT_SECONDS)
+        return True
+    require_own(client, alias, system_id)
+    if target_of(client, alias) == name:
+        return False
+    client.alter_alias(name, alias, timeout=TIMEOUT_SECONDS)
+    return True
+
+
+def target_of(client: MilvusClient, alias: str) -> str:
+    """The collection that the alias points to."""
+    return str(client.describe_collection(alias, timeout=TIMEOUT_SECONDS)["collection_name"])
+
+
+def drop(client: MilvusClient, name: str, system_id: str) -> None:
+    """Drop a collection of this system, if there is one. Raises OtherSystem."""
+    if exists(client, name):
         require_own(client, name, system_id)
-        stored = stored_fields(client, name)
-        for field in collection.FIELDS:
-            if field.name in stored:
-                _index(client, name, field)
-        if not exists(client, alias):
-            client.create_alias(name, alias, timeout=TIMEOUT_SECONDS)
+        client.drop_collection(name, timeout=TIMEOUT_SECONDS)
 
 
 def stored_fields(
@@ -57,13 +84,20 @@ def stored_fields(
     return {field["name"]: field["params"] for field in described["fields"]}
 
 
-def require_own(client: MilvusClient, name: str, system_id: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+def require_own(
+    client: MilvusClient,
+    name: str,
+    system_id: str,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    *,
+    is_alias: bool = False,
+) -> None:
     """Raises OtherSystem unless the collection of this name, or behind this alias, is of this system.
 
     Raises StoreMissing if there is none.
     """
     if not exists(client, name, timeout_seconds):
-        raise missing(name)
+        raise missing_alias(name) if is_alias else missing(name)
     described = client.describe_collection(name, timeout=timeout_seconds)
     store, separate = f"the Milvus collection {name}", "RAG_OUTBOX_NAMESPACE or Milvus database"
     owner = described["properties"].get(collection.SYSTEM_ID_PROPERTY)
@@ -72,7 +106,11 @@ def require_own(client: MilvusClient, name: str, system_id: str, timeout_seconds
     ownership.require_own(store, owner, system_id, separate=separate)
 
 
-def missing(alias: str) -> StoreMissing:
+def missing(name: str) -> StoreMissing:
+    return StoreMissing(f"there is no Milvus collection {name}: run rag-outbox init")
+
+
+def missing_alias(alias: str) -> StoreMissing:
     return StoreMissing(f"there is no Milvus collection behind the alias {alias}: run rag-outbox init")
 
 
@@ -126,9 +164,20 @@ def _schema(fields: tuple[collection.Field, ...], dimension: int) -> CollectionS
     return schema
 
 
-def _index(client: MilvusClient, name: str, field: collection.Field) -> None:
-    """Create an index of the first kind that the server takes; without one, filters on a scalar field scan."""
+def _index(client: MilvusClient, name: str, field: collection.Field, wanted: Mapping[str, Any] | None) -> None:
+    """Create an index of the first kind that the server takes; without one, filters on a scalar field scan.
+
+    With `wanted`, create that one. Raises IndexRefused.
+    """
     if client.list_indexes(name, field.name, timeout=TIMEOUT_SECONDS):
+        return
+    if wanted is not None:
+        try:
+            _create_index(client, name, field, metric_type=collection.METRIC, **wanted)
+        except MilvusException as error:
+            if isinstance(translate(error), Permanent) or error.code == _UNEXPECTED:
+                raise IndexRefused(f"Milvus refuses the index {wanted['index_type']}: {error.message}") from error
+            raise
         return
     for kind in _kinds(field):
         if not _is_refused(partial(_create_index, client, name, field, **kind)):

@@ -1,4 +1,7 @@
-"""The marks of the Milvus sink: chunks that are synced, and tombstones that are confirmed."""
+"""The marks of an instance of Milvus. Of the one that serves: chunks that are synced, tombstones that are confirmed.
+
+Every other instance has the marks of a sink without rows of its own. The role is read in the transaction of the mark.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,16 +9,27 @@ from sqlalchemy import Connection, true, update
 
 from consumers.marks import confirm_removed
 from consumers.removals import complete_changes
+from consumers.roles import is_serving
 from consumers.sink import Change
+from consumers.sinks import PluginMarks
 from schema.batches import bounded
 from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import chunk_tombstones, chunks
 from schema.database.values import values_table
 from schema.events.events import DocumentUpserted, Event
+from schema.sinks import MILVUS
 
 
 class MilvusMarks:
+    def __init__(self, sink: str = MILVUS) -> None:
+        self._sink = sink
+
     def mark_applied(self, connection: Connection, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
+        if not is_serving(connection, self._sink):
+            PluginMarks(self._sink).mark_applied(connection, changes)
+            return
         events = [(change.version, event) for change in changes for event in change.events]
         mark_chunks_synced(
             connection, ((chunk_id, version) for version, event in events for chunk_id in _written(event))

@@ -1,7 +1,8 @@
-"""The Milvus sink: rows by primary key, written before stale ones are deleted, in batches bounded in rows and bytes."""
+"""An instance of Milvus: rows by primary key, written before stale ones are deleted, in batches of bounded size."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
@@ -17,7 +18,7 @@ from schema import collection
 from schema.batches import bounded
 from schema.events.events import ChunkRow, DocumentUpserted
 from schema.failures import DocumentLost, Permanent
-from schema.sinks import MILVUS
+from schema.sinks import MILVUS, number_of
 
 _ROWS_PER_REQUEST = 1_000
 _REQUEST_BYTES = 16 * 1024 * 1024
@@ -26,12 +27,12 @@ _ANSWER_BYTES = 32 * 1024 * 1024
 
 
 class MilvusSink:
-    """The collection of a system behind `alias`, of vectors with `dimension` float32 numbers.
+    """The collection of the instance `name` of a system, of vectors with `dimension` float32 numbers.
 
-    `timeout_seconds` limits each request.
+    `alias` names the collections of the system. With `is_serving`, `create` lets the alias point to this collection.
+    `index` is that of the vectors: `index_type` and `params`; HNSW without it. `timeout_seconds` limits each request.
     """
 
-    name = MILVUS
     takes_vectors = True
     takes_files = False
 
@@ -42,9 +43,16 @@ class MilvusSink:
         system_id: str,
         alias: str = collection.ALIAS,
         *,
+        name: str = MILVUS,
+        is_serving: bool = True,
+        index: Mapping[str, Any] | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
+        self.name = name
+        self.collection = collection.name_of(alias, number_of(name))
         self._client = client
+        self._is_serving = is_serving
+        self._index = index
         self._timeout = timeout_seconds
         self._dimension = dimension
         self._system_id = system_id
@@ -53,16 +61,20 @@ class MilvusSink:
 
     def create(self) -> None:
         try:
-            milvus_collection.create(self._client, self._dimension, self._alias, self._system_id)
-            self._client.load_collection(self._alias, timeout=milvus_collection.TIMEOUT_SECONDS)
+            if self._is_serving and milvus_collection.exists(self._client, self._alias):
+                milvus_collection.require_own(self._client, self._alias, self._system_id)
+            milvus_collection.create(self._client, self._dimension, self.collection, self._system_id, self._index)
+            if self._is_serving:
+                milvus_collection.point_alias(self._client, self._alias, self.collection, self._system_id)
+            self._client.load_collection(self.collection, timeout=milvus_collection.TIMEOUT_SECONDS)
         except ERRORS as error:
             raise translate(error) from error
         self.ensure()
 
     def ensure(self) -> None:
         try:
-            milvus_collection.require_own(self._client, self._alias, self._system_id, self._timeout)
-            stored = milvus_collection.stored_fields(self._client, self._alias, self._timeout)
+            milvus_collection.require_own(self._client, self.collection, self._system_id, self._timeout)
+            stored = milvus_collection.stored_fields(self._client, self.collection, self._timeout)
         except ERRORS as error:
             raise translate(error) from error
         found = int(stored["vector"]["dim"])
@@ -99,14 +111,14 @@ class MilvusSink:
 
     def _write(self, rows: Iterable[Row]) -> None:
         for some in bounded(rows, _ROWS_PER_REQUEST, _REQUEST_BYTES, milvus_rows.size_bytes):
-            milvus_upsert.upsert(self._client, self._alias, some, timeout_seconds=self._timeout)
+            milvus_upsert.upsert(self._client, self.collection, some, timeout_seconds=self._timeout)
 
     def _relabel(self, labels: Mapping[str, Row]) -> None:
         """Read the rows with their vectors and write them back with new labels: Milvus has no update in place."""
         largest = milvus_rows.largest_bytes(self._dimension)
         for some in bounded(labels, _ROWS_PER_REQUEST, _ANSWER_BYTES, lambda _: largest):
             found = self._client.query(
-                self._alias,
+                self.collection,
                 filter=_among(map(collection.literal, some)),
                 output_fields=["*"],
                 timeout=self._timeout,
@@ -121,14 +133,14 @@ class MilvusSink:
         """Delete by a list of primary keys, for which Milvus needs no search."""
         ids = map(collection.literal, chunk_ids)
         for some in bounded(ids, _ROWS_PER_REQUEST, _REQUEST_BYTES, lambda literal: 4 * len(literal)):
-            self._client.delete(self._alias, filter=_among(some), timeout=self._timeout)
+            self._client.delete(self.collection, filter=_among(some), timeout=self._timeout)
 
     def _find_others(self, doc_ids: Sequence[str], listed: AbstractSet[str]) -> list[str]:
         """The ids of all rows of these documents that are not `listed`."""
         found: list[str] = []
         for some in bounded(map(collection.literal, doc_ids), _DOCUMENTS_PER_QUERY):
             rows = self._client.query(  # no iterator: that of Milvus 2.3 does not see the newest writes
-                self._alias,
+                self.collection,
                 filter=f"doc_id in [{', '.join(some)}]",
                 output_fields=["chunk_id"],
                 timeout=self._timeout,
@@ -139,17 +151,17 @@ class MilvusSink:
 
     def _is_missing(self) -> bool:
         try:
-            return not milvus_collection.exists(self._client, self._alias, self._timeout)
+            return not milvus_collection.exists(self._client, self.collection, self._timeout)
         except ERRORS:
             return False  # unknown
 
     def _translate(self, error: Exception) -> Exception:
         """The error to raise. Starts to load a collection that was released."""
         if isinstance(error, MilvusException) and self._is_missing():
-            return milvus_collection.missing(self._alias)
+            return milvus_collection.missing(self.collection)
         if is_not_loaded(error):
             try:
-                self._client.load_collection(self._alias, timeout=self._timeout, _async=True)
+                self._client.load_collection(self.collection, timeout=self._timeout, _async=True)
             except ERRORS as failure:
                 return translate(failure)
         return translate(error)

@@ -21,7 +21,7 @@ _FIRST_FIELD = b"\x0a"  # protobuf: field 1 of a message, length-delimited bytes
 
 
 def upsert(client: MilvusClient, alias: str, rows: Sequence[Row], *, timeout_seconds: float) -> None:
-    """Write rows, all with the same fields, to the collection behind `alias`.
+    """Write rows, all with the same fields, to the collection `alias`.
 
     Raises what pymilvus raises, and Permanent.
     """

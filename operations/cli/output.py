@@ -96,7 +96,7 @@ class Output:
 
 
 class Bar:
-    """A progress bar; `advance` moves it."""
+    """A progress bar; `advance` and `move` move it."""
 
     def __init__(self, progress: Progress, task: Any) -> None:
         self._progress = progress
@@ -104,6 +104,10 @@ class Bar:
 
     def advance(self, steps: int = 1) -> None:
         self._progress.advance(self._task, steps)
+
+    def move(self, done: int, total: int) -> None:
+        """Show that `done` of `total` steps are done."""
+        self._progress.update(self._task, completed=done, total=total)
 
 
 def count(number: int, noun: str) -> str:

@@ -16,23 +16,25 @@ from consumers.milvus.sink import MilvusSink
 from consumers.sink import Change
 from operations.milvus_lite.process import MilvusLiteUnavailable
 from operations.wiring import System
+from schema import collection
 from schema.failures import Retryable
-from schema.sinks import MILVUS
+from schema.sinks import MILVUS, number_of
 
 
 class RestartingMilvusSink:
-    """A sink that owns its Milvus Lite process and restarts it after failures; with a server it only reconnects."""
+    """The sink of an instance. It owns its Milvus Lite, restarted after failures; to a server it only reconnects."""
 
-    name = MILVUS
     takes_vectors = True
     takes_files = False
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, name: str = MILVUS) -> None:
+        self.name = name
         self._system = system
         self._opened = ExitStack()
         self._sink: MilvusSink | None = None
 
     def create(self) -> None:
+        """Create the collection; the alias stays as it is."""
         self._open().create()
 
     def ensure(self) -> None:
@@ -58,9 +60,12 @@ class RestartingMilvusSink:
     def _load(self, client: MilvusClient) -> None:
         """A new Milvus Lite has loaded nothing, and a load under way would end with it after a failure."""
         settings = self._system.settings
-        alias, seconds = settings.collection_alias, settings.store_timeout_seconds
-        if settings.milvus_lite is not None and client.has_collection(alias, timeout=seconds):
-            client.load_collection(alias, timeout=seconds)
+        name, seconds = (
+            collection.name_of(settings.collection_alias, number_of(self.name)),
+            settings.store_timeout_seconds,
+        )
+        if settings.milvus_lite is not None and client.has_collection(name, timeout=seconds):
+            client.load_collection(name, timeout=seconds)
 
     def _open(self) -> MilvusSink:
         if self._sink is None:
@@ -77,6 +82,8 @@ class RestartingMilvusSink:
                 settings.vector_dimension,
                 system_id,
                 settings.collection_alias,
+                name=self.name,
+                is_serving=False,
                 timeout_seconds=settings.store_timeout_seconds,
             )
         return self._sink

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from schema.metrics import ProcessMetrics
@@ -34,9 +35,19 @@ class Report:
 class Health:
     """Runs the checks of the stores in the background, so that an answer never waits for a store."""
 
-    def __init__(self, metrics: ProcessMetrics, stores: Mapping[str, Check], is_member: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        metrics: ProcessMetrics,
+        stores: Mapping[str, Check],
+        is_member: Callable[[], bool],
+        find_more: Callable[[], Mapping[str, Check]] = dict,
+    ) -> None:
         self._metrics = metrics
-        self._stores = {name: _Watched(check) for name, check in stores.items()}
+        self._checks = dict(stores)
+        self._find_more = find_more
+        self._stores: dict[str, _Watched] = {}
+        self._lock = threading.Lock()
+        self._follow()
         self._is_member = is_member
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="health", daemon=True)
@@ -52,7 +63,8 @@ class Health:
         return self._metrics.seconds_since_progress < LIVE_SECONDS
 
     def report(self) -> Report:
-        problems = {name: one.problem for name, one in self._stores.items() if one.problem is not None}
+        self._follow()
+        problems = {name: one.problem for name, one in list(self._stores.items()) if one.problem is not None}
         if not self._is_member():
             problems["group"] = "not a member"
         seconds = self._metrics.seconds_since_progress
@@ -60,9 +72,22 @@ class Health:
             problems["progress"] = f"none for {seconds:.0f} s"
         return Report(round(seconds, 3), problems)
 
+    def _follow(self) -> None:
+        """Watch the stores that there are now."""
+        checks = {**self._checks, **self._find_more()}
+        with self._lock:
+            for name, check in checks.items():
+                if name not in self._stores or self._stores[name].check is not check:
+                    self._stores[name] = _Watched(check)
+            for name in self._stores.keys() - checks.keys():
+                del self._stores[name]
+                with suppress(KeyError):
+                    self._metrics.dependency_up.remove(name)
+
     def _watch(self) -> None:
         while not self._stop.is_set():
-            for name, watched in self._stores.items():
+            self._follow()
+            for name, watched in list(self._stores.items()):
                 watched.problem = _run(watched)
                 self._metrics.dependency_up.labels(name).set(watched.problem is None)
             self._stop.wait(CHECK_SECONDS)

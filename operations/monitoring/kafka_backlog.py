@@ -1,6 +1,6 @@
 """The backlog in Kafka: how far each group is behind its topic, and which lanes and partitions nobody works on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
@@ -16,13 +16,18 @@ _GIVE_UP_SECONDS = 15.0  # for a call that ignores its own time limit
 
 
 class KafkaBacklog:
-    """Reads with one client that stays connected. The documents' topic has a partition per lane."""
+    """Reads with one client that stays connected. The documents' topic has a partition per lane.
 
-    def __init__(self, kafka: Mapping[str, Any], names: Names, lanes: int, sinks: Sequence[str]) -> None:
+    `find_sinks` returns the names of the sinks as they are now.
+    """
+
+    def __init__(
+        self, kafka: Mapping[str, Any], names: Names, lanes: int, find_sinks: Callable[[], Sequence[str]]
+    ) -> None:
         self._admin = AdminClient(for_producer(kafka))
         self._names = names
         self._lanes = lanes
-        self._sinks = sinks
+        self._find_sinks = find_sinks
 
     def read(self) -> dict[str, GroupBacklog]:
         """By group, that of the relays first. Raises Retryable."""
@@ -34,7 +39,7 @@ class KafkaBacklog:
             raise Retryable("Kafka: no answer") from error
 
     def _read(self) -> dict[str, GroupBacklog]:
-        relays_group, groups = self._names.relays_group, [self._names.sink_group(sink) for sink in self._sinks]
+        relays_group, groups = self._names.relays_group, [self._names.sink_group(sink) for sink in self._find_sinks()]
         described = self._describe([relays_group, *groups])
         partitions = [TopicPartition(self._names.documents_topic, number) for number in range(self._lanes)]
         first = self._list(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]

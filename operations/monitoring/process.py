@@ -32,14 +32,19 @@ class Process:
 
     @contextmanager
     def serve(
-        self, stores: Mapping[str, Check] | None = None, is_member: Callable[[], bool] = lambda: True
+        self,
+        stores: Mapping[str, Check] | None = None,
+        is_member: Callable[[], bool] = lambda: True,
+        find_more: Callable[[], Mapping[str, Check]] = dict,
     ) -> Iterator[None]:
         """Serve /metrics, /healthz and /readyz until the context ends.
 
-        `stores` are checks besides that of the database; each raises what is wrong.
+        `stores` are checks besides that of the database; each raises what is wrong. `find_more` returns further ones
+        as they are now.
         """
         settings = self._system.settings
-        health = Health(self.metrics, {"database": self._check_database, **(stores or {})}, is_member)
+        checks = {"database": self._check_database, **(stores or {})}
+        health = Health(self.metrics, checks, is_member, find_more)
         with serve(self.registry, health, settings.metrics_host, settings.metrics_port):
             yield
 

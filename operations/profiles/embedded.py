@@ -30,7 +30,7 @@ from operations.monitoring.work_log import WorkLog
 from operations.profiles.optional_sinks import OptionalApplier, OptionalRefill
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
-from operations.sinks import names, open_sink
+from operations.sinks import names_in_use, open_sink, read_all
 from operations.staging import sweep_hourly
 from operations.wiring import System
 from relays.direct import direct_relay
@@ -39,6 +39,7 @@ from schema import sinks as port
 from schema.database import dead_letters, history
 from schema.database.clock import utc_now
 from schema.database.connection import reading
+from schema.database.history import read_identity
 from schema.database.tables import outbox, outbox_dead_letters, sink_states
 from schema.failures import DeadLetter, Retryable
 from schema.outage import Outage
@@ -79,7 +80,7 @@ def run(
     relayed = 0
     process, work = Process(system, "run"), WorkLog("applied", lambda: _describe_pending(system))
     metrics = ConsumerMetrics(process.registry)
-    registered = names(system)
+    registered = names_in_use(read_all(system))
     for name in registered:
         metrics.start(name)
 
@@ -246,7 +247,10 @@ def _read_clock(system: System) -> datetime:
 def _require_applied(system: System, began: datetime) -> None:
     """Raise NotApplied if an event became a dead letter since `began`, or a sink lacks a document."""
     with reading(system.engine) as connection:
-        lines = [*_describe_refused(connection, began), *_describe_lacking(connection, names(system))]
+        lines = [
+            *_describe_refused(connection, began),
+            *_describe_lacking(connection, names_in_use(read_identity(connection).sinks)),
+        ]
     if lines:
         raise NotApplied(f"not every sink holds its documents: {'; '.join(lines)}")
 

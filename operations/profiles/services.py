@@ -2,24 +2,19 @@
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+from sqlalchemy.exc import DBAPIError
 
 from operations.settings import PREFIX, SettingsError
 from operations.signals import end_in_time
 from operations.sinks import names as sink_names
-from operations.sinks import open_sink
 from operations.staging import sweep_hourly
-from operations.wiring import System, wait_for_dependency
+from operations.wiring import System
 from relays.ports import OutboxRow
-from schema import sinks as port
-from schema.database.connection import probe
-from schema.events.events import Envelope
-from schema.failures import DeadLetter, Retryable
-from schema.outage import DatabaseOutage
-from schema.retry import translate_transient
+from schema.failures import Retryable
 from schema.sinks import MINIO
-from schema.threads import DaemonExecutor
 
 
 def relay(system: System, stop: threading.Event) -> int:
@@ -64,79 +59,41 @@ def relay(system: System, stop: threading.Event) -> int:
     return published
 
 
-def consume(system: System, sink_name: str, stop: threading.Event) -> int:
-    """Apply events to one sink until `stop` is set. Returns the number of events."""
-    from consumers.applier import Applier
-    from consumers.dead_letters import KafkaDeadLetters
-    from consumers.kafka import KafkaConsumer
-    from consumers.kafka_subscription import KafkaSubscription
-    from consumers.metrics import ConsumerMetrics, MeasuredApplier, MeasuredRefill
-    from consumers.refill import Refill, mark_all_absent
+def consume(system: System, kind: str, stop: threading.Event) -> int:
+    """Apply events to every sink of a kind until `stop` is set. Returns the number of events."""
+    from consumers.metrics import ConsumerMetrics
     from operations.monitoring.process import Process
     from operations.monitoring.work_log import WorkLog
+    from operations.profiles.sink_loop import Shared
+    from operations.profiles.sink_loops import SinkLoops
     from schema.kafka.topics import RequiredTopics
 
     consumed = 0
+    lock = threading.Lock()
 
-    def report(applied: Sequence[Envelope], dead: Sequence[DeadLetter]) -> None:
+    def count(events: int) -> None:
         nonlocal consumed
-        consumed += len(applied)
-        work.count(len(applied))
-        metrics.note_done(sink_name, [one.headers.get("ce_time", "") for one in applied], len(dead))
+        with lock:
+            consumed += events
+            work.count(events)
 
     kafka, names = _kafka(system), system.names
     _enable_info_logs("consumers", "operations")
     end_in_time(stop)
-    process, work = Process(system, "consumer"), WorkLog(f"applied sink={sink_name}")
-    metrics, retries = ConsumerMetrics(process.registry), process.metrics.retries
+    process, work = Process(system, "consumer"), WorkLog(f"applied sink={kind}")
     with ExitStack() as stack:
-        sink, sink_marks = open_sink(system, sink_name)
-        stack.callback(sink.close)
-        wait_for_dependency(sink.ensure, sink_name, stop)
+        tracing = stack.enter_context(process.tracing())
+        loops = SinkLoops(Shared(system, kafka, process, ConsumerMetrics(process.registry), tracing, count), kind)
+        first = loops.open_first(stop)
+        for loop in first:
+            stack.callback(loop.close)
         topics = RequiredTopics(kafka, [names.documents_topic], system.identity.lanes)
         topics.require()
-        if sink_name == MINIO:
+        if kind == MINIO:
             stack.enter_context(sweep_hourly(system.engine, system.store))
-
-        def mark_gap(lanes: Collection[int]) -> None:
-            marked = mark_all_absent(system.engine, sink_name, "the topic lost events before they were read", lanes)
-            logging.getLogger(__name__).warning("topic_gap_marked sink=%s documents=%d", sink_name, marked)
-
-        subscription = KafkaSubscription(kafka, names, sink_name, on_gap=mark_gap)
-        metrics.start(sink_name)
-
-        def progress() -> None:
-            process.metrics.note_progress()
-            metrics.note_foreign(sink_name, subscription.foreign.count)
-
-        def probe_database() -> None:
-            with translate_transient():
-                probe(system.engine)
-
-        metrics.partitions_owned.labels(sink_name).set_function(lambda: len(subscription.owned))
-        database = DatabaseOutage(system.settings.leave_after_seconds)
-        plain = Applier(
-            system.engine,
-            sink,
-            sink_marks,
-            new_executor=lambda: DaemonExecutor("mark"),
-            note_database=database.note_success,
-        )
-        applier: port.Applier = MeasuredApplier(plain, metrics, retries)
-        if (tracing := stack.enter_context(process.tracing())) is not None:
-            applier = tracing.traced(applier)
-        checks = {sink_name: sink.ensure, "topics": topics.check}
-        stack.enter_context(process.serve(checks, is_member=lambda: subscription.is_member))
-        KafkaConsumer(
-            applier,
-            subscription,
-            KafkaDeadLetters(kafka, names.dead_letters_topic(sink_name), system.engine, sink_name),
-            report=report,
-            progress=progress,
-            refill=MeasuredRefill(Refill(system.engine, sink, sink_marks, system.store), sink_name, metrics, retries),
-            database=database,
-            probe=probe_database,
-        ).run(stop)
+        serving = process.serve({"topics": topics.check}, lambda: loops.is_member, loops.find_checks)
+        stack.enter_context(serving)
+        loops.run(first, stop)
     return consumed
 
 
@@ -151,7 +108,15 @@ def monitor(system: System, stop: threading.Event) -> None:
     _enable_info_logs("operations")
     process = Process(system, "monitor")
     metrics = BacklogMetrics(process.registry, names.relays_group)
-    groups = KafkaBacklog(kafka, names, system.identity.lanes, sink_names(system))
+    known = sink_names(system)
+
+    def find_sinks() -> list[str]:
+        nonlocal known
+        with suppress(DBAPIError):  # Kafka is watched also while the database is away
+            known = sink_names(system)
+        return known
+
+    groups = KafkaBacklog(kafka, names, system.identity.lanes, find_sinks)
 
     def check_kafka() -> None:
         if not metrics.up.get("kafka"):

@@ -20,7 +20,7 @@ from schema.batches import bounded
 from schema.database.connection import snapshot
 from schema.database.tables import chunks, documents
 from schema.object_store.port import ObjectStore
-from schema.sinks import MILVUS, MINIO
+from schema.sinks import MINIO
 
 _DOCUMENTS = 100  # per slice
 _ROWS = 500
@@ -37,12 +37,12 @@ def compare_vectors(
     for one in read_slices(engine, statement, documents.c.doc_id, rows=_DOCUMENTS, sample=scope.sample, after=after):
         for row in one.rows:
             pace.spend(0)
-            before = _look(engine, row.doc_id)
+            before = _look(engine, rows.sink, row.doc_id)
             if not all(is_settled(known.get(row.doc_id)) for known in before[:2]):
                 continue
             with translate_errors():
                 found = list(_compare(rows, store, row.doc_id, before[2], findings, pace))
-            if found and _look(engine, row.doc_id) == before:
+            if found and _look(engine, rows.sink, row.doc_id) == before:
                 findings.add(found)
         if one.upto is not None:
             yield one.upto
@@ -61,15 +61,15 @@ def _compare(
         for chunk_id, vector in vectors.items():
             del lacking[chunk_id]
             if found.get(chunk_id, vector) != vector:  # a missing row is found by its key
-                yield Difference(MILVUS, "stale", doc_id, chunk_id, "its vector is not that of the archive")
+                yield Difference(rows.sink, "stale", doc_id, chunk_id, "its vector is not that of the archive")
     if lacking:
         yield describe_lacking(doc_id, sorted(lacking))
 
 
-def _look(engine: Engine, doc_id: str) -> View:
+def _look(engine: Engine, sink: str, doc_id: str) -> View:
     columns = [chunks.c[name] for name in ("chunk_id", "content_hash", "vector_version", "vector_digest")]
     with snapshot(engine) as connection:
-        in_milvus, in_store = (marks.load_known(connection, sink, [doc_id]) for sink in (MILVUS, MINIO))
+        in_milvus, in_store = (marks.load_known(connection, name, [doc_id]) for name in (sink, MINIO))
         rows = connection.execute(select(*columns).where(chunks.c.doc_id == doc_id))
         return (
             in_milvus,

@@ -16,7 +16,6 @@ from operations.reconcile.packed_rows import TEXT_END, agreeing_versions, docume
 from operations.reconcile.scope import Scope
 from operations.reconcile.slices import Slice, read_slices
 from schema.database.tables import chunks
-from schema.sinks import MILVUS
 
 _AHEAD = 3  # slices that Milvus is asked for while others are compared
 _CANDIDATES = 500  # confirmed together
@@ -29,7 +28,7 @@ def compare_rows(
     """Yields the chunk id up to which everything is compared and confirmed."""
     slices = read_slices(
         engine,
-        packed_statement(engine.dialect.name),
+        packed_statement(engine.dialect.name, rows.sink),
         chunks.c.chunk_id,
         rows=scope.slice_rows,
         sample=scope.sample,
@@ -40,7 +39,7 @@ def compare_rows(
     done, unconfirmed = after, 0
     for one, found in _read_ahead(slices, rows):
         pace.spend(max(len(one.rows), len(found)))
-        findings.compared[MILVUS] += max(len(one.rows), len(found))
+        findings.compared[rows.sink] += max(len(one.rows), len(found))
         if scope.digests:
             findings.add(find_doubled(rows, one, found))
         candidates |= compare_slice(one.rows, found)

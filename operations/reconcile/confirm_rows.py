@@ -16,7 +16,6 @@ from operations.reconcile.expected_rows import Expected, load_expected
 from operations.reconcile.milvus_rows import FIELDS, Found, MilvusRows
 from schema.batches import bounded
 from schema.database.connection import snapshot
-from schema.sinks import MILVUS
 
 _KEYS_PER_QUERY = 500
 
@@ -27,13 +26,13 @@ def confirm_rows(engine: Engine, rows: MilvusRows, candidates: Mapping[str, Coll
     """`candidates` maps chunk ids to the documents that they may belong to."""
     for some in bounded(sorted(candidates), _KEYS_PER_QUERY):
         doc_ids = {doc_id for chunk_id in some for doc_id in candidates[chunk_id]}
-        before = _look(engine, some, doc_ids)
+        before = _look(engine, rows.sink, some, doc_ids)
         found = rows.read_keys(some)
-        after = _look(engine, some, doc_ids)
+        after = _look(engine, rows.sink, some, doc_ids)
         held = {row[0]: row for row in found}
         for chunk_id in some:
             if _are_equal(before, after, chunk_id, candidates[chunk_id]):
-                yield from _judge(chunk_id, candidates[chunk_id], before, held.get(chunk_id))
+                yield from _judge(rows.sink, chunk_id, candidates[chunk_id], before, held.get(chunk_id))
 
 
 def is_settled(known: Known | None) -> bool:
@@ -41,9 +40,9 @@ def is_settled(known: Known | None) -> bool:
     return known is not None and not known.is_absent and known.applied_version == known.version
 
 
-def _look(engine: Engine, chunk_ids: Collection[str], doc_ids: Collection[str]) -> View:
+def _look(engine: Engine, sink: str, chunk_ids: Collection[str], doc_ids: Collection[str]) -> View:
     with snapshot(engine) as connection:
-        return load_expected(connection, chunk_ids), marks.load_known(connection, MILVUS, sorted(doc_ids))
+        return load_expected(connection, chunk_ids, sink), marks.load_known(connection, sink, sorted(doc_ids))
 
 
 def _are_equal(before: View, after: View, chunk_id: str, doc_ids: Collection[str]) -> bool:
@@ -52,23 +51,23 @@ def _are_equal(before: View, after: View, chunk_id: str, doc_ids: Collection[str
     )
 
 
-def _judge(chunk_id: str, doc_ids: Collection[str], view: View, row: Found | None) -> Iterator[Difference]:
+def _judge(sink: str, chunk_id: str, doc_ids: Collection[str], view: View, row: Found | None) -> Iterator[Difference]:
     expected = view[0].get(chunk_id)
     if expected is None:
         if row is None or row[1] not in doc_ids:
             return
         if orphan := _describe_orphan(view[1].get(row[1])):
-            yield Difference(MILVUS, "orphaned", row[1], chunk_id, orphan, row[-1])
+            yield Difference(sink, "orphaned", row[1], chunk_id, orphan, row[-1])
         return
     if not is_settled(view[1].get(expected.doc_id)):
         return
     if row is None:
-        yield Difference(MILVUS, "missing", expected.doc_id, chunk_id, f"row of version {expected.row_version}")
+        yield Difference(sink, "missing", expected.doc_id, chunk_id, f"row of version {expected.row_version}")
         return
     if wrong := _describe_stale(expected, row):
-        yield Difference(MILVUS, "stale", expected.doc_id, chunk_id, wrong)
+        yield Difference(sink, "stale", expected.doc_id, chunk_id, wrong)
     elif not expected.is_marked:
-        yield Difference(MILVUS, "mismarked", expected.doc_id, chunk_id, "Milvus holds the row, and it is not marked")
+        yield Difference(sink, "mismarked", expected.doc_id, chunk_id, "Milvus holds the row, and it is not marked")
 
 
 def _describe_orphan(known: Known | None) -> str | None:

@@ -32,7 +32,7 @@ _COLUMNS = [documents.c[name] for name in ("doc_id", "version", "status", "chunk
 def compare_documents(engine: Engine, scope: Scope, findings: Findings, pace: Pace, after: str = "") -> Iterator[str]:
     """Yields the doc_id up to which everything is compared and confirmed."""
     with reading(engine) as connection:
-        sinks = [sink.name for sink in read_identity(connection).sinks if sink.state != "leaving"]
+        sinks = [sink.name for sink in read_identity(connection).sinks if sink.state == "active"]
     statement = select(documents.c.doc_id, documents.c.lost_version, _is_plain(sinks))
     rows, sample = scope.slice_rows, scope.sample
     for one in read_slices(engine, statement, documents.c.doc_id, rows=rows, sample=sample, after=after):
@@ -106,13 +106,15 @@ class _View:
         waiting = [state.doc_id for some in states.values() for state in some if _is_waiting(state, old)]
         with_event = select(outbox.c.aggregate_id.label("doc_id")).distinct()
         unpublished = {row.doc_id for row in _select(connection, with_event, outbox.c.aggregate_id, waiting)}
+        sinks = [sink for sink in read_identity(connection).sinks if sink.state == "active"]
+        serving = next((sink.name for sink in sinks if sink.is_serving), MILVUS)
         return cls(
             list(_select(connection, select(*_COLUMNS), documents.c.doc_id, ids)),
             states,
             {row.doc_id: row.number for row in _select(connection, counted, chunks.c.doc_id, ids)},
-            _load_tombstones(connection, ids),
+            _load_tombstones(connection, ids, serving),
             frozenset(waiting) - unpublished,
-            [sink for sink in read_identity(connection).sinks if sink.state != "leaving"],
+            sinks,
             old,
         )
 
@@ -165,10 +167,10 @@ class _View:
                 yield Difference(sink, "mismarked", row.doc_id, key, detail)
 
 
-def _load_tombstones(connection: Connection, ids: Sequence[str]) -> dict[str, list[tuple[str, str, int]]]:
+def _load_tombstones(connection: Connection, ids: Sequence[str], serving: str) -> dict[str, list[tuple[str, str, int]]]:
     found: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
     for row in _select(connection, select(chunk_tombstones), chunk_tombstones.c.doc_id, ids):
-        found[row.doc_id].append((MILVUS, row.chunk_id, row.removed_in_version))
+        found[row.doc_id].append((serving, row.chunk_id, row.removed_in_version))
     removed = document_files.c.removed_in_version
     files = select(document_files.c.doc_id, document_files.c.object_key, removed).where(removed.is_not(None))
     for row in _select(connection, files, document_files.c.doc_id, ids):

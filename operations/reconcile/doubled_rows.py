@@ -10,7 +10,6 @@ from operations.reconcile.milvus_rows import MilvusRows, Packed
 from operations.reconcile.packed_rows import key_of
 from operations.reconcile.slices import Slice
 from schema.batches import bounded
-from schema.sinks import MILVUS
 
 _KEYS_PER_QUERY = 1_000
 
@@ -30,7 +29,7 @@ def _halve(rows: MilvusRows, keys: Sequence[str]) -> Iterator[Difference]:
     if len(keys) == 1:
         doc_id = "".join(row[1] for row in rows.read_keys(keys))
         if (again := rows.count_keys(keys)) > 1:
-            yield Difference(MILVUS, "doubled", doc_id, keys[0], f"{again} rows with this key")
+            yield Difference(rows.sink, "doubled", doc_id, keys[0], f"{again} rows with this key")
         return
     middle = len(keys) // 2
     yield from _halve(rows, keys[:middle])

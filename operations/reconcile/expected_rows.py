@@ -14,11 +14,8 @@ from sqlalchemy import ColumnElement, Connection, Select, String, and_, case, ca
 from operations.reconcile.packed_rows import TEXT_END, VALUE_END
 from schema.batches import bounded
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import chunks, documents, sink_states
-from schema.sinks import MILVUS
+from schema.database.tables import chunks, documents, sink_states, sinks
 
-_STATE = and_(sink_states.c.doc_id == chunks.c.doc_id, sink_states.c.sink == MILVUS)
-_JOINED = chunks.join(documents, documents.c.doc_id == chunks.c.doc_id).outerjoin(sink_states, _STATE)
 _LABELS = (
     chunks.c.doc_id,
     chunks.c.content_hash,
@@ -28,10 +25,22 @@ _LABELS = (
     chunks.c.associate_id,
     documents.c.oss_key,
 )
-_NUMBERS = (chunks.c.row_version, documents.c.version, chunks.c.milvus_synced)
 
 
-def packed_statement(dialect: str) -> Select[Any]:
+def _join_states(sink: str) -> Any:
+    """Chunks with their documents, and the states of those in this instance."""
+    state = and_(sink_states.c.doc_id == chunks.c.doc_id, sink_states.c.sink == sink)
+    return chunks.join(documents, documents.c.doc_id == chunks.c.doc_id).outerjoin(sink_states, state)
+
+
+def _select_numbers(sink: str) -> tuple[ColumnElement[Any], ...]:
+    """row_version, the version of the document, and 1 if the chunk is marked: only the instance that serves marks."""
+    is_serving = select(sinks.c.required).where(sinks.c.name == sink).scalar_subquery()
+    is_marked: ColumnElement[Any] = case((is_serving, chunks.c.milvus_synced), else_=1)
+    return chunks.c.row_version, documents.c.version, is_marked
+
+
+def packed_statement(dialect: str, sink: str) -> Select[Any]:
     """Per chunk: its id, and its text (`packed_rows`).
 
     The text ends with row_version, the version of the document, and 1 if the chunk is marked.
@@ -41,12 +50,12 @@ def packed_statement(dialect: str) -> Select[Any]:
     packed = _join(
         TEXT_END,
         _join(VALUE_END, *texts, dialect=dialect),
-        _join(VALUE_END, *_NUMBERS, dialect=dialect),
+        _join(VALUE_END, *_select_numbers(sink), dialect=dialect),
         dialect=dialect,
     )
     columns = (chunks.c.chunk_id, case((is_settled, packed), else_=chunks.c.chunk_id).label("packed"))
     # In the order of the keys; otherwise MySQL might read a small table first, and sort.
-    return select(*columns).select_from(_JOINED).prefix_with("STRAIGHT_JOIN", dialect="mysql")
+    return select(*columns).select_from(_join_states(sink)).prefix_with("STRAIGHT_JOIN", dialect="mysql")
 
 
 def _join(separator: str, *texts: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
@@ -67,8 +76,8 @@ class Expected:
     is_marked: bool
 
 
-def load_expected(connection: Connection, chunk_ids: Iterable[str]) -> Mapping[str, Expected]:
-    statement = select(chunks.c.chunk_id, *_LABELS, *_NUMBERS).select_from(_JOINED)
+def load_expected(connection: Connection, chunk_ids: Iterable[str], sink: str) -> Mapping[str, Expected]:
+    statement = select(chunks.c.chunk_id, *_LABELS, *_select_numbers(sink)).select_from(_join_states(sink))
     found = {}
     for some in bounded(chunk_ids, IDS_PER_STATEMENT):
         for row in connection.execute(statement.where(chunks.c.chunk_id.in_(some))):

@@ -13,6 +13,7 @@ from consumers.milvus.errors import ERRORS, translate
 from operations.reconcile.packed_rows import pack
 from schema import collection
 from schema.retry import call_with_retry
+from schema.sinks import MILVUS
 
 FIELDS: Final = (
     "chunk_id",
@@ -35,15 +36,19 @@ _PATIENCE_SECONDS = 60.0
 
 
 class MilvusRows:
-    """Reads the collection behind `alias`. Raises Retryable or Permanent when Milvus does not answer for a minute."""
+    """Reads the collection of the instance `sink`, whose name is given.
 
-    def __init__(self, client: MilvusClient, alias: str) -> None:
+    Raises Retryable or Permanent when Milvus does not answer for a minute.
+    """
+
+    def __init__(self, client: MilvusClient, name: str, sink: str = MILVUS) -> None:
+        self.sink = sink
         self._client = client
-        self._alias = alias
+        self._name = name
 
     def load(self) -> None:
         """Load the collection, which a query needs, and wait until it shows what was written before."""
-        self._retry(lambda: self._client.load_collection(self._alias, timeout=TIMEOUT_SECONDS))
+        self._retry(lambda: self._client.load_collection(self._name, timeout=TIMEOUT_SECONDS))
         self.read_keys([""])
 
     def read_range(self, after: str, upto: str | None) -> Packed:
@@ -71,7 +76,7 @@ class MilvusRows:
 
         rows = self._retry(
             lambda: self._client.query(
-                self._alias,
+                self._name,
                 filter=_among(chunk_ids),
                 output_fields=["chunk_id", "vector"],
                 timeout=TIMEOUT_SECONDS,
@@ -91,7 +96,7 @@ class MilvusRows:
     def _count(self, condition: str) -> int:
         [row] = self._retry(
             lambda: self._client.query(
-                self._alias,
+                self._name,
                 filter=condition,
                 output_fields=["count(*)"],
                 timeout=TIMEOUT_SECONDS,
@@ -107,7 +112,7 @@ class MilvusRows:
 
     def _request(self, condition: str, fields: Sequence[str], consistency: Any, **limit: int) -> list[list[Any]]:
         context = self._client._generate_call_context()
-        request = Prepare.query_request(self._alias, condition, list(fields), [], **consistency, **limit)
+        request = Prepare.query_request(self._name, condition, list(fields), [], **consistency, **limit)
         stub = self._client._get_connection()._stub
         answer = stub.Query(request, timeout=TIMEOUT_SECONDS, metadata=context.to_grpc_metadata())
         if Status.EMPTY_COLLECTION in {answer.status.code, answer.status.error_code}:

@@ -9,7 +9,7 @@ from operations.reconcile.report import Report
 from operations.reconcile.run import Run, Stores
 from operations.reconcile.scope import Scope
 from operations.wiring import System
-from schema.sinks import MILVUS
+from schema.sinks import MILVUS, kind_of
 
 
 @contextmanager
@@ -17,11 +17,11 @@ def open_stores(system: System, scope: Scope) -> Iterator[Stores]:
     """Connect to what the scope compares. Raises OtherSystem if the collection is not of this system."""
     with ExitStack() as stack:
         client = None
-        if MILVUS in scope.sinks:
+        if any(kind_of(name) == MILVUS for name in scope.sinks):
             from consumers.milvus.collection import require_own
 
             client = stack.enter_context(system.milvus(own=False))
-            require_own(client, system.settings.collection_alias, system.identity.system_id)
+            require_own(client, system.settings.collection_alias, system.identity.system_id, is_alias=True)
         yield Stores(system.engine, system.store, client, system.settings.collection_alias)
 
 
@@ -47,9 +47,11 @@ def reconcile(
 
 
 def scope_of(system: System, wanted: list[str] | None = None, **options: object) -> Scope:
-    """The scope of these sinks, or of all. Raises UnknownSink."""
-    known = sinks.names(system)
+    """The scope of these sinks; without them, of all, and of the instances of Milvus the one that searches use.
+
+    Raises UnknownSink.
+    """
+    found = [one for one in sinks.read_all(system) if one.state != "leaving"]
     for name in wanted or []:
-        if name not in known:
-            raise sinks.UnknownSink(f"there is no sink {name!r} in the table sinks; there are: {', '.join(known)}")
-    return Scope(tuple(wanted or known), **options)  # type: ignore[arg-type]
+        sinks.require_registered(found, name)
+    return Scope(tuple(wanted or sinks.names_in_use(found)), **options)  # type: ignore[arg-type]

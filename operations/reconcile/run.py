@@ -19,8 +19,9 @@ from operations.reconcile.report import Report
 from operations.reconcile.scope import Scope
 from operations.reconcile.staged_files import find_left_over
 from operations.reconcile.stored_files import compare_files
+from schema.collection import name_of
 from schema.object_store.port import ObjectStore
-from schema.sinks import MILVUS, MINIO
+from schema.sinks import MILVUS, MINIO, kind_of, number_of
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -32,7 +33,7 @@ Phase = tuple[str, Callable[[str], Iterator[str]]]
 
 @dataclass(frozen=True)
 class Stores:
-    """`client` is None if Milvus is not compared."""
+    """`client` is None if Milvus is not compared; `alias` names the collections of its instances."""
 
     engine: Engine
     store: ObjectStore
@@ -111,24 +112,29 @@ class Run:
             ("documents", partial(documents.compare_documents, engine, scope, findings, pace)),
             ("events", lambda _: self._find(documents.find_stuck_events(engine, scope))),
         ]
-        rows = None
-        if MILVUS in scope.sinks and stores.client is not None:
-            from operations.reconcile.chunk_rows import compare_rows
-            from operations.reconcile.milvus_rows import MilvusRows
+        instances = []
+        for name in scope.sinks:
+            if kind_of(name) == MILVUS and stores.client is not None:
+                from operations.reconcile.chunk_rows import compare_rows
+                from operations.reconcile.milvus_rows import MilvusRows
 
-            rows = MilvusRows(stores.client, stores.alias)
-            rows.load()
-            phases.append(("rows", partial(compare_rows, engine, rows, scope, findings, pace)))
+                rows = MilvusRows(stores.client, name_of(stores.alias, number_of(name)), name)
+                rows.load()
+                phases.append((f"rows of {name}", partial(compare_rows, engine, rows, scope, findings, pace)))
+                instances.append(rows)
         if MINIO in scope.sinks:
             phases += [
                 ("files", partial(compare_files, engine, store, scope, findings, pace)),
                 ("archives", partial(compare_archives, engine, store, scope, findings, pace)),
                 ("staging", lambda _: self._find(find_left_over(engine, store))),
             ]
-        if scope.vectors and rows is not None:
+        if scope.vectors and instances:
             from operations.reconcile.archived_vectors import compare_vectors
 
-            phases.append(("vectors", partial(compare_vectors, engine, rows, store, scope, findings, pace)))
+            phases += [
+                (f"vectors of {rows.sink}", partial(compare_vectors, engine, rows, store, scope, findings, pace))
+                for rows in instances
+            ]
         return phases
 
     def _find(self, differences: Iterable[Difference]) -> Iterator[str]:

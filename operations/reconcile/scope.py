@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Scope:
-    """`sinks` are the names of the sinks; their content is compared for `milvus` and `minio` only.
+    """`sinks` are the names of the sinks; their content is compared for instances of `milvus`, and for `minio`.
 
     `sample` is the share of the keys, 1.0 for all. `digests` asks the object store for the SHA-256 of every file,
     `vectors` compares the vectors in Milvus with the archive.

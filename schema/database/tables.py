@@ -354,6 +354,7 @@ sinks = Table(
     Column("takes_vectors", Boolean, nullable=False),
     Column("takes_files", Boolean, nullable=False),
     Column("state", _enum(*SINK_ROLES, name="state"), nullable=False, server_default="active"),
+    Column("options", JSON(none_as_null=True)),  # what a re-creation needs: the index of a Milvus collection
     _created_at(),
     **_OPTIONS,
 )

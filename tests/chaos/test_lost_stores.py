@@ -67,10 +67,10 @@ def test_dropped_collection_is_refilled_without_a_write(system: System) -> None:
         drop_collection(system)
         living |= write(system, "after")
         [consumer] = [one for one in some.processes if one.does == "milvus"]
-        assert_stops(consumer, f"there is no Milvus collection behind the alias {system.stores.alias}")
+        assert_stops(consumer, f"there is no Milvus collection {system.stores.alias}_1")
         assert "after" not in completed(system)
         again = some.consumer("milvus")
-        assert_stops(again, f"there is no Milvus collection behind the alias {system.stores.alias}")
+        assert_stops(again, f"there is no Milvus collection {system.stores.alias}_1")
 
         assert system.folder.run("init").status == 0
         assert completed(system) == set()

@@ -165,6 +165,27 @@ class MilvusCollectionContract:
                 client.drop_collection(name)
         assert step >= 9  # probe, its index, collection, four indexes, alias, loading
 
+    def test_only_searches_need_the_alias(self, client: MilvusClient, sink: MilvusSink) -> None:
+        client.drop_alias("rag_vectors")
+        sink.ensure()
+        sink.apply(upsert_change(1, [chunk("one")]))
+        sink.create()
+        assert rows(client, "chunk_id").keys() == {"one"}
+
+    def test_second_instance_has_its_own_collection_and_index(self, client: MilvusClient, sink: MilvusSink) -> None:
+        index = {"index_type": "IVF_FLAT", "params": {"nlist": 8}}
+        other = MilvusSink(client, 8, SYSTEM_ID, name="milvus-2", is_serving=False, index=index)
+        other.create()
+        try:
+            other.apply(upsert_change(1, [chunk("two")]))
+            assert rows(client, "chunk_id") == {}, "searches use the first one"
+            assert client.describe_index("rag_vectors_2", "vector")["index_type"] == "IVF_FLAT"
+            MilvusSink(client, 8, SYSTEM_ID, name="milvus-2", index=index).create()
+            assert rows(client, "chunk_id").keys() == {"two"}
+        finally:
+            sink.create()
+            client.drop_collection("rag_vectors_2")
+
     def test_concurrent_processes_create_one_collection(self, clients: Callable[[], MilvusClient]) -> None:
         made = [clients() for _ in range(6)]
         start = threading.Barrier(len(made))
@@ -228,15 +249,13 @@ class MilvusCollectionContract:
         sink.ensure()
         assert client.get_load_state("rag_vectors")["state"].name == "NotLoad"
 
-    @pytest.mark.parametrize("with_collection", [False, True])
     def test_missing_collection_stops_the_sink_until_it_is_created(
-        self, client: MilvusClient, sink: MilvusSink, with_collection: bool
+        self, client: MilvusClient, sink: MilvusSink
     ) -> None:
         [name] = client.list_collections()
         client.drop_alias("rag_vectors")
-        if with_collection:
-            client.drop_collection(name)
-        missing = "^there is no Milvus collection behind the alias rag_vectors: run rag-outbox init$"
+        client.drop_collection(name)
+        missing = "^there is no Milvus collection rag_vectors_1: run rag-outbox init$"
         replace = [Change("a", 1, (), replace=True)]
         relabel = upsert_change(1, relabelled=[ChunkLabels(chunk_id="one")])
         for changes in (upsert_change(1, [chunk("one")]), delete_change(1, ["one"]), relabel, replace):

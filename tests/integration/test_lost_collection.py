@@ -16,7 +16,7 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
-MISSING = "there is no Milvus collection behind the alias rag_vectors: run rag-outbox init"
+MISSING = "there is no Milvus collection rag_vectors_1: run rag-outbox init"
 Connect = Callable[[], AbstractContextManager[MilvusClient]]
 
 

@@ -153,6 +153,58 @@ def test_optional_sink_that_fails_does_not_hold_up_the_others(tmp_path: Path, in
     assert sinks(folder)["fulltext"] == (False, "active", 1, 0, 0, 0)
 
 
+def test_sink_is_added_rebuilt_made_optional_and_removed(tmp_path: Path, installed: Path) -> None:
+    folder = Folder(tmp_path / "data", embedding_model=MODEL, vector_dimension=str(DIMENSION))
+    folder.succeed("init")
+    write_lines(folder, old=["The cat sleeps.", "Taxes are due."], other=["The dog sleeps."])
+    folder.succeed("run", "--until-idle")
+    write_lines(folder, waiting=["The bird sleeps."])  # its event, and its vectors, are in the outbox only
+    run(folder, installed, "sinks", "add", "fulltext", "--required")
+    assert sinks(folder)["fulltext"] == (True, "active", 2, 0, 1, 0)
+    assert folder.succeed("status")["documents"] == {"completed": 2, "pending": 1}
+    run(folder, installed, "sinks", "add", "fulltext")  # nothing is left to do
+    run(folder, installed, "run", "--until-idle")
+    fulltext = FullTextSink(folder.path / "fulltext.db")
+    assert set(fulltext.search("sleeps")) == {"old", "other", "waiting"}
+    assert folder.succeed("status")["documents"] == {"completed": 3}
+
+    refused = run(folder, installed, "sinks", "remove", "fulltext", status=1)
+    assert "first run rag-outbox sinks add fulltext --optional" in refused.stderr
+    with closing(sqlite3.connect(folder.path / "fulltext.db")) as database:
+        database.execute("UPDATE chunks SET content = 'damaged'")
+        database.commit()
+    assert fulltext.search("sleeps") == []
+    run(folder, installed, "rebuild", "fulltext")
+    assert (set(fulltext.search("sleeps")), fulltext.search("damaged")) == ({"old", "other", "waiting"}, [])
+    assert sinks(folder)["fulltext"] == (True, "active", 3, 0, 0, 0)
+    assert folder.sql("SELECT options FROM sinks WHERE name = 'fulltext'") == [(None,)]
+
+    run(folder, installed, "sinks", "add", "fulltext", "--optional")
+    assert sinks(folder)["fulltext"][:2] == (False, "active")
+    run(folder, installed, "sinks", "remove", "fulltext")
+    assert sinks(folder).keys() == {"milvus", "minio"}
+    assert folder.sql("SELECT COUNT(*) FROM sink_states WHERE sink = 'fulltext'") == [(0,)]
+    write_lines(folder, late=["The fish sleeps."])
+    folder.succeed("run", "--until-idle")
+    assert folder.succeed("status")["documents"] == {"completed": 4}
+    run(folder, installed, "sinks", "add", "fulltext")  # again: its store has rows of before
+    assert set(fulltext.search("sleeps")) == {"old", "other", "waiting", "late"}
+    assert sinks(folder)["fulltext"] == (False, "active", 4, 0, 0, 0)
+
+
+def write_lines(folder: Folder, **documents: list[str]) -> None:
+    lines = [
+        {
+            "doc_id": doc_id,
+            "title": doc_id,
+            "source_type": "text",
+            "chunks": [{"content": content, "vector": vector(content)} for content in contents],
+        }
+        for doc_id, contents in documents.items()
+    ]
+    folder.succeed("write", "-", stdin="\n".join(map(json.dumps, lines)).encode())
+
+
 def test_unknown_sink_is_named(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "data")
     folder.succeed("init")

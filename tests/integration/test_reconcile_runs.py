@@ -208,7 +208,9 @@ def test_repair_of_a_large_share_needs_force(sqlite: Engine, store: DirectorySto
 
 def test_slices_read_no_more_than_their_keys(mysql: Engine) -> None:
     fill(mysql, range(300))
-    statement = packed_statement("mysql").where(chunks.c.chunk_id > "000050").order_by(chunks.c.chunk_id).limit(50)
+    statement = (
+        packed_statement("mysql", "milvus").where(chunks.c.chunk_id > "000050").order_by(chunks.c.chunk_id).limit(50)
+    )
     with mysql.connect() as connection:
         sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
         plan = connection.exec_driver_sql(f"EXPLAIN FORMAT=TREE {sql}").scalar_one()
@@ -218,6 +220,8 @@ def test_slices_read_no_more_than_their_keys(mysql: Engine) -> None:
 
 def test_memory_does_not_grow_with_the_number_of_chunks(sqlite: Engine) -> None:
     class Rows:
+        sink = MILVUS
+
         """A Milvus that agrees with the database."""
 
         def read_range(self, after: str, upto: str | None) -> Packed:

@@ -43,7 +43,7 @@ def test_value_of_a_slice_is_the_texts_of_its_rows(on_servers: Pipeline) -> None
     on_servers.upsert(document("a", *(f"text {number}" for number in range(100))), document("b", "one"))
     on_servers.run()
     on_servers.execute("UPDATE sink_states SET state = 'absent' WHERE doc_id = 'b'")
-    statement = packed_statement("mysql").order_by(chunks.c.chunk_id).limit(1_000)
+    statement = packed_statement("mysql", "milvus").order_by(chunks.c.chunk_id).limit(1_000)
     with on_servers.engine.connect() as connection:
         rows = connection.execute(statement).all()
         texts, last = read_packed(connection, statement)

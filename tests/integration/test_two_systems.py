@@ -256,7 +256,7 @@ def test_collection_that_init_did_not_create_is_refused(
         client.drop_alias("rag_vectors")
         client.create_collection("by_hand", dimension=8)
         client.create_alias("by_hand", "rag_vectors")
-        for command in (["init"], ["run", "--until-idle"]):
+        for command in (["init"], ["reconcile"]):
             refused = first.folder.run(*command)
             assert refused.status == 1
             assert "the Milvus collection rag_vectors has no system id" in refused.err

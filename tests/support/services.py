@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, MemberDescription, OffsetSpec  # type: ignore[attr-defined]  # no __all__
@@ -56,6 +57,12 @@ class Process:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The JSON object that it printed."""
+        decoded: dict[str, Any] = json.loads(self._out.read_text())
+        return decoded
 
     @property
     def events(self) -> int:

@@ -316,6 +316,7 @@ def upgrade() -> None:
         sa.Column(
             "state", _enum("ck_sinks_state", "active", "joining", "leaving"), nullable=False, server_default="active"
         ),
+        sa.Column("options", sa.JSON),
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.PrimaryKeyConstraint("name", name="pk_sinks"),
     )

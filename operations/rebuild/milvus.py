@@ -1,0 +1,203 @@
+"""Rebuild Milvus: a second instance joins, is refilled and compared with MySQL; then the two swap their roles.
+
+The table `sinks` says how far a rebuild is, so the same command continues it after a crash at any step. Searches use
+the old instance until the new one holds all that it holds.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from operations import sinks
+from operations.rebuild import states, worker
+from operations.rebuild.collections import create_collection, serve, wait_for_index
+from operations.rebuild.errors import NotPossible, StoresDiffer
+from operations.rebuild.fill import Watch, describe, fill
+from operations.rebuild.remove import remove
+from operations.rebuild.roles import ANY_NUMBER, MOST_BEHIND, register
+from operations.rebuild.states import Progress
+from operations.rebuild.swap import count_behind, swap_roles
+from operations.rebuild.verify import compare_collection, repair
+from operations.wiring import System
+from schema.database.connection import reading
+from schema.sinks import MILVUS, RegisteredSink, next_instance, number_of
+
+if TYPE_CHECKING:
+    from operations.reconcile.findings import Findings
+
+_REPAIRS = 3  # of what the comparison finds
+_EVEN_SECONDS = 10.0  # how long a swap waits until the new instance is not behind the old one in any document
+_PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """`serving` is the instance that searches use now; `old`, which stays up to date, is None if it was removed.
+
+    `behind` documents are being refilled in the new one. `compared` counts keys.
+    """
+
+    serving: str
+    old: str | None
+    documents: int
+    behind: int
+    compared: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def rebuild(system: System, index: dict[str, Any] | None, watch: Watch) -> Rebuilt:
+    """Bring a new collection to the state of MySQL, and let searches use it. `index` is None for the same as before.
+
+    Raises NotPossible, Stalled, StoresDiffer, IndexRefused, AlreadyRunning. Interrupted at any point, it continues when
+    it is called again.
+    """
+    with worker.exclusive(system):
+        if (old := _find_half_removed(system)) is not None:
+            return _finish(system, *old)
+        serving, other = _find_instances(system)
+        if other is None:
+            other = _join(system, serving, index)
+        elif other.state == "active":
+            return _finish(system, serving, other)
+        elif index is not None and sinks.read_options(system, other.name).get("index") != index:
+            raise NotPossible(
+                f"{other.name} is being built with another index: continue without --index, or give it up: "
+                f"rag-outbox sinks remove {other.name}"
+            )
+        rebuilt = _fill_and_swap(system, serving.name, other.name, watch)
+        return _remove_old(system, rebuilt)
+
+
+def roll_back(system: System, watch: Watch) -> Rebuilt:
+    """Let searches use the other instance again; it has stayed up to date. Raises NotPossible, StoresDiffer."""
+    with worker.exclusive(system):
+        serving, other = _find_instances(system)
+        if other is None or other.state != "active":
+            raise NotPossible("there is no other instance to go back to: rag-outbox sinks list")
+        progress = states.read_progress(system.engine, other.name)
+        with reading(system.engine) as connection:
+            behind = count_behind(connection, serving.name, other.name)
+        if behind > MOST_BEHIND:
+            reason = _explain(system, other.name)
+            raise NotPossible(f"{other.name} is behind: {describe(other.name, progress, reason)}; repeat it later")
+        return _fill_and_swap(system, serving.name, other.name, watch)
+
+
+def _find_instances(system: System) -> tuple[RegisteredSink, RegisteredSink | None]:
+    """The instance that serves, and the other one. Raises NotPossible."""
+    found = [one for one in sinks.read_all(system) if one.kind == MILVUS]
+    [serving] = [one for one in found if one.is_serving]
+    others = [one for one in found if not one.is_serving]
+    for one in others:
+        if one.state == "leaving":
+            raise NotPossible(f"{one.name} is being removed: finish it first: rag-outbox sinks remove {one.name}")
+    return serving, others[0] if others else None
+
+
+def _find_half_removed(system: System) -> tuple[RegisteredSink, RegisteredSink] | None:
+    """In the embedded profile: the instance that serves, and the older one whose removal was interrupted."""
+    found = [one for one in sinks.read_all(system) if one.kind == MILVUS]
+    [serving] = [one for one in found if one.is_serving]
+    old = [one for one in found if one.state == "leaving" and number_of(one.name) < number_of(serving.name)]
+    return (serving, old[0]) if old and worker.is_embedded(system) else None
+
+
+def _join(system: System, serving: RegisteredSink, index: dict[str, Any] | None) -> RegisteredSink:
+    options = sinks.read_options(system, serving.name)
+    if index is not None:
+        options["index"] = index
+    name = next_instance([serving.name])
+    joining = RegisteredSink(name, required=False, takes_vectors=True, takes_files=False, state="joining")
+    system.with_milvus(lambda client: create_collection(system, client, joining, options.get("index")))
+    worker.prepare_group(system, name)
+    register(system.engine, joining, options or None)
+    return joining
+
+
+def _finish(system: System, serving: RegisteredSink, old: RegisteredSink) -> Rebuilt:
+    """A rebuild whose roles are swapped: the alias may not be moved yet. Raises NotPossible if nothing is left."""
+    is_moved = system.with_milvus(lambda client: serve(system, client, serving.name))
+    if worker.is_embedded(system) or is_moved:
+        total = states.read_progress(system.engine, serving.name).total
+        options = sinks.read_options(system, serving.name)
+        return _remove_old(system, Rebuilt(serving.name, old.name, total, 0, 0, options))
+    raise NotPossible(
+        f"{serving.name} serves, and {old.name} still exists: "
+        f"go back to it with rag-outbox rebuild {MILVUS} --rollback, or remove it with "
+        f"rag-outbox sinks remove {old.name}, before the next rebuild"
+    )
+
+
+def _remove_old(system: System, rebuilt: Rebuilt) -> Rebuilt:
+    """In the embedded profile nothing would keep the old instance up to date."""
+    if not worker.is_embedded(system) or rebuilt.old is None:
+        return rebuilt
+    remove(system, rebuilt.old)
+    return Rebuilt(rebuilt.serving, None, rebuilt.documents, rebuilt.behind, rebuilt.compared, rebuilt.options)
+
+
+def _fill_and_swap(system: System, old: str, new: str, watch: Watch) -> Rebuilt:
+    engine = system.engine
+    with worker.refilling(system, new) as work:
+
+        def fill_up() -> Progress:
+            states.add_states(engine, new)
+            return fill(
+                new,
+                lambda: states.read_progress(engine, new),
+                lambda _: not states.is_behind(engine, new, old, MOST_BEHIND),
+                work,
+                lambda: _explain(system, new),
+                watch,
+            )
+
+        progress = fill_up()
+        findings = _verify(system, new, fill_up, watch)
+        system.with_milvus(lambda client: wait_for_index(system, client, new))
+        behind = _swap(system, old, new, fill_up)
+        system.with_milvus(lambda client: serve(system, client, new))
+        watch.show(progress)
+    options = sinks.read_options(system, new)
+    return Rebuilt(new, old, progress.total, behind, findings.compared.total(), options)
+
+
+def _verify(system: System, new: str, fill_up: Callable[[], Progress], watch: Watch) -> "Findings":
+    """Compare, repair by refill what differs, and compare again. Raises StoresDiffer."""
+    for _ in range(_REPAIRS):
+        findings = system.with_milvus(lambda client: compare_collection(system, client, new))
+        if not findings.total:
+            return findings
+        watch.note(f"{new} differs in {findings.total:,} keys; their documents are refilled")
+        if not repair(system, new, findings):
+            break
+        fill_up()
+    else:
+        findings = system.with_milvus(lambda client: compare_collection(system, client, new))
+        if not findings.total:
+            return findings
+    raise StoresDiffer(
+        f"{new} differs from MySQL in {findings.total:,} keys, so searches still use the old instance; "
+        f"see them with rag-outbox reconcile --full --sink {new}",
+        findings.total,
+    )
+
+
+def _swap(system: System, old: str, new: str, fill_up: Callable[[], Progress]) -> int:
+    """Swap the roles at a moment at which the new instance lacks nothing, or else as little as possible."""
+    pause, deadline = threading.Event(), time.monotonic() + _EVEN_SECONDS
+    while True:
+        with reading(system.engine) as connection:
+            behind = count_behind(connection, old, new)
+        if behind == 0 or time.monotonic() >= deadline:
+            most = ANY_NUMBER if worker.is_embedded(system) else MOST_BEHIND  # there their events wait for `run`
+            lacking = swap_roles(system.engine, old, new, most=most)
+            if lacking is not None:
+                return lacking
+            fill_up()
+        pause.wait(_PAUSE_SECONDS)
+
+
+def _explain(system: System, sink: str) -> str:
+    return worker.explain_stillness(system, sink)

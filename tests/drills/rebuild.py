@@ -1,0 +1,179 @@
+"""A long drill on real servers: rebuild Milvus while documents are written, and kill the command twice.
+
+    RAG_OUTBOX_TEST_SERVERS=… python -m tests.drills.rebuild --chunks 200000
+
+It prints the rate of the refill, the peak memory of every process, and what reconcile finds at the end; status 1 if
+that is anything. It works in its own database, topics, collections and bucket, and removes them but for the topics.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from sqlalchemy import make_url
+
+from producer import Chunk, Document, Writer
+from schema.collection import alias_of
+from tests.chaos.conftest import System
+from tests.support import servers as real
+from tests.support.commands import Folder
+from tests.support.services import Process, Services, services
+from tests.support.stores import Stores
+from tests.support.waiting import wait_for
+
+DIMENSION = 256
+CHUNKS_PER_DOCUMENT = 10
+BATCH = 50
+PATIENCE_SECONDS = 7_200
+JOINED = "sink_states WHERE sink = 'milvus-2'"
+
+
+@contextmanager
+def initialised(path: Path) -> Iterator[System]:
+    servers, milvus, minio = real.ready(path), real.milvus(path), real.minio(path)
+    with (
+        real.empty_database(make_url(servers.mysql_url)) as engine,
+        milvus.database() as collections,
+        milvus.client(collections) as client,
+        minio.bucket() as bucket,
+    ):
+        namespace = servers.names().namespace
+        folder = Folder(
+            path,
+            database_url=engine.url.render_as_string(hide_password=False),
+            kafka_bootstrap_servers=servers.kafka,
+            namespace=namespace,
+            milvus_uri=f"{milvus.uri}/{collections}",
+            object_store=minio.url,
+            object_store_access_key=minio.access_key,
+            object_store_secret_key=minio.secret_key,
+            object_store_bucket=bucket,
+            embedding_model="test-model",
+            vector_dimension=str(DIMENSION),
+        )
+        assert folder.run("init").status == 0
+        yield System(folder, servers, Stores(engine, client, minio.client(), bucket, alias_of(namespace)))
+
+
+def document(number: int, edition: int = 0) -> Document:
+    contents = [
+        f"Chunk {at} of document {number}, edition {edition if at == 0 else 0}" for at in range(CHUNKS_PER_DOCUMENT)
+    ]
+    chunks = [Chunk(content=content, vector=vector(content)) for content in contents]
+    return Document(doc_id=f"doc-{number:07}", title=f"Document {number}", source_type="text", chunks=chunks)
+
+
+def vector(content: str) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+    return np.frombuffer(hashlib.shake_256(content.encode()).digest(DIMENSION), np.uint8).astype(np.float32)
+
+
+def write(system: System, documents: Sequence[Document]) -> None:
+    with system.stores.engine.begin() as connection:
+        Writer("test-model").upsert_many(connection, documents)
+
+
+def write_until(system: System, documents: int, stop: threading.Event, written: list[int]) -> None:
+    """Write a batch of documents again, one after another, each with another first chunk."""
+    edition = 0
+    while not stop.is_set():
+        edition += 1
+        first = edition * BATCH % documents
+        write(system, [document(number % documents, edition) for number in range(first, first + BATCH)])
+        written[0] += BATCH
+        stop.wait(0.5)
+
+
+def wait_until_completed(system: System) -> None:
+    wait_for(lambda: system.stores.pending() == 0, "every document to be completed", timeout_seconds=PATIENCE_SECONDS)
+
+
+def peak_megabytes(process: Process) -> float:
+    lines = Path(f"/proc/{process._process.pid}/status").read_text().splitlines()
+    [line] = [one for one in lines if one.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
+
+
+def rebuild(system: System, some: Services, documents: int) -> dict[str, float]:
+    """Rebuild with two kills, at a third and at two thirds of the documents. Returns seconds and peak memory."""
+    began, peak = time.monotonic(), 0.0
+    for share in (1 / 3, 2 / 3):
+        process = some.start("rebuild", "milvus")
+        enough = share * documents
+        wait_for(
+            lambda: system.stores.count(f"{JOINED} AND state = 'applied'") >= enough or process.status is not None,  # noqa: B023
+            "the refill",
+            timeout_seconds=PATIENCE_SECONDS,
+        )
+        if process.status is None:
+            peak = max(peak, peak_megabytes(process))
+            process.kill()
+    process = some.start("rebuild", "milvus")
+    while process.status is None:
+        try:
+            peak = max(peak, peak_megabytes(process))
+        except (OSError, ValueError):
+            break
+        threading.Event().wait(0.5)
+    wait_for(lambda: process.status is not None, "the rebuild to end")
+    assert process.status == 0 or "still exists" in process.log, process.log
+    return {"seconds": round(time.monotonic() - began, 1), "rebuild_peak_megabytes": round(peak)}
+
+
+def run(chunks: int, consumers: int) -> int:
+    documents = chunks // CHUNKS_PER_DOCUMENT
+    with TemporaryDirectory() as folder, initialised(Path(folder)) as system, services(system.folder) as some:
+        some.relay()
+        for sink in (*["milvus"] * consumers, "minio"):
+            some.consumer(sink)
+        began = time.monotonic()
+        for first in range(0, documents, BATCH):
+            write(system, [document(number) for number in range(first, min(first + BATCH, documents))])
+        wait_until_completed(system)
+        filled = time.monotonic() - began
+        running, stop, written = list(some.processes), threading.Event(), [0]
+        thread = threading.Thread(target=write_until, args=(system, documents, stop, written))
+        thread.start()
+        try:
+            facts = rebuild(system, some, documents)
+        finally:
+            stop.set()
+            thread.join()
+        wait_until_completed(system)
+        memory = {one.name: round(peak_megabytes(one)) for one in running}
+        comparing = some.start("reconcile", "--full")
+        wait_for(lambda: comparing.status is not None, "the comparison", timeout_seconds=PATIENCE_SECONDS)
+        report = comparing.facts
+        result = {
+            "chunks": chunks,
+            "documents": documents,
+            "dimension": DIMENSION,
+            "fill_seconds": round(filled, 1),
+            **facts,
+            "chunks_per_second": round(chunks / facts["seconds"]),
+            "documents_written_meanwhile": written[0],
+            "consumer_peak_megabytes": memory,
+            "compared": report["compared"],
+            "differences": report["differences"],
+        }
+        sys.stdout.write(json.dumps(result) + "\n")
+        return 1 if report["differences"] else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Rebuild Milvus under writes; the command is killed twice.")
+    parser.add_argument("--chunks", type=int, default=200_000)
+    parser.add_argument("--consumers", type=int, default=2, help="processes of rag-outbox consume milvus")
+    given = parser.parse_args()
+    return run(given.chunks, given.consumers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
