@@ -22,6 +22,7 @@ from operations.cli import (
     reconcile,
     relay,
     resync,
+    retention,
     run,
     search,
     show,
@@ -73,7 +74,7 @@ def _root(
 
 _COMMANDS = (
     *(init, write, ingest, adopt, delete, resync, list, show, search, status),
-    *(run, relay, consume, monitor, reconcile, demo),
+    *(run, relay, consume, monitor, reconcile, retention, demo),
 )
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)

@@ -26,6 +26,9 @@ from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
 from operations.monitoring.process import Process
 from operations.monitoring.work_log import WorkLog
+from operations.retention.hourly import retain_hourly
+from operations.retention.metrics import RetentionMetrics
+from operations.retention.run import policies_of_database, policies_of_store
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
 from operations.sinks import names, open_sink
@@ -117,7 +120,14 @@ def run(
         stack.enter_context(_watch(system, process, {sink.name: sink.ensure for sink, _ in sinks}))
         _prepare_new_history(system, registered, stop, patience_seconds, failing)
         began = _read_clock(system)
-        with sweep_hourly(system.engine, system.store), _giving_up(system, patience_seconds):
+        stack.enter_context(sweep_hourly(system.engine, system.store))
+        policies = [
+            *policies_of_database(system.engine, system.settings),
+            *policies_of_store(system.engine, system.store, system.settings),
+        ]
+        retention = RetentionMetrics(process.registry, [policy.name for policy in policies])
+        stack.enter_context(retain_hourly(system.engine, policies, retention))
+        with _giving_up(system, patience_seconds):
             relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
         if until_idle and not stop.is_set():
             _require_applied(system, began)

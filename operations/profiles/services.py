@@ -74,6 +74,8 @@ def consume(system: System, sink_name: str, stop: threading.Event) -> int:
     from consumers.refill import Refill, mark_all_absent
     from operations.monitoring.process import Process
     from operations.monitoring.work_log import WorkLog
+    from operations.retention.hourly import retain_hourly
+    from operations.retention.run import policies_of_store
     from schema.kafka.topics import RequiredTopics
 
     consumed = 0
@@ -97,6 +99,8 @@ def consume(system: System, sink_name: str, stop: threading.Event) -> int:
         topics.require()
         if sink_name == MINIO:
             stack.enter_context(sweep_hourly(system.engine, system.store))
+            of_store = policies_of_store(system.engine, system.store, system.settings)
+            stack.enter_context(retain_hourly(system.engine, of_store))
 
         def mark_gap(lanes: Collection[int]) -> None:
             marked = mark_all_absent(system.engine, sink_name, "the topic lost events before they were read", lanes)
@@ -141,15 +145,22 @@ def consume(system: System, sink_name: str, stop: threading.Event) -> int:
 
 
 def monitor(system: System, stop: threading.Event) -> None:
-    """Watch the backlog until `stop` is set."""
+    """Watch the backlog, and remove what retention does not keep, until `stop` is set."""
     from operations.monitoring.kafka_backlog import KafkaBacklog
     from operations.monitoring.metrics import BacklogMetrics
     from operations.monitoring.monitor import Monitor
     from operations.monitoring.process import Process
+    from operations.retention.hourly import retain_hourly
+    from operations.retention.metrics import RetentionMetrics
+    from operations.retention.policy import ARCHIVES
+    from operations.retention.run import policies_of_database
 
     names, kafka = system.names, _kafka(system)
     _enable_info_logs("operations")
     process = Process(system, "monitor")
+    policies = policies_of_database(system.engine, system.settings)
+    in_store = [ARCHIVES] if system.settings.retention_archives_days else []  # `consume minio` works on it
+    retention = RetentionMetrics(process.registry, [*(policy.name for policy in policies), *in_store])
     metrics = BacklogMetrics(process.registry, names.relays_group)
     groups = KafkaBacklog(kafka, names, system.identity.lanes, sink_names(system))
 
@@ -157,7 +168,7 @@ def monitor(system: System, stop: threading.Event) -> None:
         if not metrics.up.get("kafka"):
             raise Retryable("the last look failed, or there was none")
 
-    with process.serve({"kafka": check_kafka}):
+    with process.serve({"kafka": check_kafka}), retain_hourly(system.engine, policies, retention):
         Monitor(system.engine, metrics, groups).run(stop, process.metrics.note_progress)
 
 
