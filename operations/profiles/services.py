@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from operations.settings import PREFIX, SettingsError
 from operations.signals import end_in_time
@@ -74,8 +74,6 @@ def consume(system: System, sink_name: str, stop: threading.Event) -> int:
     from consumers.refill import Refill, mark_all_absent
     from operations.monitoring.process import Process
     from operations.monitoring.work_log import WorkLog
-    from operations.retention.hourly import retain_hourly
-    from operations.retention.run import policies_of_store
     from schema.kafka.topics import RequiredTopics
 
     consumed = 0
@@ -98,9 +96,7 @@ def consume(system: System, sink_name: str, stop: threading.Event) -> int:
         topics = RequiredTopics(kafka, [names.documents_topic], system.identity.lanes)
         topics.require()
         if sink_name == MINIO:
-            stack.enter_context(sweep_hourly(system.engine, system.store))
-            of_store = policies_of_store(system.engine, system.store, system.settings)
-            stack.enter_context(retain_hourly(system.engine, of_store))
+            stack.enter_context(_tidying_store(system))
 
         def mark_gap(lanes: Collection[int]) -> None:
             marked = mark_all_absent(system.engine, sink_name, "the topic lost events before they were read", lanes)
@@ -142,6 +138,17 @@ def consume(system: System, sink_name: str, stop: threading.Event) -> int:
             probe=probe_database,
         ).run(stop)
     return consumed
+
+
+@contextmanager
+def _tidying_store(system: System) -> Iterator[None]:
+    """Sweep staged objects, and remove what retention does not keep in the object store, until the context ends."""
+    from operations.retention.hourly import retain_hourly
+    from operations.retention.run import policies_of_store
+
+    policies = policies_of_store(system.engine, system.store, system.settings)
+    with sweep_hourly(system.engine, system.store), retain_hourly(system.engine, policies):
+        yield
 
 
 def monitor(system: System, stop: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""Removes old rows of one table in bounded batches: a plain read of an index finds them, a DELETE by key removes them."""
+"""Removes old rows of one table in bounded batches: a plain read of an index finds them, a DELETE by key removes."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass

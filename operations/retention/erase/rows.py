@@ -73,7 +73,7 @@ def erase(engine: Engine, doc_id: str) -> dict[str, int]:
     The rows of logs and dead letters stay. Interrupted at any point, it can be repeated.
     """
     with reading(engine) as connection:
-        logs = [ids for ids in _pages_of_logs(connection, doc_id)]
+        logs = list(_pages_of_logs(connection, doc_id))
     for ids in logs:
         _run(engine, update(operation_logs).where(_log.log_id.in_(ids)).values(payload=null()))
     return {

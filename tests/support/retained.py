@@ -1,0 +1,56 @@
+"""Retention in a test: policies on the stores of a pipeline, and rows and objects that are old."""
+
+import os
+import threading
+import time
+from datetime import datetime, timedelta
+
+from sqlalchemy import Engine, select
+
+from operations.retention.archives import Archives
+from operations.retention.deleted_documents import DeletedDocuments
+from operations.retention.policy import Policy
+from operations.retention.run import Ran, run_policy
+from schema.database.clock import utc_now
+from schema.database.connection import reading
+from tests.support.pipeline import Pipeline
+
+DAYS = 30
+MINUTE = timedelta(minutes=1)
+
+
+def days_ago(engine: Engine, days: float, later: timedelta = timedelta(0)) -> datetime:
+    """A time by the clock of the database."""
+    with reading(engine) as connection:
+        now: datetime = connection.execute(select(utc_now())).scalar_one()
+    return now - timedelta(days=days) + later
+
+
+def ran(engine: Engine, policy: Policy) -> Ran:
+    return run_policy(engine, policy, threading.Event())
+
+
+def purged(pipeline: Pipeline) -> Ran:
+    return ran(pipeline.engine, DeletedDocuments(pipeline.engine, DAYS))
+
+
+def tidied(pipeline: Pipeline) -> Ran:
+    return ran(pipeline.engine, Archives(pipeline.engine, pipeline.store, DAYS))
+
+
+def delete_long_ago(pipeline: Pipeline, *doc_ids: str) -> None:
+    """Delete documents, let both sinks confirm it, and let it be 31 days ago."""
+    pipeline.delete(*doc_ids)
+    pipeline.run()
+    age_deletions(pipeline)
+
+
+def age_deletions(pipeline: Pipeline, days: float = DAYS + 1) -> None:
+    at = days_ago(pipeline.engine, days)
+    pipeline.execute("UPDATE documents SET deleted_at = :at WHERE deleted_at IS NOT NULL", at=at)
+
+
+def age_objects(pipeline: Pipeline, days: float = DAYS + 1) -> None:
+    """Let all objects of all archives be this old."""
+    for key in pipeline.store.keys("processed-data/embeddings/"):
+        os.utime(pipeline.store.root / key, (time.time() - days * 86_400,) * 2)
