@@ -3,9 +3,11 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, event, select
 
 from operations.retention.archives import Archives
 from operations.retention.deleted_documents import DeletedDocuments
@@ -54,3 +56,18 @@ def age_objects(pipeline: Pipeline, days: float = DAYS + 1) -> None:
     """Let all objects of all archives be this old."""
     for key in pipeline.store.keys("processed-data/embeddings/"):
         os.utime(pipeline.store.root / key, (time.time() - days * 86_400,) * 2)
+
+
+@contextmanager
+def dying_at(engine: Engine, statement: str) -> Iterator[None]:
+    """Let the process seem to die where it first sends a statement that begins so."""
+
+    def die(_connection: object, _cursor: object, sent: str, *_: object) -> None:
+        if sent.startswith(statement):
+            raise KeyboardInterrupt
+
+    event.listen(engine, "before_cursor_execute", die)
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", die)
