@@ -1,4 +1,4 @@
-"""A deleted document is emptied after its time, once every required sink confirmed it; its tombstone keeps its duties."""
+"""A deleted document is emptied after its time, once every required sink confirmed it; its tombstone keeps working."""
 
 from typing import Any
 

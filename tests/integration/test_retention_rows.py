@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from sqlalchemy import Engine, event, insert, text
+from sqlalchemy import Engine, event, insert, literal_column, text
 
 from operations.retention import hourly, runs
 from operations.retention.dead_letters import old_dead_letters
@@ -169,7 +169,7 @@ def test_background_removes_counts_and_survives_a_failing_policy(
 ) -> None:
     monkeypatch.setattr(hourly, "_LOOK_SECONDS", 0.05)
     add(engine, operation_logs, *(log("old", days_ago(engine, DAYS + 1)) for _ in range(3)))
-    broken = replace(old_dead_letters(engine, DAYS), is_old=lambda _: text("no_such_column < 1"))
+    broken = replace(old_dead_letters(engine, DAYS), is_old=lambda _: literal_column("no_such_column") < 1)
     metrics = RetentionMetrics(registry := CollectorRegistry(), ["operation_logs", "dead_letters"])
     value = registry.get_sample_value
     labels = {"policy": "operation_logs"}

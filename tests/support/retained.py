@@ -6,16 +6,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any, cast
 
 from sqlalchemy import Engine, event, select
 
+from consumers.minio.sink import MinioSink
 from operations.retention.archives import Archives
 from operations.retention.deleted_documents import DeletedDocuments
 from operations.retention.policy import Policy
 from operations.retention.run import Ran, run_policy
+from producer import Writer
 from schema.database.clock import utc_now
 from schema.database.connection import reading
-from tests.support.pipeline import Pipeline
+from schema.object_store.directory import DirectoryStore
+from tests.support.pipeline import MODEL, SYSTEM_ID, Pipeline, applier
+from tests.support.refill import refill_of
 
 DAYS = 30
 MINUTE = timedelta(minutes=1)
@@ -71,3 +76,26 @@ def dying_at(engine: Engine, statement: str) -> Iterator[None]:
         yield
     finally:
         event.remove(engine, "before_cursor_execute", die)
+
+
+class ArchivePipeline(Pipeline):
+    """A pipeline whose only sink is the object store: what concerns the archive alone needs no Milvus."""
+
+    @classmethod
+    @contextmanager
+    def opened(cls, engine: Engine, store: DirectoryStore) -> Iterator["ArchivePipeline"]:
+        sink = MinioSink(store, SYSTEM_ID)
+        sink.create()
+        made = cls(engine, store, cast(Any, None), Writer(MODEL), cast(Any, None), sink)
+        made.execute("DELETE FROM sinks WHERE name = 'milvus'")
+        yield made
+        sink.close()
+
+    def run(self) -> None:
+        assert applier(self.engine, self.minio_sink).apply(self.pending()) == []
+        self.execute("DELETE FROM outbox")
+
+    def refill(self) -> None:
+        """Refill until no document is due."""
+        while refill_of(self, self.minio_sink).run_round():
+            pass
