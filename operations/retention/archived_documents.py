@@ -1,18 +1,16 @@
 """What the database says of the documents that the bucket has an archive of."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select
-from sqlalchemy.dialects import mysql, sqlite
 
-import producer
 from schema import archive
 from schema.database.connection import snapshot
 from schema.database.history import read_identity
-from schema.database.tables import checked_archives, chunks, documents, sink_states
+from schema.database.tables import chunks, documents, sink_states, tidied_documents
 
 _NAMES = ("doc_id", "version", "history_id", "lost_version", "deleted_at", "status")
 
@@ -26,7 +24,7 @@ class ArchivedDocument:
     history_id: str
     lost_version: int
     is_deleted: bool
-    checked_version: int  # at which its archive had no superseded rows; 0: never
+    tidied_version: int  # at which its archive had no superseded rows; 0: never
     states: tuple[tuple[str, str, int, int], ...]  # sink, state, applied version and marks
     is_settled: bool
 
@@ -53,24 +51,6 @@ def look_with_chunks(engine: Engine, doc_id: str) -> tuple[ArchivedDocument | No
     return found, wanted
 
 
-def note_checked(engine: Engine, versions: Mapping[str, int]) -> None:
-    """The archives of these documents have no superseded rows at these versions."""
-    if not versions:
-        return
-    rows = [{"doc_id": doc_id, "version": version} for doc_id, version in sorted(versions.items())]
-
-    def work(connection: Connection) -> None:
-        if connection.dialect.name == "mysql":
-            of_mysql = mysql.insert(checked_archives)
-            connection.execute(of_mysql.on_duplicate_key_update(version=of_mysql.inserted.version), rows)
-        else:
-            of_sqlite = sqlite.insert(checked_archives)
-            replaced = {"version": of_sqlite.excluded.version}
-            connection.execute(of_sqlite.on_conflict_do_update(index_elements=["doc_id"], set_=replaced), rows)
-
-    producer.run(engine, work)
-
-
 def _look(connection: Connection, doc_ids: Collection[str]) -> dict[str, ArchivedDocument]:
     state = sink_states.c
     sinks = [sink.name for sink in read_identity(connection).sinks if sink.state != "leaving"]
@@ -78,9 +58,9 @@ def _look(connection: Connection, doc_ids: Collection[str]) -> dict[str, Archive
     states: dict[str, list[tuple[str, str, int, int]]] = defaultdict(list)
     for row in connection.execute(of_states.where(state.doc_id.in_(doc_ids), state.sink.in_(sinks))):
         states[row.doc_id].append((row.sink, row.state, row.applied_version, row.marks))
-    joined = documents.outerjoin(checked_archives, checked_archives.c.doc_id == documents.c.doc_id)
+    joined = documents.outerjoin(tidied_documents, tidied_documents.c.doc_id == documents.c.doc_id)
     columns = [documents.c[name] for name in _NAMES]
-    rows = select(*columns, checked_archives.c.version.label("checked_version")).select_from(joined)
+    rows = select(*columns, tidied_documents.c.version.label("tidied_version")).select_from(joined)
     return {
         row.doc_id: _document(row, tuple(sorted(states[row.doc_id])), len(sinks))
         for row in connection.execute(rows.where(documents.c.doc_id.in_(doc_ids)))
@@ -95,7 +75,7 @@ def _document(row: Any, states: tuple[tuple[str, str, int, int], ...], sinks: in
         row.history_id,
         row.lost_version,
         row.deleted_at is not None,
-        row.checked_version or 0,
+        row.tidied_version or 0,
         states,
         len(holding) == sinks and row.status == "completed",
     )

@@ -15,11 +15,13 @@ from itertools import groupby
 
 from sqlalchemy import Engine
 
+import producer
 from consumers.minio.translate import translate_errors
 from operations.retention import runs
 from operations.retention.archive_rows import ArchiveMoved, inspect, split
-from operations.retention.archived_documents import ArchivedDocument, look, look_with_chunks, note_checked
+from operations.retention.archived_documents import ArchivedDocument, look, look_with_chunks
 from operations.retention.policy import ARCHIVES, Preview
+from operations.retention.tidied import note_tidied
 from operations.staging import read_clock
 from schema.batches import bounded
 from schema.object_store import layout
@@ -114,7 +116,7 @@ class Archives:
                         continue
                     checked[one.doc_id] = version
                 going += _find_going(document, one, before, is_checked=True)
-            note_checked(self._engine, checked)
+            producer.run(self._engine, lambda connection: note_tidied(connection, checked))
             self._store.remove(going)
         return len(going)
 
@@ -144,7 +146,7 @@ class Archives:
 
 def _needs_check(document: ArchivedDocument) -> bool:
     """The archive of a first version has nothing else."""
-    return not document.is_deleted and document.version > max(1, document.checked_version)
+    return not document.is_deleted and document.version > max(1, document.tidied_version)
 
 
 def _find_going(document: ArchivedDocument, found: _Found, before: datetime, *, is_checked: bool) -> list[str]:

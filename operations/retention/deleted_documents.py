@@ -8,9 +8,9 @@ from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 
 import producer
 from operations.retention.policy import DELETED_DOCUMENTS, Preview, read_limit
-from operations.retention.purge import is_deleted, is_full, purge
+from operations.retention.purge import is_deleted, purge
 from schema.database.connection import reading
-from schema.database.tables import DOCUMENT_STATES, documents
+from schema.database.tables import DOCUMENT_STATES, documents, tidied_documents
 
 _DOCUMENTS = 100  # per transaction
 _HALF_A_DAY = 12 * 3_600.0  # a run looks at every tombstone
@@ -58,7 +58,9 @@ class DeletedDocuments:
 
 
 def _is_due(limit: datetime) -> tuple[Any, ...]:
-    return is_deleted, _columns.deleted_at < limit, is_full
+    tidied = tidied_documents.c
+    is_tidied = select(tidied.doc_id).where(tidied.doc_id == _columns.doc_id, tidied.version == _columns.version)
+    return is_deleted, _columns.deleted_at < limit, ~is_tidied.correlate(documents).exists()
 
 
 def _page(limit: datetime, last: tuple[datetime, str] | None) -> Select[Any]:

@@ -9,13 +9,13 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, or_, select, update
+from sqlalchemy import Connection, and_, delete, select, update
 
 from consumers import marks
+from operations.retention.tidied import note_tidied
 from schema.database.history import read_identity
 from schema.database.statements import execute_for_ids
 from schema.database.tables import (
-    checked_archives,
     chunk_tombstones,
     chunks,
     document_files,
@@ -28,7 +28,6 @@ EMPTY: Mapping[str, Any] = {"title": ""} | dict.fromkeys(
 )
 _PURGED = "the document is deleted, and its deletion was not confirmed in time"
 
-is_full = or_(documents.c.title != "", *(documents.c[name].is_not(None) for name in EMPTY if name != "title"))
 is_deleted = and_(documents.c.status == "completed", documents.c.deleted_at.is_not(None))
 
 
@@ -62,8 +61,9 @@ def purge(connection: Connection, doc_ids: Collection[str], *, before: datetime 
         if behind:
             marks.mark_states_absent(connection, dict.fromkeys(behind, _PURGED), sink.name)
     execute_for_ids(connection, update(documents).values(EMPTY), documents.c.doc_id, ready)
-    for table in (chunks, chunk_tombstones, document_files, checked_archives):
+    for table in (chunks, chunk_tombstones, document_files):
         execute_for_ids(connection, delete(table), table.c.doc_id, ready)
     former = delete(sink_states).where(states.sink.not_in([sink.name for sink in registered]))
     execute_for_ids(connection, former, states.doc_id, ready)
+    note_tidied(connection, {doc_id: versions[doc_id] for doc_id in ready})
     return ready

@@ -363,8 +363,8 @@ retention_runs = Table(  # a row per retention policy: who works on it next, and
     **_OPTIONS,
 )
 
-checked_archives = Table(  # documents whose archive has no superseded rows at this version
-    "checked_archives",
+tidied_documents = Table(  # documents of which retention has nothing to remove at this version
+    "tidied_documents",
     metadata,
     Column("doc_id", String(limits.DOC_ID_BYTES), primary_key=True),
     Column("version", BigInteger, nullable=False),

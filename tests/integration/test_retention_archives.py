@@ -246,7 +246,7 @@ def test_whatever_happens_at_any_step_no_vector_is_lost_and_no_removed_text_stay
 ) -> None:
     step, expected = STEPS[name]
     for at in range(100):
-        pipeline.execute("DELETE FROM checked_archives")
+        pipeline.execute("DELETE FROM tidied_documents")
         edit(pipeline)
         try:
             if not tidy_with(pipeline, lambda: step(pipeline), at):
@@ -288,7 +288,7 @@ def test_run_goes_on_where_the_last_one_ended_and_reaches_all(
     tidied(pipeline)
     assert runs.read_position(pipeline.engine, "archives") == ""
     assert archived(pipeline, superseded=True) == ["one"] * len(ids)
-    assert {doc_id for (doc_id,) in pipeline.sql("SELECT doc_id FROM checked_archives")} == set(ids)
+    assert {doc_id for (doc_id,) in pipeline.sql("SELECT doc_id FROM tidied_documents")} == set(ids)
 
 
 def test_unchanged_archive_is_not_read_again(edited: ArchivePipeline) -> None:

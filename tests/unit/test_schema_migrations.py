@@ -36,7 +36,7 @@ TABLES = {
     "reconcile_reports",
     "sinks",
     "retention_runs",
-    "checked_archives",
+    "tidied_documents",
 }
 UPGRADE = """
 import sys

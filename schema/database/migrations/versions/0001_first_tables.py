@@ -323,10 +323,10 @@ def upgrade() -> None:
     )
 
     _create_table(
-        "checked_archives",
+        "tidied_documents",
         sa.Column("doc_id", sa.String(64), nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
-        sa.PrimaryKeyConstraint("doc_id", name="pk_checked_archives"),
+        sa.PrimaryKeyConstraint("doc_id", name="pk_tidied_documents"),
     )
 
     _create_table(
