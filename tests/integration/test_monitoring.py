@@ -130,6 +130,8 @@ def test_page_has_exactly_the_metrics_of_run(tmp_path: Path) -> None:
     with folder.start("run", metrics_port=str(port)):
         wait_for(lambda: prometheus.answers(port, "/readyz"), "run to be ready")
         wait_for(lambda: served(port)["rag_outbox_monitor_up"].labels, "the first look at the backlog")
+        retained = "rag_outbox_retention_last_success_timestamp_seconds"
+        wait_for(lambda: retained in served(port) and served(port)[retained].labels, "the first run of retention")
         found, page = served(port), documented("run")
     assert {name: one.type for name, one in found.items()} == {name: one.type for name, one in page.items()}
     differing = {name for name, one in found.items() if one.labels != page[name].labels}

@@ -201,7 +201,7 @@ OLD = (
     "INSERT INTO processing_tasks (task_id, task_type, doc_id, status, completed_at)"
     f" {NUMBERS} SELECT n, 'chunk', 'd', IF(n % 2, 'completed', 'queued'),"
     " IF(n % 2, UTC_TIMESTAMP(6) - INTERVAL n / 1000 DAY, NULL) FROM numbers",
-    "UPDATE outbox_dead_letters SET state = 'replayed', closed_at = '2020-01-01' WHERE id <= 15",  # the test removes them
+    "UPDATE outbox_dead_letters SET state = 'replayed', closed_at = '2020-01-01' WHERE id <= 15",  # until the test
     "INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_count, status, deleted_at) SELECT"
     " CONCAT('gone-', doc_id), 1, 'h', 't', 'text', 0, 'completed', UTC_TIMESTAMP(6) - INTERVAL CRC32(doc_id) % 60 DAY"
     " FROM documents WHERE doc_id LIKE 'other-1%'",
