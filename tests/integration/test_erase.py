@@ -220,7 +220,6 @@ def leave_file(pipeline: Pipeline) -> None:
         (lambda one: one.execute("UPDATE sink_states SET state = 'failed', applied_version = 1"), "(failed)"),
         (lambda one: one.execute("UPDATE sink_states SET state = 'absent', applied_version = 0"), "(absent)"),
         (lambda one: one.execute("DELETE FROM sink_states"), "(pending)"),
-        (lambda one: one.execute("UPDATE documents SET lost_version = 2"), "run rag-outbox resync a"),
         (wait_in_outbox, "1 events of it wait in the outbox"),
         (lambda one: add_letter(one, letter("a", "open", 2)), "is open: replay or discard it"),
         (lambda one: add_task(one, "a", "running"), "1 tasks of it have not ended"),
@@ -231,7 +230,6 @@ def leave_file(pipeline: Pipeline) -> None:
         "failed",
         "absent",
         "without state",
-        "suspect",
         "waiting event",
         "open letter",
         "open task",
@@ -252,6 +250,20 @@ def test_erase_is_refused_with_a_reason_and_a_command(
             act(system_of(pipeline), "a")
         assert reason in str(refused.value)
     assert (pipeline.sql("SELECT * FROM operation_logs"), pipeline.objects()) == (logs, objects)
+
+
+@pytest.mark.parametrize("is_deleted", [False, True], ids=["living", "deleted"])
+def test_text_of_a_lost_history_goes_too(pipeline: ArchivePipeline, is_deleted: bool) -> None:
+    """A refill healed the suspect, and left the objects of the lost version."""
+    make_traces(pipeline, "a")
+    lost = rows_of(pipeline, "a")
+    if is_deleted:
+        pipeline.delete("a")
+        pipeline.run()
+    pipeline.execute("UPDATE documents SET lost_version = 7")
+    archive.write(pipeline.store, "a", 7, 1, lost)
+    erase_everywhere(pipeline, "a")
+    assert {row.content for row in rows_of(pipeline, "a")} == (set() if is_deleted else {STAYS})
 
 
 def test_optional_sink_that_lags_becomes_absent(pipeline: ArchivePipeline) -> None:

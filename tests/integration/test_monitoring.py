@@ -12,6 +12,8 @@ import yaml
 
 from compose.grafana.dashboards import FOLDER
 from compose.native.prometheus import EXPORTERS, RULES
+from operations.retention.policy import NAMES
+from schema.database.connection import connect
 from schema.sinks import SINKS
 from tests.chaos.conftest import initialised
 from tests.support import prometheus
@@ -19,6 +21,7 @@ from tests.support.commands import Folder
 from tests.support.monitored import COMMANDS, Monitored, monitored
 from tests.support.servers import ROOT, MilvusServer, MinioServer, Servers
 from tests.support.waiting import wait_for
+from tests.support.written import rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -121,6 +124,13 @@ def test_page_has_exactly_the_metrics_of_the_services(system: Monitored, name: s
         return found == expected
 
     wait_for(is_as_documented, "the metrics of the page")
+
+
+def test_monitor_and_consumer_of_the_object_store_run_retention(system: Monitored) -> None:
+    engine = connect(system.folder.settings["database_url"])
+    ended = "SELECT policy FROM retention_runs WHERE ended_at IS NOT NULL"
+    wait_for(lambda: {policy for (policy,) in rows(engine, ended)} == set(NAMES), "a run of every policy")
+    engine.dispose()
 
 
 def test_page_has_exactly_the_metrics_of_run(tmp_path: Path) -> None:

@@ -197,10 +197,11 @@ def test_missing_files_of_a_source_are_found_by_an_index(pipeline: Pipeline, sen
 
 OLD = (
     "INSERT INTO operation_logs (operation_type, target_table, target_id, operator, created_at)"
-    f" {NUMBERS} SELECT 'INSERT', 'documents', 'd', 'o', UTC_TIMESTAMP(6) - INTERVAL n / 100 DAY FROM numbers",
+    f" {NUMBERS} SELECT 'INSERT', 'documents', 'd', 'o', UTC_TIMESTAMP(6) - INTERVAL n / 100 DAY FROM numbers"
+    " WHERE n % 5 = 0",
     "INSERT INTO processing_tasks (task_id, task_type, doc_id, status, completed_at)"
     f" {NUMBERS} SELECT n, 'chunk', 'd', IF(n % 2, 'completed', 'queued'),"
-    " IF(n % 2, UTC_TIMESTAMP(6) - INTERVAL n / 1000 DAY, NULL) FROM numbers",
+    " IF(n % 2, UTC_TIMESTAMP(6) - INTERVAL n / 1000 DAY, NULL) FROM numbers WHERE n % 5 = 0",
     "UPDATE outbox_dead_letters SET state = 'replayed', closed_at = '2020-01-01' WHERE id <= 15",  # until the test
     "INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_count, status, deleted_at) SELECT"
     " CONCAT('gone-', doc_id), 1, 'h', 't', 'text', 0, 'completed', UTC_TIMESTAMP(6) - INTERVAL CRC32(doc_id) % 60 DAY"

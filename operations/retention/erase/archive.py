@@ -63,8 +63,11 @@ def _has_others(store: ObjectStore, key: str, living: set[str]) -> bool:
 
 
 def _is_of(document: ArchivedDocument, key: str) -> bool:
-    """Whether it is no object of a newer version, which may have been archived meanwhile."""
-    return layout.embeddings_version(key) <= document.version
+    """Whether it is no object of the next version, which may have been archived meanwhile.
+
+    That version is above those of a lost history, whose objects go, too.
+    """
+    return layout.embeddings_version(key) <= max(document.version, document.lost_version)
 
 
 def _replace(

@@ -30,7 +30,7 @@ class Erasable:
 def require_erasable(connection: Connection, doc_id: str) -> Erasable:
     """Raises CannotErase, or OperationError if there is no such document."""
     columns = documents.c
-    chosen = select(columns.version, columns.lost_version, columns.deleted_at).where(columns.doc_id == doc_id)
+    chosen = select(columns.version, columns.deleted_at).where(columns.doc_id == doc_id)
     row = connection.execute(chosen).one_or_none()
     if row is None:
         raise OperationError(f"no such document: {doc_id!r}")
@@ -46,10 +46,6 @@ def require_erasable(connection: Connection, doc_id: str) -> Erasable:
             refusals.append(
                 f"{sink.name} has not confirmed version {row.version} ({state}): see rag-outbox show {doc_id}"
             )
-    if row.lost_version >= row.version:
-        refusals.append(
-            f"an event of a lost history was seen for it: run rag-outbox resync {doc_id}, or write it again"
-        )
     refusals += _find_rows(connection, doc_id, identity)
     if refusals:
         raise CannotErase(f"document {doc_id!r} cannot be erased now: {'; '.join(refusals)}")
