@@ -221,6 +221,14 @@ def _mark_absent(connection: Connection, reasons: Mapping[str, str], sink: str |
     if not reasons:
         return
     doc_ids = sorted(reasons)
+    mark_states_absent(connection, reasons, sink)
+    if sink is None or roles.is_serving(connection, sink):
+        execute_for_ids(connection, update(chunks).values(milvus_synced=false()), chunks.c.doc_id, doc_ids)
+    completion.reopen_documents(connection, doc_ids)
+
+
+def mark_states_absent(connection: Connection, reasons: Mapping[str, str], sink: str | None) -> None:
+    """The states alone: for an optional sink, whose documents' status does not follow it, and that have no chunks."""
     rows = [(doc_id, sink, reason) for doc_id, reason in reasons.items()]
     given = values_table(connection, {"doc_id": str, "sink": str, "reason": str}, rows)
     connection.execute(
@@ -237,9 +245,6 @@ def _mark_absent(connection: Connection, reasons: Mapping[str, str], sink: str |
             marks=sink_states.c.marks + 1,  # a consumer that applies the document now notices it
         )
     )
-    if sink is None or roles.is_serving(connection, sink):
-        execute_for_ids(connection, update(chunks).values(milvus_synced=false()), chunks.c.doc_id, doc_ids)
-    completion.reopen_documents(connection, doc_ids)
 
 
 def _is_given(given: Any) -> tuple[ColumnElement[bool], ...]:

@@ -125,7 +125,7 @@ def check(
     report = Report(read, unreadable, lost_events, frozenset(documents), frozenset(unmarked), reader.is_at_end)
     if report.is_complete and since is None:
         with engine.begin() as connection:
-            history.note_checked(connection, histories_then.current)
+            history.note_tidied(connection, histories_then.current)
     return report
 
 

@@ -58,7 +58,7 @@ def sweep(engine: Engine, store: ObjectStore, stop: threading.Event) -> int:
     with translate_errors():
         if next(store.written_at(STAGING_PREFIX), None) is None:
             return 0
-        before = _read_clock(store) - _AGE
+        before = read_clock(store) - _AGE
         old = (key for key, at in store.written_at(STAGING_PREFIX) if at < before)
         for keys in bounded(old, IDS_PER_STATEMENT):
             if stop.is_set():
@@ -94,7 +94,7 @@ def _run(engine: Engine, store: ObjectStore, stop: threading.Event) -> None:
         stop.wait(_PAUSE_SECONDS)
 
 
-def _read_clock(store: ObjectStore) -> datetime:
+def read_clock(store: ObjectStore) -> datetime:
     """The time by the store's clock: that of an object which is written now."""
     key = f"{STAGING_PREFIX}sweep_{uuid.uuid4().hex}"
     store.put(key, io.BytesIO(), size_bytes=0, content_type="application/octet-stream", sha256=None)

@@ -32,9 +32,15 @@ def decode(content: bytes) -> list[ChunkRow]:
 
 def write(store: ObjectStore, doc_id: str, version: int, part: int, rows: Sequence[ChunkRow]) -> str:
     """Write the rows of one part of an event. Returns the key of the object."""
-    key, content = layout.embeddings_key(doc_id, version, part), encode(rows)
-    store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=CONTENT_TYPE, sha256=None)
+    key = layout.embeddings_key(doc_id, version, part)
+    put(store, key, rows)
     return key
+
+
+def put(store: ObjectStore, key: str, rows: Sequence[ChunkRow]) -> None:
+    """Write rows to an object of an archive."""
+    content = encode(rows)
+    store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=CONTENT_TYPE, sha256=None)
 
 
 def keys(store: ObjectStore, doc_id: str) -> list[str]:
@@ -69,28 +75,40 @@ class Wanted(NamedTuple):
 def read_vectors(store: ObjectStore, doc_id: str, chunks: Mapping[str, Wanted]) -> Iterator[ChunkRow]:
     """The archived rows of chunks by chunk id, each once, in no particular order; what the archive lacks is left out.
 
-    Reads one object at a time: those of the wanted versions first, then the others, the newest first.
+    Reads one object at a time: those of the wanted versions first, then the others, the newest first, and superseded
+    ones last. When retention rewrites the archive meanwhile, reads the new objects, too.
     """
     missing = dict(chunks)
-    if not missing:
-        return
+    seen: set[str] = set()
     versions = {wanted.version for wanted in chunks.values()}
-    newest_first = reversed(keys(store, doc_id))
-    for key in sorted(newest_first, key=lambda key: layout.embeddings_version(key) not in versions):
-        for row in _read(store, key):
-            if row.chunk_id in missing and missing[row.chunk_id].is_met_by(row):
-                del missing[row.chunk_id]
-                yield row
-        if not missing:
+    while missing:
+        newest_first = sorted(keys(store, doc_id), key=layout.embeddings_order, reverse=True)
+        unread = [key for key in newest_first if key not in seen]
+        is_changed = False
+        for key in sorted(unread, key=lambda key: _reading_order(key, versions)):
+            rows = read_rows(store, key)
+            is_changed |= rows is None  # rewritten meanwhile: what it had is in another object
+            seen.add(key)
+            for row in rows or ():
+                if row.chunk_id in missing and missing[row.chunk_id].is_met_by(row):
+                    del missing[row.chunk_id]
+                    yield row
+            if not missing:
+                return
+        if not is_changed:
             return
 
 
-def _read(store: ObjectStore, key: str) -> list[ChunkRow]:
-    """The rows of an object; none if it is gone or damaged."""
+def _reading_order(key: str, versions: Collection[int]) -> tuple[bool, bool]:
+    return layout.is_superseded_key(key), layout.embeddings_version(key) not in versions
+
+
+def read_rows(store: ObjectStore, key: str) -> list[ChunkRow] | None:
+    """The rows of an object; none if it is damaged, and None if it is gone."""
     try:
         return decode(store.read(key))
     except ObjectMissing:
-        return []
+        return None
     except msgspec.MsgspecError as error:
         _log.warning("archive_object_damaged key=%s reason=%s", key, error)
         return []

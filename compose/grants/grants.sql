@@ -59,14 +59,28 @@ GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer'; -- INSERT: fil
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
 GRANT INSERT, UPDATE, SELECT (stage, event_id, attempts, dead_at, state) ON outbox_dead_letters
     TO 'rag-consumer'; -- UPDATE: one that died before
+GRANT SELECT, INSERT, UPDATE ON retention_runs TO 'rag-consumer'; -- consume minio: the retention of archives
+GRANT SELECT, INSERT, UPDATE ON tidied_documents TO 'rag-consumer';
 
--- The monitor: `rag-outbox monitor`. It counts, closes superseded dead letters, and sees no title, no text and no payload.
+-- The monitor: `rag-outbox monitor`. It counts, closes superseded dead letters, removes what retention does not keep, and
+-- sees no title, no text and no payload.
 GRANT SELECT (id, payload_bytes, created_at) ON outbox TO 'rag-monitor';
 GRANT SELECT (doc_id, version, lost_version, status, deleted_at) ON documents TO 'rag-monitor';
 GRANT SELECT (doc_id, sink, state, applied_version, requested_at) ON sink_states TO 'rag-monitor';
-GRANT SELECT (id, stage, aggregate_id, aggregate_version, dead_at, state),
-    UPDATE (state, closed_at, closed_by, closed_reason)
+GRANT SELECT (id, stage, aggregate_id, aggregate_version, dead_at, state, closed_at),
+    UPDATE (state, closed_at, closed_by, closed_reason), DELETE
     ON outbox_dead_letters TO 'rag-monitor'; -- UPDATE: it closes those that are superseded
+GRANT SELECT (log_id, created_at), DELETE ON operation_logs TO 'rag-monitor';
+GRANT SELECT (task_id, status, completed_at, created_at), DELETE ON processing_tasks TO 'rag-monitor';
+GRANT UPDATE (title, source_url, business_tag, domain, language, file_size, page_count, oss_key, content_sha256)
+    ON documents TO 'rag-monitor'; -- it empties the rows of deleted documents
+GRANT SELECT (marks), UPDATE (state, applied_version, parts_version, parts_applied, attempts, requested_at, last_error,
+    marks), DELETE ON sink_states TO 'rag-monitor'; -- UPDATE: optional sinks that have not confirmed a deletion
+GRANT SELECT (doc_id), DELETE ON chunks TO 'rag-monitor'; -- of deleted documents
+GRANT SELECT (doc_id), DELETE ON chunk_tombstones TO 'rag-monitor';
+GRANT SELECT (doc_id), DELETE ON document_files TO 'rag-monitor';
+GRANT SELECT, INSERT, UPDATE ON tidied_documents TO 'rag-monitor';
+GRANT SELECT, INSERT, UPDATE ON retention_runs TO 'rag-monitor';
 GRANT SELECT (number, checked_at) ON histories TO 'rag-monitor';
 GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_history_list_length is missing
 

@@ -23,6 +23,7 @@ from operations.cli import (
     reconcile,
     relay,
     resync,
+    retention,
     run,
     search,
     show,
@@ -74,7 +75,7 @@ def _root(
 
 _COMMANDS = (
     *(init, write, ingest, adopt, delete, resync, list, show, search, status),
-    *(run, relay, consume, monitor, reconcile, rebuild, demo),
+    *(run, relay, consume, monitor, reconcile, rebuild, retention, demo),
 )
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)

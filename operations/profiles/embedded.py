@@ -28,6 +28,9 @@ from operations.monitoring.monitor import Monitor
 from operations.monitoring.process import Process
 from operations.monitoring.work_log import WorkLog
 from operations.profiles.optional_sinks import OptionalApplier, OptionalRefill
+from operations.retention.hourly import retain_hourly
+from operations.retention.metrics import RetentionMetrics
+from operations.retention.run import policies_of_database, policies_of_store
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
 from operations.sinks import names_in_use, open_sink, read_all
@@ -123,7 +126,14 @@ def run(
         stack.enter_context(_watch(system, process, {sink.name: sink.ensure for sink, _ in sinks}))
         _prepare_new_history(system, registered, stop, patience_seconds, failing)
         began = _read_clock(system)
-        with sweep_hourly(system.engine, system.store), _giving_up(system, patience_seconds):
+        stack.enter_context(sweep_hourly(system.engine, system.store))
+        policies = [
+            *policies_of_database(system.engine, system.settings),
+            *policies_of_store(system.engine, system.store, system.settings),
+        ]
+        retention = RetentionMetrics(process.registry, [policy.name for policy in policies])
+        stack.enter_context(retain_hourly(system.engine, policies, retention))
+        with _giving_up(system, patience_seconds):
             relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
         if until_idle and not stop.is_set():
             _require_applied(system, began)
@@ -235,7 +245,7 @@ def _mark_absent_in_new_history(system: System, sinks: Collection[str]) -> None:
     for sink in sinks:
         mark_all_absent(system.engine, sink, "a new history began")
     with system.engine.begin() as connection:
-        history.note_checked(connection, history_id)
+        history.note_tidied(connection, history_id)
 
 
 def _read_clock(system: System) -> datetime:

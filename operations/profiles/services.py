@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 from sqlalchemy.exc import DBAPIError
 
@@ -90,23 +90,41 @@ def consume(system: System, kind: str, stop: threading.Event) -> int:
         topics = RequiredTopics(kafka, [names.documents_topic], system.identity.lanes)
         topics.require()
         if kind == MINIO:
-            stack.enter_context(sweep_hourly(system.engine, system.store))
+            stack.enter_context(_tidying_store(system))
         serving = process.serve({"topics": topics.check}, lambda: loops.is_member, loops.find_checks)
         stack.enter_context(serving)
         loops.run(first, stop)
     return consumed
 
 
+@contextmanager
+def _tidying_store(system: System) -> Iterator[None]:
+    """Sweep staged objects, and remove what retention does not keep in the object store, until the context ends."""
+    from operations.retention.hourly import retain_hourly
+    from operations.retention.run import policies_of_store
+
+    policies = policies_of_store(system.engine, system.store, system.settings)
+    with sweep_hourly(system.engine, system.store), retain_hourly(system.engine, policies):
+        yield
+
+
 def monitor(system: System, stop: threading.Event) -> None:
-    """Watch the backlog until `stop` is set."""
+    """Watch the backlog, and remove what retention does not keep, until `stop` is set."""
     from operations.monitoring.kafka_backlog import KafkaBacklog
     from operations.monitoring.metrics import BacklogMetrics
     from operations.monitoring.monitor import Monitor
     from operations.monitoring.process import Process
+    from operations.retention.hourly import retain_hourly
+    from operations.retention.metrics import RetentionMetrics
+    from operations.retention.policy import ARCHIVES
+    from operations.retention.run import policies_of_database
 
     names, kafka = system.names, _kafka(system)
     _enable_info_logs("operations")
     process = Process(system, "monitor")
+    policies = policies_of_database(system.engine, system.settings)
+    in_store = [ARCHIVES] if system.settings.retention_archives_days else []  # `consume minio` works on it
+    retention = RetentionMetrics(process.registry, [*(policy.name for policy in policies), *in_store])
     metrics = BacklogMetrics(process.registry, names.relays_group)
     known = sink_names(system)
 
@@ -122,7 +140,7 @@ def monitor(system: System, stop: threading.Event) -> None:
         if not metrics.up.get("kafka"):
             raise Retryable("the last look failed, or there was none")
 
-    with process.serve({"kafka": check_kafka}):
+    with process.serve({"kafka": check_kafka}), retain_hourly(system.engine, policies, retention):
         Monitor(system.engine, metrics, groups).run(stop, process.metrics.note_progress)
 
 

@@ -151,6 +151,43 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": "`true` or `false`"},
     )
 
+    retention_operation_logs_days: int = Field(
+        default=365,
+        ge=0,
+        le=36_500,
+        description="How long rows of `operation_logs` are kept.",
+        json_schema_extra={"unit": "days; 0: for ever"},
+    )
+    retention_deleted_documents_days: int = Field(
+        default=30,
+        ge=0,
+        le=36_500,
+        description="How long title, labels and other metadata of a deleted document are kept.",
+        json_schema_extra={"unit": "days; 0: for ever"},
+    )
+    retention_dead_letters_days: int = Field(
+        default=90,
+        ge=0,
+        le=36_500,
+        description="How long dead letters are kept after they were closed; open ones stay.",
+        json_schema_extra={"unit": "days; 0: for ever"},
+    )
+    retention_processing_tasks_days: int = Field(
+        default=30,
+        ge=0,
+        le=36_500,
+        description="How long tasks are kept after they ended.",
+        json_schema_extra={"unit": "days; 0: for ever"},
+    )
+    retention_archives_days: int = Field(
+        default=30,
+        ge=0,
+        le=36_500,
+        description="How long the archive in the object store keeps texts and vectors of removed chunks. Not less than "
+        "the age of the oldest backup of the database that you would restore.",
+        json_schema_extra={"unit": "days; 0: for ever"},
+    )
+
     @field_validator("data_dir")
     @classmethod
     def _expand(cls, value: Path) -> Path:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Computed,
     DateTime,
     Enum,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -262,6 +263,7 @@ outbox_dead_letters = Table(  # every dead letter of every stage
     Index("ix_outbox_dead_letters_stage_dead_at", "stage", "dead_at"),  # the limit counts the newest; status shows them
     # The open ones are counted, and those of a document listed.
     Index("ix_outbox_dead_letters_state_aggregate_id", "state", "aggregate_id"),
+    Index("ix_outbox_dead_letters_closed_at", "closed_at"),  # retention removes those that were closed long ago
     CheckConstraint("payload IS NOT NULL OR kafka_position IS NOT NULL", name="payload_kept"),
     CheckConstraint("(state = 'open') = (closed_at IS NULL)", name="closed_dated"),
     **_OPTIONS,
@@ -278,6 +280,7 @@ operation_logs = Table(
     Column("operator", String(limits.OPERATOR_CHARACTERS), nullable=False),
     Column("transaction_context", JSON(none_as_null=True)),  # of the caller: a request id, a user …
     _created_at(),
+    Index("ix_operation_logs_created_at", "created_at"),  # retention removes the oldest
     **_OPTIONS,
 )
 
@@ -301,6 +304,7 @@ processing_tasks = Table(
     Column("started_at", _Timestamp),
     Column("completed_at", _Timestamp),
     _created_at(),
+    Index("ix_processing_tasks_status_completed_at", "status", "completed_at"),  # retention removes ended ones
     **_OPTIONS,
 )
 
@@ -343,6 +347,27 @@ reconcile_reports = Table(  # a row per run of reconcile; the oldest are removed
     Column("ended_at", _Timestamp),  # NULL: the run is under way, or was interrupted
     Column("progress", JSON(none_as_null=True)),  # where an interrupted run continues
     Column("report", JSON(none_as_null=True)),  # of a run that ended
+    **_OPTIONS,
+)
+
+retention_runs = Table(  # a row per retention policy: who works on it next, and what it did
+    "retention_runs",
+    metadata,
+    Column("policy", String(32), primary_key=True),
+    Column("due_at", _Timestamp, nullable=False),  # no process begins an hourly run before
+    Column("ended_at", _Timestamp),  # of the last run without an error
+    Column("seconds", Float, nullable=False, server_default=text("0")),  # that it took
+    Column("removed", BigInteger, nullable=False, server_default=text("0")),  # by all runs
+    Column("blocked", BigInteger, nullable=False, server_default=text("0")),  # what the last run found and must keep
+    Column("position", String(limits.OBJECT_KEY_BYTES)),  # where the next run continues; NULL: at the start
+    **_OPTIONS,
+)
+
+tidied_documents = Table(  # documents of which retention has nothing to remove at this version
+    "tidied_documents",
+    metadata,
+    Column("doc_id", String(limits.DOC_ID_BYTES), primary_key=True),
+    Column("version", BigInteger, nullable=False),
     **_OPTIONS,
 )
 

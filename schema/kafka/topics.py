@@ -96,6 +96,12 @@ def read_message_limit(kafka: Mapping[str, Any], topic: str, lanes: int) -> int:
     return int(_read_configs(admin, topic, _READ_SECONDS)["max.message.bytes"].value)
 
 
+def read_retention_ms(kafka: Mapping[str, Any], topic: str) -> int:
+    """How long the topic keeps its records; -1: for ever. Raises KafkaException."""
+    admin = AdminClient(for_producer(kafka))
+    return int(_read_configs(admin, topic, _READ_SECONDS)["retention.ms"].value)
+
+
 class RequiredTopics:
     """Checks that topics exist with a partition per lane: without them a relay or consumer waits in silence."""
 

@@ -79,8 +79,8 @@ class DirectoryStore:
         self._path(f"{prefix}x")  # raises ValueError on a prefix that leaves the store
         return _keys_below(self.root, folder, prefix, after)
 
-    def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        for key in self.keys(prefix):
+    def written_at(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, datetime]]:
+        for key in self.keys(prefix, after=after):
             with suppress(*_ABSENT):
                 yield key, datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
 

@@ -12,6 +12,8 @@ _KEY_OF_DOCUMENT = re.compile(
     rf"raw-files/(?:{'|'.join(SOURCE_TYPES)})/[0-9]{{4}}/[0-9]{{2}}/[0-9]{{2}}/([^/]+)\.[^/.]+"
     r"|processed-data/(?:extracted-text/([^/]+)\.txt|(?:tables|images|embeddings)/([^/]+)/[^/]+)"
 )
+_ARCHIVE_OBJECT = re.compile(r"([0-9]+)-([0-9]+)(?:\.(r([0-9]+)|superseded)-[0-9a-f]{8})?\.msgpack")
+ARCHIVES_PREFIX = "processed-data/embeddings/"
 STAGING_PREFIX = "temp/"  # a sweep removes what no row names
 
 
@@ -31,7 +33,7 @@ def extracted_text_key(doc_id: str) -> str:
 
 def embeddings_prefix(doc_id: str) -> str:
     """Prefix of all archived vectors of a document."""
-    return f"processed-data/embeddings/{doc_id}/"
+    return f"{ARCHIVES_PREFIX}{doc_id}/"
 
 
 def embeddings_key(doc_id: str, version: int, part: int) -> str:
@@ -39,19 +41,47 @@ def embeddings_key(doc_id: str, version: int, part: int) -> str:
     return f"{embeddings_prefix(doc_id)}{version:012d}-{part:05d}.msgpack"
 
 
+def rewritten_key(key: str, unique: str) -> str:
+    """Key of a copy of an archive object without some of its rows; `unique` are 8 hex digits.
+
+    It keeps version and part, and `embeddings_order` puts it after the object that it was made from.
+    """
+    number = 1 + _match(key, 4)
+    return f"{_stem(key)}.r{number:05d}-{unique}.msgpack"
+
+
+def superseded_key(key: str, unique: str) -> str:
+    """Key of the rows that no chunk of the document needs any more; retention removes the object after a while."""
+    return f"{_stem(key)}.superseded-{unique}.msgpack"
+
+
+def is_superseded_key(key: str) -> bool:
+    return ".superseded-" in key.rpartition("/")[2]
+
+
 def embeddings_version(key: str) -> int:
-    """The version in a key of `embeddings_key`; 0 for another key."""
-    return _numbers(key)[0]
+    """The version in the key of an archive object; 0 for another key."""
+    return _match(key, 1)
 
 
 def embeddings_part(key: str) -> int:
-    """The part in a key of `embeddings_key`; 0 for another key."""
-    return _numbers(key)[1]
+    """The part in the key of an archive object; 0 for another key."""
+    return _match(key, 2)
 
 
-def _numbers(key: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]+)-([0-9]+)\.msgpack", key.rpartition("/")[2])
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+def embeddings_order(key: str) -> tuple[bool, int, int, int, str]:
+    """Sorts archive objects of a document: the last one with a chunk's row has the newest copy of it."""
+    return not is_superseded_key(key), _match(key, 1), _match(key, 2), _match(key, 4), key
+
+
+def _stem(key: str) -> str:
+    return f"{key.rpartition('/')[0]}/{_match(key, 1):012d}-{_match(key, 2):05d}"
+
+
+def _match(key: str, group: int) -> int:
+    """A number in the key of an archive object: 1 the version, 2 the part, 4 how often it was rewritten."""
+    found = _ARCHIVE_OBJECT.fullmatch(key.rpartition("/")[2])
+    return int(found[group] or 0) if found else 0
 
 
 def keys_prefixes(doc_id: str, known_keys: Iterable[str]) -> list[str]:

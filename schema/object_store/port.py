@@ -52,8 +52,8 @@ class ObjectStore(Protocol):
     def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
         """Every key that starts with `prefix` and is greater than `after`, in the order of the bytes of UTF-8."""
 
-    def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Every key that starts with `prefix`, in order, with the time of its last write by the store's clock, in UTC.
+    def written_at(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, datetime]]:
+        """The keys of `keys`, with the time of the object's last write by the store's clock, in UTC.
 
         An object that is removed in the meantime may be left out.
         """

@@ -121,8 +121,8 @@ class S3Store:
     def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
         return (key for key, _ in self._list(prefix, after))
 
-    def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        return self._list(prefix, "")
+    def written_at(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, datetime]]:
+        return self._list(prefix, after)
 
     def _list(self, prefix: str, after: str) -> Iterator[tuple[str, datetime]]:
         start = after or None

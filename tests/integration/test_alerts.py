@@ -142,6 +142,19 @@ CASES = {
         "3 missing in milvus.",
         {"store": "milvus", "kind": "missing"},
     ),
+    "RetentionFailing": Case(
+        {'rag_outbox_retention_last_success_timestamp_seconds{policy="archives"}': "0x1500"},
+        (
+            {'rag_outbox_retention_last_success_timestamp_seconds{policy="archives"}': "0+60x1500"},
+            {  # another process does it
+                'rag_outbox_retention_last_success_timestamp_seconds{policy="archives", instance="a"}': "0x1500",
+                'rag_outbox_retention_last_success_timestamp_seconds{policy="archives", instance="b"}': "0+60x1500",
+            },
+        ),
+        1451,
+        "Nothing was removed by the policy archives for 1d 0h 11m 0s.",
+        {"policy": "archives"},
+    ),
     "UncheckedHistory": Case(
         {"rag_outbox_unchecked_histories": "1x20"},
         ({"rag_outbox_unchecked_histories": "0x20"}, {"rag_outbox_unchecked_histories": "1x10 0x10"}),

@@ -1,6 +1,7 @@
 """Least privilege in MySQL: each process has its own user of `compose/grants/grants.sql`, and no other right."""
 
 import re
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,6 +23,8 @@ from operations import history
 from operations.monitoring import backlog
 from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
+from operations.retention.run import policies_of_database, policies_of_store, run_due
+from operations.settings import Settings
 from producer import Writer
 from relays.outbox import SqlOutbox
 from schema.database import dead_letters, revision
@@ -250,6 +253,50 @@ def test_monitor_user_may_read_the_whole_backlog(mysql: Engine, users: Users) ->
         assert backlog.read(connection).history_list_length is None, "and it works without it"
 
 
+def test_monitor_user_may_remove_what_retention_does_not_keep(mysql: Engine, users: Users) -> None:
+    with users.writer.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one", file=b"x", business_tag="secret"))
+    with users.writer.begin() as connection:
+        Writer(MODEL).delete(connection, "d")
+    long_ago = "UTC_TIMESTAMP(6) - INTERVAL 2 YEAR"
+    for statement in (
+        f"UPDATE documents SET status = 'completed', deleted_at = {long_ago}",
+        "UPDATE sink_states SET state = 'applied', applied_version = desired_version",
+        "INSERT INTO sinks (name, required, takes_vectors, takes_files) VALUES ('extra', 0, 1, 0)",
+        "INSERT INTO sink_states (doc_id, sink, desired_version) VALUES ('d', 'extra', 2), ('d', 'former', 2)",
+        f"UPDATE operation_logs SET created_at = {long_ago}",
+        "INSERT INTO processing_tasks (task_id, task_type, doc_id, status, completed_at)"
+        f" VALUES ('t', 'chunk', 'd', 'completed', {long_ago})",
+        "INSERT INTO outbox_dead_letters (stage, outbox_id, event_id, aggregate_type, aggregate_id, aggregate_version,"
+        " event_type, content_type, payload, error, attempts, state, closed_at)"
+        f" VALUES ('relay', 1, 'e', 'document', 'd', 1, 't', 'c', '', 'e', 1, 'replayed', {long_ago})",
+    ):
+        with mysql.begin() as connection:
+            connection.execute(text(statement))
+    removed = run_due(users.monitor, policies_of_database(users.monitor, Settings()), threading.Event(), seconds=60)
+    assert removed == {"operation_logs": 2, "deleted_documents": 1, "dead_letters": 1, "processing_tasks": 1}
+    assert rows(mysql, "SELECT title, business_tag, oss_key FROM documents") == [("", None, None)]
+    states = rows(mysql, "SELECT sink, state FROM sink_states ORDER BY sink")
+    assert states == [("extra", "absent"), ("milvus", "applied"), ("minio", "applied")]
+
+
+def test_consumer_user_may_remove_superseded_rows_of_archives(
+    mysql: Engine, users: Users, store: DirectoryStore, milvus: MilvusClient
+) -> None:
+    with mysql.begin() as connection:
+        connection.execute(text("DELETE FROM sinks WHERE name = 'milvus'"))
+    sink = MinioSink(store, SYSTEM_ID)
+    sink.create()
+    written = Pipeline(users.writer, store, milvus, Writer(MODEL), MilvusSink(milvus, DIMENSION, SYSTEM_ID), sink)
+    for contents in (("one", "two"), ("two", "three")):
+        written.upsert(document("d", *contents))
+        assert applier(users.consumer, sink).apply(written.pending()) == []
+    sink.close()
+    run_due(users.consumer, policies_of_store(users.consumer, store, Settings()), threading.Event(), seconds=60)
+    assert rows(mysql, "SELECT doc_id, version FROM tidied_documents") == [("d", 2)]
+    assert any(map(layout.is_superseded_key, store.keys("processed-data/embeddings/d/")))
+
+
 def test_exporter_user_may_read_what_the_dashboards_show(users: Users, tmp_path: Path) -> None:
     url = users.exporter.url.render_as_string(hide_password=False)
     with prometheus.exporters(tmp_path, url) as jobs:
@@ -320,6 +367,7 @@ STATEMENTS = {
         "UPDATE sinks SET required = 0",
         "DELETE FROM sink_states",
         "SELECT * FROM operation_logs",
+        "DELETE FROM operation_logs",
         "DROP TABLE chunks",
     ],
     "monitor": [
@@ -330,6 +378,12 @@ STATEMENTS = {
         "SELECT error FROM outbox_dead_letters",
         "SELECT last_error FROM sink_states",
         "SELECT * FROM operation_logs",
+        "SELECT payload FROM operation_logs",
+        "UPDATE operation_logs SET operator = 'somebody else'",
+        "SELECT payload FROM outbox_dead_letters",
+        "SELECT content FROM chunks",
+        "UPDATE documents SET version = 9",
+        "DELETE FROM documents",
         "DELETE FROM outbox",
         "UPDATE documents SET status = 'completed'",
         "UPDATE histories SET checked_at = NULL",

@@ -12,6 +12,8 @@ import yaml
 
 from compose.grafana.dashboards import FOLDER
 from compose.native.prometheus import EXPORTERS, RULES
+from operations.retention.policy import NAMES
+from schema.database.connection import connect
 from schema.sinks import SINKS
 from tests.chaos.conftest import initialised
 from tests.support import prometheus
@@ -19,6 +21,7 @@ from tests.support.commands import Folder
 from tests.support.monitored import COMMANDS, Monitored, monitored
 from tests.support.servers import ROOT, MilvusServer, MinioServer, Servers
 from tests.support.waiting import wait_for
+from tests.support.written import rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -123,6 +126,13 @@ def test_page_has_exactly_the_metrics_of_the_services(system: Monitored, name: s
     wait_for(is_as_documented, "the metrics of the page")
 
 
+def test_monitor_and_consumer_of_the_object_store_run_retention(system: Monitored) -> None:
+    engine = connect(system.folder.settings["database_url"])
+    ended = "SELECT policy FROM retention_runs WHERE ended_at IS NOT NULL"
+    wait_for(lambda: {policy for (policy,) in rows(engine, ended)} == set(NAMES), "a run of every policy")
+    engine.dispose()
+
+
 def test_page_has_exactly_the_metrics_of_run(tmp_path: Path) -> None:
     """Without Kafka and MySQL some have no samples, and so no labels to compare."""
     folder, port = Folder(tmp_path / "data"), prometheus.free_port()
@@ -130,6 +140,8 @@ def test_page_has_exactly_the_metrics_of_run(tmp_path: Path) -> None:
     with folder.start("run", metrics_port=str(port)):
         wait_for(lambda: prometheus.answers(port, "/readyz"), "run to be ready")
         wait_for(lambda: served(port)["rag_outbox_monitor_up"].labels, "the first look at the backlog")
+        retained = "rag_outbox_retention_last_success_timestamp_seconds"
+        wait_for(lambda: retained in served(port) and served(port)[retained].labels, "the first run of retention")
         found, page = served(port), documented("run")
     assert {name: one.type for name, one in found.items()} == {name: one.type for name, one in page.items()}
     differing = {name for name, one in found.items() if one.labels != page[name].labels}

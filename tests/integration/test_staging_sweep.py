@@ -172,8 +172,8 @@ def test_clock_of_the_store_decides(pipeline: Pipeline) -> None:
     class Behind(DirectoryStore):
         """Its clock is two days behind."""
 
-        def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-            return ((key, at - timedelta(days=2)) for key, at in super().written_at(prefix))
+        def written_at(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, datetime]]:
+            return ((key, at - timedelta(days=2)) for key, at in super().written_at(prefix, after=after))
 
     file = staged(pipeline)
     assert sweep(pipeline.engine, Behind(pipeline.store.root), threading.Event()) == 0

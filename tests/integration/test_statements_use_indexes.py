@@ -20,6 +20,7 @@ from operations.ingest import upsert
 from operations.ingest.missing import find_missing
 from operations.ingest.sources import Source
 from operations.ingest.walk import Found
+from operations.retention.run import policies_of_database
 from operations.settings import Settings
 from operations.status import status
 from operations.wiring import System
@@ -192,6 +193,40 @@ def test_missing_files_of_a_source_are_found_by_an_index(pipeline: Pipeline, sen
     missing = find_missing(pipeline.engine, source, found, force=True)
     assert 500 < len(missing) < 2_000
     assert_keys(pipeline.engine, sent, most_rows=2_000)
+
+
+OLD = (
+    "INSERT INTO operation_logs (operation_type, target_table, target_id, operator, created_at)"
+    f" {NUMBERS} SELECT 'INSERT', 'documents', 'd', 'o', UTC_TIMESTAMP(6) - INTERVAL n / 100 DAY FROM numbers"
+    " WHERE n % 5 = 0",
+    "INSERT INTO processing_tasks (task_id, task_type, doc_id, status, completed_at)"
+    f" {NUMBERS} SELECT n, 'chunk', 'd', IF(n % 2, 'completed', 'queued'),"
+    " IF(n % 2, UTC_TIMESTAMP(6) - INTERVAL n / 1000 DAY, NULL) FROM numbers WHERE n % 5 = 0",
+    "UPDATE outbox_dead_letters SET state = 'replayed', closed_at = '2020-01-01' WHERE id <= 15",  # until the test
+    "INSERT INTO documents (doc_id, version, history_id, title, source_type, chunk_count, status, deleted_at) SELECT"
+    " CONCAT('gone-', doc_id), 1, 'h', 't', 'text', 0, 'completed', UTC_TIMESTAMP(6) - INTERVAL CRC32(doc_id) % 60 DAY"
+    " FROM documents WHERE doc_id LIKE 'other-1%'",
+    "INSERT INTO sink_states (doc_id, sink, desired_version, applied_version, state)"
+    " SELECT doc_id, name, 1, 1, 'applied' FROM documents JOIN sinks WHERE doc_id LIKE 'gone-%'",
+    "ANALYZE TABLE operation_logs, processing_tasks, outbox_dead_letters, documents, sink_states",
+)
+
+
+def test_statements_of_retention_use_indexes(pipeline: Pipeline) -> None:
+    with pipeline.engine.begin() as connection:
+        for statement in ("SET SESSION cte_max_recursion_depth = 100000", *OLD):
+            connection.execute(text(statement))
+    with recorded(pipeline.engine) as sent:
+        for policy in policies_of_database(pipeline.engine, Settings()):
+            batches = policy.batches()
+            assert next(batches) > 0, policy.name
+            batches.close()
+    found = [one for one in sent if " LIMIT " in one[0]]
+    assert len(found) == 4
+    for statement, given in found:
+        [row, *_] = plan(pipeline.engine, statement, given)
+        assert (row["type"], "filesort" in (row["Extra"] or "")) == ("range", False), (statement, row)
+    assert_keys(pipeline.engine, [one for one in sent if one not in found], most_rows=1_000)
 
 
 def test_show_reads_one_document(pipeline: Pipeline, sent: list[tuple[str, Any]]) -> None:

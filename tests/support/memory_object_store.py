@@ -51,8 +51,8 @@ class MemoryObjectStore:
     def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
         return iter(sorted(key for key in self.objects or {} if key.startswith(prefix) and key > after))
 
-    def written_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        return ((key, self._written_at[key]) for key in self.keys(prefix))
+    def written_at(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, datetime]]:
+        return ((key, self._written_at[key]) for key in self.keys(prefix, after=after))
 
     def remove(self, keys: Iterable[str]) -> None:
         for key in keys:

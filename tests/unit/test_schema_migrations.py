@@ -35,6 +35,8 @@ TABLES = {
     "histories",
     "reconcile_reports",
     "sinks",
+    "retention_runs",
+    "tidied_documents",
 }
 UPGRADE = """
 import sys

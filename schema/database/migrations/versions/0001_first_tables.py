@@ -223,6 +223,7 @@ def upgrade() -> None:
     )
     _create_index("outbox_dead_letters", "stage", "dead_at")
     _create_index("outbox_dead_letters", "state", "aggregate_id")
+    _create_index("outbox_dead_letters", "closed_at")
 
     _create_table(
         "operation_logs",
@@ -240,6 +241,7 @@ def upgrade() -> None:
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.PrimaryKeyConstraint("log_id", name="pk_operation_logs"),
     )
+    _create_index("operation_logs", "created_at")
     _create_index("operation_logs", "target_id")
 
     _create_table(
@@ -266,6 +268,7 @@ def upgrade() -> None:
     )
     _create_index("processing_tasks", "doc_id")
     _create_index("processing_tasks", "status")
+    _create_index("processing_tasks", "status", "completed_at")
 
     _create_table(
         "system_identity",
@@ -305,6 +308,25 @@ def upgrade() -> None:
         sa.Column("progress", sa.JSON),
         sa.Column("report", sa.JSON),
         sa.PrimaryKeyConstraint("id", name="pk_reconcile_reports"),
+    )
+
+    _create_table(
+        "retention_runs",
+        sa.Column("policy", sa.String(32), nullable=False),
+        sa.Column("due_at", _TIMESTAMP, nullable=False),
+        sa.Column("ended_at", _TIMESTAMP),
+        sa.Column("seconds", sa.Float, nullable=False, server_default=sa.text("0")),
+        sa.Column("removed", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("blocked", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("position", sa.String(256)),
+        sa.PrimaryKeyConstraint("policy", name="pk_retention_runs"),
+    )
+
+    _create_table(
+        "tidied_documents",
+        sa.Column("doc_id", sa.String(64), nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("doc_id", name="pk_tidied_documents"),
     )
 
     _create_table(
