@@ -36,7 +36,7 @@ class Sink(Protocol):
     takes_files: bool
 
     def create(self) -> None:
-        """Create what the store needs; harmless when it exists. Only `rag-outbox init` calls it."""
+        """Create what the store needs; harmless when it exists. Only `init`, `rebuild` and `sinks add` call it."""
 
     def ensure(self) -> None:
         """Check the store; create and load nothing, since an empty store would contradict the marks.

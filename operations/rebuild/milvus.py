@@ -77,6 +77,9 @@ def roll_back(system: System, watch: Watch) -> Rebuilt:
         if other is None or other.state != "active":
             raise NotPossible("there is no other instance to go back to: rag-outbox sinks list")
         progress = states.read_progress(system.engine, other.name)
+        if system.with_milvus(lambda client: serve(system, client, serving.name)):  # an interrupted one is finished
+            options = sinks.read_options(system, serving.name)
+            return Rebuilt(serving.name, other.name, progress.total, 0, 0, options)
         with reading(system.engine) as connection:
             behind = count_behind(connection, serving.name, other.name)
         if behind > MOST_BEHIND:

@@ -56,10 +56,12 @@ def activate(engine: Engine, name: str, *, required: bool, most: int = MOST_BEHI
     """End the joining of a sink, or change whether it is required. Returns how many documents it does not hold yet.
 
     If they are more than `most` and it shall be required, nothing changes. A document that the sink does not hold
-    is not completed any more.
+    is not completed any more. Raises NotPossible if the sink is gone.
     """
 
-    def work(connection: Connection, _: Sequence[RegisteredSink]) -> int:
+    def work(connection: Connection, found: Sequence[RegisteredSink]) -> int:
+        if all(one.name != name or one.state == "leaving" for one in found):
+            raise NotPossible(f"{name} was removed meanwhile: rag-outbox sinks list")
         behind = find_behind(connection, name, most + 1) if required else []
         if len(behind) > most:
             return len(behind)

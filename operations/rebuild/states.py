@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, literal, or_, select
+from sqlalchemy import Connection, Engine, and_, delete, exists, func, insert, literal, or_, select
 
 from consumers import marks
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import documents, outbox, sink_states
+from schema.database.tables import documents, outbox, sink_states, sinks
 from schema.retry import call_with_retry
 
 _PATIENCE_SECONDS = 60.0  # for a transaction of the metadata database
@@ -86,12 +86,13 @@ def add_states(engine: Engine, sink: str) -> int:
 def _add(engine: Engine, sink: str, doc_ids: Sequence[str]) -> int:
     of_sink = and_(sink_states.c.doc_id == documents.c.doc_id, sink_states.c.sink == sink)
     reason = literal("the sink joined after the document was written")
+    is_registered = exists().where(sinks.c.name == sink, sinks.c.state != "leaving")
     with engine.begin() as connection:
         marks.lock_documents(connection, doc_ids)
         rows = (
             select(documents.c.doc_id, literal(sink), documents.c.version, literal("absent"), reason)
             .select_from(documents.outerjoin(sink_states, of_sink))
-            .where(documents.c.doc_id.in_(doc_ids), sink_states.c.doc_id.is_(None))
+            .where(documents.c.doc_id.in_(doc_ids), sink_states.c.doc_id.is_(None), is_registered)
         )
         columns = ["doc_id", "sink", "desired_version", "state", "last_error"]
         return connection.execute(insert(sink_states).from_select(columns, rows)).rowcount

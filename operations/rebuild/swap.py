@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, false, or_, sele
 
 from consumers import completion, marks
 from consumers.milvus.marks import confirm_tombstones, mark_chunks_synced
+from operations.rebuild.errors import NotPossible
 from operations.rebuild.roles import MOST_BEHIND, change_sink, run_exclusively
 from schema.batches import bounded
 from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
@@ -24,10 +25,14 @@ def swap_roles(engine: Engine, old: str, new: str, *, most: int = MOST_BEHIND) -
     """Let `new` serve instead of `old`, which stays up to date. Returns how many documents `new` does not hold.
 
     None, and nothing changes, if the two differ in more than `most` documents. Nothing changes if `new` serves already.
+    Raises NotPossible if one of them is gone.
     """
 
     def work(connection: Connection, found: Sequence[RegisteredSink]) -> int | None:
-        if any(one.name == new and one.required for one in found):
+        roles = {one.name: one for one in found if one.state != "leaving"}
+        if new not in roles or old not in roles:
+            raise NotPossible(f"{new if old in roles else old} was removed meanwhile: rag-outbox sinks list")
+        if roles[new].required:
             return 0
         differing = _find_differing(connection, old, new, most + 1)
         if len(differing) > most:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from operations.rebuild.states import end_postponement, mark_pending_absent
 from operations.sinks import open_sink
 from operations.wiring import System
+from schema.failures import Retryable
 from schema.kafka.topics import ensure as ensure_topics
 from schema.retry import call_with_retry
 from schema.sinks import kind_of
@@ -80,6 +81,8 @@ def explain_stillness(system: System, sink: str) -> str:
     """Why a sink may not move; empty if nobody knows."""
     if is_embedded(system):
         return ""
-    if group_of(system, sink).count_members() == 0:
-        return f"no process serves it: start rag-outbox consume {kind_of(sink)}"
-    return ""
+    try:
+        members = group_of(system, sink).count_members()
+    except Retryable as error:
+        return str(error)
+    return "" if members else f"no process serves it: start rag-outbox consume {kind_of(sink)}"

@@ -1,7 +1,7 @@
 """Milvus is rebuilt under writes and searches, and the command is killed twice on its way."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count, cycle
 
@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 DOCUMENTS = 200
 WRITTEN = 40  # of other documents, again and again while the rebuild runs
+_PAUSE_SECONDS = 0.02  # between two calls: writes and searches leave the processes some of the CPU
 INDEX = ("--index", "IVF_FLAT", "--index-parameters", "nlist=64")
 
 
@@ -30,13 +31,13 @@ class Repeated:
         self.times = 0
 
     @contextmanager
-    def calling(self, work: "threading._RLock | object") -> Iterator["Repeated"]:
+    def calling(self, work: Callable[[], None]) -> Iterator["Repeated"]:
         stop, errors = threading.Event(), list[BaseException]()
 
         def run() -> None:
             try:
-                while not stop.is_set():
-                    work()  # type: ignore[operator]
+                while not stop.wait(_PAUSE_SECONDS):
+                    work()
                     self.times += 1
             except BaseException as error:  # noqa: BLE001  # raised below
                 errors.append(error)
@@ -52,7 +53,7 @@ class Repeated:
             raise errors[0]
 
 
-def writes(system: System, sent: dict[str, int]) -> "object":
+def writes(system: System, sent: dict[str, int]) -> Callable[[], None]:
     """A function that writes one of a few documents again, each time with another text."""
     writer, numbers = Writer("test-model"), count()
 
@@ -68,7 +69,7 @@ def writes(system: System, sent: dict[str, int]) -> "object":
     return write
 
 
-def searches(system: System, living: dict[str, Written], client: MilvusClient) -> "object":
+def searches(system: System, living: dict[str, Written], client: MilvusClient) -> Callable[[], None]:
     """A function that searches a chunk of a document that nobody writes: it must be the first hit."""
     chunks = cycle((doc_id, content) for doc_id, one in sorted(living.items()) for content in one.contents[:2])
     stores = system.stores
@@ -120,10 +121,8 @@ def rebuild_killed_twice(system: System, some: Services) -> None:
 def assert_refused_index_leaves_nothing(system: System) -> None:
     wrong = ("--index", "HNSW", "--index-parameters", "M=99999")
     refused = system.folder.run("rebuild", "milvus", *wrong)
-    assert (refused.status, refused.err) == (
-        1,
-        "rag-outbox: Milvus refuses the index HNSW: M out of range: [1, 2048]\n",
-    )
+    assert refused.status == 1
+    assert refused.err.endswith("rag-outbox: Milvus refuses the index HNSW: M out of range: [1, 2048]\n")
     assert sinks(system) == {"milvus": (True, "active"), "minio": (True, "active")}
     assert system.stores.milvus.list_collections() == [f"{system.stores.alias}_1"]
 
@@ -165,6 +164,6 @@ def test_rebuild_under_load_survives_kills_and_can_be_undone(system: System) -> 
         assert system.stores.milvus.list_collections() == [f"{alias}_2"]
         assert [one.status for one in consumers] == [None] * 4
         assert sum(sent.values()) > WRITTEN
-        writes(system, sent)()  # type: ignore[operator]
+        writes(system, sent)()
         wait_until_completed(system)
     assert system.folder.succeed("reconcile", "--full")["differences"] == 0

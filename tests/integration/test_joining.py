@@ -11,6 +11,7 @@ from consumers.applier import Applier
 from consumers.milvus.marks import MilvusMarks
 from consumers.milvus.sink import MilvusSink
 from consumers.refill import Refill
+from operations.rebuild.errors import NotPossible
 from operations.rebuild.roles import activate, register
 from operations.rebuild.states import add_states, is_behind, read_progress
 from operations.rebuild.swap import count_behind, swap_roles
@@ -105,6 +106,7 @@ def test_join_waits_for_a_writer_under_way(pipeline: Pipeline, second: MilvusSin
     assert add_states(pipeline.engine, SECOND) == 1
     assert states(pipeline, "early")[SECOND] == ("absent", 0)
     assert add_states(pipeline.engine, SECOND) == 0, "it may be repeated"
+    assert add_states(pipeline.engine, "milvus-3") == 0, "it is not registered"
 
 
 def test_second_instance_marks_nothing_but_its_state(pipeline: Pipeline, second: MilvusSink) -> None:
@@ -158,6 +160,8 @@ def test_swap_makes_every_mark_true_for_the_new_instance(pipeline: Pipeline, sec
         "UPDATE sink_states SET applied_version = 2, state = 'applied' WHERE doc_id = 'only-new' AND sink = 'minio'"
     )
 
+    with pytest.raises(NotPossible, match="milvus-3 was removed"):
+        swap_roles(pipeline.engine, "milvus", "milvus-3")
     assert swap_roles(pipeline.engine, "milvus", SECOND, most=2) is None, "three documents differ"
     assert dict(pipeline.sql("SELECT name, required FROM sinks")) == {"milvus": 1, "milvus-2": 0, "minio": 1}
     assert swap_roles(pipeline.engine, "milvus", SECOND) == 2
