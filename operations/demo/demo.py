@@ -32,7 +32,7 @@ from operations.reconcile.reconcile import reconcile, scope_of
 from operations.settings import Settings
 from operations.wiring import System
 from producer.processing.chunk.markdown_headings import MarkdownHeadings
-from producer.processing.extract import extract
+from producer.processing.extract.extract import extract
 from retrieval.search import Hit, search
 from schema.database.connection import reading
 from schema.database.outbox_rows import envelope_of

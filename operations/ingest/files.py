@@ -15,7 +15,8 @@ from producer.processing.chunk.markdown_headings import MarkdownHeadings
 from producer.processing.chunk.port import ChunkStrategy
 from producer.processing.chunk.size_overlap import SizeOverlap
 from producer.processing.embed.port import EmbedError
-from producer.processing.extract import Extracted, extract
+from producer.processing.extract.extract import extract
+from producer.processing.extract.port import Extracted
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.tables import documents
