@@ -60,7 +60,7 @@ def _answer(request: Request, raw: bytes) -> Reply:
         return Reply(reason=str(error))
     except MemoryError:
         return Reply(reason=_describe_memory(limits), is_last=True)
-    except Exception as error:  # noqa: BLE001 - a library that stumbles over a hostile file raises anything
+    except Exception as error:  # noqa: BLE001  # a library that stumbles over a hostile file raises anything
         return Reply(
             reason=f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:300]}", is_last=True
         )

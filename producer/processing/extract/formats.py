@@ -1,4 +1,4 @@
-"""The formats that are read: their suffixes, types, the extra that brings their libraries, and the file that reads them."""
+"""The formats that are read: suffixes, types, the extra with their libraries, and the module that reads them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ class ExtractLimits:
     tables: int = 10_000
     cells: int = 1_000_000  # of all tables
     pixels: int = 64_000_000  # per image
-    images: int = 500  # kept images of a file
+    images: int = 500  # kept images of a file; 0 keeps none
     image_bytes: int = 64 * MiB  # of all kept images, as PNG
     archive_bytes: int = 512 * MiB  # of a Word or Excel file, unpacked
     archive_ratio: int = 200  # unpacked size over packed size, for more than 16 MiB

@@ -1,4 +1,4 @@
-"""Turns the elements of a page into passages of Markdown and tables: the reader of web pages and of Word files use it."""
+"""Turns the elements of a page into passages of Markdown and tables, for web pages and for Word files."""
 
 import re
 from collections.abc import Iterable, Iterator

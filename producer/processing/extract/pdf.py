@@ -118,6 +118,8 @@ class _Reader:
                 paths += 1
                 continue
             images += 1
+            if self._limits.images == 0:
+                continue
             if not isinstance(each, pypdfium2.PdfImage) or images > self._limits.images:
                 self._gallery.left_out += 1
                 continue
@@ -136,14 +138,14 @@ class _Reader:
             return
         try:
             reader = pdfplumber.open(io.BytesIO(self._raw), pages=[index + 1 for index in self._ruled])
-        except Exception as error:  # noqa: BLE001 - pdfminer raises errors of any kind for damage that pdfium repairs
+        except Exception as error:  # noqa: BLE001  # pdfminer raises errors of any kind for damage that pdfium repairs
             self._warnings.append(f"tables: {one_line(str(error)) or type(error).__name__}")
             return
         with reader:
             for page in reader.pages:
                 try:
                     found = page.extract_tables()
-                except Exception as error:  # noqa: BLE001 - as above
+                except Exception as error:  # noqa: BLE001  # as above
                     self._warnings.append(
                         f"tables of page {page.page_number}: {one_line(str(error)) or type(error).__name__}"
                     )

@@ -47,7 +47,7 @@ class Gallery:
 
     def add(self, picture: Pillow.Image, page: int | None = None) -> None:
         """Keep a decoded image, unless it is tiny or known already."""
-        if min(picture.size) < _LEAST_SIDE:
+        if self._limits.images == 0 or min(picture.size) < _LEAST_SIDE:
             return
         png = _to_png(picture)
         digest = hashlib.sha256(png).hexdigest()
@@ -62,6 +62,8 @@ class Gallery:
 
     def add_encoded(self, raw: bytes, page: int | None = None) -> None:
         """Keep an image from the bytes of its file; one that cannot be read is counted."""
+        if self._limits.images == 0:
+            return
         try:
             with open_picture(raw, self._limits) as picture:
                 if min(picture.size) >= _LEAST_SIDE:
