@@ -39,7 +39,7 @@ def pack(
         chunk_end = start + len(text[start:cut].rstrip())
         yield start, chunk_end
         fresh = boundaries.skip_space(text, cut)
-        repeated = bisect_left(ends, chunk_end - limits.overlap_chars)
+        repeated = bisect_left(ends, max(chunk_end - limits.overlap_chars, start + 1))
         start = fresh
         if limits.overlap_chars and repeated < len(ends) and ends[repeated] < chunk_end:
             start = min(boundaries.skip_space(text, ends[repeated]), fresh)

@@ -20,6 +20,7 @@ _STOPS = r".!?\u2026\u0964\u0965\u061f\u06d4\u0589\u1362"
 _STOP = rf"(?<![{_STOPS}])(?P<stop>[{_STOPS}]++)[\"'\u201d\u2019\u00bb)\]]*+(?=\s)"
 _CJK_STOP = r"(?P<cjk>[\u3002\uff01\uff1f\uff1b]+[\u201d\u2019\uff09\u300d\u300f\u3011\"']*)"
 _END = re.compile(f"{_BLOCK_END}|{_STOP}|{_CJK_STOP}", re.MULTILINE)
+_WORD = re.compile(r"\S")
 _LAST_WORD = re.compile(r"[^\s(\[\"'\u201c\u2018]+$")
 _NEXT = re.compile(r"\s*[\"'\u201c\u2018(\[]*(\S)")
 _WORD_CHARACTERS = 24  # that an abbreviation may have
@@ -37,12 +38,14 @@ _IS_ABBREVIATION = frozenset(_ABBREVIATIONS.split()).__contains__
 
 def find_ends(text: str, start: int, end: int) -> Iterator[int]:
     """Yield, in order, each place in `text[start:end]` after a sentence and before the white space that follows it."""
+    word = _WORD.search(text, start, end)
     for match in _END.finditer(text, start, end):
         if match["stop"] is not None and not _is_end(text, start, match):
             continue
         at = match.start() if match["paragraph"] is not None or match["line"] is not None else match.end()
-        if start < at < end and not boundaries.is_joined(text, at):
+        if word is not None and word.start() < at < end and not boundaries.is_joined(text, at):
             yield at
+            word = _WORD.search(text, at, end)
 
 
 def _is_end(text: str, start: int, match: re.Match[str]) -> bool:

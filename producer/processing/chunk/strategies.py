@@ -20,7 +20,7 @@ _WITHOUT_EMBEDDER: Mapping[str, Callable[[], ChunkStrategy]] = MappingProxyType(
     }
 )
 SEMANTIC = "semantic"
-NAMES = (*_WITHOUT_EMBEDDER, SEMANTIC)
+NAMES = ("size-overlap", "markdown-headings", "sentence", SEMANTIC, "parent-child")
 
 
 def make_strategy(name: str, embedder: Embedder | None = None) -> ChunkStrategy:

@@ -31,7 +31,9 @@ def require_bounded(raw: bytes, limits: ExtractLimits) -> None:
                     while block := stream.read(_BLOCK_BYTES):
                         unpacked += len(block)
                         _require_size(unpacked, most)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, zlib.error) as error:
+    except Unreadable:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, zlib.error) as error:
         raise Unreadable(f"damaged: {error}") from error
 
 

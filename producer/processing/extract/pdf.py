@@ -1,21 +1,16 @@
 """Reads PDFs: the text of every page with pdfium, ruled tables with pdfplumber, images, and scanned pages by OCR."""
 
-import io
-import logging
-from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
 
-import pdfplumber
 import pypdfium2
 import pypdfium2.raw as pdfium
 
 from producer.processing.extract import ocr
 from producer.processing.extract.cleaning import one_line
 from producer.processing.extract.limits import ExtractLimits
+from producer.processing.extract.pdf_tables import find_tables
 from producer.processing.extract.pictures import Gallery, require_few_pixels
-from producer.processing.extract.port import Content, Passage, Table, Unreadable
-from producer.processing.extract.tables import make_table
+from producer.processing.extract.port import Content, Passage, Unreadable
 
 _RULES = range(4, 5_000)  # paths on a page that may have a table: fewer rule no cell, more are a drawing
 _OCR_PIXELS = 2_000  # of the longer side of a page; OCR reads no finer ones
@@ -25,7 +20,6 @@ _LINE_END_HYPHENS = ("\ufffe\r\n", "\x02\r\n", "\ufffe\n", "\x02\n")  # pdfium's
 
 def read(raw: bytes, limits: ExtractLimits) -> Content:
     """`Extractor` of PDFs. Raises Unreadable."""
-    logging.getLogger("pdfminer").setLevel(logging.CRITICAL)
     with closing(_open(raw)) as document:
         pages = len(document)
         if pages > limits.pages:
@@ -49,7 +43,7 @@ class _Reader:
         self._limits = limits
         self._gallery = Gallery(limits)
         self._chars = 0
-        self._ruled: list[int] = []  # indexes of the pages that may have a table
+        self._ruled: list[int] = []  # numbers of the pages that may have a table, from 1
         self._scanned = 0
         self._unread: list[int] = []  # pages without text that no OCR read, from 1
         self._warnings: list[str] = []
@@ -61,7 +55,7 @@ class _Reader:
         if self._unread:
             shown = ", ".join(map(str, self._unread[:10])) + (" …" if len(self._unread) > 10 else "")
             self._warnings.append(f"pages without text, which only the extra ocr reads: {shown}")
-        tables = [*self._tables()]
+        tables, warnings = find_tables(self._raw, self._ruled)
         return Content(
             blocks,
             is_markdown=False,
@@ -69,7 +63,7 @@ class _Reader:
             images=self._gallery.images,
             page_count=len(self._document),
             title=self._title(),
-            warnings=[*self._warnings, *self._gallery.warnings()],
+            warnings=[*self._warnings, *warnings, *self._gallery.warnings()],
         )
 
     def _read_page(self, index: int) -> Passage | None:
@@ -130,39 +124,8 @@ class _Reader:
             except (pypdfium2.PdfiumError, Unreadable, ValueError, OSError):
                 self._gallery.left_out += 1
         if paths in _RULES:
-            self._ruled.append(index)
+            self._ruled.append(index + 1)
         return images
-
-    def _tables(self) -> Iterator[Table]:
-        if not self._ruled:
-            return
-        try:
-            reader = pdfplumber.open(io.BytesIO(self._raw), pages=[index + 1 for index in self._ruled])
-        except Exception as error:  # noqa: BLE001  # pdfminer raises errors of any kind for damage that pdfium repairs
-            self._warnings.append(f"tables: {one_line(str(error)) or type(error).__name__}")
-            return
-        with reader:
-            for page in reader.pages:
-                try:
-                    found = page.extract_tables()
-                except Exception as error:  # noqa: BLE001  # as above
-                    self._warnings.append(
-                        f"tables of page {page.page_number}: {one_line(str(error)) or type(error).__name__}"
-                    )
-                    continue
-                finally:
-                    page.close()
-                yield from self._usable(found, page.page_number)
-
-    def _usable(self, found: list[list[list[Any]]], number: int) -> Iterator[Table]:
-        """The tables of two or more rows and columns, half of whose cells have text: others are frames and drawings."""
-        for rows in found:
-            table = make_table(([cell or "" for cell in row] for row in rows), page=number)
-            if table is None or len(table.rows) < 2 or len(table.rows[0]) < 2:
-                continue
-            filled = sum(bool(cell) for row in table.rows for cell in row)
-            if 2 * filled >= len(table.rows) * len(table.rows[0]):
-                yield table
 
     def _title(self) -> str | None:
         title = one_line(self._document.get_metadata_value("Title"))

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 import lxml.html
 import mammoth
@@ -16,6 +17,7 @@ from producer.processing.extract.pictures import Gallery
 from producer.processing.extract.port import Content, Unreadable
 
 _STYLES = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => h2:fresh"
+_DAMAGED = (AttributeError, ExpatError, LookupError, OSError, RecursionError, SyntaxError, TypeError, ValueError)
 _CORE = "docProps/core.xml"
 _TITLE = "{http://purl.org/dc/elements/1.1/}title"
 _LANGUAGE = "{http://purl.org/dc/elements/1.1/}language"
@@ -40,7 +42,7 @@ def read(raw: bytes, limits: ExtractLimits) -> Content:
             external_file_access=False,
         )
         title, language = _properties(raw)
-    except (KeyError, ValueError, IndexError, AttributeError, TypeError, OSError, RecursionError, SyntaxError) as error:
+    except _DAMAGED as error:
         raise Unreadable(f"damaged: {type(error).__name__}: {one_line(str(error))}") from error
     blocks = read_elements(lxml.html.fromstring(f"<body>{result.value}</body>"))
     return Content(
