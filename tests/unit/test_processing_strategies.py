@@ -5,6 +5,7 @@ import re
 import statistics
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +91,7 @@ def test_chunks_cover_every_text_in_order_within_limits(name: str, text: str, li
         assert len(each.content) <= limits.max_chars
         assert len(each.content.encode()) <= limits.max_bytes
         assert each.parent is None
-    for earlier, later in zip(chunks, chunks[1:], strict=False):
+    for earlier, later in pairwise(chunks):
         assert earlier.start < later.start
         assert earlier.end < later.end
         assert earlier.end - later.start <= limits.overlap_chars

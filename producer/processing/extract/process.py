@@ -38,29 +38,44 @@ class ReaderProcess:
         return None if self._process is None else self._process.pid
 
     def read(self, raw: bytes, each: Format, sha256: str) -> Extracted:
-        """Read the bytes of a file of a format; raises Unreadable or Undecodable."""
-        stream = self._running()
+        """Read the bytes of a file of a format; raises Unreadable or Undecodable.
+
+        A child that ends is blamed on the file only if it read no other: else a new one reads the file again.
+        """
+        while True:
+            stream = self._running()
+            is_fresh = self._files == 1
+            try:
+                reply = self._ask(stream, raw, each, sha256)
+            except Closed as error:
+                reason = self._describe_end()
+                if is_fresh:
+                    raise Unreadable(reason) from error
+                continue
+            if reply.is_last:
+                self.close()
+            if is_fresh or not reply.is_last:
+                return _result(reply)
+
+    def _ask(self, stream: socket.socket, raw: bytes, each: Format, sha256: str) -> Reply:
+        """The child's answer; raises Closed if it ended, and Unreadable if it took too long."""
         deadline = time.monotonic() + self._limits.seconds
         request = msgspec.msgpack.encode(Request(each.content_type, sha256, self._limits))
         try:
             wire.send(stream, request, deadline)
             wire.send(stream, raw, deadline)
-            frame = wire.receive(stream, self._limits.result_bytes + _REPLY_BYTES, deadline)
-            reply = self._decoder.decode(frame)
+            return self._decoder.decode(wire.receive(stream, self._limits.result_bytes + _REPLY_BYTES, deadline))
         except TimeoutError as error:
             self.kill()
             raise Unreadable(f"it took longer than {self._limits.seconds:g} s to read, which is the limit") from error
-        except Closed as error:
-            raise Unreadable(self._describe_end()) from error
+        except Closed:
+            raise
         except (wire.TooLong, msgspec.MsgspecError) as error:
             self.kill()
             raise Unreadable(f"cannot be read: the reading process answered {error}") from error
         except BaseException:  # an interrupt: the child still works for it
             self.kill()
             raise
-        if reply.is_last:
-            self.close()
-        return _result(reply)
 
     def close(self) -> None:
         """End the child, if it runs."""
