@@ -20,6 +20,7 @@ NOTHING = {
     "chunks": 0,
     "embedded": 0,
     "failed": [],
+    "incomplete": [],
     "skipped": [],
 }
 

@@ -78,12 +78,9 @@ def test_word(extractor: FileExtractor, tmp_path: Path) -> None:
 
 
 def test_excel(extractor: FileExtractor, tmp_path: Path) -> None:
-    prices = [["Item", "Price", "From"], ["Cup", 2.5, datetime.date(2026, 3, 1)], ["Pen", 1, None]]
-    sheets: dict[str, Sequence[Sequence[object]]] = {
-        "Leave": [["Days per country"], *DAYS, [], *prices],
-        "Hidden": [["secret", "x"]],
-        "Empty": [],
-    }
+    prices: list[list[object]] = [["Item", "Price", "From"], ["Cup", 2.5, datetime.date(2026, 3, 1)], ["Pen", 1, None]]
+    leave: list[Sequence[object]] = [["Days per country"], *DAYS, [], *prices]
+    sheets: dict[str, Sequence[Sequence[object]]] = {"Leave": leave, "Hidden": [["secret", "x"]], "Empty": []}
     found = extractor.extract(write_excel(tmp_path / "a.xlsx", sheets, hidden=["Hidden"]))
     assert found.text == (
         "## Leave\n\nDays per country\n\n| Country | Days |\n| --- | --- |\n| Germany | 30 |\n| France | 25 |\n"

@@ -14,7 +14,7 @@ from lxml import etree
 from producer.processing.extract.cleaning import one_line
 from producer.processing.extract.encodings import Undecodable, decode
 from producer.processing.extract.limits import ExtractLimits
-from producer.processing.extract.markup import read_elements, text_of
+from producer.processing.extract.markup import first_heading, read_elements, text_of
 from producer.processing.extract.port import Content, Unreadable
 
 _CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
@@ -36,10 +36,11 @@ def read(raw: bytes, limits: ExtractLimits) -> Content:
     page = _parse(text)
     title = next((text_of(found) for found in page.iter("title")), "") or None
     language = page.get("lang") or page.get("{http://www.w3.org/XML/1998/namespace}lang") or ""
+    blocks = read_elements(_main_content(page, text))
     return Content(
-        read_elements(_main_content(page, text)),
+        blocks,
         is_markdown=True,
-        title=title,
+        title=title or first_heading(blocks),
         language=language if _LANGUAGE.fullmatch(language) else None,
     )
 

@@ -31,6 +31,7 @@ _SKIPPED = {"head", "script", "style", "noscript", "template", "svg", "math", "i
 _SKIPPED |= {"button", "input", "textarea", "audio", "video", "map", "datalist"}
 _PERMALINKS = {"#", "\u00b6"}  # of a heading to itself
 _MAX_SPAN = 1_000  # columns or rows that one cell may fill
+_HEADING = re.compile(r"#{1,6} (.+)")
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 
 
@@ -71,6 +72,12 @@ def read_elements(root: Any) -> list[Passage | Table]:
         raise Unreadable("its elements are nested too deeply") from error
     writer.end_block()
     return [*_join_lists(writer.blocks)]
+
+
+def first_heading(blocks: Iterable[Passage | Table]) -> str | None:
+    """The title of the first heading, if there is one."""
+    texts = (block.text for block in blocks if isinstance(block, Passage))
+    return next((found[1] for text in texts if (found := _HEADING.fullmatch(text))), None)
 
 
 def text_of(element: Any) -> str:

@@ -12,7 +12,7 @@ from lxml import etree
 from producer.processing.extract import archive
 from producer.processing.extract.cleaning import one_line
 from producer.processing.extract.limits import ExtractLimits
-from producer.processing.extract.markup import read_elements
+from producer.processing.extract.markup import first_heading, read_elements
 from producer.processing.extract.pictures import Gallery
 from producer.processing.extract.port import Content, Unreadable
 
@@ -49,7 +49,7 @@ def read(raw: bytes, limits: ExtractLimits) -> Content:
         blocks,
         is_markdown=True,
         images=gallery.images,
-        title=title,
+        title=title or first_heading(blocks),
         language=language,
         warnings=gallery.warnings(),
     )
