@@ -68,9 +68,17 @@ def _main_content(page: Any, text: str) -> Any:
             return element
     found = trafilatura.bare_extraction(text, include_comments=False, include_tables=True, favor_recall=True)
     body = getattr(found, "body", None)
-    if body is not None and len(text_of(body)) >= _LEAST_SHARE * words:
-        return _as_html(body)
-    return whole
+    if body is None:
+        return whole
+    body = _as_html(body)
+    if len(text_of(body)) < _LEAST_SHARE * words or _marks(body) < _LEAST_SHARE * _marks(whole):
+        return whole
+    return body
+
+
+def _marks(element: Any) -> int:
+    """The number of headings and tables: trafilatura falls back to a text without them."""
+    return sum(1 for _ in element.iter("h1", "h2", "h3", "h4", "h5", "h6", "table"))
 
 
 def _is_boilerplate(element: Any) -> bool:
