@@ -81,7 +81,7 @@ def command(
         raise UsageError("--source names one folder: give it as the only PATH")
     if strategy is not None and strategy not in STRATEGIES:
         raise UsageError(f"--strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
-    with wiring.open_system(settings.load()) as system, FileExtractor(ingesting.LIMITS) as extractor:
+    with wiring.open_system(settings.load()) as system, FileExtractor() as extractor:
         found = find(paths, named, exclude or ())
         gone = missing.find_missing(system.engine, named, found, force=force) if delete_missing else []
         done.failed += found.unreadable

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
@@ -14,9 +14,14 @@ from producer import Document, DocumentFile, FileUnusable, InvalidDocument, Prod
 from producer.processing.chunk.document import chunk_document
 from producer.processing.chunk.port import ChunkStrategy
 from producer.processing.chunk.strategies import SEMANTIC, default_name, make_strategy
+from producer.processing.document_files import (
+    describe_left_out,
+    make_image_files,
+    make_table_files,
+    make_text_file,
+)
 from producer.processing.embed.port import EmbedError
 from producer.processing.extract.extract import FileExtractor
-from producer.processing.extract.limits import DEFAULT_LIMITS
 from producer.processing.extract.port import Extracted
 from schema.batches import bounded
 from schema.database.connection import reading
@@ -24,7 +29,6 @@ from schema.database.tables import documents
 
 _FILES_PER_BATCH = 50
 _BATCH_BYTES = 8 * 1024 * 1024  # of extracted text
-LIMITS = replace(DEFAULT_LIMITS, images=0)  # a document has no place for them yet
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def _extract_changed(
         except ProducerError as error:
             total.failed.append(str(error))
         else:
-            total.incomplete += [f"{file.path}: left out: {warning}" for warning in extracted.warnings]
+            total.incomplete += [f"{file.path}: left out: {warning}" for warning in describe_left_out(extracted)]
             yield file, extracted
 
 
@@ -203,5 +207,7 @@ def _document(
         page_count=extracted.page_count,
         chunks=chunk_document(file.doc_id, extracted, strategy),
         file=original,
-        text=DocumentFile.from_bytes(extracted.text.encode(), "extracted.txt", system.store),
+        text=make_text_file(extracted, system.store),
+        tables=make_table_files(extracted, system.store),
+        images=make_image_files(extracted, system.store),
     )
