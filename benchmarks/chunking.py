@@ -121,7 +121,9 @@ def _measure(name: str, found: Sequence[Extracted], items: Sequence[Item]) -> li
     files = np.array([file for file, _ in chunks])
     ranks = []
     for item, question in zip(items, questions, strict=True):
-        best = np.argsort(-(vectors @ question), kind="stable")[:_BEST]
+        likeness = vectors @ question
+        some = np.argpartition(-likeness, _BEST)[:_BEST]
+        best = some[np.argsort(-likeness[some], kind="stable")]
         right = (rank for rank, at in enumerate(best, 1) if files[at] == item.file and _holds(chunks[at][1], item))
         ranks.append(next(right, 0))
     return [

@@ -1,5 +1,6 @@
 """`rag-outbox ingest` of every format: a question finds each file, or the file is named with a reason."""
 
+import json
 from importlib import util
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def office(tmp_path: Path) -> Path:
     office.mkdir()
     pages = ["The coffee machine needs to be cleaned every Friday.", "Filters are in the left cupboard."]
     write_pdf(office / "coffee.pdf", pages, title="Coffee machine")
-    write_word(office / "leave.docx")
+    write_word(office / "leave.docx", picture=picture_of("A chart"))
     write_excel(office / "prices.xlsx", {"Prices": [["Item", "Price"], ["Bicycle", 250], ["Helmet", 40]]})
     (office / "rooms.csv").write_text("room,seats\nAtlantic,12\nPacific,40\n")
     (office / "parking.html").write_text("<html><body><h1>Parking</h1><p>Visitors park behind the house.</p></body>")
@@ -70,8 +71,15 @@ def test_every_format_is_found_by_a_question(folder: Folder, office: Path, here:
         ("table", "table", levels, 1, 0),
         ("text", "text", "markdown-headings", 0, 0),
     ]
-    texts = [content for key, content in folder.objects().items() if "extracted-text/coffee" in key]
-    assert texts == [b"The coffee machine needs to be cleaned every Friday.\n\nFilters are in the left cupboard."]
+    objects = folder.objects()
+    [text] = [content for key, content in objects.items() if key.startswith("processed-data/extracted-text/coffee-")]
+    assert text == b"The coffee machine needs to be cleaned every Friday.\n\nFilters are in the left cupboard."
+    [table] = [content for key, content in objects.items() if key.startswith("processed-data/tables/prices-")]
+    rows_of_table = [["Item", "Price"], ["Bicycle", "250"], ["Helmet", "40"]]
+    assert json.loads(table) == {"caption": "Prices", "has_header": True, "rows": rows_of_table}
+    [image] = [key for key in objects if key.startswith("processed-data/images/")]
+    assert image.startswith("processed-data/images/leave-")
+    assert image.endswith("/img_1.png")
     assert here(folder, "ingest", "office", "--json").facts["unchanged"] == facts["written"]
 
 

@@ -211,6 +211,17 @@ def test_child_that_was_killed_between_files_is_replaced(tmp_path: Path) -> None
         assert extractor.extract(path).text == LEAVE
 
 
+def test_child_has_no_secrets_and_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAG_OUTBOX_DATABASE_URL", "mysql://user:secret@host/db")
+    with FileExtractor() as extractor:
+        extractor.extract(write_pdf(tmp_path / "a.pdf"))
+        proc = Path(f"/proc/{extractor.process.pid}")
+        assert b"secret" not in (proc / "environ").read_bytes()
+        limits = (proc / "limits").read_text()
+    assert f"Max address space         {DEFAULT_LIMITS.memory_bytes} " in limits
+    assert "Max file size             0 " in limits
+
+
 def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     path = write_pdf(tmp_path / "a.pdf")
     program = (

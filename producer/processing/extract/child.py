@@ -81,12 +81,14 @@ def _encode(reply: Reply, limits: ExtractLimits) -> bytes:
 
 def _limit(limits: ExtractLimits) -> None:
     """Limit the memory of the process, and the processor time of this file: it ends a loop that nobody waits for."""
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, most))
+    _lower(resource.RLIMIT_AS, limits.memory_bytes)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime + _THREADS * limits.seconds) + 1
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, most))
+    _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + _THREADS * limits.seconds) + 1)
+
+
+def _lower(kind: int, value: int) -> None:
+    _, most = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if most == resource.RLIM_INFINITY else min(value, most), most))
 
 
 def _describe_memory(limits: ExtractLimits) -> str:

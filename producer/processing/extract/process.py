@@ -19,6 +19,7 @@ from producer.processing.extract.wire import Closed, Reply, Request
 _MODULE = "producer.processing.extract.child"
 _FILES_PER_PROCESS = 500  # then a new one: libraries may keep memory
 _END_SECONDS = 5.0
+_KEPT = ("COVERAGE_", "HOME", "LANG", "LC_", "LD_LIBRARY_PATH", "PATH", "PYTHON", "TMPDIR", "TZ")  # of the environment
 _REPLY_BYTES = 1024 * 1024  # of a reply besides its result
 
 
@@ -110,7 +111,6 @@ class ReaderProcess:
     def _start(self) -> socket.socket:
         self._files = 1
         ours, theirs = socket.socketpair()
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
         with theirs:
             try:
                 self._process = subprocess.Popen(
@@ -120,7 +120,7 @@ class ReaderProcess:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    env=os.environ | threads,
+                    env=_environment(),
                     start_new_session=True,  # Ctrl-C is for this process, which ends the child
                 )
             except BaseException:
@@ -138,6 +138,12 @@ class ReaderProcess:
         memory = f"{self._limits.memory_bytes // (1024 * 1024):,} MiB of memory"
         name = signal.Signals(-status).name
         return f"the process that read it was ended by {name}: the file is damaged, or needs more than {memory}"
+
+
+def _environment() -> dict[str, str]:
+    """What the child needs of ours: no password is in it."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
+    return kept | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
 
 
 def _result(reply: Reply) -> Extracted:
