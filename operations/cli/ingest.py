@@ -87,10 +87,10 @@ def command(
         done.failed += found.unreadable
         files = sorted(found.files.values(), key=lambda file: file.path)
         labels = ingesting.Labels(business_tag, domain, language)
-        how = ingesting.Reading(extractor, strategy, force)
+        options = ingesting.ReadOptions(extractor, strategy, force)
         if dry_run:
             with output.progress("Reading files", len(files)) as bar:
-                changed = ingesting.plan(system, files, labels, done, bar.advance, how)
+                changed = ingesting.plan(system, files, labels, done, bar.advance, options)
             done.written, done.deleted = len(changed), len(gone)
             planned = {"would_write": [str(file.path) for file in changed], "would_delete": gone}
             _show(output, done, found, planned)
@@ -99,7 +99,7 @@ def command(
                 telling(lambda: _facts(done, found), lambda: f"; until then: {_summary(done, found)}"),
                 output.progress("Ingesting files", len(files)) as bar,
             ):
-                ingesting.ingest(system, files, labels, done, bar.advance, how)
+                ingesting.ingest(system, files, labels, done, bar.advance, options)
                 missing.delete(system, gone, done.note_deleted)
             _show(output, done, found)
     if done.failed:

@@ -172,7 +172,7 @@ def _ingest(system: System, folder: Path, output: Output) -> ingest_files.Ingest
     done = ingest_files.Ingested()
     labels = ingest_files.Labels(business_tag=folder.name)
     with output.progress("Ingesting files", len(files)) as bar, FileExtractor() as extractor:
-        ingest_files.ingest(system, files, labels, done, bar.advance, ingest_files.Reading(extractor))
+        ingest_files.ingest(system, files, labels, done, bar.advance, ingest_files.ReadOptions(extractor))
     return done
 
 

@@ -28,7 +28,7 @@ from schema.database.connection import reading
 from schema.database.tables import documents
 
 _FILES_PER_BATCH = 50
-_BATCH_BYTES = 8 * 1024 * 1024  # of extracted text
+_BATCH_BYTES = 8 * 1024 * 1024  # of extracted text, and of files that are not staged
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Ingested:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How files are read: the extractor, and the name of the chunk strategy (None: by the kind of text)."""
 
     extractor: FileExtractor
@@ -76,7 +76,7 @@ class Reading:
 @dataclass(frozen=True)
 class _PreparedFile:
     file: SourceFile
-    text_size: int
+    size: int  # of its text, and of its files in memory
     document: Document
 
 
@@ -86,7 +86,7 @@ def ingest(
     labels: Labels,
     total: Ingested,
     advance: Callable[[int], None],
-    how: Reading,
+    options: ReadOptions,
 ) -> None:
     """Write every file that changed, with `force` also the others; a file that fails is named in `total` and skipped.
 
@@ -94,8 +94,8 @@ def ingest(
     """
     for some in bounded(files, _FILES_PER_BATCH):
         stored = _select_documents(system, [file.doc_id for file in some])
-        prepared = _prepare(system, some, stored, labels, total, how)
-        for batch in bounded(prepared, _FILES_PER_BATCH, _BATCH_BYTES, lambda one: one.text_size):
+        prepared = _prepare(system, some, stored, labels, total, options)
+        for batch in bounded(prepared, _FILES_PER_BATCH, _BATCH_BYTES, lambda one: one.size):
             _write(system, batch, total)
         advance(len(some))
 
@@ -106,13 +106,13 @@ def plan(
     labels: Labels,
     total: Ingested,
     advance: Callable[[int], None],
-    how: Reading,
+    options: ReadOptions,
 ) -> list[SourceFile]:
     """The files that `ingest` would write; `total` counts the others. Nothing is written or staged."""
     changed = []
     for some in bounded(files, _FILES_PER_BATCH):
         stored = _select_documents(system, [file.doc_id for file in some])
-        changed += [file for file, _ in _extract_changed(some, stored, labels, total, how)]
+        changed += [file for file, _ in _extract_changed(some, stored, labels, total, options)]
         advance(len(some))
     return changed
 
@@ -149,27 +149,27 @@ def _prepare(
     stored: Mapping[str, Any],
     labels: Labels,
     total: Ingested,
-    how: Reading,
+    options: ReadOptions,
 ) -> Iterator[_PreparedFile]:
-    for file, extracted in _extract_changed(files, stored, labels, total, how):
+    for file, extracted in _extract_changed(files, stored, labels, total, options):
         try:
-            strategy = how.strategy_for(extracted, system)
+            strategy = options.strategy_for(extracted, system)
             document = _document(system, file, extracted, labels.or_stored(stored.get(file.doc_id)), strategy)
         except ProducerError as error:
             total.failed.append(str(error))
         else:
-            yield _PreparedFile(file, len(extracted.text), document)
+            yield _PreparedFile(file, len(extracted.text) + _file_bytes(document), document)
 
 
 def _extract_changed(
-    files: Sequence[SourceFile], stored: Mapping[str, Any], labels: Labels, total: Ingested, how: Reading
+    files: Sequence[SourceFile], stored: Mapping[str, Any], labels: Labels, total: Ingested, options: ReadOptions
 ) -> Iterator[tuple[SourceFile, Extracted]]:
     for file in files:
         try:
-            if not how.force and _is_unchanged(stored.get(file.doc_id), file, labels):
+            if not options.force and _is_unchanged(stored.get(file.doc_id), file, labels):
                 total.unchanged += 1
                 continue
-            extracted = how.extractor.extract(file.path)
+            extracted = options.extractor.extract(file.path)
         except ProducerError as error:
             total.failed.append(str(error))
         else:
@@ -188,6 +188,11 @@ def _is_unchanged(row: Any, file: SourceFile, labels: Labels) -> bool:
             return bool(row.content_sha256 == hashlib.file_digest(stream, "sha256").hexdigest())
     except OSError as error:
         raise FileUnusable(f"cannot read {file.path}: {error.strerror or error}") from error
+
+
+def _file_bytes(document: Document) -> int:
+    files = (document.file, document.text, *(document.tables or ()), *(document.images or ()))
+    return sum(len(file.content or b"") for file in files if file is not None)
 
 
 def _document(

@@ -59,9 +59,9 @@ class FileExtractor:
         """Read one file; raises ExtractError with the file's name and a reason."""
         raw, sha256 = _read_bytes(path, self._limits.file_bytes)
         try:
-            each = detect(raw, path.suffix.lower())
-            _require_extra(path, each)
-            found = self._read(raw, each, sha256)
+            file_format = detect(raw, path.suffix.lower())
+            _require_extra(path, file_format)
+            found = self._read(raw, file_format, sha256)
         except Undecodable as error:
             raise ExtractError(path, str(error), offset=error.offset) from error
         except Unreadable as error:
@@ -70,16 +70,18 @@ class FileExtractor:
             return found
         return replace(found, title=headings.shorten(clean(printable(path.stem))) or "untitled")
 
-    def _read(self, raw: bytes, each: Format, sha256: str) -> Extracted:
-        if each.reader is None:
-            return read_format(raw, each, self._limits, sha256)
-        return self.process.read(raw, each, sha256)
+    def _read(self, raw: bytes, file_format: Format, sha256: str) -> Extracted:
+        if file_format.reader is None:
+            return read_format(raw, file_format, self._limits, sha256)
+        return self.process.read(raw, file_format, sha256)
 
 
-def _require_extra(path: Path, each: Format) -> None:
-    extra = each.missing_extra()
+def _require_extra(path: Path, file_format: Format) -> None:
+    extra = file_format.missing_extra()
     if extra is not None:
-        raise MissingExtra(path, f"{each.name} is read with the extra {extra}: pip install 'rag-outbox[{extra}]'")
+        raise MissingExtra(
+            path, f"{file_format.name} is read with the extra {extra}: pip install 'rag-outbox[{extra}]'"
+        )
 
 
 def _read_bytes(path: Path, max_bytes: int) -> tuple[bytes, str]:

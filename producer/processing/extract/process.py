@@ -38,7 +38,7 @@ class ReaderProcess:
         """Process id of the child; None if there is none."""
         return None if self._process is None else self._process.pid
 
-    def read(self, raw: bytes, each: Format, sha256: str) -> Extracted:
+    def read(self, raw: bytes, file_format: Format, sha256: str) -> Extracted:
         """Read the bytes of a file of a format; raises Unreadable or Undecodable.
 
         A child that ends is blamed on the file only if it read no other: else a new one reads the file again.
@@ -47,7 +47,7 @@ class ReaderProcess:
             stream = self._running()
             is_fresh = self._files == 1
             try:
-                reply = self._ask(stream, raw, each, sha256)
+                reply = self._ask(stream, raw, file_format, sha256)
             except Closed as error:
                 reason = self._describe_end()
                 if is_fresh:
@@ -58,10 +58,10 @@ class ReaderProcess:
             if is_fresh or not reply.is_last:
                 return _result(reply)
 
-    def _ask(self, stream: socket.socket, raw: bytes, each: Format, sha256: str) -> Reply:
+    def _ask(self, stream: socket.socket, raw: bytes, file_format: Format, sha256: str) -> Reply:
         """The child's answer; raises Closed if it ended, and Unreadable if it took too long."""
         deadline = time.monotonic() + self._limits.seconds
-        request = msgspec.msgpack.encode(Request(each.content_type, sha256, self._limits))
+        request = msgspec.msgpack.encode(Request(file_format.content_type, sha256, self._limits))
         try:
             wire.send(stream, request, deadline)
             wire.send(stream, raw, deadline)

@@ -12,17 +12,17 @@ from producer.processing.extract.limits import ExtractLimits
 from producer.processing.extract.port import Extracted, Extractor, Unreadable
 
 
-def read_format(raw: bytes, each: Format, limits: ExtractLimits, sha256: str) -> Extracted:
+def read_format(raw: bytes, file_format: Format, limits: ExtractLimits, sha256: str) -> Extracted:
     """The content of the bytes of a file; the title is empty if the file has none. Raises Unreadable or Undecodable."""
-    content = _extractor(each)(raw, limits)
+    content = _extractor(file_format)(raw, limits)
     text, tables, scanned = assemble(content, limits)
     if not text:
         raise Unreadable("no text in it: the file is empty or blank")
     return Extracted(
         text=text,
-        source_type=each.source_type,
+        source_type=file_format.source_type,
         title=headings.shorten(one_line(content.title or "")),
-        content_type=each.content_type,
+        content_type=file_format.content_type,
         language=content.language,
         sha256=sha256,
         size_bytes=len(raw),
@@ -35,7 +35,7 @@ def read_format(raw: bytes, each: Format, limits: ExtractLimits, sha256: str) ->
     )
 
 
-def _extractor(each: Format) -> Extractor:
-    if each.reader is not None:
-        return cast(Extractor, import_module(each.reader).read)
-    return text_files.read_markdown if each is MARKDOWN else text_files.read_plain
+def _extractor(file_format: Format) -> Extractor:
+    if file_format.reader is not None:
+        return cast(Extractor, import_module(file_format.reader).read)
+    return text_files.read_markdown if file_format is MARKDOWN else text_files.read_plain
