@@ -109,7 +109,7 @@ def remove_files(connection: Connection, doc_ids: Mapping[str, str]) -> set[str]
         {
             "object_key": key,
             "doc_id": doc_id,
-            "kind": "text" if key == layout.extracted_text_key(doc_id) else "raw",
+            "kind": layout.file_kind(key),
             "version": versions[doc_id],
             "removed_in_version": versions[doc_id],
             **dict.fromkeys(("sha256", "content_type"), ""),

@@ -35,10 +35,10 @@ class DesiredChunk(ChunkColumns, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class DesiredFile:
-    """A desired row of `document_files`; `kind` is "raw" or "text"."""
+    """A desired row of `document_files`."""
 
     object_key: str
-    kind: str
+    kind: str  # a value of FILE_KINDS
     file: DocumentFile
 
 
@@ -50,6 +50,7 @@ class DesiredDocument:
     columns: Mapping[str, Any]
     chunks: tuple[DesiredChunk, ...]
     files: tuple[DesiredFile, ...]
+    replaced_kinds: frozenset[str] = frozenset()  # of files: `files` has all of these that shall be left
 
 
 def from_document(
@@ -57,16 +58,28 @@ def from_document(
 ) -> DesiredDocument:
     """The state that a caller's document describes; `vectors` are those that `validate` returned."""
     columns = _columns(document, stored)
-    files: list[DesiredFile] = []
-    if document.file is not None:
-        files.append(DesiredFile(columns["oss_key"], "raw", document.file))
-    if document.text is not None:
-        files.append(DesiredFile(layout.extracted_text_key(document.doc_id), "text", document.text))
+    files, replaced_kinds = _given_files(document, columns["oss_key"])
     if document.chunks is None:
         chunks = _stored_chunks(stored, {}) if stored is not None and columns["chunk_count"] is not None else ()
     else:
         chunks = chunks_of(document.doc_id, document.chunks, vectors)
-    return DesiredDocument(document.doc_id, columns, chunks, tuple(files))
+    return DesiredDocument(document.doc_id, columns, chunks, files, replaced_kinds)
+
+
+def _given_files(document: Document, raw_key: str) -> tuple[tuple[DesiredFile, ...], frozenset[str]]:
+    """The files that a caller's document brings, and the kinds of which it brings all."""
+    doc_id = document.doc_id
+    of_kind: dict[str, list[tuple[str, DocumentFile]]] = {}
+    if document.file is not None:
+        of_kind["raw"] = [(raw_key, document.file)]
+    if document.text is not None:
+        of_kind["text"] = [(layout.extracted_text_key(doc_id), document.text)]
+    if document.tables is not None:
+        of_kind["table"] = [(layout.table_key(doc_id, number), file) for number, file in enumerate(document.tables, 1)]
+    if document.images is not None:
+        of_kind["image"] = [(layout.image_key(doc_id, number), file) for number, file in enumerate(document.images, 1)]
+    files = (DesiredFile(key, kind, file) for kind, some in of_kind.items() for key, file in some)
+    return tuple(files), frozenset(of_kind)
 
 
 def from_stored(
@@ -88,8 +101,7 @@ def with_stored(
     files: Mapping[str, DocumentFile],
 ) -> DesiredDocument:
     """The state with known bytes of what it keeps of the stored one; `chunks` and `files` as in `from_stored`."""
-    given = {file.kind for file in state.files}
-    kept = tuple(file for file in _stored_files(stored, files) if file.kind not in given)
+    kept = tuple(file for file in _stored_files(stored, files) if file.kind not in state.replaced_kinds)
     filled = tuple(
         _stored_chunk(stored.chunks[chunk.chunk_id], chunks.get(chunk.chunk_id)) if chunk.content is None else chunk
         for chunk in state.chunks

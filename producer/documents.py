@@ -37,7 +37,8 @@ class Chunk:
 class Document:
     """The whole state of a document; writing it replaces the stored state.
 
-    `file` (the original), `text` (extracted from it) and `chunks` may be None: then the stored ones stay. A new
+    `file` (the original), `text`, `tables` and `images` (extracted from it; JSON and PNG files) and `chunks` may be
+    None: then the stored ones stay. A new
     document whose chunks are None is `processing`: its file goes to the object store, and it is not completed before a
     later write brings its chunks (`[]` if there are none). Give a file of at most 64 KiB to that write, too: MySQL does
     not keep its bytes, so FileRequired may be raised without it until the object store has it. `embedding_model` may
@@ -55,4 +56,6 @@ class Document:
     page_count: int | None = None
     file: DocumentFile | None = field(default=None, repr=False)
     text: DocumentFile | None = field(default=None, repr=False)
+    tables: Sequence[DocumentFile] | None = field(default=None, repr=False)
+    images: Sequence[DocumentFile] | None = field(default=None, repr=False)
     embedding_model: str | None = None

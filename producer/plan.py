@@ -77,9 +77,9 @@ class ChunkChanges:
 
 @dataclass(frozen=True, slots=True)
 class SentFile:
-    """A file that the event carries, and whose row is written again; `kind` is "raw" or "text"."""
+    """A file that the event carries, and whose row is written again."""
 
-    kind: str
+    kind: str  # a value of FILE_KINDS
     record: FileRecord
 
 
@@ -126,7 +126,7 @@ def plan_upsert(
     """
     send_all = resend or (stored is not None and not stored.confirmation.is_sound)
     chunks = _plan_chunks(desired, stored, send_all=send_all)
-    files = _plan_files(desired.files, stored)
+    files = _plan_files(desired, stored)
     if stored is None:
         version, base, operation = 1, 0, Operation.INSERT
     elif not send_all and not _has_changes(desired, stored, chunks, files):
@@ -212,26 +212,25 @@ def _compare(old: StoredChunk, new: DesiredChunk) -> dict[str, Any]:
     }
 
 
-def _plan_files(desired: Sequence[DesiredFile], stored: StoredDocument | None) -> FileChanges:
-    """A given file replaces the stored one of its kind. Other stored files stay, and are sent until confirmed."""
+def _plan_files(desired: DesiredDocument, stored: StoredDocument | None) -> FileChanges:
+    """Given files replace the stored ones of their kind. Other stored files stay, and are sent until confirmed."""
     if stored is None:
-        return FileChanges(tuple(SentFile(file.kind, _desired_record(file)) for file in desired))
+        return FileChanges(tuple(SentFile(file.kind, _desired_record(file)) for file in desired.files))
     confirmed = stored.confirmation.files
     sent = [
         SentFile(file.kind, _desired_record(file))
-        for file in desired
+        for file in desired.files
         if _is_new(file.object_key, file.file.sha256, stored) or stored.files[file.object_key].version > confirmed
     ]
     removed, tombstones, missing = [], [], None
-    key_of_kind = {file.kind: file.object_key for file in desired}
+    given = {file.object_key for file in desired.files}
     for key, row in stored.files.items():
-        given_key = key_of_kind.get(row.kind)
+        if key in given:
+            continue
         if row.removed_in_version is not None:
-            if given_key != key:
-                tombstones.append(key)
-        elif given_key is not None:
-            if given_key != key:
-                removed.append(key)
+            tombstones.append(key)
+        elif row.kind in desired.replaced_kinds:
+            removed.append(key)
         elif row.version > confirmed:
             if row.staged_key is None:
                 missing = key

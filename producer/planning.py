@@ -30,7 +30,7 @@ def plan_document(
     plan = plan_upsert(state, stored, identity.history_id)
     if plan is None or stored is None:
         return plan
-    if document.chunks is None and not state.files:
+    if document.chunks is None and not state.replaced_kinds:
         plan = build_on_last(plan, stored)
     lacks_chunks = document.chunks is None and plan.builds_on is None and plan.chunks.missing_vectors()
     lacks_file = stored.row.chunk_count is None and plan.files.missing is not None

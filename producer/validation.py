@@ -84,6 +84,8 @@ def _metadata(document: Document, model: str) -> Iterator[Problem]:
     for name, file in (("file", document.file), ("text", document.text)):
         if file is not None and (wrong := file_error(file)):
             yield Problem(name, wrong)
+    yield from _files("tables", document.tables, "json")
+    yield from _files("images", document.images, "png")
     named = document.embedding_model
     if named is not None and not (isinstance(named, str) and named == model):
         yield Problem("embedding_model", f"must be the system's model {model!r}, is {named!r}")
@@ -93,6 +95,22 @@ def _metadata(document: Document, model: str) -> Iterator[Problem]:
         yield Problem("chunks", f"must be a list of Chunk, is {type(document.chunks).__name__}")
     elif (count := len(document.chunks)) > limits.CHUNKS_PER_DOCUMENT:
         yield Problem("chunks", f"must be at most {limits.CHUNKS_PER_DOCUMENT} chunks, there are {count}")
+
+
+def _files(name: str, files: object, extension: str) -> Iterator[Problem]:
+    if files is None:
+        return
+    if not isinstance(files, Sequence) or isinstance(files, str | bytes):
+        yield Problem(name, f"must be a list of DocumentFile, is {type(files).__name__}")
+        return
+    if len(files) > limits.EXTRACTED_FILES:
+        yield Problem(name, f"must be at most {limits.EXTRACTED_FILES} files, there are {len(files)}")
+    for position, file in enumerate(files):
+        wrong = file_error(file)
+        if wrong is None and file.extension != extension:
+            wrong = f"must have the extension {extension}, has {file.extension}"
+        if wrong is not None:
+            yield Problem(f"{name}[{position}]", wrong)
 
 
 def _is_list(value: object) -> bool:

@@ -29,6 +29,8 @@ VECTOR_DIMENSION = 32_768  # Milvus: the largest FLOAT_VECTOR
 SPARSE_ENTRIES = 4_096  # weights per chunk
 SPARSE_ID = 2**32 - 2  # Milvus: the largest token id of a SPARSE_FLOAT_VECTOR
 
+EXTRACTED_FILES = 1_000  # tables of a document, and images of it
+
 EVENT_BYTES = 512 * 1024  # encoded; a larger document is split into numbered parts
 INSERT_BYTES = 16 * 1024 * 1024  # payloads that the writer holds in memory and inserts together
 INLINE_FILE_BYTES = 64 * 1024  # a larger file is staged in the object store

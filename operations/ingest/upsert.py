@@ -9,6 +9,8 @@ from sqlalchemy import Connection, Engine, select
 import producer
 from producer import Document, Receipt, VectorRequired, Writer
 from producer.processing.embed.port import Embedder
+from schema.batches import bounded
+from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import document_files
 from schema.object_store.port import ObjectStore
 
@@ -51,10 +53,17 @@ def upsert(
 
 def _select_unneeded(connection: Connection, documents: Sequence[Document]) -> list[str]:
     """Keys of the documents' staged files that the transaction does not need: the object store has these files."""
-    files = (file for document in documents for file in (document.file, document.text) if file is not None)
+    files = (
+        file
+        for one in documents
+        for file in (one.file, one.text, *(one.tables or ()), *(one.images or ()))
+        if file is not None
+    )
     staged = [file.staged_key for file in files if file.staged_key is not None]
-    needed = select(document_files.c.staged_key).where(document_files.c.staged_key.in_(staged))
-    kept = set(connection.execute(needed).scalars()) if staged else set()
+    kept: set[str | None] = set()
+    for some in bounded(staged, IDS_PER_STATEMENT):
+        needed = select(document_files.c.staged_key).where(document_files.c.staged_key.in_(some))
+        kept.update(connection.execute(needed).scalars())
     return [key for key in staged if key not in kept]
 
 

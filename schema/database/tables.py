@@ -51,6 +51,7 @@ metadata = MetaData(
 
 SOURCE_TYPES = ("pdf", "word", "image", "webpage", "table", "text")
 VECTOR_LEVELS = ("text", "table", "row", "col", "cell")
+FILE_KINDS = ("raw", "text", "table", "image")  # of document_files: the original, and what was extracted from it
 DOCUMENT_STATES = ("pending", "processing", "completed", "failed", "deleting")
 SINK_STATES = ("pending", "applied", "failed", "absent")
 SINK_ROLES = ("active", "joining", "leaving")
@@ -184,7 +185,7 @@ document_files = Table(  # one row per object of a document in the object store
     metadata,
     Column("object_key", String(limits.OBJECT_KEY_BYTES), primary_key=True),
     _doc_id(index=True),
-    Column("kind", _enum("raw", "text", name="kind"), nullable=False),
+    Column("kind", _enum(*FILE_KINDS, name="kind"), nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("content_type", String(limits.CONTENT_TYPE_CHARACTERS), nullable=False),

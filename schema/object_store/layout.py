@@ -8,6 +8,8 @@ from schema.database.tables import SOURCE_TYPES
 
 SYSTEM_ID_KEY = "system-id"  # the object that names the system of the bucket
 _RAW_PREFIX = "raw-files/"
+_PROCESSED = "processed-data"
+_TABLES, _IMAGES = f"{_PROCESSED}/tables", f"{_PROCESSED}/images"
 _KEY_OF_DOCUMENT = re.compile(
     rf"raw-files/(?:{'|'.join(SOURCE_TYPES)})/[0-9]{{4}}/[0-9]{{2}}/[0-9]{{2}}/([^/]+)\.[^/.]+"
     r"|processed-data/(?:extracted-text/([^/]+)\.txt|(?:tables|images|embeddings)/([^/]+)/[^/]+)"
@@ -29,6 +31,22 @@ def raw_file_key(doc_id: str, source_type: str, created_at: datetime, extension:
 
 def extracted_text_key(doc_id: str) -> str:
     return f"processed-data/extracted-text/{doc_id}.txt"
+
+
+def table_key(doc_id: str, number: int) -> str:
+    """Key of a table of a document, as JSON; `number` is from 1."""
+    return f"{_TABLES}/{doc_id}/table_{number}.json"
+
+
+def image_key(doc_id: str, number: int) -> str:
+    """Key of an image of a document, as PNG; `number` is from 1."""
+    return f"{_IMAGES}/{doc_id}/img_{number}.png"
+
+
+def file_kind(key: str) -> str:
+    """The kind of a document's file, a value of `document_files.kind`, by its key."""
+    kinds = {"extracted-text": "text", "tables": "table", "images": "image"}
+    return kinds.get(key.split("/")[1], "raw") if key.startswith(f"{_PROCESSED}/") else "raw"
 
 
 def embeddings_prefix(doc_id: str) -> str:

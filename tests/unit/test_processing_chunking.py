@@ -13,6 +13,7 @@ from producer.processing.chunk.markdown_headings import MarkdownHeadings
 from producer.processing.chunk.port import ChunkStrategy, TextChunk
 from producer.processing.chunk.size_overlap import SizeOverlap
 from producer.processing.chunk.slicer import ChunkLimits
+from tests.support.texts import TEXT, long_text
 
 pytestmark = pytest.mark.unit
 
@@ -203,27 +204,9 @@ def test_hostile_texts_take_linear_time(unit: str) -> None:
     assert len(chunk(text, overlap_chars=500)) <= 2 * len(text) / 500
 
 
-def edited(kind: str) -> str:
-    """60,000 characters without structure above lines, sentences, words or letters, the same in every run."""
-    numbers = random.Random(7)
-
-    def chinese(count: int) -> str:
-        return "".join(chr(numbers.randint(0x4E00, 0x9000)) for _ in range(count))
-
-    if kind == "lines":
-        return "".join(
-            f"{number:06d} {numbers.random():.18f} done in the same number of ms\n" for number in range(1_000)
-        )
-    if kind == "sentences":
-        return "".join(f"{chinese(numbers.randint(8, 40))}\u3002" for _ in range(2_400))
-    if kind == "words":
-        return " ".join(f"{numbers.randrange(10**6):x}" for _ in range(9_000))
-    return chinese(60_000)
-
-
 @pytest.mark.parametrize("kind", ["lines", "sentences", "words", "letters"])
 def test_edit_changes_only_chunks_near_it(kind: str) -> None:
-    text = edited(kind)
+    text = long_text(kind)
     before = {each.content for each in SizeOverlap().chunk(text)}
     places = random.Random(1)
     changed = []
@@ -238,17 +221,6 @@ def test_edit_changes_only_chunks_near_it(kind: str) -> None:
     assert max(changed) <= 5
 
 
-WORD = st.one_of(
-    st.text("abc.!?", min_size=1, max_size=12),
-    st.text("x", min_size=1, max_size=60),
-    st.text(["e", "\u0301", "\u200d", "\U0001f469", "\U0001f3fd", "\u00e9"], min_size=1, max_size=30),
-    st.text("\u4e2d\u6587\u3002\uff1f\u300d", min_size=1, max_size=30),
-    st.sampled_from(["#", "##", "###", "```", "~~~"]),
-)
-GAP = st.sampled_from(
-    [" ", " ", "\n", "\n\n", "\n# ", "\n## ", "\n```\n", "\n \n\n", "\t", "\u00a0", "\u3000", " " * 50, ""]
-)
-TEXT = st.one_of(st.lists(st.tuples(GAP, WORD)).map(lambda pairs: "".join(map("".join, pairs))), st.text())
 MARKS = "[\u0300-\u036f\u200d\U0001f3fb-\U0001f3ff]*"
 JOINED = re.compile(rf"\S{MARKS}(?:(?<=\u200d)\S{MARKS})*")
 CJK_SENTENCE_END = re.compile("[\u3002\uff01\uff1f\uff1b]")

@@ -129,7 +129,7 @@ def upgrade() -> None:
         "document_files",
         sa.Column("object_key", sa.String(256), nullable=False),
         sa.Column("doc_id", sa.String(64), nullable=False),
-        sa.Column("kind", _enum("ck_document_files_kind", "raw", "text"), nullable=False),
+        sa.Column("kind", _enum("ck_document_files_kind", "raw", "text", "table", "image"), nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
         sa.Column("content_type", sa.String(128), nullable=False),
