@@ -27,7 +27,7 @@ class TinyModel:
     def __init__(self, seed: int = 7) -> None:
         source = np.random.default_rng(seed)
         self.table: Array = source.normal(size=(len(WORDS), DIMENSION)).astype(np.float32)
-        self.weight: Array = source.normal(size=(1, DIMENSION)).astype(np.float16).astype(np.float32) / 16
+        self.weight: Array = (source.normal(size=(1, DIMENSION)) / 16).astype(np.float16).astype(np.float32)
         self.bias: Array = np.array([0.25], dtype=np.float32)
 
     def tokens(self, text: str, most: int = 8_192) -> list[int]:
