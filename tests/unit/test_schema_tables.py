@@ -92,6 +92,7 @@ VALID: dict[str, dict[str, Any]] = {  # a valid row per table, with the required
     },
     "histories": {"history_id": "019a0000-0000-7000-8000-00000000000b", "server_uuid": "", "reason": "init"},
     "reconcile_reports": {"report": None},
+    "embedding_cache": {"cache_key": "k", "model": "bge-m3", "vector": b"1234"},
     "sinks": {"name": "milvus", "required": True, "takes_vectors": True, "takes_files": False},
 }
 
