@@ -18,6 +18,7 @@ from operations.cli import (
     ingest,
     init,
     list,
+    models,
     monitor,
     reconcile,
     relay,
@@ -78,6 +79,7 @@ _COMMANDS = (
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 app.add_typer(sinks.app, name="sinks")
+app.add_typer(models.app, name="models")
 app.add_typer(history.app, name="history")
 app.add_typer(dead_letters.app, name="dead-letters")
 
