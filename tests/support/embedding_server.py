@@ -27,7 +27,8 @@ def vector(text: str, dimension: int = DIMENSION) -> npt.NDArray[np.float32]:
 class EmbeddingServer:
     """`requests` are the bodies that came. The next requests get `replies`, those after them the right answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.replies: list[Reply] = []
@@ -62,13 +63,13 @@ class Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def right(*, encoding: str = "float", dimension: int = DIMENSION, scale: float = 1.0, turned: bool = False) -> Reply:
+def right(*, encoding: str = "float", dimension: int | None = None, scale: float = 1.0, turned: bool = False) -> Reply:
     """The right answer, in another form: base64, another dimension or length, or in the opposite order."""
 
     def reply(handler: Handler, texts: list[str]) -> None:
         items = []
         for index, text in enumerate(texts):
-            values = vector(text, dimension) * np.float32(scale)
+            values = vector(text, dimension or handler.owner.dimension) * np.float32(scale)
             made = base64.b64encode(values.tobytes()).decode() if encoding == "base64" else values.tolist()
             items.append({"object": "embedding", "index": index, "embedding": made})
         if turned:
@@ -133,8 +134,8 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve() -> Iterator[EmbeddingServer]:
-    owner = EmbeddingServer()
+def serve(dimension: int = DIMENSION) -> Iterator[EmbeddingServer]:
+    owner = EmbeddingServer(dimension)
     server = _Server(("127.0.0.1", 0), type("OwnHandler", (Handler,), {"owner": owner}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
