@@ -17,6 +17,7 @@ from producer.processing.embed.cache import CachedEmbedder
 from producer.processing.embed.openai_compatible import OpenAiEmbedder
 from producer.processing.embed.port import Embedded, EmbedError, Vectors, embed_query
 from schema.database.tables import embedding_cache
+from tests.integration.test_marks_use_indexes import NUMBERS, plan, recorded
 from tests.support import embedding_server
 from tests.support.embedding_server import DIMENSION, EmbeddingServer, vector
 
@@ -199,3 +200,25 @@ def test_killed_process_loses_one_batch(engine: Engine, server: EmbeddingServer)
     vectors = CachedEmbedder(OpenAiEmbedder(server.url, "m", DIMENSION), engine).embed(texts)
     np.testing.assert_allclose(vectors, [vector(one) for one in texts], atol=1e-6)
     assert server.texts[paid:] == texts[128:]
+
+
+def test_statements_use_keys(mysql: Engine) -> None:
+    with mysql.begin() as connection:
+        connection.exec_driver_sql("SET SESSION cte_max_recursion_depth = 100000")
+        connection.exec_driver_sql(
+            f"INSERT INTO embedding_cache (cache_key, model, vector, used_at) {NUMBERS} "
+            "SELECT SHA2(n, 256), 'm', 'v', UTC_TIMESTAMP(6) - INTERVAL 2 * n SECOND FROM numbers WHERE n <= 20000"
+        )
+        connection.exec_driver_sql("ANALYZE TABLE embedding_cache")
+    with recorded(mysql) as sent:
+        cached = CachedEmbedder(Counting(), mysql, most_rows=20_000)
+        cached.embed([f"t{number}" for number in range(64)])
+        make_older(mysql, 2, "t1", "t2")
+        cached.embed(["t1", "t2", "t3"])
+    for statement, parameters in sent:
+        for row in plan(mysql, statement, parameters):
+            is_covered = "Using index" in str(row["Extra"])  # the count, and the longest unused rows
+            assert row["key"], (statement, row)
+            assert row["type"] != "index" or is_covered, (statement, row)
+            assert "filesort" not in str(row["Extra"]), (statement, row)
+    assert {statement.split()[0] for statement, _ in sent} >= {"SELECT", "INSERT", "UPDATE", "DELETE"}
