@@ -70,9 +70,9 @@ def test_batches_are_bounded_in_texts_and_characters(server: EmbeddingServer, em
     texts = [f"t{number}" for number in range(70)] + ["x" * 40_000, "y" * 40_000, "z" * 200_000, "end"]
     vectors = embedder.embed(texts)
     np.testing.assert_allclose(vectors, [vector(text) for text in texts], atol=1e-6)
-    assert [len(request["input"]) for request in server.requests] == [64, 7, 1, 1, 1]
+    assert [len(request["input"]) for request in server.requests] == [32, 32, 7, 1, 1, 1]
     assert embedder.embed([]).shape == (0, DIMENSION)
-    assert len(server.requests) == 5
+    assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize(

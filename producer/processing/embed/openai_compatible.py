@@ -25,6 +25,8 @@ from schema.retry import Backoff
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
+_BATCH_TEXTS = 32  # text-embeddings-inference takes no more with its defaults
+_CONNECTIONS = 16  # kept open, for as many threads
 _ATTEMPTS = 5
 _BACKOFF = Backoff(1.0, 20.0)
 _MOST_WAIT_SECONDS = 60.0  # for a server that asks for more by Retry-After
@@ -88,6 +90,7 @@ class OpenAiEmbedder:
         self._backoff = backoff
         self._pause = pause
         self._pool = pool_manager(
+            maxsize=_CONNECTIONS,
             timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, read_seconds), read=read_seconds),
             cert_reqs="CERT_REQUIRED",
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
@@ -98,7 +101,7 @@ class OpenAiEmbedder:
         for index, text in enumerate(texts):
             check_text(text, index)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        for start, batch in split(texts):
+        for start, batch in split(texts, most_texts=_BATCH_TEXTS):
             try:
                 vectors[start : start + len(batch)] = self._embed_batch(batch)
             except EmbedError as error:
