@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -148,6 +149,12 @@ def test_other_model_is_refused(folder: Path, tiny: TinyModel, tmp_path: Path) -
     vocabulary.write_text(vocabulary.read_text().replace("<pad>", "[PAD]"))
     with pytest.raises(EmbedError, match="has no token '<pad>', so it is not the tokenizer of bge-m3"):
         BgeM3Embedder(strange).embed(["w1"])
+
+
+def test_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EmbedError, match=r"cannot load bge-m3: .*onnxruntime.*; install rag-outbox\[bge-m3\]"):
+        BgeM3Embedder(folder).embed(["w1"])
 
 
 # The sparse layer
