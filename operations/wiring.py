@@ -80,20 +80,17 @@ class System:
 
     @cached_property
     def embedder(self) -> "Embedder | None":
-        """Makes the vectors of the system from text; None if the system's model is not built in."""
-        from producer.processing.embed.wordllama import WordLlamaEmbedder
+        """Makes the vectors of the system from text; None if the settings name nothing that does."""
+        from operations.embedders import make_embedder
 
-        ours = WordLlamaEmbedder()
-        return ours if ours.model == self.settings.embedding_model else None
+        return make_embedder(self.settings, self.engine, lambda: self.store)
 
     def require_embedder(self) -> "Embedder":
         """The embedder. Raises SettingsError if there is none."""
-        from producer.processing.embed.wordllama import WordLlamaEmbedder
-
         if self.embedder is None:
             raise SettingsError(
-                f"{PREFIX}EMBEDDING_MODEL: only {WordLlamaEmbedder.model!r} can embed text here, "
-                f"not {self.settings.embedding_model!r}; write documents with their vectors instead"
+                f"{PREFIX}EMBEDDER: nothing embeds text here for the model {self.settings.embedding_model!r}: set "
+                "wordllama, bge-m3 or openai, or write documents with their vectors"
             )
         return self.embedder
 

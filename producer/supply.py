@@ -14,12 +14,16 @@ from sqlalchemy import Connection
 from producer.desired import DesiredChunk, DesiredDocument
 from producer.documents import Vector
 from producer.errors import InvalidDocument, NeededVector, Problem, WrongModel
-from producer.processing.embed.port import Embedder, EmbedError
+from producer.processing.embed import batches
+from producer.processing.embed.port import Embedded, Embedder, EmbedError, embed_both
 from producer.stored import StoredChunk, StoredDocument
-from producer.validation import vector_bytes
+from producer.validation import sparse_error, vector_bytes
 from schema.database.history import Identity
+from schema.events import sparse
 
 OPTION = "rag_outbox_supply"  # an execution option of a connection
+_BATCH_TEXTS = 512
+_BATCH_CHARS = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -87,15 +91,31 @@ class Supply:
     def embed(self, needed: Sequence[NeededVector]) -> None:
         """Embed these chunks. Raises EmbedError, InvalidDocument for a vector that breaks a limit."""
         assert self.embedder is not None
-        vectors: Sequence[Vector] = self.embedder.embed([one.content or "" for one in needed])  # type: ignore[assignment]
-        if len(vectors) != len(needed):
-            raise EmbedError(f"the embedder returned {len(vectors)} vectors for {len(needed)} texts")
-        for one, vector in zip(needed, vectors, strict=True):
+        texts = [one.content or "" for one in needed]
+        for start, batch in batches.split(texts, most_texts=_BATCH_TEXTS, most_chars=_BATCH_CHARS):
+            try:
+                embedded = embed_both(self.embedder, batch)
+            except EmbedError as error:
+                raise error.moved(start) from error
+            self._keep(needed[start : start + len(batch)], embedded)
+
+    def _keep(self, needed: Sequence[NeededVector], embedded: Embedded) -> None:
+        """Weights are packed at once: as a dict, those of one chunk take as much memory as ten vectors."""
+        vectors: Sequence[Vector] = embedded.vectors  # type: ignore[assignment]
+        weights = embedded.weights
+        if len(vectors) != len(needed) or (weights is not None and len(weights) != len(needed)):
+            given = len(vectors) if weights is None else min(len(vectors), len(weights))
+            raise EmbedError(f"the embedder returned {given} vectors for {len(needed)} texts")
+        for index, (one, vector) in enumerate(zip(needed, vectors, strict=True)):
             values, wrong = vector_bytes(vector, self.dimension)
             if values is None:
-                field_name = f"chunks[{one.position}].vector"
-                raise InvalidDocument(one.doc_id, [Problem(field_name, f"{wrong} (from the embedder)")])
-            self.known[one.chunk_id] = KnownVector(values)
+                raise _refuse(one, "vector", wrong)
+            packed = b""
+            if weights is not None:
+                if (wrong := sparse_error(weights[index], has_vector=True)) is not None:
+                    raise _refuse(one, "sparse", wrong)
+                packed = sparse.pack(weights[index])
+            self.known[one.chunk_id] = KnownVector(values, packed)
 
     def _fill(self, chunk: DesiredChunk, stored: StoredChunk | None) -> DesiredChunk:
         known = self.known.get(chunk.chunk_id)
@@ -109,3 +129,9 @@ class Supply:
         if chunk.content is not None:
             return filled
         return msgspec.structs.replace(filled, content_hash=known.content_hash, content=known.content)
+
+
+def _refuse(one: NeededVector, field_name: str, wrong: str | None) -> InvalidDocument:
+    return InvalidDocument(
+        one.doc_id, [Problem(f"chunks[{one.position}].{field_name}", f"{wrong} (from the embedder)")]
+    )

@@ -59,7 +59,7 @@ def validate(document: Document, model: str, dimension: int) -> list[bytes | Non
         vectors.append(vector)
         if wrong is not None:
             problems.append(Problem(f"{name}.vector", wrong))
-        if chunk.sparse is not None and (wrong := _sparse(chunk.sparse, has_vector=chunk.vector is not None)):
+        if chunk.sparse is not None and (wrong := sparse_error(chunk.sparse, has_vector=chunk.vector is not None)):
             problems.append(Problem(f"{name}.sparse", wrong))
     problems += [*_cycles(parents)]
     if problems:
@@ -240,7 +240,7 @@ def vector_bytes(vector: Vector, dimension: int) -> tuple[bytes | None, str | No
     return None, "must have a squared length that fits float32: cosine similarity divides by the length"
 
 
-def _sparse(weights: object, *, has_vector: bool) -> str | None:
+def sparse_error(weights: object, *, has_vector: bool) -> str | None:
     """What is wrong with a chunk's sparse weights, or None."""
     if not isinstance(weights, Mapping):
         return f"must map token ids to weights, is {type(weights).__name__}"

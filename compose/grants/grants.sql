@@ -30,6 +30,7 @@ GRANT INSERT, SELECT (log_id, operation_type, target_table, target_id, transacti
     TO 'rag-writer'; -- it can append to the log, not change it; SELECT: `adopt` skips what others wrote
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-writer'; -- after a failover: a new history
 GRANT INSERT ON histories TO 'rag-writer';
+GRANT SELECT, INSERT, UPDATE, DELETE ON embedding_cache TO 'rag-writer'; -- only with RAG_OUTBOX_EMBEDDER
 GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: vectors of pending events, and how many there are
 
 -- The relay: `rag-outbox relay`. Of documents it sees only ids, versions and marks: it checks each new history.

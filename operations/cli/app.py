@@ -18,6 +18,7 @@ from operations.cli import (
     ingest,
     init,
     list,
+    models,
     monitor,
     rebuild,
     reconcile,
@@ -44,8 +45,8 @@ app = typer.Typer(
     "    rag-outbox ingest PATH…\n"
     "    rag-outbox run --until-idle\n"
     "    rag-outbox search TEXT\n\n"
-    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check`, `reconcile` or `rebuild` found differences, "
-    "130 interrupted.",
+    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check`, `reconcile` or `rebuild` found "
+    "differences, 130 interrupted.",
     epilog="Settings come from RAG_OUTBOX_… variables or a .env file; docs/settings.md lists them. "
     "docs/operations.md explains how to run each process.",
     no_args_is_help=True,
@@ -80,6 +81,7 @@ _COMMANDS = (
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 app.add_typer(sinks.app, name="sinks")
+app.add_typer(models.app, name="models")
 app.add_typer(history.app, name="history")
 app.add_typer(dead_letters.app, name="dead-letters")
 

@@ -36,6 +36,7 @@ def command(
     language and source type choose among the 2,000 nearest chunks.
     """
     from operations import wiring
+    from producer.processing.embed.port import embed_query
     from retrieval.search import Filters, search
     from schema.database.tables import SOURCE_TYPES
 
@@ -46,7 +47,7 @@ def command(
     require_unicode(TEXT=text, business_tag=business_tag, modal_type=modal_type)
     output = Output(json=as_json)
     with wiring.open_system(settings.load()) as system:
-        [vector] = system.require_embedder().embed([text])
+        vector = embed_query(system.require_embedder(), text)
         hits = search(
             system.engine,
             system.store,

@@ -32,6 +32,7 @@ from operations.reconcile.reconcile import reconcile, scope_of
 from operations.settings import Settings
 from operations.wiring import System
 from producer.processing.chunk.markdown_headings import MarkdownHeadings
+from producer.processing.embed.port import embed_query
 from producer.processing.extract.extract import FileExtractor, extract
 from retrieval.search import Hit, search
 from schema.database.connection import reading
@@ -230,7 +231,7 @@ def _short_documents(folder: Path) -> list[bytes]:
 
 
 def _search(system: System, text: str, *, limit: int) -> list[Hit]:
-    [vector] = system.require_embedder().embed([text])
+    vector = embed_query(system.require_embedder(), text)
     return search(system.engine, system.store, system.with_own_collection, vector, limit=limit)
 
 

@@ -130,6 +130,8 @@ def _write(system: System, batch: Sequence[_PreparedFile], total: Ingested) -> N
             system.engine, system.store, system.writer(), batch_documents, system.require_embedder()
         )
     except (InvalidDocument, EmbedError) as error:
+        if isinstance(error, EmbedError) and error.index is None:  # the model is at fault, not a document
+            raise
         if len(batch) == 1:
             total.failed.append(f"{batch[0].file.path}: {error}")
         else:

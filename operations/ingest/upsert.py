@@ -1,13 +1,13 @@
 """Writes documents with the vectors that they lack, and removes the staged files that no event needs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
 import producer
-from producer import Document, Receipt, VectorRequired, Writer
+from producer import Document, Receipt, Writer
+from producer.processing.embed.batches import ReportingEmbedder
 from producer.processing.embed.port import Embedder
 from schema.batches import bounded
 from schema.database.statements import IDS_PER_STATEMENT
@@ -29,26 +29,19 @@ def upsert(
 
     `context` is the transaction context of the log; `before` runs first in each transaction, and may raise. Staged
     files that no event needs are removed from `store`. Returns the receipts and the number of embedded chunks. Raises
-    VectorRequired if there is no embedder.
+    VectorRequired if there is no embedder, and as `Embedder.embed`.
     """
+    embedded: list[int] = []
+    reporting = None if embedder is None else ReportingEmbedder(embedder, embedded.append)
 
     def write(connection: Connection) -> tuple[list[Receipt], list[str]]:
         before(connection)
-        receipts = writer.upsert_many(connection, documents, transaction_context=context)
+        receipts = writer.upsert_many(connection, documents, embedder=reporting, transaction_context=context)
         return receipts, _select_unneeded(connection, documents)
 
-    embedded = 0
-    while True:
-        try:
-            receipts, unneeded = producer.run(engine, write)
-            store.remove(unneeded)
-            return receipts, embedded
-        except VectorRequired as error:
-            if embedder is None:
-                raise
-            missing = error.chunks
-        documents = [_embed(document, missing.get(document.doc_id, ()), embedder) for document in documents]
-        embedded += sum(map(len, missing.values()))
+    receipts, unneeded = producer.run(engine, write)
+    store.remove(unneeded)
+    return receipts, sum(embedded)
 
 
 def _select_unneeded(connection: Connection, documents: Sequence[Document]) -> list[str]:
@@ -65,13 +58,3 @@ def _select_unneeded(connection: Connection, documents: Sequence[Document]) -> l
         needed = select(document_files.c.staged_key).where(document_files.c.staged_key.in_(some))
         kept.update(connection.execute(needed).scalars())
     return [key for key in staged if key not in kept]
-
-
-def _embed(document: Document, positions: Sequence[int], embedder: Embedder) -> Document:
-    if not positions:
-        return document
-    chunks = list(document.chunks or ())
-    vectors = embedder.embed([chunks[position].content for position in positions])
-    for position, vector in zip(positions, vectors, strict=True):
-        chunks[position] = replace(chunks[position], vector=vector)
-    return replace(document, chunks=chunks)

@@ -3,6 +3,7 @@
 import re
 from urllib.parse import urlsplit
 
+from operations.settings.embedder_fields import BUILT_IN_MODELS
 from operations.settings.fields import PREFIX, Settings, SettingsError
 
 _BUCKET = re.compile(r"(?=.{3,63}$)(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)*")
@@ -27,6 +28,7 @@ def check(settings: Settings) -> None:
             )
     if settings.database_url is not None:
         _check_database(settings)
+    _check_embedder(settings)
     if _BUCKET.fullmatch(settings.bucket) is None:
         derived = f" (it is {settings.bucket!r}, from the namespace)" if settings.object_store_bucket is None else ""
         raise SettingsError(
@@ -41,6 +43,46 @@ def _check_database(settings: Settings) -> None:
         raise SettingsError(f"{PREFIX}DATABASE_URL: must start with mysql+pymysql:// or sqlite:///")
     if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
         raise SettingsError(f"{PREFIX}DATABASE_URL: must name a file; a database in memory ends with the process")
+
+
+def _check_embedder(settings: Settings) -> None:
+    kind = settings.embedder
+    built_in = BUILT_IN_MODELS.get(kind or "")
+    if built_in is not None:
+        name, dimension = built_in
+        if settings.embedding_model != name:
+            raise SettingsError(
+                f"{PREFIX}EMBEDDING_MODEL: is {settings.embedding_model!r}, but {PREFIX}EMBEDDER={kind} makes vectors "
+                f"of {name!r}: unset one of them"
+            )
+        if settings.vector_dimension != dimension:
+            raise SettingsError(
+                f"{PREFIX}VECTOR_DIMENSION: {name} has {dimension} dimensions, not {settings.vector_dimension}"
+            )
+    owners = {"url": "openai", "key": "openai", "model": "openai", "query_prefix": "openai"}
+    owners |= {"passage_prefix": "openai", "folder": "bge-m3", "threads": "bge-m3"}
+    for field, owner in owners.items():
+        if getattr(settings, f"embedder_{field}") is not None and kind != owner:
+            raise SettingsError(f"{PREFIX}EMBEDDER_{field.upper()}: is only for {PREFIX}EMBEDDER={owner}")
+    if kind == "openai":
+        _check_openai(settings)
+
+
+def _check_openai(settings: Settings) -> None:
+    for field in ("embedder_url", "embedding_model", "vector_dimension"):
+        if field not in settings.model_fields_set:
+            raise SettingsError(f"{PREFIX}{field.upper()} is not set: {PREFIX}EMBEDDER=openai needs it")
+    url = settings.embedder_url or ""
+    _check_url("EMBEDDER_URL", url, "http(s)://host:port/v1")
+    parts = urlsplit(url)
+    if parts.scheme == "file" or "@" in parts.netloc or parts.query or parts.fragment:
+        raise SettingsError(
+            f"{PREFIX}EMBEDDER_URL: must be http(s)://host:port/v1, without a user and a query; a key is "
+            f"{PREFIX}EMBEDDER_KEY"
+        )
+    key = settings.embedder_key.get_secret_value() if settings.embedder_key else "-"
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise SettingsError(f"{PREFIX}EMBEDDER_KEY: must be printable ASCII without spaces")
 
 
 def _check_url(name: str, value: str, form: str) -> None:

@@ -8,9 +8,10 @@ from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from schema import collection, limits
+from operations.settings.embedder_fields import EmbedderSettings, expand
+from schema import collection
 from schema.database.connection import TIMEOUT_SECONDS
 from schema.object_store import layout
 from schema.outage import LEAVE_AFTER_SECONDS
@@ -25,7 +26,7 @@ class SettingsError(Exception):
     """Raised when a setting is unknown, missing or invalid; the message names the variable."""
 
 
-class Settings(BaseSettings):
+class Settings(EmbedderSettings):
     """Every setting with its unit and default; `docs/settings.md` is made from it."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
@@ -114,19 +115,6 @@ class Settings(BaseSettings):
         description="How long one request to Milvus or to the object store may take. A failed request is made again.",
         json_schema_extra={"unit": "seconds, 1 to 600"},
     )
-    embedding_model: str = Field(
-        default="wordllama-l2_supercat-256",
-        description="The model that all vectors come from. `init` stores it, and it cannot change afterwards.",
-        max_length=128,
-        json_schema_extra={"unit": "at most 128 characters"},
-    )
-    vector_dimension: int = Field(
-        default=256,
-        ge=1,
-        le=limits.VECTOR_DIMENSION,
-        description="Length of a vector of that model. `init` stores it, and it cannot change afterwards.",
-        json_schema_extra={"unit": f"numbers, 1 to {limits.VECTOR_DIMENSION:,}"},
-    )
 
     metrics_port: int | None = Field(
         default=None,
@@ -190,12 +178,8 @@ class Settings(BaseSettings):
 
     @field_validator("data_dir")
     @classmethod
-    def _expand(cls, value: Path) -> Path:
-        """Nobody has expanded a `~` of a .env file or of a container's environment."""
-        try:
-            return value.expanduser()
-        except RuntimeError as error:  # there is no such user
-            raise ValueError(str(error)) from None
+    def _expand_data_dir(cls, value: Path) -> Path:
+        return expand(value)
 
     @property
     def services_since(self) -> str | None:

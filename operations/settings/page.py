@@ -11,7 +11,7 @@ from operations.settings.fields import PREFIX, Settings
 _HEAD = """\
 # Settings
 
-<!-- Made by `make settings` from operations/settings/fields.py. Change that file, not this one. -->
+<!-- Made by `make settings` from operations/settings/fields.py and embedder_fields.py. Change them, not this page. -->
 
 Every process reads its settings once, when it starts: from environment variables, then from a file `.env` in the
 current folder. A variable wins over the file. A setting that this page does not name, or an empty value, is an error:
@@ -48,7 +48,9 @@ servers and start none.
 
 def page() -> str:
     """The page in Markdown."""
-    rows = [_row(name, field) for name, field in Settings.model_fields.items()]
+    own = [name for name in Settings.model_fields if name in Settings.__annotations__]
+    inherited = [name for name in Settings.model_fields if name not in own]
+    rows = [_row(name, Settings.model_fields[name]) for name in own + inherited]
     return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows) + _TAIL
 
 

@@ -372,6 +372,18 @@ tidied_documents = Table(  # documents of which retention has nothing to remove 
     **_OPTIONS,
 )
 
+embedding_cache = Table(  # what embedding models answered, so that nobody pays twice; may be emptied at any time
+    "embedding_cache",
+    metadata,
+    Column("cache_key", String(64), primary_key=True),  # SHA-256 over model, dimension and the whole text
+    Column("model", String(128), nullable=False),  # for people, to remove what one model left
+    Column("vector", _Payload, nullable=False),  # little-endian float32
+    Column("sparse", LargeBinary),  # see schema/events/sparse.py; NULL: the embedder gives no weights
+    _created_at("used_at"),  # to the day
+    Index("ix_embedding_cache_used_at", "used_at"),  # the longest unused rows are removed
+    **(_OPTIONS | {"sqlite_autoincrement": False}),
+)
+
 sinks = Table(
     "sinks",
     metadata,

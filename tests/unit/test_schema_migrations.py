@@ -34,6 +34,7 @@ TABLES = {
     "system_identity",
     "histories",
     "reconcile_reports",
+    "embedding_cache",
     "sinks",
     "retention_runs",
     "tidied_documents",

@@ -94,6 +94,7 @@ VALID: dict[str, dict[str, Any]] = {  # a valid row per table, with the required
     "reconcile_reports": {"report": None},
     "retention_runs": {"policy": "operation_logs", "due_at": datetime(2026, 1, 1)},
     "tidied_documents": {"doc_id": "doc-1", "version": 2},
+    "embedding_cache": {"cache_key": "k", "model": "bge-m3", "vector": b"1234"},
     "sinks": {"name": "milvus", "required": True, "takes_vectors": True, "takes_files": False},
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from producer.processing.embed.port import EmbedError
+from producer.processing.embed.port import EmbedError, check_text
 
 _CONFIG = "l2_supercat"
 _DIMENSION = 256
@@ -39,7 +39,7 @@ class WordLlamaEmbedder:
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """See `Embedder.embed`. A blank text and a text that is not valid Unicode have no vector."""
         for index, text in enumerate(texts):
-            _check(index, text)
+            check_text(text, index)
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         if not texts:
             return vectors
@@ -68,15 +68,6 @@ class WordLlamaEmbedder:
             raise EmbedError(f"cannot load {self.model}: {error}") from error
         inference.tokenizer.no_padding()
         return inference.tokenizer, inference.embedding
-
-
-def _check(index: int, text: str) -> None:
-    if not text or text.isspace():
-        raise EmbedError("is blank, so it has no vector", index=index)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise EmbedError(f"lone surrogate at character {error.start}", index=index) from error
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:

@@ -330,6 +330,18 @@ def upgrade() -> None:
     )
 
     _create_table(
+        "embedding_cache",
+        sa.Column("cache_key", sa.String(64), nullable=False),
+        sa.Column("model", sa.String(128), nullable=False),
+        sa.Column("vector", _PAYLOAD, nullable=False),
+        sa.Column("sparse", sa.LargeBinary),
+        sa.Column("used_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.PrimaryKeyConstraint("cache_key", name="pk_embedding_cache"),
+        sqlite_autoincrement=False,
+    )
+    _create_index("embedding_cache", "used_at")
+
+    _create_table(
         "sinks",
         sa.Column("name", sa.String(32), nullable=False),
         sa.Column("required", sa.Boolean, nullable=False),
