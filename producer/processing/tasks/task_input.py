@@ -1,0 +1,73 @@
+"""What a step of processing works on: the uploaded file, its labels, and what the steps before left in the store."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from producer.files import DocumentFile
+
+LABELS = ("title", "source_type", "source_url", "business_tag", "domain", "language")
+
+
+class UploadedFile(msgspec.Struct, frozen=True):
+    """The staged file of an upload; see `DocumentFile`."""
+
+    name: str  # its suffix says how the file is read
+    extension: str
+    content_type: str
+    sha256: str
+    size_bytes: int
+    staged_key: str
+    staged_at: datetime
+
+    @classmethod
+    def of(cls, name: str, file: DocumentFile) -> "UploadedFile":
+        """`file` must be staged."""
+        assert file.staged_key is not None and file.staged_at is not None
+        values = (file.extension, file.content_type, file.sha256, file.size_bytes, file.staged_key, file.staged_at)
+        return cls(name, *values)
+
+    def to_document_file(self) -> DocumentFile:
+        return DocumentFile(
+            self.extension,
+            self.content_type,
+            self.sha256,
+            self.size_bytes,
+            staged_key=self.staged_key,
+            staged_at=self.staged_at,
+        )
+
+
+class TaskInput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The column `input_json` of a task. Each step adds what it made; keys are those of the object store."""
+
+    file: UploadedFile
+    labels: dict[str, str]  # those that the upload gave
+    strategy: str | None = None
+    replaces: str | None = None  # SHA-256 of the file that the upload replaces in a chunked document
+    is_new: bool = True  # the document had no chunks when the file was uploaded
+    found: dict[str, Any] = {}  # labels that extraction found in the file
+    text_key: str = ""
+    chunks_key: str = ""
+    vectors_key: str = ""
+
+
+class ChunkInput(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """A chunk between two steps; see `producer.Chunk`."""
+
+    content: str
+    start_char: int | None
+    strategy: str
+    vector_level: str = "text"
+    modal_type: str = "text"
+    parent: int | None = None
+    associate_id: str | None = None
+
+
+class Vectors(msgspec.Struct, frozen=True):
+    """Vectors between two steps: `values` has float32 numbers, `dimension` for each of the chunks `positions`."""
+
+    positions: list[int]
+    dimension: int
+    values: bytes
