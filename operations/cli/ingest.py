@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 EXAMPLE = "rag-outbox ingest handbook/ --source handbook --business-tag hr --exclude drafts --delete-missing"
 
+STRATEGIES = ("size-overlap", "markdown-headings", "sentence", "semantic", "parent-child")  # a test compares them
 _SHOWN = 10  # names of unsupported files
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Text and Markdown files, or folders of them.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files, or folders of them.")],
     source: Annotated[
         str | None,
         typer.Option(
@@ -38,6 +39,14 @@ def command(
     business_tag: Tag = None,
     domain: Annotated[str | None, typer.Option(help="Domain of all these documents.")] = None,
     language: Annotated[str | None, typer.Option(help="Language of all these documents, for instance en.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"How text becomes chunks: {', '.join(STRATEGIES)}. Without it, texts with headings are cut at these, "
+            "others by size.",
+        ),
+    ] = None,
     delete_missing: Annotated[
         bool,
         typer.Option("--delete-missing", help="Delete documents whose file is no longer in these folders."),
@@ -53,6 +62,9 @@ def command(
 ) -> None:
     """Write files as documents: extract, chunk, embed, write. Files with an unchanged hash are skipped.
 
+    Text and CSV files are always read; PDFs, Word and Excel files, web pages and images with the extras pdf, office,
+    html and ocr of this package.
+
     A document keeps its labels where no option gives a new one. Hidden files are left out, and so are excluded ones;
     their documents are never deleted. Links to folders are followed once.
     """
@@ -61,20 +73,24 @@ def command(
     from operations.ingest import missing
     from operations.ingest.sources import Source
     from operations.ingest.walk import find
+    from producer.processing.extract.extract import FileExtractor
 
     output, done = Output(json=as_json), ingesting.Ingested()
     named = Source(source)
     if source is not None and not (len(paths) == 1 and paths[0].is_dir()):
         raise UsageError("--source names one folder: give it as the only PATH")
-    with wiring.open_system(settings.load()) as system:
+    if strategy is not None and strategy not in STRATEGIES:
+        raise UsageError(f"--strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
+    with wiring.open_system(settings.load()) as system, FileExtractor(ingesting.LIMITS) as extractor:
         found = find(paths, named, exclude or ())
         gone = missing.find_missing(system.engine, named, found, force=force) if delete_missing else []
         done.failed += found.unreadable
         files = sorted(found.files.values(), key=lambda file: file.path)
         labels = ingesting.Labels(business_tag, domain, language)
+        how = ingesting.Reading(extractor, strategy, force)
         if dry_run:
             with output.progress("Reading files", len(files)) as bar:
-                changed = ingesting.plan(system, files, labels, done, bar.advance, force=force)
+                changed = ingesting.plan(system, files, labels, done, bar.advance, how)
             done.written, done.deleted = len(changed), len(gone)
             planned = {"would_write": [str(file.path) for file in changed], "would_delete": gone}
             _show(output, done, found, planned)
@@ -83,7 +99,7 @@ def command(
                 telling(lambda: _facts(done, found), lambda: f"; until then: {_summary(done, found)}"),
                 output.progress("Ingesting files", len(files)) as bar,
             ):
-                ingesting.ingest(system, files, labels, done, bar.advance, force=force)
+                ingesting.ingest(system, files, labels, done, bar.advance, how)
                 missing.delete(system, gone, done.note_deleted)
             _show(output, done, found)
     if done.failed:
@@ -93,6 +109,8 @@ def command(
 def _show(output: Output, done: "Ingested", found: "Found", planned: "dict[str, list[str]] | None" = None) -> None:
     for reason in done.failed:
         output.note(f"failed: {reason}")
+    for reason in done.incomplete:
+        output.note(f"incomplete: {reason}")
     for reason in found.skipped:
         output.note(f"skipped: {reason}")
     lines = [

@@ -32,7 +32,7 @@ from operations.reconcile.reconcile import reconcile, scope_of
 from operations.settings import Settings
 from operations.wiring import System
 from producer.processing.chunk.markdown_headings import MarkdownHeadings
-from producer.processing.extract import extract
+from producer.processing.extract.extract import FileExtractor, extract
 from retrieval.search import Hit, search
 from schema.database.connection import reading
 from schema.database.outbox_rows import envelope_of
@@ -170,8 +170,9 @@ def show_crash_drill(system: System, folder: Path, log: Path, output: Output) ->
 def _ingest(system: System, folder: Path, output: Output) -> ingest_files.Ingested:
     files = list(find([folder], Source()).files.values())
     done = ingest_files.Ingested()
-    with output.progress("Ingesting files", len(files)) as bar:
-        ingest_files.ingest(system, files, ingest_files.Labels(business_tag=folder.name), done, bar.advance)
+    labels = ingest_files.Labels(business_tag=folder.name)
+    with output.progress("Ingesting files", len(files)) as bar, FileExtractor() as extractor:
+        ingest_files.ingest(system, files, labels, done, bar.advance, ingest_files.Reading(extractor))
     return done
 
 

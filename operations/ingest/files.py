@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import select
@@ -10,20 +10,21 @@ from sqlalchemy import select
 from operations.ingest import upsert
 from operations.ingest.sources import SourceFile
 from operations.wiring import System
-from producer import Chunk, Document, DocumentFile, FileUnusable, InvalidDocument, ProducerError
-from producer.processing.chunk.markdown_headings import MarkdownHeadings
+from producer import Document, DocumentFile, FileUnusable, InvalidDocument, ProducerError
+from producer.processing.chunk.document import chunk_document
 from producer.processing.chunk.port import ChunkStrategy
-from producer.processing.chunk.size_overlap import SizeOverlap
+from producer.processing.chunk.strategies import SEMANTIC, default_name, make_strategy
 from producer.processing.embed.port import EmbedError
-from producer.processing.extract import Extracted, extract
+from producer.processing.extract.extract import FileExtractor
+from producer.processing.extract.limits import DEFAULT_LIMITS
+from producer.processing.extract.port import Extracted
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.tables import documents
 
 _FILES_PER_BATCH = 50
 _BATCH_BYTES = 8 * 1024 * 1024  # of extracted text
-_PLAIN_TEXT = SizeOverlap()
-_STRATEGIES: Mapping[str, ChunkStrategy] = {"text/markdown": MarkdownHeadings()}  # by content type
+LIMITS = replace(DEFAULT_LIMITS, images=0)  # a document has no place for them yet
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,23 @@ class Ingested:
     chunks: int = 0  # of the written documents
     embedded: int = 0  # chunks
     failed: list[str] = field(default_factory=list)  # "path: reason" per file
+    incomplete: list[str] = field(default_factory=list)  # "path: what was left out" per file
 
     def note_deleted(self, count: int) -> None:
         self.deleted += count
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: the extractor, and the name of the chunk strategy (None: by the kind of text)."""
+
+    extractor: FileExtractor
+    strategy: str | None = None
+    force: bool = False  # unchanged files, too
+
+    def strategy_for(self, extracted: Extracted, system: System) -> ChunkStrategy:
+        name = self.strategy or default_name(is_markdown=extracted.is_markdown)
+        return make_strategy(name, system.require_embedder() if name == SEMANTIC else None)
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,7 @@ def ingest(
     labels: Labels,
     total: Ingested,
     advance: Callable[[int], None],
-    *,
-    force: bool = False,
+    how: Reading,
 ) -> None:
     """Write every file that changed, with `force` also the others; a file that fails is named in `total` and skipped.
 
@@ -76,7 +90,7 @@ def ingest(
     """
     for some in bounded(files, _FILES_PER_BATCH):
         stored = _select_documents(system, [file.doc_id for file in some])
-        prepared = _prepare(system, some, stored, labels, total, force)
+        prepared = _prepare(system, some, stored, labels, total, how)
         for batch in bounded(prepared, _FILES_PER_BATCH, _BATCH_BYTES, lambda one: one.text_size):
             _write(system, batch, total)
         advance(len(some))
@@ -88,14 +102,13 @@ def plan(
     labels: Labels,
     total: Ingested,
     advance: Callable[[int], None],
-    *,
-    force: bool = False,
+    how: Reading,
 ) -> list[SourceFile]:
     """The files that `ingest` would write; `total` counts the others. Nothing is written or staged."""
     changed = []
     for some in bounded(files, _FILES_PER_BATCH):
         stored = _select_documents(system, [file.doc_id for file in some])
-        changed += [file for file, _ in _extract_changed(some, stored, labels, total, force)]
+        changed += [file for file, _ in _extract_changed(some, stored, labels, total, how)]
         advance(len(some))
     return changed
 
@@ -132,11 +145,12 @@ def _prepare(
     stored: Mapping[str, Any],
     labels: Labels,
     total: Ingested,
-    force: bool,
+    how: Reading,
 ) -> Iterator[_PreparedFile]:
-    for file, extracted in _extract_changed(files, stored, labels, total, force):
+    for file, extracted in _extract_changed(files, stored, labels, total, how):
         try:
-            document = _document(system, file, extracted, labels.or_stored(stored.get(file.doc_id)))
+            strategy = how.strategy_for(extracted, system)
+            document = _document(system, file, extracted, labels.or_stored(stored.get(file.doc_id)), strategy)
         except ProducerError as error:
             total.failed.append(str(error))
         else:
@@ -144,17 +158,18 @@ def _prepare(
 
 
 def _extract_changed(
-    files: Sequence[SourceFile], stored: Mapping[str, Any], labels: Labels, total: Ingested, force: bool
+    files: Sequence[SourceFile], stored: Mapping[str, Any], labels: Labels, total: Ingested, how: Reading
 ) -> Iterator[tuple[SourceFile, Extracted]]:
     for file in files:
         try:
-            if not force and _is_unchanged(stored.get(file.doc_id), file, labels):
+            if not how.force and _is_unchanged(stored.get(file.doc_id), file, labels):
                 total.unchanged += 1
                 continue
-            extracted = extract(file.path)
+            extracted = how.extractor.extract(file.path)
         except ProducerError as error:
             total.failed.append(str(error))
         else:
+            total.incomplete += [f"{file.path}: left out: {warning}" for warning in extracted.warnings]
             yield file, extracted
 
 
@@ -171,11 +186,12 @@ def _is_unchanged(row: Any, file: SourceFile, labels: Labels) -> bool:
         raise FileUnusable(f"cannot read {file.path}: {error.strerror or error}") from error
 
 
-def _document(system: System, file: SourceFile, extracted: Extracted, labels: Labels) -> Document:
+def _document(
+    system: System, file: SourceFile, extracted: Extracted, labels: Labels, strategy: ChunkStrategy
+) -> Document:
     original = DocumentFile.from_path(file.path, system.store)
     if original.sha256 != extracted.sha256:
         raise FileUnusable(f"{file.path} changed while it was read")
-    strategy = _STRATEGIES.get(extracted.content_type, _PLAIN_TEXT)
     return Document(
         doc_id=file.doc_id,
         title=extracted.title,
@@ -184,10 +200,8 @@ def _document(system: System, file: SourceFile, extracted: Extracted, labels: La
         business_tag=labels.business_tag,
         domain=labels.domain,
         language=labels.language or extracted.language,
-        chunks=[
-            Chunk(content=piece.content, start_char=piece.start, strategy=strategy.name)
-            for piece in strategy.chunk(extracted.text)
-        ],
+        page_count=extracted.page_count,
+        chunks=chunk_document(file.doc_id, extracted, strategy),
         file=original,
         text=DocumentFile.from_bytes(extracted.text.encode(), "extracted.txt", system.store),
     )

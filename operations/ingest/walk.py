@@ -12,7 +12,7 @@ from pathlib import Path
 
 from operations.errors import UsageError
 from operations.ingest.sources import Source, SourceFile, absolute
-from producer.processing.extract import is_supported
+from producer.processing.extract.extract import is_supported
 
 
 @dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from operations.ingest.sources import doc_id
+from producer.processing.extract.formats import BY_SUFFIX
 from tests.acceptance.conftest import Here
 from tests.support.commands import Folder, Outcome
 
@@ -37,14 +38,14 @@ def handbook(tmp_path: Path) -> Path:
     (handbook / "sub" / "notes.txt").write_text("Printers are on the second floor.")
     (handbook / ".draft.md").write_text("hidden")
     (handbook / "sub" / ".git" / "config.md").write_text("hidden")
-    (handbook / "logo.png").write_bytes(b"\x89PNG")
+    (handbook / "logo.svg").write_bytes(b"<svg/>")
     return handbook
 
 
 def test_only_changes_are_written_and_embedded(folder: Folder, handbook: Path, here: Here) -> None:
     policy = handbook / "Leave Policy (2024).md"
 
-    logo = {"unsupported": 1, "unsupported_files": [str(handbook / "logo.png")]}
+    logo = {"unsupported": 1, "unsupported_files": [str(handbook / "logo.svg")]}
 
     def ingest(*options: str) -> dict[str, object]:
         return here(folder, "ingest", "handbook", "--json", *options).facts
@@ -78,7 +79,7 @@ def test_delete_missing_deletes_only_documents_of_missing_files(folder: Folder, 
     (handbook / "sub" / "notes.txt").unlink()
     (other / "stays.md").unlink()
 
-    kept = NOTHING | {"unchanged": 1, "unsupported": 1, "unsupported_files": [str(handbook / "logo.png")]}
+    kept = NOTHING | {"unchanged": 1, "unsupported": 1, "unsupported_files": [str(handbook / "logo.svg")]}
     assert here(folder, "ingest", "handbook", "--json").facts == kept
     assert here(folder, "ingest", "handbook", "--delete-missing", "--json").facts == kept | {"deleted": 1}
     assert here(folder, "ingest", "handbook", "--delete-missing", "--json").facts == kept
@@ -117,17 +118,17 @@ def test_failing_file_is_named_and_others_are_written(folder: Folder, handbook: 
     (handbook / "broken.md").write_bytes(b"caf\xe9")
     (handbook / "empty.txt").touch()
 
-    outcome = here(folder, "ingest", "handbook", "handbook/logo.png", "--json")
+    outcome = here(folder, "ingest", "handbook", "handbook/logo.svg", "--json")
 
     failed = [
         f"{handbook}/broken.md: not UTF-8: byte 0xe9 at offset 3 (unexpected end of data); "
         "no other encoding is certain: convert the file to UTF-8",
         f"{handbook}/empty.txt: no text in it: the file is empty or blank",
-        f"{handbook}/logo.png: unsupported file type '.png'; supported: .log .markdown .md .rst .text .txt",
+        f"{handbook}/logo.svg: unsupported file type '.svg'; supported: {' '.join(sorted(BY_SUFFIX))}",
     ]
     assert outcome.status == 1
     written = {"written": 2, "chunks": 4, "embedded": 4}
-    logo = {"unsupported": 1, "unsupported_files": [f"{handbook}/logo.png"]}
+    logo = {"unsupported": 1, "unsupported_files": [f"{handbook}/logo.svg"]}
     assert outcome.facts == NOTHING | written | logo | {"failed": failed}
     assert outcome.err.splitlines() == [f"failed: {reason}" for reason in failed]
     assert folder.sql("SELECT count(*) FROM documents") == [(2,)]
@@ -146,7 +147,7 @@ def test_text_output_of_real_command(folder: Folder, handbook: Path) -> None:
     assert folder.run("ingest", str(handbook)) == Outcome(
         0,
         "Wrote 2 documents with 4 chunks (4 embedded); 0 unchanged, 0 deleted, 1 of unsupported types, 0 failed.\n"
-        f"Not of a supported type: {handbook}/logo.png\n",
+        f"Not of a supported type: {handbook}/logo.svg\n",
         "",
     )
 

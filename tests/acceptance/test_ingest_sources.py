@@ -252,15 +252,15 @@ def test_dry_run_tells_all_and_touches_nothing(folder: Folder, tmp_path: Path, h
 def test_file_name_of_any_bytes_gives_valid_json(folder: Folder, tmp_path: Path, here: Here) -> None:
     docs = make(tmp_path / "docs", os.fsdecode(b"caf\xe9.md"))
     (docs / os.fsdecode(b"\xff.md")).touch()
-    (docs / os.fsdecode(b"\xfe.png")).touch()
+    (docs / os.fsdecode(b"\xfe.svg")).touch()
 
     outcome = here(folder, "ingest", "docs", "--json")
 
     assert json.loads(outcome.out.encode())["written"] == 1
     assert outcome.facts["failed"] == [f"{docs}/\\udcff.md: no text in it: the file is empty or blank"]
-    assert outcome.facts["unsupported_files"] == [f"{docs}/\\udcfe.png"]
+    assert outcome.facts["unsupported_files"] == [f"{docs}/\\udcfe.svg"]
     assert folder.sql("SELECT title, source_url LIKE '%/caf%E9.md' FROM documents") == [("caf\\udce9", 1)]
-    assert "udcfe.png" in here(folder, "ingest", "docs").out
+    assert "udcfe.svg" in here(folder, "ingest", "docs").out
 
 
 def test_interrupted_ingest_tells_what_it_wrote(

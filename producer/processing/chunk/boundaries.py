@@ -17,7 +17,7 @@ _BEFORE_WORD = re.compile(rf"(?:\s|{_CJK_END})(?=\S)")
 _WORD = re.compile(r"\S")
 _LINE_END = re.compile(r"\n")
 _SPACE = re.compile(r"\s")
-_LINE_CONTEXT, _WORD_CONTEXT, _LETTER_CONTEXT = 128, 32, 8  # characters before a cut that decide on it
+LINE_CONTEXT, _WORD_CONTEXT, _LETTER_CONTEXT = 128, 32, 8  # characters before a cut that decide on it
 _NEAR = 32  # characters: so near to each other, cuts after an edit meet anyway, and the last one makes larger chunks
 _JOINER = "\u200d"  # zero width joiner, as between the people of a family emoji
 
@@ -37,19 +37,19 @@ def best_between(text: str, low: int, high: int) -> int | None:
         return None
     paragraphs = [match.start() for match in _PARAGRAPH_END.finditer(text, low, high + 2)]
     if paragraphs:
-        return _choose(text, paragraphs, _LINE_CONTEXT)
+        return choose(text, paragraphs, LINE_CONTEXT)
     lines = [match.start() for match in _LINE_END.finditer(text, low, high + 1)]
     if lines:
-        return _choose(text, lines, _LINE_CONTEXT)
+        return choose(text, lines, LINE_CONTEXT)
     ends = (match.end() for match in _SENTENCE_END.finditer(text, low, high + 1))
     sentences = [end for end in ends if end <= high and not is_joined(text, end)]
     if sentences:
-        return _choose(text, sentences, _LINE_CONTEXT)
+        return choose(text, sentences, LINE_CONTEXT)
     words = [match.start() for match in _SPACE.finditer(text, low, high + 1)]
-    return _choose(text, words, _WORD_CONTEXT) if words else None
+    return choose(text, words, _WORD_CONTEXT) if words else None
 
 
-def _choose(text: str, cuts: list[int], context: int) -> int:
+def choose(text: str, cuts: list[int], context: int) -> int:
     """The cut whose `context` characters before it have the lowest checksum; of equal or very near ones, the last."""
     if cuts[-1] - cuts[0] < _NEAR:
         return cuts[-1]
@@ -68,7 +68,7 @@ def inside_word(text: str, low: int, high: int) -> int:
     """
     middle = max((low + high) // 2, low + 1)
     if cuts := [at for at in range(middle, high + 1) if not is_joined(text, at)]:
-        return _choose(text, cuts, _LETTER_CONTEXT)
+        return choose(text, cuts, _LETTER_CONTEXT)
     return next((at for at in range(high, low, -1) if not is_joined(text, at)), high)
 
 

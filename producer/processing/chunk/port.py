@@ -12,13 +12,15 @@ class TextChunk:
     start: int
     end: int
     headings: tuple[str, ...]  # titles of the Markdown headings above all of the content, outermost first
+    parent: int | None = None  # position in the list of the larger chunk that contains this one
 
 
 class ChunkStrategy(Protocol):
     """Cuts a text into chunks that are small enough to embed and large enough to carry meaning.
 
-    An implementer owes: only white space is left out, chunks are in the order of the text, the same text always has the
-    same chunks, and time is linear in the length of the text.
+    An implementer owes: only white space is left out, chunks are in the order of the text (a parent before its
+    children), the same text always has the same chunks, an edit changes only chunks near it, and time is linear in the
+    length of the text.
     """
 
     @property

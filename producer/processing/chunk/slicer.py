@@ -58,13 +58,13 @@ def slices(text: str, start: int, end: int, limits: ChunkLimits) -> Iterator[tup
     Japanese, which have no spaces, end at their punctuation.
     """
     fresh = start  # the first character that no slice covers yet; never white space
-    while (room_end := _room_end(text, start, end, limits)) < end:
-        cut = _cut(text, fresh, room_end, end - limits.small_chars)
+    while (room := room_end(text, start, end, limits)) < end:
+        cut = _cut(text, fresh, room, end - limits.small_chars)
         if cut is None and start < fresh:
             start = fresh  # the overlap leaves no room for the next word
             continue
         if cut is None:
-            cut = boundaries.inside_word(text, fresh, room_end)
+            cut = boundaries.inside_word(text, fresh, room)
         slice_end = start + len(text[start:cut].rstrip())
         yield start, slice_end
         fresh = boundaries.skip_space(text, cut)
@@ -73,7 +73,7 @@ def slices(text: str, start: int, end: int, limits: ChunkLimits) -> Iterator[tup
     yield start, end
 
 
-def _room_end(text: str, start: int, end: int, limits: ChunkLimits) -> int:
+def room_end(text: str, start: int, end: int, limits: ChunkLimits) -> int:
     """The farthest end that a slice from `start` may have."""
     content = text[start : min(start + limits.max_chars, end)]
     if 4 * len(content) > limits.max_bytes:
@@ -81,13 +81,13 @@ def _room_end(text: str, start: int, end: int, limits: ChunkLimits) -> int:
     return start + len(content)
 
 
-def _cut(text: str, fresh: int, room_end: int, small_rest: int) -> int | None:
+def _cut(text: str, fresh: int, room: int, small_rest: int) -> int | None:
     """Where to end a slice, None if the next word does not fit.
 
     Prefers the last two thirds of the room for new text: every slice then brings at least a third of a room of it, so
     the whole takes linear time, and the cuts before and after an edit soon meet. Avoids a cut after `small_rest`, which
     would leave a small last slice.
     """
-    low = max(fresh + (room_end - fresh) // _LEAST_PART, fresh + 1)
-    cut = boundaries.best_between(text, low, min(room_end, max(small_rest, low)))
-    return boundaries.last_word_end(text, fresh + 1, room_end) if cut is None else cut
+    low = max(fresh + (room - fresh) // _LEAST_PART, fresh + 1)
+    cut = boundaries.best_between(text, low, min(room, max(small_rest, low)))
+    return boundaries.last_word_end(text, fresh + 1, room) if cut is None else cut
