@@ -19,6 +19,7 @@ from operations.cli import (
     init,
     list,
     monitor,
+    process,
     reconcile,
     relay,
     resync,
@@ -27,6 +28,7 @@ from operations.cli import (
     show,
     sinks,
     status,
+    tasks,
     write,
 )
 from operations.cli.output import printable, to_json
@@ -73,13 +75,14 @@ def _root(
 
 _COMMANDS = (
     *(init, write, ingest, adopt, delete, resync, list, show, search, status),
-    *(run, relay, consume, monitor, reconcile, demo),
+    *(run, relay, consume, process, monitor, reconcile, demo),
 )
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 app.add_typer(sinks.app, name="sinks")
 app.add_typer(history.app, name="history")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(tasks.app, name="tasks")
 
 
 def run_command() -> int:

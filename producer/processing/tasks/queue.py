@@ -1,5 +1,4 @@
-"""The queue on the table `processing_tasks`: add, claim, finish, fail, reap. Each function is one transaction, or a part
-of the caller's.
+"""The queue on the table `processing_tasks`: add, claim, finish, fail, reap.
 
 A claimed task has a lease, and `attempt` counts its claims. Only the worker of the newest claim can finish a task: all
 others are fenced off. A worker that died leaves a lease that ends; the task is then queued again.
@@ -12,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, null, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, null, select, update
 
 from producer.errors import ProducerError
 from producer.processing.tasks.task_input import TaskInput
@@ -43,28 +42,46 @@ class Task:
     doc_id: str
     upload_id: str
     attempt: int
-    version: int
+    version: int  # of the document when the file was uploaded
+    priority: int
     input: TaskInput
 
+    @classmethod
+    def of(cls, row: Row[Any], attempt: int) -> "Task":
+        """Of a row of `processing_tasks`."""
+        given = msgspec.convert(row.input_json, TaskInput)
+        values = (row.task_id, row.task_type, row.doc_id, row.upload_id, attempt, row.version, row.priority)
+        return cls(*values, given)
 
-def add(
-    connection: Connection,
-    doc_id: str,
-    version: int,
-    given: TaskInput,
-    *,
-    task_type: str = TASK_TYPES[0],
-    upload_id: str | None = None,
-    priority: int = 0,
-) -> str:
-    """Queue a step in the caller's transaction. Returns its id."""
+
+def add(connection: Connection, doc_id: str, version: int, given: TaskInput, *, priority: int = 0) -> str:
+    """Queue the first step of an upload in the caller's transaction. Returns its id, which is that of the upload."""
     task_id = uuid.uuid4().hex
+    return _add(connection, task_id, TASK_TYPES[0], doc_id, task_id, version, priority, given)
+
+
+def add_next(connection: Connection, task: Task, task_type: str, given: TaskInput) -> str:
+    """Queue the step after `task` in the transaction that ends it. Returns its id."""
+    following = (task.doc_id, task.upload_id, task.version, task.priority)
+    return _add(connection, uuid.uuid4().hex, task_type, *following, given)
+
+
+def _add(
+    connection: Connection,
+    task_id: str,
+    task_type: str,
+    doc_id: str,
+    upload_id: str,
+    version: int,
+    priority: int,
+    given: TaskInput,
+) -> str:
     connection.execute(
         insert(processing_tasks).values(
             task_id=task_id,
             task_type=task_type,
             doc_id=doc_id,
-            upload_id=upload_id or task_id,
+            upload_id=upload_id,
             version=version,
             priority=priority,
             file_sha256=given.file.sha256,
@@ -99,8 +116,7 @@ def claim(engine: Engine, task_types: Collection[str], lease_seconds: float) -> 
                 lease_until=row.now + timedelta(seconds=lease_seconds),
             )
         )
-    given = msgspec.convert(row.input_json, TaskInput)
-    return Task(row.task_id, row.task_type, row.doc_id, row.upload_id, row.attempt + 1, row.version, given)
+    return Task.of(row, row.attempt + 1)
 
 
 def extend(engine: Engine, tasks: Sequence[Task], lease_seconds: float) -> None:
@@ -141,8 +157,7 @@ def reap(engine: Engine) -> int:
     with reading(engine) as connection:
         rows = connection.execute(select(processing_tasks).where(ended).limit(_REAPED)).all()
     for row in rows:
-        given = msgspec.convert(row.input_json, TaskInput)
-        task = Task(row.task_id, row.task_type, row.doc_id, row.upload_id, row.attempt, row.version, given)
+        task = Task.of(row, row.attempt)
         with engine.begin() as connection:
             held = select(_tasks.task_id).where(_is_held(task), _tasks.lease_until < utc_now()).with_for_update()
             if connection.execute(held).one_or_none() is not None:

@@ -1,13 +1,12 @@
 """What a step of processing works on: the uploaded file, its labels, and what the steps before left in the store."""
 
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
 from producer.files import DocumentFile
 
-LABELS = ("title", "source_type", "source_url", "business_tag", "domain", "language")
+LABELS = ("title", "source_url", "business_tag", "domain", "language")
 
 
 class UploadedFile(msgspec.Struct, frozen=True):
@@ -24,7 +23,8 @@ class UploadedFile(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, name: str, file: DocumentFile) -> "UploadedFile":
         """`file` must be staged."""
-        assert file.staged_key is not None and file.staged_at is not None
+        assert file.staged_key is not None
+        assert file.staged_at is not None
         values = (file.extension, file.content_type, file.sha256, file.size_bytes, file.staged_key, file.staged_at)
         return cls(name, *values)
 
@@ -44,30 +44,18 @@ class TaskInput(msgspec.Struct, frozen=True, omit_defaults=True):
 
     file: UploadedFile
     labels: dict[str, str]  # those that the upload gave
-    strategy: str | None = None
-    replaces: str | None = None  # SHA-256 of the file that the upload replaces in a chunked document
+    strategy: str | None = None  # None: by the kind of text
+    replaces: str | None = None  # SHA-256 of the file of a chunked document that the upload replaces
     is_new: bool = True  # the document had no chunks when the file was uploaded
-    found: dict[str, Any] = {}  # labels that extraction found in the file
-    text_key: str = ""
+    extracted_key: str = ""
     chunks_key: str = ""
     vectors_key: str = ""
-
-
-class ChunkInput(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """A chunk between two steps; see `producer.Chunk`."""
-
-    content: str
-    start_char: int | None
-    strategy: str
-    vector_level: str = "text"
-    modal_type: str = "text"
-    parent: int | None = None
-    associate_id: str | None = None
 
 
 class Vectors(msgspec.Struct, frozen=True):
     """Vectors between two steps: `values` has float32 numbers, `dimension` for each of the chunks `positions`."""
 
+    model: str
     positions: list[int]
     dimension: int
     values: bytes

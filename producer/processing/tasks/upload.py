@@ -5,21 +5,25 @@ changes nothing before the last step replaces file and chunks in one version.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Row, select
 
 from producer.connections import Connected, connection_of
 from producer.documents import Document
 from producer.errors import InvalidDocument, Problem
-from producer.files import DocumentFile
-from producer.processing.extract import is_supported
+from producer.files import DocumentFile, file_error
+from producer.processing.chunk.strategies import NAMES
+from producer.processing.extract.formats import BY_SUFFIX
 from producer.processing.tasks import queue
 from producer.processing.tasks.task_input import LABELS, TaskInput, UploadedFile
 from producer.validation import validate_metadata
 from producer.writer import Writer
+from schema import limits
 from schema.database.history import lock_identity
 from schema.database.tables import documents
+from schema.events.identity import doc_id_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +31,14 @@ class Upload:
     """A file to process. `file` must be staged: make it with `DocumentFile.from_path(path, store, always_stage=True)`.
 
     `name` is the file's name; its suffix says how it is read. Labels that are None come from the file, or, in a stored
-    document, stay as they are. A task of a higher `priority` is taken first.
+    document, stay as they are. `strategy` is that of the chunks (None: by the kind of text). A task of a higher
+    `priority` is taken first.
     """
 
     doc_id: str
     name: str
     file: DocumentFile
     title: str | None = None
-    source_type: str | None = None
     source_url: str | None = None
     business_tag: str | None = None
     domain: str | None = None
@@ -44,42 +48,36 @@ class Upload:
 
 
 def upload(connection: Connected, writer: Writer, given: Upload) -> str:
-    """Queue the processing of a file. Returns the id of its first task.
+    """Queue the processing of a file in the caller's transaction. Returns the id of its first task.
 
-    Processing of earlier files of the document that is not done yet is superseded. Raises InvalidDocument, WriteConflict
-    and what `Writer.upsert` raises.
+    Processing of earlier files of the document that is not done yet is superseded. Raises InvalidDocument before
+    anything is written, WriteConflict and what `Writer.upsert` raises.
     """
     connection = connection_of(connection)
     labels = {name: value for name in LABELS if (value := getattr(given, name)) is not None}
     _check(given, labels)
     lock_identity(connection)
-    columns = documents.c
-    row = connection.execute(select(documents).where(columns.doc_id == given.doc_id).with_for_update()).one_or_none()
+    locked = select(documents).where(documents.c.doc_id == given.doc_id).with_for_update()
+    row = connection.execute(locked).one_or_none()
     queue.supersede(connection, given.doc_id)
     file = UploadedFile.of(given.name, given.file)
     if row is not None and row.deleted_at is None and row.chunk_count is not None:
-        replacing = TaskInput(
-            file, labels, given.strategy, replaces=row.content_sha256, is_new=False
-        )
+        replacing = TaskInput(file, labels, given.strategy, row.content_sha256, is_new=False)
         return queue.add(connection, given.doc_id, row.version, replacing, priority=given.priority)
-    receipt = writer.upsert(connection, _document(connection, given, row))
-    return queue.add(
-        connection, given.doc_id, receipt.version, TaskInput(file, labels, given.strategy), priority=given.priority
-    )
+    receipt = writer.upsert(connection, _document(given, labels, row))
+    new = TaskInput(file, labels, given.strategy)
+    return queue.add(connection, given.doc_id, receipt.version, new, priority=given.priority)
 
 
-def _document(_connection: Connection, given: Upload, row: object) -> Document:
-    """The document without chunks. Labels that the upload leaves out are those of a stored one."""
-    living = row is not None and getattr(row, "deleted_at") is None
-    stored = {name: getattr(row, name) for name in LABELS} if living else {}
-    labels = {name: getattr(given, name) or stored.get(name) for name in LABELS}
+def _document(given: Upload, labels: dict[str, str], row: Row[Any] | None) -> Document:
+    """The document without chunks; labels that the upload leaves out are those of the stored one."""
+    stored: dict[str, Any] = {} if row is None or row.deleted_at is not None else row._asdict()
+    title = PurePath(given.name).stem[: limits.TITLE_CHARACTERS]
+    values: dict[str, Any] = {name: stored.get(name) for name in LABELS} | {"title": stored.get("title") or title}
     return Document(
-        **labels
-        | {
-            "title": labels["title"] or Path(given.name).stem or given.doc_id,
-            "source_type": labels["source_type"] or "text",
-        },
+        **(values | labels),
         doc_id=given.doc_id,
+        source_type=BY_SUFFIX[PurePath(given.name).suffix.lower()].source_type,
         chunks=None,
         file=given.file,
     )
@@ -87,9 +85,15 @@ def _document(_connection: Connection, given: Upload, row: object) -> Document:
 
 def _check(given: Upload, labels: dict[str, str]) -> None:
     problems = []
-    if not is_supported(Path(given.name)):
-        problems.append(Problem("name", f"has a suffix that nothing reads: {given.name!r}"))
-    if given.file.staged_key is None:
+    if wrong := doc_id_error(given.doc_id):
+        problems.append(Problem("doc_id", wrong))
+    if PurePath(given.name).suffix.lower() not in BY_SUFFIX:
+        problems.append(Problem("name", f"must end in one of {' '.join(sorted(BY_SUFFIX))}, is {given.name!r}"))
+    if given.strategy is not None and given.strategy not in NAMES:
+        problems.append(Problem("strategy", f"must be one of {', '.join(NAMES)}, is {given.strategy!r}"))
+    if wrong := file_error(given.file):
+        problems.append(Problem("file", wrong))
+    elif given.file.staged_key is None:
         problems.append(Problem("file", "must be staged: make it with always_stage=True"))
     if problems:
         raise InvalidDocument(given.doc_id, problems)

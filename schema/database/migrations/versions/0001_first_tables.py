@@ -348,11 +348,9 @@ def _create_table(name: str, *items: sa.schema.SchemaItem, sqlite_autoincrement:
         op.create_table(name, *items, **options)
 
 
-def _create_index(
-    table: str, *columns: str, mysql_length: int | None = None, descending: Collection[str] = ()
-) -> None:
+def _create_index(table: str, *columns: str, mysql_length: int | None = None, descending: Collection[str] = ()) -> None:
     name = f"ix_{table}_{'_'.join(columns)}"
     if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
         keys = [sa.text(f"{column} DESC") if column in descending else column for column in columns]
-        options = {} if mysql_length is None else {"mysql_length": mysql_length}
+        options: dict[str, Any] = {} if mysql_length is None else {"mysql_length": mysql_length}
         op.create_index(name, table, keys, **options)
