@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from operations.wiring import System
 from schema.database.tables import TASK_TYPES
+from schema.retry import call_with_retry
+from schema.threads import DRAIN_SECONDS, start_in_thread
 
 if TYPE_CHECKING:
     from producer.processing.tasks.queue import Task
@@ -78,8 +80,6 @@ def work(
 @contextmanager
 def work_in_background(system: System, report: Report) -> Iterator[None]:
     """Run tasks in a thread until the context ends; the libraries that this needs are imported at the first task."""
-    from schema.threads import DRAIN_SECONDS, start_in_thread
-
     stop = threading.Event()
     ended = start_in_thread(lambda: _work_when_needed(system, stop, report), "tasks")
     try:
@@ -89,11 +89,15 @@ def work_in_background(system: System, report: Report) -> Iterator[None]:
         ended.result(2 * DRAIN_SECONDS)
 
 
-def _work_when_needed(system: System, stop: threading.Event, report: Report) -> None:
+def has_tasks(system: System) -> bool:
+    """Whether a task is queued or running."""
     from producer.processing.tasks import queue
-    from schema.retry import call_with_retry
 
-    while not call_with_retry(lambda: queue.count_open(system.engine), stop=stop):
+    return queue.count_open(system.engine) > 0
+
+
+def _work_when_needed(system: System, stop: threading.Event, report: Report) -> None:
+    while not call_with_retry(lambda: has_tasks(system), stop=stop):
         if stop.wait(1.0):
             return
     work(system, stop, report=report)

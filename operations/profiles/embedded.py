@@ -27,6 +27,7 @@ from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
 from operations.monitoring.process import Process
 from operations.monitoring.work_log import WorkLog
+from operations.processing import TaskMetrics, has_tasks, work, work_in_background
 from operations.profiles.optional_sinks import OptionalApplier, OptionalRefill
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
@@ -122,7 +123,11 @@ def run(
         stack.enter_context(_watch(system, process, {sink.name: sink.ensure for sink, _ in sinks}))
         _prepare_new_history(system, registered, stop, patience_seconds, failing)
         began = _read_clock(system)
-        with sweep_hourly(system.engine, system.store), _giving_up(system, patience_seconds):
+        with (
+            sweep_hourly(system.engine, system.store),
+            _giving_up(system, patience_seconds),
+            _working(system, process, stop, until_idle=until_idle),
+        ):
             relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
         if until_idle and not stop.is_set():
             _require_applied(system, began)
@@ -279,6 +284,22 @@ def _describe_lacking(connection: Connection, registered: Collection[str]) -> li
     columns = (found, state.state, state.last_error)
     rows = connection.execute(select(*columns).select_from(joined).order_by(found.c.sink)).all()
     return [f"{one.sink} lacks {one.number}, one is {one.first!r}: {one.last_error or one.state}" for one in rows]
+
+
+@contextmanager
+def _working(system: System, process: Process, stop: threading.Event, *, until_idle: bool) -> Iterator[None]:
+    """Work on uploaded files until the context ends, or with `until_idle` until none is left, before it begins."""
+    if system.embedder is None:  # nothing here makes vectors; `rag-outbox process` says so
+        yield
+        return
+    metrics = TaskMetrics(process.registry)
+    if until_idle:
+        if has_tasks(system):
+            work(system, stop, until_idle=True, report=metrics.note)
+        yield
+        return
+    with work_in_background(system, metrics.note):
+        yield
 
 
 @contextmanager

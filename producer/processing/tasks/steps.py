@@ -28,7 +28,7 @@ from producer.processing.extract.extract import FileExtractor
 from producer.processing.extract.port import Extracted
 from producer.processing.tasks import queue
 from producer.processing.tasks.queue import Task
-from producer.processing.tasks.task_input import LABELS, TaskInput, Vectors
+from producer.processing.tasks.task_input import LABELS, CutChunk, TaskInput, Vectors
 from producer.transaction import run
 from producer.writer import Writer
 from schema import limits
@@ -44,7 +44,7 @@ from schema.object_store.port import ObjectMissing, ObjectStore
 _TEXTS_PER_CALL = 256  # of the embedder
 _RESTAGE_AFTER = timedelta(hours=limits.STAGED_FILE_HOURS / 2)
 _EXTRACTED = msgspec.msgpack.Decoder(Extracted)
-_CHUNKS = msgspec.msgpack.Decoder(list[Chunk])
+_CHUNKS = msgspec.msgpack.Decoder(list[CutChunk])
 _VECTORS = msgspec.msgpack.Decoder(Vectors)
 
 
@@ -107,7 +107,7 @@ class Steps:
         name = task.input.strategy or default_name(is_markdown=extracted.is_markdown)
         strategy = make_strategy(name, self.embedder if name == SEMANTIC else None)
         made = chunk_document(task.doc_id, extracted, strategy)
-        key = self._put(task, msgspec.msgpack.encode(made))
+        key = self._put(task, msgspec.msgpack.encode([CutChunk.of(chunk) for chunk in made]))
         return msgspec.structs.replace(task.input, chunks_key=key), {"chunks": len(made), "strategy": name}
 
     def _embed(self, task: Task) -> tuple[TaskInput, dict[str, Any]]:
@@ -143,9 +143,9 @@ class Steps:
 
         return run(self.engine, write, store=self.store)
 
-    def _with_vectors(self, task: Task, made: Sequence[Chunk]) -> list[Chunk]:
+    def _with_vectors(self, task: Task, made: Sequence[CutChunk]) -> list[Chunk]:
         """The chunks with the vectors of the step before, unless another model made them."""
-        filled = list(made)
+        filled = [chunk.to_chunk() for chunk in made]
         vectors = _VECTORS.decode(self._read(task.input.vectors_key))
         if (vectors.model, vectors.dimension) != (self.embedder.model, self.embedder.dimension):
             return filled

@@ -4,6 +4,7 @@ from datetime import datetime
 
 import msgspec
 
+from producer.documents import Chunk
 from producer.files import DocumentFile
 
 LABELS = ("title", "source_url", "business_tag", "domain", "language")
@@ -50,6 +51,25 @@ class TaskInput(msgspec.Struct, frozen=True, omit_defaults=True):
     extracted_key: str = ""
     chunks_key: str = ""
     vectors_key: str = ""
+
+
+class CutChunk(msgspec.Struct, frozen=True, array_like=True):
+    """A chunk without its vector, between two steps; see `producer.Chunk`."""
+
+    content: str
+    vector_level: str
+    modal_type: str
+    parent: int | None
+    associate_id: str | None
+    start_char: int | None
+    strategy: str | None
+
+    @classmethod
+    def of(cls, chunk: Chunk) -> "CutChunk":
+        return cls(*(getattr(chunk, name) for name in cls.__struct_fields__))
+
+    def to_chunk(self) -> Chunk:
+        return Chunk(**msgspec.structs.asdict(self))
 
 
 class Vectors(msgspec.Struct, frozen=True):
