@@ -61,7 +61,7 @@ def test_every_setting_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_every_log_line_of_the_services_has_a_meaning() -> None:
-    folders = ("schema", "relays", "consumers", "operations")
+    folders = ("schema", "producer", "relays", "consumers", "operations")
     code = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     logged = set(re.findall(r'_log\.\w+\(\s*"([a-z]+(?:_[a-z]+)+) ', code))
     assert {"lanes_assigned", "sink_failing"} < logged
