@@ -17,13 +17,14 @@ from sqlalchemy import Engine, not_, select
 from sqlalchemy.exc import DBAPIError
 
 from consumers.minio.translate import translate_errors
+from producer.processing.tasks import queue
 from schema import limits
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import document_files, sink_states, sinks
 from schema.failures import Permanent, Retryable, StoreMissing
-from schema.object_store.layout import STAGING_PREFIX
+from schema.object_store.layout import STAGING_PREFIX, upload_id_of
 from schema.object_store.port import ObjectStore
 
 _log = logging.getLogger(__name__)
@@ -110,6 +111,8 @@ def select_unneeded(engine: Engine, keys: Sequence[str]) -> list[str]:
     files = document_files.c
     staged = select(files.staged_key).where(files.staged_key.in_(keys), _LACKS_FILE)
     final = select(files.object_key).where(files.object_key.in_(keys))  # a foreign writer chose a key of staging
+    uploads = {key: upload_id for key in keys if (upload_id := upload_id_of(key)) is not None}
     with reading(engine) as connection:
         needed = {*connection.execute(staged).scalars(), *connection.execute(final).scalars()}
-    return [key for key in keys if key not in needed]
+        of_tasks = queue.find_needed(connection, keys, sorted(set(uploads.values())))
+    return [key for key in keys if key not in needed and not {key, uploads.get(key)} & of_tasks]

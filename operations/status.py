@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, case, func, select
 
 from operations import sinks
+from operations.monitoring.backlog import read_tasks
 from operations.wiring import System
 from schema.database import dead_letters
 from schema.database.clock import utc_now
@@ -28,6 +29,7 @@ class Status:
     sinks: dict[str, dict[str, Any]]
     failed: list[dict[str, Any]]
     dead_letters: int  # that need a person
+    tasks: dict[str, int]  # queued, running and failed ones
 
 
 def status(system: System) -> Status:
@@ -41,6 +43,7 @@ def status(system: System) -> Status:
             sinks={sink: _sink(connection, sink, now) for sink in registered},
             failed=_failed(connection, registered) + _never_published(connection),
             dead_letters=sum(dead_letters.count_open(connection).values()),
+            tasks={state: count for state, (count, _) in read_tasks(connection).items()},
         )
 
 

@@ -54,8 +54,13 @@ class DocumentFile:
             return cls._make(reader, name, store)
 
     @classmethod
-    def from_path(cls, path: Path | str, store: ObjectStore | None = None) -> "DocumentFile":
-        """Read a file once, in bounded memory. More than 64 KiB are staged in `store`. Raises FileUnusable."""
+    def from_path(
+        cls, path: Path | str, store: ObjectStore | None = None, *, always_stage: bool = False
+    ) -> "DocumentFile":
+        """Read a file once, in bounded memory. More than 64 KiB are staged in `store`, with `always_stage` any file.
+
+        Raises FileUnusable.
+        """
         path = Path(path)
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block, a device would never end
@@ -66,14 +71,16 @@ class DocumentFile:
         except ValueError as error:  # a NUL or a lone surrogate in the path
             raise FileUnusable(f"cannot read {str(path)!r}: {error}") from error
         with stream, _DigestingReader(stream, str(path), os.fstat(stream.fileno()).st_size) as reader:
-            return cls._make(reader, path.name, store)
+            return cls._make(reader, path.name, store, always_stage=always_stage)
 
     @classmethod
-    def _make(cls, stream: "_DigestingReader", name: str, store: ObjectStore | None) -> "DocumentFile":
+    def _make(
+        cls, stream: "_DigestingReader", name: str, store: ObjectStore | None, *, always_stage: bool = False
+    ) -> "DocumentFile":
         extension = _extension(name)
         content_type = _CONTENT_TYPES.get(extension) or mimetypes.guess_type(name)[0] or _UNKNOWN_TYPE
         size = stream.size_bytes
-        if size <= limits.INLINE_FILE_BYTES:
+        if size <= limits.INLINE_FILE_BYTES and not always_stage:
             content = stream.read()
             return cls(extension, content_type, stream.hexdigest(), size, content=content)
         if store is None:

@@ -20,6 +20,7 @@ from operations.cli import (
     list,
     models,
     monitor,
+    process,
     rebuild,
     reconcile,
     relay,
@@ -30,6 +31,7 @@ from operations.cli import (
     show,
     sinks,
     status,
+    tasks,
     write,
 )
 from operations.cli.output import printable, to_json
@@ -76,7 +78,7 @@ def _root(
 
 _COMMANDS = (
     *(init, write, ingest, adopt, delete, resync, list, show, search, status),
-    *(run, relay, consume, monitor, reconcile, rebuild, retention, demo),
+    *(run, relay, consume, process, monitor, reconcile, rebuild, retention, demo),
 )
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
@@ -84,6 +86,7 @@ app.add_typer(sinks.app, name="sinks")
 app.add_typer(models.app, name="models")
 app.add_typer(history.app, name="history")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(tasks.app, name="tasks")
 
 
 def run_command() -> int:

@@ -58,6 +58,10 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be written, deleted, unchanged and failed.")
     ] = False,
+    queue: Annotated[
+        bool,
+        typer.Option("--queue", help="Only upload the files; `rag-outbox process`, or `run`, does the rest."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write files as documents: extract, chunk, embed, write. Files with an unchanged hash are skipped.
@@ -88,7 +92,14 @@ def command(
         files = sorted(found.files.values(), key=lambda file: file.path)
         labels = ingesting.Labels(business_tag, domain, language)
         options = ingesting.ReadOptions(extractor, strategy, force)
-        if dry_run:
+        if queue and not dry_run:
+            from operations.ingest.enqueue import enqueue
+
+            with output.progress("Uploading files", len(files)) as bar:
+                enqueue(system, files, labels, done, bar.advance, strategy=strategy, force=force)
+            missing.delete(system, gone, done.note_deleted)
+            _show(output, done, found)
+        elif dry_run:
             with output.progress("Reading files", len(files)) as bar:
                 changed = ingesting.plan(system, files, labels, done, bar.advance, options)
             done.written, done.deleted = len(changed), len(gone)
@@ -113,9 +124,12 @@ def _show(output: Output, done: "Ingested", found: "Found", planned: "dict[str, 
         output.note(f"incomplete: {reason}")
     for reason in found.skipped:
         output.note(f"skipped: {reason}")
-    lines = [
-        f"Wrote {_summary(done, found)}" if planned is None else f"Dry run: nothing is changed. {_plan(done, found)}"
-    ]
+    if planned is not None:
+        lines = [f"Dry run: nothing is changed. {_plan(done, found)}"]
+    elif done.queued:
+        lines = [f"Queued {count(done.queued, 'file')}; {_others(done, found)}"]
+    else:
+        lines = [f"Wrote {_summary(done, found)}"]
     if found.unsupported:
         more = len(found.unsupported) - _SHOWN
         names = ", ".join(found.unsupported[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -136,6 +150,12 @@ def _facts(done: "Ingested", found: "Found") -> dict[str, Any]:
 def _summary(done: "Ingested", found: "Found") -> str:
     return (
         f"{count(done.written, 'document')} with {count(done.chunks, 'chunk')} ({done.embedded} embedded); "
+        f"{_others(done, found)}"
+    )
+
+
+def _others(done: "Ingested", found: "Found") -> str:
+    return (
         f"{done.unchanged} unchanged, {done.deleted} deleted, {len(found.unsupported)} of unsupported types, "
         f"{len(done.failed)} failed."
     )

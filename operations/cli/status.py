@@ -75,6 +75,11 @@ def _lines(now: "Status") -> list[str | Table]:
         sinks,
         *(f"failed: {one['doc_id']} version {one['version']} in {one['sink']}: {one['reason']}" for one in now.failed),
         f"Dead letters: {now.dead_letters}",
+        *(
+            [f"Tasks: {', '.join(f'{count} {state}' for state, count in now.tasks.items())}"]
+            if any(now.tasks.values())
+            else []
+        ),
     ]
 
 

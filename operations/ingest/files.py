@@ -50,6 +50,7 @@ class Labels:
 class Ingested:
     written: int = 0  # documents
     unchanged: int = 0
+    queued: int = 0  # files, with `--queue`
     deleted: int = 0
     chunks: int = 0  # of the written documents
     embedded: int = 0  # chunks
@@ -93,7 +94,7 @@ def ingest(
     `total` grows with each committed batch. `advance` receives the number of files of each finished one.
     """
     for some in bounded(files, _FILES_PER_BATCH):
-        stored = _select_documents(system, [file.doc_id for file in some])
+        stored = select_documents(system, [file.doc_id for file in some])
         prepared = _prepare(system, some, stored, labels, total, options)
         for batch in bounded(prepared, _FILES_PER_BATCH, _BATCH_BYTES, lambda one: one.size):
             _write(system, batch, total)
@@ -111,13 +112,14 @@ def plan(
     """The files that `ingest` would write; `total` counts the others. Nothing is written or staged."""
     changed = []
     for some in bounded(files, _FILES_PER_BATCH):
-        stored = _select_documents(system, [file.doc_id for file in some])
+        stored = select_documents(system, [file.doc_id for file in some])
         changed += [file for file, _ in _extract_changed(some, stored, labels, total, options)]
         advance(len(some))
     return changed
 
 
-def _select_documents(system: System, doc_ids: Sequence[str]) -> dict[str, Any]:
+def select_documents(system: System, doc_ids: Sequence[str]) -> dict[str, Any]:
+    """Rows of `documents` by doc_id."""
     with reading(system.engine) as connection:
         return {row.doc_id: row for row in connection.execute(select(documents).where(documents.c.doc_id.in_(doc_ids)))}
 
@@ -168,7 +170,7 @@ def _extract_changed(
 ) -> Iterator[tuple[SourceFile, Extracted]]:
     for file in files:
         try:
-            if not options.force and _is_unchanged(stored.get(file.doc_id), file, labels):
+            if not options.force and is_unchanged(stored.get(file.doc_id), file, labels):
                 total.unchanged += 1
                 continue
             extracted = options.extractor.extract(file.path)
@@ -179,7 +181,8 @@ def _extract_changed(
             yield file, extracted
 
 
-def _is_unchanged(row: Any, file: SourceFile, labels: Labels) -> bool:
+def is_unchanged(row: Any, file: SourceFile, labels: Labels) -> bool:
+    """Whether the stored document has this file and these labels. Raises FileUnusable."""
     if row is None or row.deleted_at is not None or row.status == "failed" or not file.path.is_file():
         return False
     kept = labels.or_stored(row)

@@ -18,12 +18,14 @@ from schema.database.tables import (
     documents,
     histories,
     outbox,
+    processing_tasks,
     sink_states,
     sinks,
 )
 
 _PRIVILEGE_MISSING = 1227  # of MySQL
 _WAITING = tuple(state for state in SINK_STATES if state != "applied")
+_OPEN_TASKS = ("queued", "running", "failed")
 _UNFINISHED = tuple(state for state in DOCUMENT_STATES if state != "completed")
 
 
@@ -49,6 +51,8 @@ class Backlog:
     sinks: Mapping[str, SinkBacklog]
     dead_letters: Mapping[str, int]  # that need a person, by stage
     suspects: int
+    tasks: Mapping[str, int]  # that are queued, running or failed, by status
+    oldest_task_age_seconds: float  # since the oldest queued task could have been run
     unchecked_histories: int  # whose lost events nobody has looked for yet
     history_list_length: int | None  # of InnoDB: old row versions; None on SQLite, or without the privilege PROCESS
 
@@ -77,6 +81,7 @@ def read(connection: Connection) -> Backlog:
     )
     unchecked = select(func.count()).select_from(histories).where(histories.c.checked_at.is_(None))
     by_sink = _read_sinks(connection, now)
+    tasks = read_tasks(connection)
     return Backlog(
         pending_events=events,
         pending_bytes=int(size_bytes),
@@ -85,6 +90,8 @@ def read(connection: Connection) -> Backlog:
         sinks=by_sink,
         dead_letters=dict.fromkeys(("relay", *by_sink), 0) | dead_letters.count_open(connection),
         suspects=connection.execute(select(func.count()).where(documents.c.lost_version > 0)).scalar_one(),
+        tasks={status: count for status, (count, _) in tasks.items()},
+        oldest_task_age_seconds=_age(now, tasks["queued"][1]),
         unchecked_histories=connection.execute(unchecked).scalar_one(),
         history_list_length=_read_history_list_length(connection),
     )
@@ -109,6 +116,14 @@ def _read_sinks(connection: Connection, now: datetime) -> dict[str, SinkBacklog]
         )
         for name, by_state in found.items()
     }
+
+
+def read_tasks(connection: Connection) -> dict[str, tuple[int, datetime | None]]:
+    """Per status that is not an end: the tasks, and since when the oldest of them could have been run."""
+    status = processing_tasks.c.status
+    counted = select(status, func.count(), func.min(processing_tasks.c.available_at))
+    rows = connection.execute(counted.where(status.in_(_OPEN_TASKS)).group_by(status))
+    return dict.fromkeys(_OPEN_TASKS, (0, None)) | {row[0]: (row[1], row[2]) for row in rows}
 
 
 def _read_history_list_length(connection: Connection) -> int | None:

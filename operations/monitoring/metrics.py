@@ -16,6 +16,10 @@ _SINGLE = {  # fields of Backlog
         "rag_outbox_oldest_pending_age_seconds",
         "Age of the oldest event in the outbox; 0 when it is empty.",
     ),
+    "oldest_task_age_seconds": (
+        "rag_outbox_oldest_task_age_seconds",
+        "How long the oldest queued task of the task queue could have been run; 0 when none is queued.",
+    ),
     "suspects": ("rag_outbox_suspects", "Documents that an event of a lost history was seen for."),
     "unchecked_histories": (
         "rag_outbox_unchecked_histories",
@@ -58,6 +62,12 @@ def _of_database(backlog: Backlog | None) -> Iterable[GaugeMetricFamily]:
         "Documents that are not completed, by status.",
         ["status"],
         [] if backlog is None else [((status,), count) for status, count in backlog.documents.items()],
+    )
+    yield _family(
+        "rag_outbox_tasks",
+        "Tasks of the task queue that are queued, running or failed.",
+        ["status"],
+        [] if backlog is None else [((status,), count) for status, count in backlog.tasks.items()],
     )
     sinks = {} if backlog is None else backlog.sinks
     yield _family(

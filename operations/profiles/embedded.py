@@ -27,6 +27,7 @@ from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
 from operations.monitoring.process import Process
 from operations.monitoring.work_log import WorkLog
+from operations.processing import TaskMetrics, has_tasks, work, work_in_background
 from operations.profiles.optional_sinks import OptionalApplier, OptionalRefill
 from operations.retention.hourly import retain_hourly
 from operations.retention.metrics import RetentionMetrics
@@ -133,7 +134,7 @@ def run(
         ]
         retention = RetentionMetrics(process.registry, [policy.name for policy in policies])
         stack.enter_context(retain_hourly(system.engine, policies, retention))
-        with _giving_up(system, patience_seconds):
+        with _giving_up(system, patience_seconds), _working(system, process, stop, until_idle=until_idle):
             relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
         if until_idle and not stop.is_set():
             _require_applied(system, began)
@@ -293,6 +294,22 @@ def _describe_lacking(connection: Connection, registered: Collection[str]) -> li
     columns = (found, state.state, state.last_error)
     rows = connection.execute(select(*columns).select_from(joined).order_by(found.c.sink)).all()
     return [f"{one.sink} lacks {one.number}, one is {one.first!r}: {one.last_error or one.state}" for one in rows]
+
+
+@contextmanager
+def _working(system: System, process: Process, stop: threading.Event, *, until_idle: bool) -> Iterator[None]:
+    """Work on uploaded files until the context ends, or with `until_idle` until none is left, before it begins."""
+    if system.embedder is None:  # nothing here makes vectors; `rag-outbox process` says so
+        yield
+        return
+    metrics = TaskMetrics(process.registry)
+    if until_idle:
+        if has_tasks(system):
+            work(system, stop, until_idle=True, report=metrics.note)
+        yield
+        return
+    with work_in_background(system, metrics.note):
+        yield
 
 
 @contextmanager

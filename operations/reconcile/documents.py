@@ -138,7 +138,7 @@ class _View:
         has_failed = any(state is not None and state.state == "failed" for state in gating)
         is_wrong = {
             "completed": not holds,
-            "failed": not has_failed,
+            "failed": not has_failed and row.chunk_count is not None,  # or its processing failed
             "processing": False,  # it waits for its chunks, or a service set it
         }.get(row.status, holds)
         if is_wrong:

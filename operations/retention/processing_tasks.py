@@ -8,7 +8,7 @@ from operations.retention.old_rows import OldRows
 from operations.retention.policy import PROCESSING_TASKS
 from schema.database.tables import processing_tasks
 
-ENDED = ("completed", "failed")
+ENDED = ("completed", "failed", "superseded")
 _ROWS = 200
 
 _columns = processing_tasks.c

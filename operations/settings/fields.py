@@ -115,6 +115,13 @@ class Settings(EmbedderSettings):
         description="How long one request to Milvus or to the object store may take. A failed request is made again.",
         json_schema_extra={"unit": "seconds, 1 to 600"},
     )
+    task_lease_seconds: float = Field(
+        default=60.0,
+        ge=2.0,
+        le=3_600.0,
+        description="How long a worker that died keeps its task; then another worker takes it.",
+        json_schema_extra={"unit": "seconds, 2 to 3,600"},
+    )
 
     metrics_port: int | None = Field(
         default=None,

@@ -56,6 +56,8 @@ DOCUMENT_STATES = ("pending", "processing", "completed", "failed", "deleting")
 SINK_STATES = ("pending", "applied", "failed", "absent")
 SINK_ROLES = ("active", "joining", "leaving")
 LETTER_STATES = ("open", "replayed", "discarded", "superseded")
+TASK_TYPES = ("extract", "chunk", "embed", "sync")  # in this order
+TASK_STATES = ("queued", "running", "completed", "failed", "superseded")
 
 _OPTIONS: dict[str, Any] = {  # ids compare byte by byte, as in Milvus and the object store
     "mysql_engine": "InnoDB",
@@ -285,26 +287,30 @@ operation_logs = Table(
     **_OPTIONS,
 )
 
-processing_tasks = Table(
+processing_tasks = Table(  # the steps from an uploaded file to chunks with vectors; see producer/processing/tasks.py
     "processing_tasks",
     metadata,
     Column("task_id", String(64), primary_key=True),
-    Column("task_type", _enum("extract", "chunk", "embed", "sync", name="task_type"), nullable=False),
+    Column("task_type", _enum(*TASK_TYPES, name="task_type"), nullable=False),
     _doc_id(index=True),
-    Column(
-        "status",
-        _enum("queued", "running", "completed", "failed", name="task_status"),
-        nullable=False,
-        server_default="queued",
-        index=True,
-    ),
-    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("status", _enum(*TASK_STATES, name="task_status"), nullable=False, server_default="queued"),
+    Column("priority", Integer, nullable=False, server_default=text("0")),  # the highest first
     Column("retry_count", Integer, nullable=False, server_default=text("0")),
     Column("error_message", Text),
-    Column("result_json", JSON(none_as_null=True)),
+    Column("result_json", JSON(none_as_null=True)),  # of the step, for people
     Column("started_at", _Timestamp),
     Column("completed_at", _Timestamp),
     _created_at(),
+    Column("upload_id", String(64), index=True),  # the first task of the chain; names its folder in the object store
+    Column("input_json", JSON(none_as_null=True)),  # of the step
+    Column("staged_key", String(limits.OBJECT_KEY_BYTES), index=True),  # of the uploaded file; the sweep looks it up
+    Column("file_sha256", String(64)),  # of the uploaded file
+    Column("version", BigInteger),  # of the document when the file was uploaded
+    _created_at("available_at"),  # a task that failed waits until then
+    Column("lease_until", _Timestamp),  # of the worker that runs it
+    Column("attempt", Integer, nullable=False, server_default=text("0")),  # fences workers whose lease has ended
+    # The next task.
+    Index("ix_processing_tasks_status_priority_available_at", "status", text("priority DESC"), "available_at"),
     Index("ix_processing_tasks_status_completed_at", "status", "completed_at"),  # retention removes ended ones
     **_OPTIONS,
 )

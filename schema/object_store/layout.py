@@ -131,5 +131,16 @@ def staging_key(upload_id: str) -> str:
     return f"{STAGING_PREFIX}upload_{upload_id}/file"
 
 
+def task_prefix(upload_id: str) -> str:
+    """Prefix of what the steps of an upload's processing leave for each other."""
+    return f"{STAGING_PREFIX}task_{upload_id}/"
+
+
+def upload_id_of(key: str) -> str | None:
+    """The upload whose processing left this object; None for another key."""
+    found = re.fullmatch(r"temp/task_([0-9a-f]{32})/[^/]+", key)
+    return found[1] if found else None
+
+
 def is_staging_key(key: str) -> bool:
     return re.fullmatch(r"temp/upload_[0-9a-f]{32}/file", key) is not None

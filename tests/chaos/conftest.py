@@ -23,8 +23,11 @@ class System:
 
 
 @contextmanager
-def initialised(path: Path, servers: Servers, milvus: MilvusServer, minio: MinioServer) -> Iterator[System]:
+def initialised(
+    path: Path, servers: Servers, milvus: MilvusServer, minio: MinioServer, **settings: str
+) -> Iterator[System]:
     """Run `rag-outbox init` on a new database, topics, Milvus database and bucket."""
+    model = {"embedding_model": "test-model", "vector_dimension": str(DIMENSION)}
     with (
         empty_database(make_url(servers.mysql_url)) as engine,
         milvus.database() as collections,
@@ -42,8 +45,7 @@ def initialised(path: Path, servers: Servers, milvus: MilvusServer, minio: Minio
             object_store_access_key=minio.access_key,
             object_store_secret_key=minio.secret_key,
             object_store_bucket=bucket,
-            embedding_model="test-model",
-            vector_dimension=str(DIMENSION),
+            **(model | settings),
         )
         assert folder.run("init").status == 0
         yield System(folder, servers, Stores(engine, client, minio.client(), bucket, alias_of(namespace)))

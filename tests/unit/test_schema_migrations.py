@@ -85,7 +85,12 @@ def tables(engine: Engine) -> set[str]:
 
 def differences(engine: Engine, server_defaults: bool = True) -> list[object]:
     """The changes that Alembic would make to get the declared tables."""
-    options = {"version_table": revision.VERSION_TABLE, "compare_server_default": server_defaults}
+    options = {
+        "version_table": revision.VERSION_TABLE,
+        "compare_server_default": server_defaults,
+        # Alembic does not compare descending columns; `definitions` does.
+        "include_object": lambda _object, name, *_: name != "ix_processing_tasks_status_priority_available_at",
+    }
     with engine.begin() as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 

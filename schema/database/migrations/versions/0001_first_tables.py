@@ -4,6 +4,7 @@ Frozen: it imports nothing of ours, so that it always creates the same tables. M
 separately, so it creates only what is missing after an interrupted run.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -253,7 +254,7 @@ def upgrade() -> None:
         sa.Column("doc_id", sa.String(64), nullable=False),
         sa.Column(
             "status",
-            _enum("ck_processing_tasks_task_status", "queued", "running", "completed", "failed"),
+            _enum("ck_processing_tasks_task_status", "queued", "running", "completed", "failed", "superseded"),
             nullable=False,
             server_default="queued",
         ),
@@ -264,11 +265,21 @@ def upgrade() -> None:
         sa.Column("started_at", _TIMESTAMP),
         sa.Column("completed_at", _TIMESTAMP),
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column("upload_id", sa.String(64)),
+        sa.Column("input_json", sa.JSON),
+        sa.Column("staged_key", sa.String(256)),
+        sa.Column("file_sha256", sa.String(64)),
+        sa.Column("version", sa.BigInteger),
+        sa.Column("available_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column("lease_until", _TIMESTAMP),
+        sa.Column("attempt", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.PrimaryKeyConstraint("task_id", name="pk_processing_tasks"),
     )
     _create_index("processing_tasks", "doc_id")
-    _create_index("processing_tasks", "status")
     _create_index("processing_tasks", "status", "completed_at")
+    _create_index("processing_tasks", "upload_id")
+    _create_index("processing_tasks", "staged_key")
+    _create_index("processing_tasks", "status", "priority", "available_at", descending=("priority",))
 
     _create_table(
         "system_identity",
@@ -372,7 +383,9 @@ def _create_table(name: str, *items: sa.schema.SchemaItem, sqlite_autoincrement:
         op.create_table(name, *items, **options)
 
 
-def _create_index(table: str, *columns: str, mysql_length: int | None = None) -> None:
+def _create_index(table: str, *columns: str, mysql_length: int | None = None, descending: Collection[str] = ()) -> None:
     name = f"ix_{table}_{'_'.join(columns)}"
     if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
-        op.create_index(name, table, list(columns), mysql_length=mysql_length or {})
+        keys = [sa.text(f"{column} DESC") if column in descending else column for column in columns]
+        options: dict[str, Any] = {} if mysql_length is None else {"mysql_length": mysql_length}
+        op.create_index(name, table, keys, **options)

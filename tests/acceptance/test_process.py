@@ -1,0 +1,63 @@
+"""`ingest --queue`, `process`, `tasks` and `run` on one data folder."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Folder
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path / "data")
+    folder.succeed("init")
+    return folder
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Path:
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    (uploads / "cats.md").write_text("# Cats\n\nThe cat sleeps on the sofa.")
+    (uploads / "bad.pdf").write_bytes(b"%PDF-1.7 nothing follows")
+    return uploads
+
+
+def test_queued_file_is_processed_by_process(folder: Folder, uploads: Path) -> None:
+    assert folder.succeed("ingest", str(uploads), "--queue")["queued"] == 2
+    assert folder.succeed("ingest", str(uploads), "--queue")["unchanged"] == 2
+    assert folder.succeed("status")["tasks"] == {"queued": 2, "running": 0, "failed": 0}
+    done = folder.run("process", "--until-idle", "--json")
+    assert (done.status, done.facts) == (1, {"tasks": {"completed": 4, "failed": 1}})
+    assert "bad.pdf" in done.err
+    folder.succeed("run", "--until-idle")
+    assert folder.succeed("status")["documents"] == {"completed": 1, "failed": 1}
+    [hit] = folder.succeed("search", "where does the cat sleep")["hits"]
+    assert "sofa" in hit["content"]
+    listed = folder.succeed("tasks", "list")
+    assert listed["counts"]["extract"] == {"queued": 0, "running": 0, "completed": 1, "failed": 1, "superseded": 0}
+    [failed] = listed["tasks"]
+    assert folder.succeed("tasks", "retry", failed["task_id"]) == {"queued": [failed["task_id"]], "not_failed": []}
+    again = folder.run("tasks", "retry", "unknown", "--json")
+    assert (again.status, again.facts["not_failed"]) == (1, ["unknown"])
+    assert folder.succeed("reconcile", "--full")["differences"] == 0
+
+
+def test_run_processes_queued_files(folder: Folder, uploads: Path) -> None:
+    (uploads / "bad.pdf").unlink()
+    folder.succeed("ingest", str(uploads), "--queue")
+    with folder.start("run") as running:
+        wait_for(lambda: folder.succeed("status")["documents"] == {"completed": 1}, "the document", timeout_seconds=120)
+        running.terminate()
+        assert running.ended().status == 0
+    [hit] = folder.succeed("search", "where does the cat sleep")["hits"]
+    assert "sofa" in hit["content"]
+
+
+def test_unknown_step_is_refused(folder: Folder) -> None:
+    outcome = folder.run("process", "--only", "index")
+    assert outcome.status == 2
+    assert "--only 'index': choose one of extract, chunk, embed, sync" in outcome.err
