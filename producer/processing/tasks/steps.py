@@ -160,7 +160,7 @@ class Steps:
         if (vectors.model, vectors.dimension) != (self.embedder.model, self.embedder.dimension):
             return filled
         rows = np.frombuffer(vectors.values, dtype="<f4").reshape(len(vectors.positions), vectors.dimension)
-        weights = vectors.weights or [None] * len(rows)
+        weights: Sequence[dict[int, float] | None] = vectors.weights or [None] * len(rows)
         for position, vector, sparse in zip(vectors.positions, rows, weights, strict=True):
             filled[position] = replace(filled[position], vector=vector, sparse=sparse)
         return filled
