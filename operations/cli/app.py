@@ -24,6 +24,7 @@ from operations.cli import (
     resync,
     run,
     search,
+    serve,
     show,
     sinks,
     status,
@@ -73,7 +74,7 @@ def _root(
 
 _COMMANDS = (
     *(init, write, ingest, adopt, delete, resync, list, show, search, status),
-    *(run, relay, consume, monitor, reconcile, demo),
+    *(run, relay, consume, monitor, serve, reconcile, demo),
 )
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)
