@@ -26,7 +26,7 @@ class Query:
     """Which documents to list; None does not filter. Without `state`, deleted documents are left out.
 
     The order is that of the ids; with `title_prefix`, that of the titles; with `updated_since` (UTC, without a zone)
-    and no prefix, that of the last updates. A title matches in a few forms only, see `_forms`: an index finds no others.
+    and no prefix, that of the last updates. A title matches in the few forms that an index finds, see `_forms`.
     """
 
     state: str | None = None

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from operations.web.console.live import KEPT_SECONDS, Sample, waiting
 
-WIDTH, HEIGHT = 720, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 10, 22
+WIDTH, HEIGHT = 900, 100  # seconds, and per cent: the style sheet stretches both
 _LOWEST_TOP = 10  # the scale of an empty backlog
 _STYLES = 6  # colours in the style sheet
 
@@ -24,20 +23,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """`ticks` and `marks` are (place, label) on the vertical and the horizontal axis.
+    """`ticks` are the labels of the vertical axis from below, `marks` those of the horizontal one in minutes ago.
 
     `points` is JSON for the script: a list of [seconds ago, x, {stage: value}].
     """
 
     lines: Sequence[Line]
-    ticks: Sequence[tuple[float, str]]
-    marks: Sequence[tuple[float, int]]
+    ticks: Sequence[str]
+    marks: Sequence[int]
     points: str
     width: int = WIDTH
     height: int = HEIGHT
-    left: int = _LEFT
-    right: int = WIDTH - _RIGHT
-    bottom: int = HEIGHT - _BOTTOM
 
 
 def draw(samples: Sequence[Sample]) -> Chart:
@@ -50,10 +46,9 @@ def draw(samples: Sequence[Sample]) -> Chart:
         Line(name, number % _STYLES, _path(values, name, now, top), values[-1][1].get(name, 0))
         for number, name in enumerate(names)
     ]
-    ticks = [(round(_y(top * part / 2, top), 1), f"{top * part // 2:,}") for part in range(3)]
-    marks = [(round(_x(now - 60 * minutes, now), 1), minutes) for minutes in (15, 10, 5, 0)]
+    ticks = [f"{top * part // 2:,}" for part in range(3)]
     points = [[round(now - at), round(_x(at, now), 1), found] for at, found in values]
-    return Chart(lines, ticks, marks, json.dumps(points))
+    return Chart(lines, ticks, (15, 10, 5, 0), json.dumps(points))
 
 
 def _path(values: Sequence[tuple[float, dict[str, int]]], name: str, now: float, top: int) -> str:
@@ -69,11 +64,11 @@ def _path(values: Sequence[tuple[float, dict[str, int]]], name: str, now: float,
 
 def _x(at: float, now: float) -> float:
     share = min(1.0, max(0.0, 1 - (now - at) / KEPT_SECONDS))
-    return _LEFT + share * (WIDTH - _LEFT - _RIGHT)
+    return share * WIDTH
 
 
 def _y(value: float, top: int) -> float:
-    return _TOP + (1 - value / top) * (HEIGHT - _TOP - _BOTTOM)
+    return (1 - value / top) * HEIGHT
 
 
 def _round_up(value: int) -> int:

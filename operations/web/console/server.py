@@ -42,9 +42,10 @@ def serve_console(system: System, *, host: str = HOST, port: int = PORT, names: 
     token = system.settings.console_token_sha256
     access = Access(is_loopback(host), frozenset(name.lower() for name in names))
     if token is None and (names or not access.listens_on_loopback):
+        option = "--allowed-host" if access.listens_on_loopback else "--host"
         raise UsageError(
-            f"{'--allowed-host' if access.listens_on_loopback else '--host'}: other machines could read every document: "
-            f"set {PREFIX}CONSOLE_TOKEN_SHA256 (rag-outbox serve --new-token makes one)"
+            f"{option}: other machines could read every document: set {PREFIX}CONSOLE_TOKEN_SHA256 "
+            "(rag-outbox serve --new-token makes one)"
         )
     listener = _listen(host, port)
     port = listener.getsockname()[1]

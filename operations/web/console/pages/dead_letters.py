@@ -34,28 +34,32 @@ _ACTIONS = ("replay", "discard")
 
 def show_dead_letters(request: Asked) -> Response[str]:
     system = console_of(request).system
-    stage, since = read_text(request, "stage"), read_time(request, "since")
-    given = {
-        "stage": stage,
-        "id": read_text(request, "id"),
-        "reason": read_text(request, "reason"),
-        "since": since.isoformat(timespec="minutes") if since else None,
-        "all": read_choice(request, "all", ("1",)),
-        "limit": read_number(request, "limit", PER_PAGE, least=1, most=500),
-    }
+    filters = Filters(
+        stage=read_text(request, "stage"),
+        doc_id=read_text(request, "id"),
+        since=read_time(request, "since"),
+        reason=read_text(request, "reason"),
+    )
+    every_state = read_choice(request, "all", ("1",)) is not None
+    limit = read_number(request, "limit", PER_PAGE, least=1, most=500)
     after = read_number(request, "after", 0, least=0, most=2**63 - 1) or None
-    require_stage(system, stage)
-    filters = Filters(stage, given["id"], since, None, given["reason"])
-    found = list_letters(system, filters, every_state=given["all"] is not None, limit=given["limit"] + 1, after=after)
-    shown = found[: given["limit"]]
+    require_stage(system, filters.stage)
+    found = list_letters(system, filters, every_state=every_state, limit=limit + 1, after=after)
+    given = {
+        "stage": filters.stage,
+        "id": filters.doc_id,
+        "reason": filters.reason,
+        "since": filters.since.isoformat(timespec="minutes") if filters.since else None,
+    }
+    shown = found[:limit]
     return render(
         request,
         "dead_letters.html",
-        given=given,
+        given=given | {"all": "1" if every_state else None, "limit": limit},
         letters=shown,
         next=shown[-1].id if len(found) > len(shown) else None,
         is_first=after is None,
-        is_filtered=any(given[name] for name in ("stage", "id", "reason", "since")),
+        is_filtered=any(given.values()),
         stages=["relay", *names(system)],
     )
 

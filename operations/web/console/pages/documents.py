@@ -11,35 +11,33 @@ PER_PAGE = 50
 
 
 def show_documents(request: Asked) -> Response[str]:
-    since = read_time(request, "since")
-    given = {
-        "id": read_text(request, "id"),
-        "title": read_text(request, "title"),
-        "state": read_choice(request, "state", STATES),
-        "tag": read_text(request, "tag"),
-        "type": read_choice(request, "type", SOURCE_TYPES),
-        "since": since.isoformat(timespec="minutes") if since else None,
-        "limit": read_number(request, "limit", PER_PAGE, least=1, most=500),
-    }
     query = Query(
-        state=given["state"],
-        business_tag=given["tag"],
-        source_type=given["type"],
-        updated_since=since,
+        state=read_choice(request, "state", STATES),
+        business_tag=read_text(request, "tag"),
+        source_type=read_choice(request, "type", SOURCE_TYPES),
+        updated_since=read_time(request, "since"),
         after=read_text(request, "after"),
-        limit=given["limit"],
-        id_prefix=given["id"],
-        title_prefix=given["title"],
+        limit=read_number(request, "limit", PER_PAGE, least=1, most=500),
+        id_prefix=read_text(request, "id"),
+        title_prefix=read_text(request, "title"),
     )
+    given = {
+        "id": query.id_prefix,
+        "title": query.title_prefix,
+        "state": query.state,
+        "tag": query.business_tag,
+        "type": query.source_type,
+        "since": query.updated_since.isoformat(timespec="minutes") if query.updated_since else None,
+    }
     page = read_page(console_of(request).system.engine, query)
     return render(
         request,
         "documents.html",
-        given=given,
+        given=given | {"limit": query.limit},
         order=query.order,
         page=page,
         is_first=query.after is None,
-        is_filtered=any(given[name] for name in ("id", "title", "state", "tag", "type", "since")),
+        is_filtered=any(given.values()),
         states=STATES,
         types=SOURCE_TYPES,
     )

@@ -1,5 +1,8 @@
 """Search over the chunks, with the document of a hit beside it."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from litestar import Response
 
 from operations.documents.details import NoSuchDocument, describe
@@ -9,26 +12,29 @@ from operations.web.console.rendering import Asked, console_of, render
 from operations.wiring import System
 from schema.database.tables import SOURCE_TYPES
 
+if TYPE_CHECKING:
+    from retrieval.search import Hit
+
 _HITS, _MOST = 10, 50
 _CHUNKS = 3  # of the document beside
 
 
 def show_search(request: Asked) -> Response[str]:
     system = console_of(request).system
-    given = {
-        "q": read_text(request, "q"),
+    question = read_text(request, "q")
+    limit = read_number(request, "limit", _HITS, least=1, most=_MOST)
+    labels = {
         "tag": read_text(request, "tag"),
         "modal": read_text(request, "modal"),
         "domain": read_text(request, "domain"),
         "language": read_text(request, "language"),
         "type": read_choice(request, "type", SOURCE_TYPES),
-        "limit": read_number(request, "limit", _HITS, least=1, most=_MOST),
     }
     shown = read_text(request, "show")
     hits, problem, beside = None, None, None
-    if given["q"] is not None:
+    if question is not None:
         try:
-            hits = _search(system, given)
+            hits = _search(system, question, labels, limit)
         except SettingsError as error:
             problem = str(error)
         if shown is not None and hits:
@@ -39,7 +45,7 @@ def show_search(request: Asked) -> Response[str]:
     return render(
         request,
         "search.html",
-        given=given,
+        given={"q": question, **labels, "limit": limit},
         hits=hits,
         problem=problem,
         beside=beside,
@@ -49,19 +55,16 @@ def show_search(request: Asked) -> Response[str]:
     )
 
 
-def _search(system: System, given: dict[str, object]) -> "list[object]":
+def _search(system: System, question: str, labels: Mapping[str, str | None], limit: int) -> "list[Hit]":
     from retrieval.search import Filters, search
 
-    labels = [given[name] for name in ("tag", "modal", "domain", "language", "type")]
-    [vector] = system.require_embedder().embed([str(given["q"])])
-    return list(
-        search(
-            system.engine,
-            system.store,
-            system.with_own_collection,
-            vector,
-            limit=int(str(given["limit"])),
-            filters=Filters(*(None if one is None else str(one) for one in labels)),
-            alias=system.settings.collection_alias,
-        )
+    [vector] = system.require_embedder().embed([question])
+    return search(
+        system.engine,
+        system.store,
+        system.with_own_collection,
+        vector,
+        limit=limit,
+        filters=Filters(labels["tag"], labels["modal"], labels["domain"], labels["language"], labels["type"]),
+        alias=system.settings.collection_alias,
     )

@@ -45,7 +45,7 @@ def sign_in(request: Asked) -> Response[Any]:
         _log.warning("console_token_refused operator=%r", operator)
         return render(request, "sign_in.html", status=403, next=path, problem=words("sign_in.wrong_token"))
     answer = go_to(path)
-    answer.set_cookie(Cookie(console.cookie, session.key, path="/", httponly=True, samesite="strict"))
+    answer.set_cookie(Cookie(console.cookie, value=session.key, path="/", httponly=True, samesite="strict"))
     return answer
 
 
@@ -53,7 +53,7 @@ def sign_out(request: Asked) -> Redirect:
     console = console_of(request)
     console.sessions.sign_out(signed_in(request))
     answer = go_to("/" if not console.access.needs_session(request.headers) else SIGN_IN)
-    answer.set_cookie(Cookie(console.cookie, "", path="/", max_age=0, httponly=True, samesite="strict"))
+    answer.set_cookie(Cookie(console.cookie, value="", path="/", max_age=0, httponly=True, samesite="strict"))
     return answer
 
 
@@ -63,5 +63,7 @@ def set_preferences(request: Asked) -> Redirect:
     wanted = {LANGUAGE_COOKIE: ("language", texts.languages()), THEME_COOKIE: ("theme", THEMES)}
     for cookie, (field, allowed) in wanted.items():
         if (value := read_text(request, field)) in allowed and value is not None:
-            answer.set_cookie(Cookie(cookie, value, path="/", max_age=_YEAR_SECONDS, httponly=True, samesite="lax"))
+            answer.set_cookie(
+                Cookie(cookie, value=value, path="/", max_age=_YEAR_SECONDS, httponly=True, samesite="lax")
+            )
     return answer

@@ -43,7 +43,7 @@ def languages() -> Mapping[str, Texts]:
 def choose(wanted: str | None, accepted: str) -> Texts:
     """The language that a reader chose, or the first of the header `Accept-Language` that there is."""
     known = languages()
-    if wanted in known:
+    if wanted is not None and wanted in known:
         return known[wanted]
     for tag in re.findall(r"[A-Za-z]+(?:-[A-Za-z0-9]+)*(?=\s*(?:[,;]|$))", accepted[:500]):
         for candidate in (_SCRIPTS.get(tag.lower(), tag), tag.partition("-")[0]):
