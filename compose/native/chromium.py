@@ -1,4 +1,4 @@
-"""A headless Chromium with fonts, from Debian's archive, for the tests and pictures of the console. It is no server."""
+"""A headless Chromium with fonts, from Debian's archive, for the tests and pictures of the console."""
 
 from pathlib import Path
 
@@ -9,7 +9,9 @@ NAME = "chromium"
 KEY = f"chromium-{versions.CHROMIUM_SUITE}"
 PACKAGES = ["chromium-headless-shell", "fonts-dejavu-core", "fonts-wqy-microhei"]  # the last one has Chinese
 
-_LIBRARIES = tuple(f"{where}/*.so*" for where in ("lib/*-linux-gnu", "usr/lib/*-linux-gnu", "usr/lib/*-linux-gnu/pulseaudio"))
+_LIBRARIES = tuple(
+    f"{where}/*.so*" for where in ("lib/*-linux-gnu", "usr/lib/*-linux-gnu", "usr/lib/*-linux-gnu/pulseaudio")
+)
 
 # It runs with the C library of this machine: with another one, the processes that it starts would not find theirs.
 _SCRIPT = """\
@@ -23,20 +25,41 @@ _FONTS = """\
 <fontconfig>
   <dir prefix="relative">fonts</dir>
   <cachedir prefix="xdg">fontconfig</cachedir>
-  <alias><family>sans-serif</family><prefer><family>DejaVu Sans</family><family>WenQuanYi Micro Hei</family></prefer></alias>
-  <alias><family>system-ui</family><prefer><family>DejaVu Sans</family><family>WenQuanYi Micro Hei</family></prefer></alias>
-  <alias><family>monospace</family><prefer><family>DejaVu Sans Mono</family><family>WenQuanYi Micro Hei Mono</family></prefer></alias>
+  <alias>
+    <family>sans-serif</family>
+    <prefer><family>DejaVu Sans</family><family>WenQuanYi Micro Hei</family></prefer>
+  </alias>
+  <alias>
+    <family>system-ui</family>
+    <prefer><family>DejaVu Sans</family><family>WenQuanYi Micro Hei</family></prefer>
+  </alias>
+  <alias>
+    <family>monospace</family>
+    <prefer><family>DejaVu Sans Mono</family><family>WenQuanYi Micro Hei Mono</family></prefer>
+  </alias>
 </fontconfig>
 """
 
 
-def program(cache: Cache) -> Path:
-    """The script that runs it; it exists once `fetch` has run."""
-    return cache.folder(KEY) / "chromium-headless"
+class Chromium:
+    """What `fetch` fetches beside the servers."""
+
+    name = NAME
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    @property
+    def program(self) -> Path:
+        """The script that runs it; it exists once `fetch` has run."""
+        return self._cache.folder(KEY) / "chromium-headless"
+
+    def fetch(self) -> None:
+        """Raises Unavailable."""
+        _fetch(self._cache)
 
 
-def fetch(cache: Cache) -> None:
-    """Fetch it once. Raises Unavailable."""
+def _fetch(cache: Cache) -> None:
 
     def fill(part: Path) -> None:
         log = cache.root / f"{KEY}.log"

@@ -6,6 +6,7 @@ from litestar import Litestar, get, post
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.static_files import create_static_files_router
+from litestar.types import ASGIApp
 
 from operations.web.console.console import Console
 from operations.web.console.failures import show_failure
@@ -45,7 +46,7 @@ _SENT = {
 }
 
 
-def make_app(console: Console) -> Litestar:
+def make_app(console: Console) -> ASGIApp:
     """Pages run in threads: they wait for the database.
 
     No path shows a page and takes a form: Litestar 2.25 would lose the thread of one of them.
@@ -60,13 +61,13 @@ def make_app(console: Console) -> Litestar:
         cache_control=None,
         include_in_schema=False,
     )
-    return Litestar(
+    app = Litestar(
         route_handlers=[*handlers, static],
         state=State({"console": console}),
         before_request=check_request,
         exception_handlers={Exception: show_failure},
-        middleware=[SecurityHeaders],
         openapi_config=None,
         request_max_body_size=_FORM_BYTES,
         logging_config=None,
     )
+    return SecurityHeaders(app)

@@ -17,7 +17,7 @@ _CACHE = "Cache-Control"
 
 
 class SecurityHeaders:
-    """Wraps the application."""
+    """Wraps the whole application: Litestar lets no middleware see a path that does not exist."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

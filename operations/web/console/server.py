@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
-from litestar import Litestar
+from litestar.types import ASGIApp
 
 from operations.errors import OperationError, UsageError
 from operations.settings import PREFIX
@@ -74,7 +74,7 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _run(app: Litestar, listener: socket.socket) -> Iterator[None]:
+def _run(app: ASGIApp, listener: socket.socket) -> Iterator[None]:
     config = uvicorn.Config(
         app,
         access_log=False,
