@@ -31,9 +31,10 @@ def of_groups(groups: Mapping[str, GroupBacklog]) -> list[ProcessRow]:
 
 def of_folder(data_dir: Path) -> list[ProcessRow]:
     """The `rag-outbox run` that holds a data folder, if it is alive."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         by = json.loads((data_dir / "run.json").read_text())
-        os.kill(int(by["pid"]), 0)
+        with suppress(PermissionError):  # it is alive, and of another user
+            os.kill(int(by["pid"]), 0)
         return [ProcessRow("run", f"{by['pid']}", str(by["since"]), None)]
     return []
 
