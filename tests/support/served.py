@@ -20,10 +20,9 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Folder, *options: str, token: bool = True) -> Iterator[Served]:
+def serving(folder: Folder, *options: str) -> Iterator[Served]:
     """`rag-outbox serve` on a free port."""
-    settings = {"console_token_sha256": TOKEN_SHA256} if token else {}
-    with folder.start("serve", "--port", "0", "--json", *options, **settings) as process:
+    with folder.start("serve", "--port", "0", "--json", *options, console_token_sha256=TOKEN_SHA256) as process:
         wait_for(lambda: process.out.endswith("\n") or process.err, "the console's address")
         yield Served(json.loads(process.out)["url"], process)
 
@@ -33,5 +32,5 @@ def running(folder: Folder) -> Iterator[Served]:
     """`rag-outbox run --console` on a free port."""
     command = ("run", "--console", "--console-port", "0")
     with folder.start(*command, console_token_sha256=TOKEN_SHA256) as process:
-        found = wait_for(lambda: re.search(r"Console: (http://\S+)\n", process.err), "the console's address")
-        yield Served(found[1], process)
+        [address] = wait_for(lambda: re.findall(r"Console: (http://\S+)\n", process.err), "the console's address")
+        yield Served(address, process)

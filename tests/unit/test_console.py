@@ -69,7 +69,7 @@ def test_session_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     session = made.sign_in(token, "a")
     assert session is not None
     later = time.monotonic() + 12 * 3_600 + 1
-    monkeypatch.setattr(sessions.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     assert made.find(session.key) is None
 
 

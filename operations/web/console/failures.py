@@ -43,5 +43,5 @@ def show_failure(request: Asked, error: Exception) -> Response[Any]:
     reason = describe(error)
     if reason is not None:
         return page(503, "store", reason)
-    _log.error("console_failed path=%s error=%s", request.url.path, type(error).__name__, exc_info=error)
+    _log.error("console_failed path=%r error=%s", request.url.path, type(error).__name__, exc_info=error)
     return page(500, "bug", type(error).__name__)

@@ -49,6 +49,6 @@ async def _check_form(request: Asked) -> Response[Any] | None:
 
 
 def _refuse(request: Asked, reason: str) -> Response[Any]:
-    _log.warning("console_refused path=%s reason=%s", request.url.path, reason.removeprefix("error."))
+    _log.warning("console_refused path=%r reason=%s", request.url.path, reason.removeprefix("error."))
     words = texts_of(request)
     return render(request, "error.html", status=403, title=words("error.refused"), detail=words(reason), hint="")

@@ -1,6 +1,5 @@
 """Serves the console in a thread of its own, so that it can stand next to a working relay."""
 
-import logging
 import socket
 import threading
 from collections.abc import Collection, Iterator
@@ -22,8 +21,6 @@ from operations.wiring import System
 
 if TYPE_CHECKING:
     from operations.monitoring.kafka_backlog import KafkaBacklog
-
-_log = logging.getLogger(__name__)
 
 PORT = 9480
 HOST = "127.0.0.1"
@@ -55,8 +52,7 @@ def serve_console(system: System, *, host: str = HOST, port: int = PORT, names: 
     sampler.look()  # so that the first page shows something
     sampler.start()
     try:
-        with _run(make_app(console), listener):
-            _log.info("serving console=%s", address)
+        with run_app(make_app(console), listener):
             yield address
     finally:
         sampler.stop()
@@ -74,7 +70,8 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _run(app: ASGIApp, listener: socket.socket) -> Iterator[None]:
+def run_app(app: ASGIApp, listener: socket.socket) -> Iterator[None]:
+    """Serve on a socket that listens, until the context ends."""
     config = uvicorn.Config(
         app,
         access_log=False,
