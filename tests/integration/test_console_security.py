@@ -126,7 +126,11 @@ def test_session_cookie_is_kept_from_scripts_and_other_sites(browser: Browser) -
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
+    assert "secure" not in cookie, "plain HTTP on this machine"
     assert TOKEN not in cookie
+    headers = {"origin": ORIGIN, "x-forwarded-proto": "https"}
+    behind_proxy = browser.client.post("/session", data=fields, headers=headers, follow_redirects=False)
+    assert "secure" in behind_proxy.headers["set-cookie"].lower()
 
 
 def test_sign_out_ends_the_session_for_every_copy_of_the_cookie(browser: Browser) -> None:

@@ -137,7 +137,9 @@ def test_chart_has_a_gap_where_the_database_was_away() -> None:
     assert chart.draw([]).lines == []
 
 
-@pytest.mark.parametrize(("most", "top"), [(0, 10), (10, 10), (11, 20), (51, 100), (100_001, 200_000)])
+@pytest.mark.parametrize(
+    ("most", "top"), [(0, 10), (10, 10), (11, 20), (51, 60), (240, 300), (801, 1_000), (100_001, 200_000)]
+)
 def test_scale_of_the_chart_fits_the_highest_value(most: int, top: int) -> None:
     assert chart.draw([Sample(0.0, backlog(pending=most))]).ticks[-1] == f"{top:,}"
 
@@ -172,7 +174,14 @@ def test_backlog_that_shrinks_is_no_alarm_however_old() -> None:
     still = [Sample(at, backlog(pending=90, age=400.0), 0) for at in (0.0, 10.0)]
     assert levels(Looked(*still))["publishing"] == "critical"
     assert levels(Looked(*still))["sink_age"] == "warning"
-    assert conditions.judge(Looked(*still))[0].name == "publishing", "the most urgent first"
+    assert conditions.judge(Looked(*still))[-1].level == "ok", "the most urgent first"
+
+
+def test_old_numbers_are_no_good_news() -> None:
+    now = time.time()
+    assert "stale" not in levels(Looked(Sample(now, backlog())))
+    hanging = conditions.judge(Looked(Sample(now - 30, backlog())))
+    assert (hanging[0].name, hanging[0].level) == ("stale", "critical")
 
 
 def test_conditions_of_groups_and_reports_are_judged() -> None:

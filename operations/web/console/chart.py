@@ -72,10 +72,10 @@ def _y(value: float, top: int) -> float:
 
 
 def _round_up(value: int) -> int:
-    """The next of 10, 20, 50, 100, 200 …"""
+    """The next of 10, 20, 30, 40, 60, 80, 100, 200 …"""
     size = _LOWEST_TOP
     while True:
-        for factor in (1, 2, 5):
+        for factor in (1, 2, 3, 4, 6, 8):
             if size * factor >= value:
                 return size * factor
         size *= 10

@@ -3,6 +3,7 @@
 The limits are those of compose/prometheus/rules.yml; what a rule says about processes and disks only Prometheus knows.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ PUBLISH_SECONDS = 60.0
 APPLY_SECONDS = 300.0
 LAG_OFFSETS = 20_000
 OLD_ROW_VERSIONS = 100_000
+STALE_SECONDS = 20.0  # a look that takes so long hangs, and the numbers are those before it
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
 _ORDER = (CRITICAL, WARNING, OK)
@@ -51,6 +53,9 @@ def judge(sampler: Sampler) -> list[Condition]:
 
 def _judge_sources(sampler: Sampler, last: Sample | None) -> Iterator[Condition]:
     if last is not None:
+        age = time.time() - last.at
+        if age > STALE_SECONDS:
+            yield Condition("stale", CRITICAL, "monitor-blind", seconds=age)
         level = OK if last.problem is None else CRITICAL
         yield Condition("database", level, "store-unreachable", {"reason": last.problem or ""})
     if sampler.has_kafka and (sampler.groups is not None or sampler.kafka_problem is not None):

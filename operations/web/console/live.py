@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from operations.monitoring import backlog
 from operations.monitoring.backlog import Backlog, GroupBacklog
@@ -102,8 +103,8 @@ class Sampler:
             if time.monotonic() >= self._report_at:
                 self.report = last_report(self._engine)
                 self._report_at = time.monotonic() + _REPORT_SECONDS
-        except DBAPIError as error:
-            problem = str(error.orig).splitlines()[0]
+        except (DBAPIError, PoolTimeout) as error:
+            problem = str(getattr(error, "orig", error)).splitlines()[0]
             self._samples.append(Sample(now, None, problem=problem))
             self._say(_DATABASE, problem)
         else:

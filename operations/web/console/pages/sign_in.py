@@ -45,7 +45,16 @@ def sign_in(request: Asked) -> Response[Any]:
         _log.warning("console_token_refused operator=%r", operator)
         return render(request, "sign_in.html", status=403, next=path, problem=words("sign_in.wrong_token"))
     answer = go_to(path)
-    answer.set_cookie(Cookie(console.cookie, value=session.key, path="/", httponly=True, samesite="strict"))
+    answer.set_cookie(
+        Cookie(
+            console.cookie,
+            value=session.key,
+            path="/",
+            httponly=True,
+            samesite="strict",
+            secure=request.headers.get("x-forwarded-proto") == "https",  # a proxy speaks TLS for us
+        )
+    )
     return answer
 
 
