@@ -51,8 +51,12 @@ def check(browser: Browser) -> str:
 def test_document_is_sent_again(browser: Browser, pipeline: Pipeline) -> None:
     asked = browser.page("/document/resync/confirm?id=d1")
     assert logged(pipeline) == [], "nothing happens before it is confirmed"
+    session = browser.console.sessions.find(browser.client.cookies.get("session"))
+    assert session is not None
+    session.note("done", "from before")
+    assert "from before" not in browser.get("/document?id=d1", **{"x-part": "1"}).text, "a part takes no message"
     shown = words(browser.submit(asked, "/document/resync").text)
-    assert "Document d1 is sent again as version 2." in shown
+    assert "from before Document d1 is sent again as version 2." in shown
     assert logged(pipeline) == [("SYNC", "documents", "d1")]
     assert [event.version for event in pipeline.pending("d1")] == [2]
     pipeline.run()

@@ -206,5 +206,17 @@ def test_links_back_never_leave_the_console(browser: Browser, back: str) -> None
 
 def test_form_that_is_too_large_is_refused(browser: Browser) -> None:
     browser.sign_in()
-    answer = browser.post("/sign-out", {"form_token": "x" * 100_000})
-    assert answer.status_code == 413
+    assert browser.post("/sign-out", {"form_token": "x" * 100_000}).status_code == 413
+    files = {"form_token": ("a.txt", b"x" * 100_000)}
+    assert browser.client.post("/sign-out", files=files, headers={"origin": ORIGIN}).status_code == 413
+
+
+def test_form_of_another_kind_is_refused(browser: Browser) -> None:
+    """A file or JSON in place of the fields: no proof, and no bug."""
+    browser.sign_in()
+    fields = {"form_token": form_token(browser, "/sign-out")}
+    headers = {"origin": ORIGIN}
+    assert browser.client.post("/sign-out", json=fields, headers=headers).status_code == 403
+    files = {"form_token": ("a.txt", fields["form_token"].encode())}
+    assert browser.client.post("/sign-out", files=files, headers=headers).status_code == 403
+    assert "Signed in as mei" in browser.page("/")

@@ -6,11 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from operations.monitoring.backlog import Backlog, GroupBacklog, SinkBacklog
+from operations.settings import Settings
 from operations.web.console import access, chart, conditions, processes, sessions, texts
 from operations.web.console.live import Sample, Sampler, rates_of
 from operations.web.console.rendering import format_age
+from operations.wiring import System
+from schema.failures import Retryable
 
 pytestmark = pytest.mark.unit
 
@@ -197,6 +201,21 @@ def test_conditions_of_groups_and_reports_are_judged() -> None:
         ("consumer", ""),
         ("consumer", "7"),
     ]
+
+
+class AwayKafka:
+    def read(self) -> dict[str, GroupBacklog]:
+        raise Retryable("Kafka: no answer\nmore")
+
+
+def test_kafka_that_is_away_is_named_and_known_groups_are_forgotten(sqlite: Engine, tmp_path: Path) -> None:
+    sampler = Sampler(System(Settings(data_dir=tmp_path), sqlite), AwayKafka())  # type: ignore[arg-type]
+    vars(sampler)["groups"] = {"rag.relays": GroupBacklog({}, 1, 0)}
+    sampler.look()
+    sampler.look_at_kafka()
+    assert (sampler.groups, sampler.kafka_problem) == (None, "Kafka: no answer")
+    [worst, *_] = conditions.judge(sampler)
+    assert (worst.name, worst.level, worst.values) == ("kafka", "critical", {"reason": "Kafka: no answer"})
 
 
 def test_run_that_is_dead_is_not_shown(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ PAGES = (
     ("consistency", "/consistency"),
     ("sinks", "/sinks"),
 )
+_PART = "x-part"  # the script reads a page again for a part of it: messages wait for the next whole page
 _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60))
 _HERE = Path(__file__).parent
 
@@ -73,7 +74,7 @@ def render(request: Asked, template: str, *, status: int = 200, **facts: Any) ->
         here=_path_and_query(request),
         theme=theme if theme in THEMES else "auto",
         session=session,
-        notes=session.take_notes() if session else [],
+        notes=session.take_notes() if session and _PART not in request.headers else [],
         can_sign_in=console.sessions.has_token,
         system_name=console.system.settings.namespace,
         age=lambda seconds: format_age(words, seconds),
