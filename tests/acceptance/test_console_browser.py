@@ -128,6 +128,7 @@ def test_operator_replays_discards_repairs_and_sends_again(browser: Browser, fol
 
         page.goto("/document?id=d1")
         page.get_by_role("button", name="Send again").click()
+        page.wait_for_url("**/confirm?**")
         page.get_by_role("button", name="Send again").click()
         expect(page.get_by_role("status")).to_contain_text("is sent again as version 3.")
         expect(page.locator("#sinks .badge.applied")).to_have_count(2)  # refreshed, without a reload

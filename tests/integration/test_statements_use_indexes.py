@@ -207,7 +207,10 @@ def test_show_reads_one_document(pipeline: Pipeline, sent: list[tuple[str, Any]]
 def test_pages_of_the_console_use_indexes(
     pipeline: Pipeline, sent: list[tuple[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At most ten queries each. What is counted is counted in an index that covers the query."""
+    """At most ten queries each. What is counted is counted in an index that covers the query.
+
+    It prints the shortest of three times per page: the goal is 300 ms.
+    """
     spent: dict[str, float] = {}
     with browsing(ConsoleSystem.of(pipeline, tmp_path)) as browser:
         browser.sign_in()
@@ -230,11 +233,11 @@ def test_pages_of_the_console_use_indexes(
             "/consistency",
             "/sinks",
         ):
-            browser.page(path)
-            sent.clear()
-            began = time.monotonic()
-            browser.page(path)
-            spent[path] = time.monotonic() - began
+            for _ in range(3):
+                sent.clear()
+                began = time.monotonic()
+                browser.page(path)
+                spent[path] = min(time.monotonic() - began, spent.get(path, 60.0))
             assert len(sent) <= 10, (path, [statement for statement, _ in sent])
             for statement, given in list(sent):
                 assert statement.upper().startswith(("SELECT", "SET ")), (path, statement)

@@ -50,7 +50,7 @@ async function refresh() {
   document.body.classList.remove("stale");
   for (const part of parts) {
     const next = fresh.getElementById(part.id);
-    const isUsed = part.contains(document.activeElement) || part.matches(":hover [data-points], :has([data-points]:hover)");
+    const isUsed = part.contains(document.activeElement) || part.matches(":has([data-points]:hover)");
     if (next && !isUsed) {
       localise(next);
       part.replaceChildren(...next.childNodes);
