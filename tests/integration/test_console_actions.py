@@ -1,12 +1,13 @@
 """What an operator does in the console: confirmed, done once, and kept in the operation log with the name."""
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from operations.web.console.checks import Check
+from operations.web.console.checks import Check, _run
 from tests.support.console import Browser, ConsoleSystem, browsing, refuse, words
 from tests.support.damage import remove_row
 from tests.support.pipeline import Pipeline, document
@@ -134,7 +135,7 @@ def test_check_that_fails_says_why(browser: Browser, pipeline: Pipeline) -> None
     assert "The last check ended early: metadata database: no such table: chunk_tombstones" in words(check(browser))
 
 
-def test_second_check_waits_for_the_first(browser: Browser) -> None:
+def test_second_check_waits_for_the_first_which_can_be_stopped(browser: Browser, pipeline: Pipeline) -> None:
     page = browser.page("/consistency")
     checks = browser.console.checks
     checks.last = running = Check(datetime.now(UTC), "somebody", full=False)
@@ -142,3 +143,14 @@ def test_second_check_waits_for_the_first(browser: Browser) -> None:
     assert "a check that somebody started is under way" in shown
     assert "A check is running" in shown
     assert checks.last is running
+    assert logged(pipeline) == []
+    browser.submit(browser.page("/consistency"), "/consistency/stop")
+    assert logged(pipeline) == [("SYNC", "reconcile_reports", "check")]
+
+
+def test_stopped_check_ends_early_and_says_so(browser: Browser) -> None:
+    checks, stopped = browser.console.checks, threading.Event()
+    stopped.set()
+    checks.last = Check(datetime.now(UTC), "mei", full=False)
+    _run(browser.console.system, checks.last, stopped)
+    assert "The last check ended early: stopped" in words(browser.page("/consistency"))

@@ -60,7 +60,7 @@ class Checks:
         with self._lock:
             if self.last is not None and self.last.is_running:
                 raise CheckRunning(f"a check that {self.last.operator} started is under way")
-            _log_check(system, full=full)
+            _log_check(system, {"check": "start", "full": full})
             self._stop = threading.Event()
             self.last = Check(datetime.now(UTC), system.operator, full)
             work = (system, self.last, self._stop)
@@ -72,6 +72,12 @@ class Checks:
         self._stop.set()
         if self._thread is not None and wait_seconds:
             self._thread.join(wait_seconds)
+
+    def cancel(self, system: System) -> None:
+        """`stop`, by an operator; nothing if no check runs."""
+        if self.last is not None and self.last.is_running:
+            _log_check(system, {"check": "stop"})
+            self.stop()
 
     def plan(self, system: System) -> RepairPlan:
         """What a repair would do about the last check. Raises NothingToRepair."""
@@ -106,12 +112,12 @@ def _run(system: System, check: Check, stop: threading.Event) -> None:
         check.ended_at = time.monotonic()
 
 
-def _log_check(system: System, *, full: bool) -> None:
+def _log_check(system: System, payload: Mapping[str, object]) -> None:
     row = {
         "operation_type": "SYNC",
         "target_table": reconcile_reports.name,
         "target_id": "check",
-        "payload": {"full": full},
+        "payload": payload,
         "operator": system.operator,
     }
     producer.run(system.engine, lambda connection: connection.execute(insert(operation_logs), [row]))

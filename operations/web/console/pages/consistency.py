@@ -28,7 +28,8 @@ def start_check(request: Asked) -> Redirect:
 
 
 def stop_check(request: Asked) -> Redirect:
-    console_of(request).checks.stop()
+    session, console = signed_in(request), console_of(request)
+    console.checks.cancel(console.system_of(session))
     return go_to("/consistency")
 
 
