@@ -14,7 +14,7 @@ DEV     := $(VENV)/.dev-installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test simulate simulate-mutants drills lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick settings dashboards
+.PHONY: help demo test simulate simulate-mutants drills lint ci format coverage constraints clean servers servers-status servers-stop bench bench-quick settings dashboards screenshots
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ settings: $(RUNTIME) ## write docs/settings.md from the settings class
 
 dashboards: $(DEV) ## write the Grafana dashboards from their Python
 	$(BIN)/python -m compose.grafana.dashboards
+
+screenshots: $(DEV) ## write the pictures of the console with a headless Chromium
+	$(BIN)/python -m tests.support.screenshots
 
 clean: ## remove the virtual environment, caches and build output
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov dist

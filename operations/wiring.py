@@ -3,6 +3,7 @@
 Clients and numpy are imported only by the methods that need them: they take most of the start of a process.
 """
 
+import copy
 import getpass
 import logging
 import os
@@ -52,6 +53,7 @@ class System:
         self.settings = settings
         self.engine = engine
         self.retries: Counter[str] = Counter()  # transient errors of the database, by code
+        self._named_operator: str | None = None
 
     @cached_property
     def identity(self) -> Identity:
@@ -71,7 +73,13 @@ class System:
     @property
     def operator(self) -> str:
         """Who runs this command, for `operation_logs`."""
-        return _operator()[:OPERATOR_CHARACTERS]
+        return (self._named_operator or _operator())[:OPERATOR_CHARACTERS]
+
+    def acting_as(self, operator: str) -> "System":
+        """The same stores, changed by somebody who does not own this process."""
+        other = copy.copy(self)
+        other._named_operator = operator
+        return other
 
     def writer(self) -> "Writer":
         from producer import Writer

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from compose.native import lock, supervise
 from compose.native.cache import VARIABLE, Cache
+from compose.native.chromium import NAME, Chromium
 from compose.native.errors import ServerError, Unavailable
 from compose.native.exporters import MysqldExporter, NodeExporter
 from compose.native.kafka import Kafka
@@ -20,7 +21,7 @@ from compose.native.minio import Minio
 from compose.native.mysql import MySQL, Replica
 from compose.native.output import result, say
 from compose.native.prometheus import Prometheus
-from compose.native.server import Server
+from compose.native.server import Fetched, Server
 from compose.native.state import State
 
 DONE, FAILED, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130  # argparse ends with 2 on wrong usage
@@ -37,9 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.action == "status":
             return _status(data, as_json=options.json)
         if options.action == "fetch":
-            return _report(
-                supervise.fetch(list(_servers(State(data), options.names or (*DEFAULT, *MONITORING)).values()))
-            )
+            names = options.names or (*DEFAULT, *MONITORING, NAME)
+            wanted: list[Fetched] = [*_servers(State(data), names).values()]
+            if NAME in names:
+                wanted.append(Chromium(Cache.of_this_user()))
+            return _report(supervise.fetch(wanted))
         with lock.hold(data / "lock", "servers", "another up or stop"):
             state = State(data)
             return _up(state, options) if options.action == "up" else _stop(state, options.names)
@@ -136,15 +139,23 @@ def _parser() -> argparse.ArgumentParser:
     status = actions.add_parser("status", parents=[every], help="show which servers run, and where")
     status.add_argument("--json", action="store_true", help="print one JSON object")
     actions.add_parser("stop", parents=[every, some], help="stop the servers; data and logs stay")
-    actions.add_parser("fetch", parents=[every, some], help="download the programs only")
+    fetch = actions.add_parser("fetch", parents=[every], help=f"download the programs only, and {NAME} for tests")
+    fetch.add_argument(
+        "--only",
+        dest="names",
+        type=lambda text: _names(text, (*NAMES, NAME)),
+        default=(),
+        metavar="NAME,…",
+        help=f"only these of {', '.join((*NAMES, NAME))}",
+    )
     return parser
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _names(text: str, known: Sequence[str] = NAMES) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    unknown = [name for name in names if name not in NAMES]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"unknown server {', '.join(unknown)}; the servers are {', '.join(NAMES)}")
+        raise argparse.ArgumentTypeError(f"unknown server {', '.join(unknown)}; the servers are {', '.join(known)}")
     return names
 
 

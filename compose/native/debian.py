@@ -22,8 +22,13 @@ class Source(NamedTuple):
     signed_by: str
 
 
-def unpack(name: str, suite: str, packages: list[str], folder: Path, log: Path) -> None:
-    """Unpack packages of a suite into `folder`/root, with their dependencies except Perl, which no server needs."""
+def unpack(
+    name: str, suite: str, packages: list[str], folder: Path, log: Path, *, without: tuple[str, ...] = ("perl",)
+) -> None:
+    """Unpack packages of a suite into `folder`/root, with their dependencies.
+
+    Packages whose names begin with one of `without` are left out; nothing of ours needs Perl.
+    """
     tools.need(name, "apt-get", "dpkg", package="Debian's apt and dpkg, or use a Debian machine")
     source = _archive(name)
     apt = folder / "apt"
@@ -54,7 +59,7 @@ def unpack(name: str, suite: str, packages: list[str], folder: Path, log: Path) 
     if not debs:
         raise Unavailable(f"{name}: apt-get fetched nothing: {log}")
     for deb in debs:
-        if not deb.name.startswith("perl"):
+        if not deb.name.startswith(without):
             tools.run(name, ["dpkg", "-x", deb, folder / "root"], log)
 
 

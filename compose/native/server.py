@@ -6,12 +6,19 @@ from typing import Protocol
 from compose.native.process import Process
 
 
-class Server(Protocol):
-    """One server program: `fetch` once, then `start`, `ready` and `stop` any number of times."""
+class Fetched(Protocol):
+    """A program that is fetched once."""
 
     @property
     def name(self) -> str:
         """The name of the server, its record and its folder."""
+
+    def fetch(self) -> None:
+        """Fill the cache unless it is filled. Raises Unavailable."""
+
+
+class Server(Fetched, Protocol):
+    """One server program: `fetch` once, then `start`, `ready` and `stop` any number of times."""
 
     @property
     def version(self) -> str: ...
@@ -27,9 +34,6 @@ class Server(Protocol):
     @property
     def log(self) -> Path:
         """The file with its output."""
-
-    def fetch(self) -> None:
-        """Fill the cache unless it is filled. Raises Unavailable."""
 
     def start(self) -> Process:
         """Start it on the ports of its record, on the data of its last run."""

@@ -4,21 +4,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from compose.native import ports, process
 from compose.native.errors import ServerError
 from compose.native.output import say
 from compose.native.process import Process
-from compose.native.server import Server
+from compose.native.server import Fetched, Server
 from compose.native.state import State, write_private
 from compose.native.tools import tail
 
+T = TypeVar("T")
 POLL_SECONDS = 0.1
 
 
-def fetch(servers: Sequence[Server]) -> list[ServerError]:
-    """Fill the cache for all servers, concurrently. Returns the errors."""
+def fetch(servers: Sequence[Fetched]) -> list[ServerError]:
+    """Fill the cache for all of them, concurrently. Returns the errors."""
     return _at_once(_fetch, servers)
 
 
@@ -49,7 +50,7 @@ def write_environment(servers: Sequence[Server], state: State, path: Path) -> st
     return lines
 
 
-def _at_once(work: Callable[[Server], ServerError | None], servers: Sequence[Server]) -> list[ServerError]:
+def _at_once(work: Callable[[T], ServerError | None], servers: Sequence[T]) -> list[ServerError]:
     pool = ThreadPoolExecutor(len(servers))
     try:
         return [error for error in pool.map(work, servers) if error is not None]
@@ -77,7 +78,7 @@ def _reserve_ports(servers: Sequence[Server], state: State, given: Mapping[str, 
     state.save()
 
 
-def _fetch(server: Server) -> ServerError | None:
+def _fetch(server: Fetched) -> ServerError | None:
     try:
         server.fetch()
     except (ServerError, OSError) as error:

@@ -12,3 +12,4 @@ PROMETHEUS = "2.42"
 PROMETHEUS_SUITE = "bookworm"
 MYSQLD_EXPORTER = "0.14"
 NODE_EXPORTER = "1.5"
+CHROMIUM_SUITE = "bookworm"  # the archive has only its newest version, and every version will do

@@ -28,6 +28,7 @@ from operations.cli import (
     retention,
     run,
     search,
+    serve,
     show,
     sinks,
     status,
@@ -78,7 +79,7 @@ def _root(
 
 _COMMANDS = (
     *(init, write, ingest, adopt, delete, resync, list, show, search, status),
-    *(run, relay, consume, process, monitor, reconcile, rebuild, retention, demo),
+    *(run, relay, consume, process, monitor, serve, reconcile, rebuild, retention, demo),
 )
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], epilog=f"Example: {_module.EXAMPLE}")(_module.command)

@@ -32,17 +32,21 @@ _CHUNK = ("chunk_index", "chunk_id", "vector_level", "modal_type", "embedding_st
 _FILE = ("kind", "object_key", "content_type", "size_bytes", "sha256", "version", "removed_in_version")
 _EVENT = ("id", "event_id", "event_type", "aggregate_version", "payload_bytes", "created_at")
 _LETTER = ("stage", "event_id", "aggregate_version", "error", "attempts", "dead_at")
-_OPERATION = ("log_id", "operation_type", "operator", "created_at")
+_OPERATION = ("log_id", "operation_type", "operator", "created_at", "payload")
 _TASK = ("task_id", "task_type", "status", "retry_count", "error_message", "created_at")
 
 
+class NoSuchDocument(OperationError):
+    """Raised for an id that no document has; the message names it."""
+
+
 def describe(system: System, doc_id: str, *, chunk_count: int) -> dict[str, Any]:
-    """The document with its first `chunk_count` chunks. Raises OperationError if there is none of this id."""
+    """The document with its first `chunk_count` chunks. Raises NoSuchDocument."""
     lanes = system.identity.lanes
     with snapshot(system.engine) as connection:
         row = connection.execute(_columns(documents, _DOCUMENT, STATE.label("state"), doc_id=doc_id)).one_or_none()
         if row is None:
-            raise OperationError(f"no such document: {doc_id!r}")
+            raise NoSuchDocument(f"no such document: {doc_id!r}")
         states = connection.execute(_columns(sink_states, ("sink", *_SINK), doc_id=doc_id)).all()
         some_chunks = _columns(chunks, _CHUNK, doc_id=doc_id).order_by(chunks.c.chunk_index).limit(chunk_count)
         files = _rows(connection, _columns(document_files, _FILE, doc_id=doc_id))
@@ -57,7 +61,7 @@ def describe(system: System, doc_id: str, *, chunk_count: int) -> dict[str, Any]
             "files": [{**file, "location": system.store.location(file["object_key"])} for file in files],
             "events": _rows(connection, _waiting(connection, doc_id, lanes)),
             "dead_letters": _rows(connection, letters),
-            "operations": _rows(connection, operations),
+            "operations": [_shorten_operation(one) for one in _rows(connection, operations)],
             "tasks": _rows(connection, _columns(processing_tasks, _TASK, doc_id=doc_id).limit(_TASKS)),
         }
 
@@ -77,6 +81,12 @@ def _columns(table: Any, names: Sequence[str], *more: Any, **key: str) -> Select
 
 def _rows(connection: Connection, statement: Select[Any]) -> list[dict[str, Any]]:
     return [_facts(row) for row in connection.execute(statement)]
+
+
+def _shorten_operation(operation: dict[str, Any]) -> dict[str, Any]:
+    """Of the state before the operation only the version; None for the first one."""
+    before = operation.pop("payload")
+    return {**operation, "version_before": before.get("version") if isinstance(before, dict) else None}
 
 
 def _facts(row: Row[Any]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Every statement reads an index, and what is completed is not counted: it would cost more the more documents there are.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Connection, func, select, text
@@ -67,6 +67,7 @@ class GroupBacklog:
     lag: Mapping[Partition, int]
     members: int
     unassigned: int  # partitions without a member
+    assigned: Mapping[str, Sequence[int]] = field(default_factory=dict)  # partitions by member
 
 
 def read(connection: Connection) -> Backlog:

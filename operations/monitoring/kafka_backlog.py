@@ -58,16 +58,18 @@ class KafkaBacklog:
         asked = self._admin.describe_consumer_groups(list(groups), request_timeout=_ANSWER_SECONDS)
         return {group: answer.result(_GIVE_UP_SECONDS) for group, answer in asked.items()}
 
-    def _assigned(self, described: Any, topic: str) -> tuple[int, int]:
-        """The number of members, and of partitions without one."""
+    def _assigned(self, described: Any, topic: str) -> tuple[int, int, dict[str, list[int]]]:
+        """The number of members, that of partitions without one, and the partitions of each member."""
         taken = {
-            one.partition
+            f"{member.member_id}{member.host}": [
+                one.partition
+                for one in (member.assignment.topic_partitions if member.assignment is not None else ())
+                if one.topic == topic
+            ]
             for member in described.members
-            if member.assignment is not None
-            for one in member.assignment.topic_partitions
-            if one.topic == topic
         }
-        return len(described.members), self._lanes - len(taken)
+        assigned = {partition for partitions in taken.values() for partition in partitions}
+        return len(described.members), self._lanes - len(assigned), taken
 
     def _list(self, partitions: Sequence[TopicPartition], spec: OffsetSpec) -> dict[Partition, int]:
         asked = self._admin.list_offsets(

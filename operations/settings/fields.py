@@ -139,6 +139,14 @@ class Settings(EmbedderSettings):
         json_schema_extra={"unit": "address"},
     )
 
+    console_token_sha256: str | None = Field(
+        default=None,
+        description="SHA-256 of the token that lets an operator change something in the console, or read it from "
+        "another machine. `rag-outbox serve --new-token` makes both.",
+        pattern="^[0-9a-f]{64}$",
+        json_schema_extra={"unit": "64 hexadecimal digits in lower case", "unset": "the console only reads"},
+    )
+
     tracing: bool = Field(
         default=False,
         description="Whether relay, consumers and `run` export OpenTelemetry spans of events that carry a trace. Where "

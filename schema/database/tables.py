@@ -128,6 +128,7 @@ documents = Table(
     Column("deleted_at", _Timestamp),
     Index("ix_documents_status_deleted_at", "status", "deleted_at"),  # status counts documents by it; list
     Index("ix_documents_updated_at", "updated_at"),  # list --updated-since
+    Index("ix_documents_title", "title"),  # the console finds documents by the beginning of their title
     # The documents of one source (ingest --delete-missing). Of 1,024 characters, an index of MySQL takes 768.
     Index("ix_documents_source_url", "source_url", mysql_length=255),
     CheckConstraint("doc_id <> ''", name="doc_id_filled"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from schema.object_store.port import BucketMissing, ObjectMissing, Readable
 
@@ -53,6 +54,13 @@ class DirectoryStore:
             return self._path(key).read_bytes()
         except _ABSENT:
             raise ObjectMissing(key) from None
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        try:
+            file = self._path(key).open("rb")
+        except _ABSENT:
+            raise ObjectMissing(key) from None
+        return _pieces(file)
 
     def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
         path = self._path(source)
@@ -128,6 +136,12 @@ class DirectoryStore:
             except OSError:  # in use, or removed by another process
                 return folder
         return self.root
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(_COPY_BYTES):
+            yield piece
 
 
 def _keys_below(root: Path, folder: str, prefix: str, after: str) -> Iterator[str]:

@@ -40,6 +40,9 @@ class ObjectStore(Protocol):
     def read(self, key: str) -> bytes:
         """The whole object; raises ObjectMissing."""
 
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The object in pieces, in bounded memory; raises ObjectMissing before the first one. Read it to its end."""
+
     def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
         """Copy within the store, without moving the bytes through this process; raises ObjectMissing.
 

@@ -12,6 +12,7 @@ from minio import Minio
 from minio.commonconfig import REPLACE, ComposeSource, CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
+from urllib3 import BaseHTTPResponse
 
 from schema.object_store.connections import pool_manager
 from schema.object_store.port import ObjectMissing, Readable
@@ -20,6 +21,7 @@ _MISSING = {"NoSuchKey", "NoSuchObject"}
 _PARTS = 10_000  # S3: most parts of a multipart upload
 _PART_BYTES = 16 * 1024 * 1024  # per part: the memory that one large file takes
 _COPY_BYTES = 256 * 1024 * 1024  # per request: a server answers only when all of them are copied
+_PIECE_BYTES = 1024 * 1024
 _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 30.0
 # A silent server is asked once: the caller has its own retries. One that refuses, or is busy, has said so quickly.
@@ -88,6 +90,13 @@ class S3Store:
             response.close()
             response.release_conn()
 
+    def stream(self, key: str) -> Iterator[bytes]:
+        try:
+            response = self._client.get_object(self._bucket, key)
+        except S3Error as error:
+            raise self._translate(error, key) from error
+        return _pieces(response)
+
     def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
         metadata: dict[str, str | list[str] | tuple[str]] = {"Content-Type": content_type, "sha256": sha256}
         try:
@@ -140,6 +149,14 @@ class S3Store:
     @staticmethod
     def _translate(error: S3Error, key: str) -> Exception:
         return ObjectMissing(key) if error.code in _MISSING else error
+
+
+def _pieces(response: BaseHTTPResponse) -> Iterator[bytes]:
+    try:
+        yield from response.stream(_PIECE_BYTES)
+    finally:
+        response.close()
+        response.release_conn()
 
 
 def _require_plain(key: str) -> str:

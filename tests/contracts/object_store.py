@@ -63,6 +63,14 @@ class ObjectStoreContract:
         put(store, "large", content)
         assert store.read("large") == content
 
+    def test_object_is_read_in_bounded_pieces(self, store: ObjectStore) -> None:
+        content = bytes(range(256)) * 16_384
+        put(store, "k", content)
+        pieces = list(store.stream("k"))
+        assert b"".join(pieces) == content
+        with pytest.raises(ObjectMissing):
+            store.stream("absent")
+
     def test_reader_never_sees_half_an_object(self, store: ObjectStore) -> None:
         contents = {bytes([letter]) * (3 * MIB) for letter in b"abc"}
         put(store, "a", b"a" * (3 * MIB))

@@ -4,10 +4,12 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import urllib3
 import yaml
 
 from compose.grafana.dashboards import FOLDER
@@ -18,7 +20,9 @@ from schema.sinks import SINKS
 from tests.chaos.conftest import initialised
 from tests.support import prometheus
 from tests.support.commands import Folder
+from tests.support.console import words
 from tests.support.monitored import COMMANDS, Monitored, monitored
+from tests.support.served import serving
 from tests.support.servers import ROOT, MilvusServer, MinioServer, Servers
 from tests.support.waiting import wait_for
 from tests.support.written import rows
@@ -152,3 +156,23 @@ def test_page_has_exactly_the_metrics_of_run(tmp_path: Path) -> None:
         "kafka_consumergroup_lag",
         "kafka_consumergroup_members",
     }
+
+
+def test_console_shows_the_processes_and_a_document_of_the_services(system: Monitored) -> None:
+    system.write(1)
+    doc_id = system.folder.succeed("list", "--limit", "1")["documents"][0]["doc_id"]
+    with serving(system.folder) as console:
+
+        def get(path: str) -> urllib3.BaseHTTPResponse:
+            return urllib3.request("GET", console.url + path, timeout=60, retries=False)
+
+        def working() -> list[str]:
+            return re.findall(r"<strong>(relay|consumer)</strong>.*?(?:>0–15<)", get("").data.decode(), re.DOTALL)
+
+        wait_for(lambda: working() == ["relay", "consumer", "consumer"], "every process with all lanes")
+        shown = words(get("").data.decode())
+        assert "Every lane has a relay." in shown
+        assert "Kafka answers." in shown
+        story = get(f"document?id={doc_id}")
+        [link] = re.findall(r'href="/(document/file[^"]+raw-files[^"]+)"', story.data.decode())
+        wait_for(lambda: get(unescape(link)).data == b"x", "the file in the object store")

@@ -81,11 +81,16 @@ class Running:
         """Its stderr so far."""
         return self._read("stderr")
 
+    @property
+    def out(self) -> str:
+        """Its stdout so far."""
+        return self._read("stdout")
+
     def ended(self, timeout_seconds: float = 60) -> Outcome:
         """Wait for its end."""
         self._process.join(timeout_seconds)
         assert self._process.exitcode is not None, f"still running after {timeout_seconds} seconds: {self.err}"
-        return Outcome(self._process.exitcode, self._read("stdout"), self.err)
+        return Outcome(self._process.exitcode, self.out, self.err)
 
     def _read(self, stream: str) -> str:
         return Path(self._streams.name, stream).read_text()

@@ -9,6 +9,7 @@ import gc
 import operations.demo.demo
 import operations.init
 import operations.status
+import operations.web.console.server
 import schema.object_store.s3
 import tests.support.commands
 

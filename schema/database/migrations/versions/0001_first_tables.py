@@ -76,6 +76,7 @@ def upgrade() -> None:
     _create_index("documents", "source_type")
     _create_index("documents", "status", "deleted_at")
     _create_index("documents", "updated_at")
+    _create_index("documents", "title")
     _create_index("documents", "source_url", mysql_length=255)
 
     _create_table(

@@ -1,0 +1,80 @@
+"""One document's story: everything that is known of it, its files, and sending it again."""
+
+from urllib.parse import quote
+
+from litestar import Response
+from litestar.response import Redirect, Stream
+from sqlalchemy import select
+
+from operations.documents.details import NoSuchDocument, describe
+from operations.documents.resync import resync
+from operations.web.console.failures import FAILURES, NotFound
+from operations.web.console.pages.fields import read_form_text, read_number, read_text
+from operations.web.console.rendering import Asked, console_of, go_to, render, signed_in, texts_of
+from producer import UnknownDocument
+from schema.database.connection import reading
+from schema.database.tables import document_files
+from schema.object_store.port import ObjectMissing
+
+FEW, MOST = 20, 1_000  # chunks
+
+
+def show_document(request: Asked) -> Response[str]:
+    doc_id = read_text(request, "id") or ""
+    count = read_number(request, "chunks", FEW, least=1, most=MOST)
+    try:
+        document = describe(console_of(request).system, doc_id, chunk_count=count)
+    except NoSuchDocument as error:
+        raise NotFound(str(error)) from error
+    return render(request, "document.html", document=document, more_chunks=min(10 * count, MOST), most=MOST)
+
+
+def download_file(request: Asked) -> Stream:
+    """A file of a document, as a download: a browser never shows it as a page of ours."""
+    doc_id, key = read_text(request, "id") or "", read_text(request, "key") or ""
+    system, files = console_of(request).system, document_files.c
+    with reading(system.engine) as connection:
+        found = connection.execute(select(files.size_bytes).where(files.object_key == key, files.doc_id == doc_id))
+        if found.one_or_none() is None:
+            raise NotFound(f"document {doc_id!r} has no file {key!r}")
+    try:
+        pieces = system.store.stream(key)
+    except ObjectMissing as error:
+        raise NotFound(texts_of(request)("document.file_not_stored")) from error
+    name = quote(key.rpartition("/")[2], safe="")
+    headers = {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+        "Content-Security-Policy": "sandbox",
+    }
+    return Stream(pieces, media_type="application/octet-stream", headers=headers)
+
+
+def confirm_resync(request: Asked) -> Response[str]:
+    doc_id = read_text(request, "id") or ""
+    return render(
+        request,
+        "confirm.html",
+        action="resync",
+        target="/document/resync",
+        back=f"/document?id={quote(doc_id)}",
+        fields=[("id", doc_id)],
+        lines=[doc_id],
+        danger=False,
+    )
+
+
+def resync_document(request: Asked) -> Redirect:
+    """Send the current state to every sink again, as the next version."""
+    session, words = signed_in(request), texts_of(request)
+    system = console_of(request).system_of(session)
+    doc_id = read_form_text(request, "id") or ""
+    try:
+        receipt = resync(system, system.writer(), doc_id)
+    except UnknownDocument as error:
+        key = "document.is_deleted" if error.is_deleted else "document.is_unknown"
+        session.note("failed", words(key, id=doc_id))
+    except FAILURES as error:
+        session.note("failed", f"{doc_id}: {error}")
+    else:
+        session.note("done", words("document.sent", id=doc_id, version=receipt.version))
+    return go_to("/document", id=doc_id)

@@ -1,0 +1,277 @@
+"""The console's pages on SQLite, Milvus Lite and a directory: what they show, and that they change nothing."""
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import Engine, insert, text
+
+from operations.web.console.live import Sampler
+from schema.database.tables import operation_logs, processing_tasks
+from schema.object_store.directory import DirectoryStore
+from tests.support.console import Browser, ConsoleSystem, browsing, refuse, words
+from tests.support.pipeline import Pipeline, document
+from tests.support.written import tables
+
+pytestmark = pytest.mark.integration
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'{{7*7}}"
+PAGES = ("/", "/documents", "/search", "/dead-letters", "/consistency", "/sinks", "/sign-in")
+
+
+@pytest.fixture
+def system(pipeline: Pipeline, tmp_path: Path) -> ConsoleSystem:
+    return ConsoleSystem.of(pipeline, tmp_path / "data")
+
+
+@pytest.fixture
+def browser(system: ConsoleSystem) -> Iterator[Browser]:
+    with browsing(system) as one:
+        yield one
+
+
+@pytest.fixture
+def bare(sqlite: Engine, store: DirectoryStore, tmp_path: Path) -> Iterator[Browser]:
+    """A console of an empty system, without Milvus."""
+    with browsing(ConsoleSystem(sqlite, store, tmp_path / "data")) as one:
+        yield one
+
+
+def test_pages_of_an_empty_system_are_shown_in_both_languages(bare: Browser) -> None:
+    for path in PAGES:
+        shown = bare.page(path)
+        assert '<html lang="en"' in shown
+        other = bare.get(path, **{"accept-language": "zh-TW,zh;q=0.9,en;q=0.5"}).text
+        assert '<html lang="zh-Hant"' in other
+        assert words(other) != words(shown)
+
+
+def test_pages_change_nothing(browser: Browser, pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d1", "text", file=b"x"))
+    pipeline.run()
+    letter = refuse(pipeline.engine, "d1")
+    before = tables(pipeline.engine)
+    browser.sign_in()
+    more = ("/document?id=d1", f"/dead-letter?id={letter}", f"/dead-letters/confirm?action=replay&letter={letter}")
+    for path in (*PAGES, *more, "/document/resync/confirm?id=d1", "/search?q=text&show=d1"):
+        browser.page(path)
+    assert tables(pipeline.engine) == before
+
+
+def execute(browser: Browser, statement: str) -> None:
+    with browser.console.system.engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+def test_health_says_what_waits_and_what_needs_a_person(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    pipeline.upsert(document("d1", "text"))
+    refuse(pipeline.engine, "d1")
+    pipeline.execute("UPDATE outbox SET created_at = '2026-01-01 00:00:00'")
+    pipeline.execute("UPDATE sink_states SET requested_at = '2026-01-01 00:00:00'")
+    with browsing(system) as browser:
+        shown = words(browser.page("/"))
+    assert "conditions need attention" in shown
+    assert "No event leaves the outbox. Waiting: 1, the oldest for" in shown
+    assert "A document has waited for milvus for" in shown
+    assert "Dead letters that need a person: 1." in shown
+    assert "No “rag-outbox run” works on this data folder" in shown
+
+
+def test_health_of_a_system_in_step_is_current(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    pipeline.upsert(document("d1", "text"))
+    pipeline.run()
+    with browsing(system) as browser:
+        assert words(browser.page("/")).startswith("Everything is current")
+
+
+def test_health_survives_a_database_that_is_away(bare: Browser) -> None:
+    execute(bare, "ALTER TABLE histories RENAME TO histories_away")
+    bare.console.sampler.look()
+    shown = words(bare.page("/"))
+    assert "The metadata database does not answer: no such table: histories" in shown
+    assert bare.get("/documents").status_code == 200
+
+
+def test_store_that_fails_is_named_on_a_page_of_its_own(bare: Browser) -> None:
+    execute(bare, "ALTER TABLE documents RENAME TO documents_away")
+    answer = bare.get("/documents")
+    assert answer.status_code == 503
+    assert "metadata database: no such table: documents" in words(answer.text)
+
+
+def test_documents_are_found_by_each_filter(browser: Browser, pipeline: Pipeline) -> None:
+    pipeline.upsert(
+        document("a-1", "x", title="Handbook of relays", business_tag="hr"),
+        document("a-2", "x", title="HANDBOOK of sinks", source_type="pdf"),
+        document("b-1", "x", title="Notes", business_tag="hr"),
+    )
+
+    def found(**fields: str) -> set[str]:
+        query = "&".join(f"{name}={quote(value)}" for name, value in fields.items())
+        return set(re.findall(r'<span class="id muted">([^<]+)</span>', browser.page(f"/documents?{query}")))
+
+    assert found() == {"a-1", "a-2", "b-1"}
+    assert found(id="a-") == {"a-1", "a-2"}
+    assert found(title="handbook") == {"a-1", "a-2"}
+    assert found(title="Handbook of r") == {"a-1"}
+    assert found(tag="hr") == {"a-1", "b-1"}
+    assert found(tag="hr", id="b") == {"b-1"}
+    assert found(type="pdf") == {"a-2"}
+    assert found(state="completed") == set()
+    assert found(since="2020-01-01T00:00") == {"a-1", "a-2", "b-1"}
+    assert found(since="2999-01-01T00:00") == set()
+    assert "No document matches" in browser.page("/documents?id=zz")
+
+
+def test_pages_of_documents_show_each_document_once(browser: Browser, pipeline: Pipeline) -> None:
+    ids = [f"d{number}" for number in range(7)]
+    pipeline.upsert(*(document(doc_id, "x", business_tag="t") for doc_id in ids))
+    for query in ("", "title=Title", "since=2020-01-01T00:00", "tag=t", "id=d", "title=title&tag=t&id=d"):
+        seen: list[str] = []
+        path = f"/documents?limit=3&{query}"
+        while path:
+            shown = browser.page(path)
+            seen += re.findall(r'<span class="id muted">([^<]+)</span>', shown)
+            links = re.findall(r'rel="next" href="([^"]+)"', shown)
+            path = unescape(links[0]) if links else ""
+        assert sorted(seen) == ids, query
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/documents?state=x", "state 'x': must be one of pending,"),
+        ("/documents?since=yesterday", "since 'yesterday': give a time like"),
+        ("/documents?limit=0", "limit: must be a whole number from 1 to 500"),
+        ("/documents?title=a&after=b", "--after 'b'"),
+        ("/documents?id=" + "x" * 2_000, "id: at most"),
+        ("/documents?id=%00", "id: at most"),
+        ("/dead-letters?stage=nowhere", "--stage 'nowhere'"),
+        ("/dead-letters/confirm?action=replay", "letter: choose 1 to"),
+        ("/search?q=x&type=y", "type 'y': must be one of"),
+    ],
+)
+def test_wrong_field_is_named(bare: Browser, path: str, says: str) -> None:
+    answer = bare.get(path)
+    assert answer.status_code == 400
+    assert says in words(answer.text)
+
+
+def test_what_does_not_exist_is_not_found(bare: Browser) -> None:
+    for path in ("/document?id=none", "/dead-letter?id=9", "/document/file?id=d&key=k", "/none", "/static/../app.py"):
+        assert bare.get(path).status_code == 404, path
+
+
+def test_story_of_a_document_has_everything(browser: Browser, pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d1", "the first chunk", "the second", file=b"original bytes", domain="law"))
+    pipeline.run()
+    pipeline.upsert(document("d1", "the first chunk", "a new one", file=b"original bytes", domain="law"))
+    refuse(pipeline.engine, "d1", "milvus said no")
+    task = {"task_id": "t1", "task_type": "embed", "doc_id": "d1", "status": "failed", "error_message": "no model"}
+    with pipeline.engine.begin() as connection:
+        connection.execute(insert(processing_tasks).values(task))
+    shown = words(browser.page("/document?id=d1"))
+    for part in (
+        *("Title of d1 pending", "Version 2", "the first chunk", "a new one", "law"),
+        *("rag.document.upserted.v1", "milvus said no", "no model", "updated", "from version 1", "first version"),
+    ):
+        assert part in shown, part
+
+
+def test_file_is_a_download_and_never_a_page(browser: Browser, pipeline: Pipeline) -> None:
+    content = b"<script>alert(1)</script>" * 100_000
+    pipeline.upsert(document("d1", "x", file=b"<script>alert(1)</script>"))
+    pipeline.run()
+    [link] = re.findall(r'href="(/document/file[^"]+raw[^"]+)"', browser.page("/document?id=d1"))
+    answer = browser.get(unescape(link))
+    assert answer.content == b"<script>alert(1)</script>"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment; filename*=UTF-8''d1.")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    [(key,)] = pipeline.sql("SELECT object_key FROM document_files WHERE kind = 'raw'")
+    (pipeline.store.root / key).write_bytes(content)
+    assert browser.get(unescape(link)).content == content
+    pipeline.store.remove([key])
+    assert browser.get(unescape(link)).status_code == 404
+
+
+def test_file_of_another_document_is_not_found(browser: Browser, pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d1", "x", file=b"one"), document("d2", "x", file=b"two"))
+    pipeline.run()
+    [(key,)] = pipeline.sql("SELECT object_key FROM document_files WHERE kind = 'raw' AND doc_id = 'd2'")
+    assert browser.get(f"/document/file?id=d1&key={quote(key)}").status_code == 404
+    assert browser.get("/document/file?id=d1&key=../metadata.db").status_code == 404
+
+
+def test_hostile_texts_stay_text(browser: Browser, pipeline: Pipeline, system: ConsoleSystem) -> None:
+    """In every place where a text of a document, a letter, a log or a request is shown."""
+    doc_id = "<b>'\"&"
+    fields = {"title": HOSTILE, "business_tag": "<i>\"'", "source_url": "javascript:alert(1)", "domain": "<u>"}
+    pipeline.upsert(document(doc_id, HOSTILE, file=b"x", **fields))
+    pipeline.run()
+    letter = refuse(pipeline.engine, doc_id, HOSTILE)
+    log = {"operation_type": "UPDATE", "target_table": "documents", "target_id": doc_id, "operator": "<s>"}
+    with pipeline.engine.begin() as connection:
+        connection.execute(insert(operation_logs).values(log))
+    browser.sign_in("<em>'\"")
+    shown = quote(doc_id)
+    for path in (
+        *("/documents", f"/document?id={shown}", "/dead-letters", f"/dead-letter?id={letter}"),
+        *(f"/dead-letters/confirm?action=discard&letter={letter}", f"/document/resync/confirm?id={shown}"),
+        *(
+            f"/search?q={quote(HOSTILE)}&show={shown}",
+            f"/documents?id={quote(HOSTILE)}",
+            f"/dead-letters?reason={shown}",
+        ),
+    ):
+        page = browser.page(path)
+        for tag in ("<script>alert", "<img", "<b>", "<i>", "<u>", "<s>", "<em>", 'href="javascript:'):
+            assert tag not in page, (path, tag)
+    assert HOSTILE in words(browser.page(f"/document?id={shown}"))
+
+
+def test_search_shows_hits_with_the_document_beside(browser: Browser, pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d1", "how relays work", business_tag="a"), document("d2", "how sinks work"))
+    pipeline.run()
+    hits = browser.page("/search?q=how+relays+work&show=d1")
+    assert re.findall(r"<h3><a[^>]*>([^<]+)", hits)[0] == "Title of d1"
+    assert "Score 1.000" in words(hits)
+    assert "Open the document" in hits
+    filtered = browser.page("/search?q=how+relays+work&tag=a")
+    assert re.findall(r"<h3><a[^>]*>([^<]+)", filtered) == ["Title of d1"]
+    assert "Nothing found" in browser.page("/search?q=x&tag=none")
+
+
+def test_sinks_show_their_states(browser: Browser, pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d1", "x"), document("d2", "x"))
+    pipeline.run()
+    pipeline.execute("UPDATE sink_states SET state = 'absent' WHERE doc_id = 'd2' AND sink = 'milvus'")
+    shown = words(browser.page("/sinks"))
+    assert "milvus Yes active 50.0 % of 2 1 0 1 0" in shown
+    assert "minio Yes active 100.0 % of 2 2 0 0 0" in shown
+
+
+def test_rates_come_from_the_log_and_the_backlog(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    sampler = Sampler(system)
+    sampler.look()
+    pipeline.upsert(*(document(f"d{number}", "x") for number in range(10)))
+    sampler.look()
+    [first, second] = sampler.samples
+    seconds = second.at - first.at
+    rates = sampler.rates()
+    assert rates.written == pytest.approx(10 / seconds)
+    assert rates.done == {"outbox": 0.0, "milvus": 0.0, "minio": 0.0}
+    pipeline.run()
+    sampler.look()
+    done = sampler.rates().done
+    assert done["outbox"] == pytest.approx(10 / (sampler.samples[-1].at - first.at))
+
+
+def test_reader_may_choose_language_and_colours(bare: Browser) -> None:
+    assert '<html lang="zh-Hant"' in bare.page("/preferences?language=zh-Hant&back=/sinks")
+    assert 'data-theme="dark"' in bare.page("/preferences?theme=dark&back=/sinks")
+    assert '<html lang="zh-Hant" data-theme="dark"' in bare.page("/")
+    assert '<html lang="zh-Hant" data-theme="dark"' in bare.page("/preferences?theme=x&language=y&back=/")
