@@ -114,6 +114,21 @@ class Settings(BaseSettings):
         description="How long one request to Milvus or to the object store may take. A failed request is made again.",
         json_schema_extra={"unit": "seconds, 1 to 600"},
     )
+    backup_access_key: str | None = Field(
+        default=None,
+        description="Access key for a server that `backup --to` and `--from` name.",
+        json_schema_extra={"unit": "text", "unset": "that of the object store"},
+    )
+    backup_secret_key: SecretStr | None = Field(
+        default=None,
+        description="Secret key for a server that `backup --to` and `--from` name.",
+        json_schema_extra={"unit": "text", "unset": "that of the object store"},
+    )
+    mysql_client_dir: Path | None = Field(
+        default=None,
+        description="Where `backup` finds MySQL's own `mysqldump` and `mysql`, version 8.0 or later.",
+        json_schema_extra={"unit": "folder", "unset": "found on `PATH`"},
+    )
     embedding_model: str = Field(
         default="wordllama-l2_supercat-256",
         description="The model that all vectors come from. `init` stores it, and it cannot change afterwards.",
