@@ -4,6 +4,7 @@ The object-store sink writes it; refill reads it. An object holds the `ChunkRow`
 MessagePack. The labels in it are those of that event; the newest ones are in the metadata database.
 """
 
+import hashlib
 import io
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,7 +34,8 @@ def decode(content: bytes) -> list[ChunkRow]:
 def write(store: ObjectStore, doc_id: str, version: int, part: int, rows: Sequence[ChunkRow]) -> str:
     """Write the rows of one part of an event. Returns the key of the object."""
     key, content = layout.embeddings_key(doc_id, version, part), encode(rows)
-    store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=CONTENT_TYPE, sha256=None)
+    digest = hashlib.sha256(content).hexdigest()  # a backup copies only what its copy has with another digest
+    store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=CONTENT_TYPE, sha256=digest)
     return key
 
 

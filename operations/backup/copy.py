@@ -15,6 +15,7 @@ from operations.backup.errors import BackupUnusable
 from operations.backup.objects import Sized, list_objects
 from operations.backup.streams import DigestReader, VerifyingReader
 from schema.batches import bounded
+from schema.object_store.layout import is_staging_key
 from schema.object_store.port import ObjectMissing, ObjectStore
 from schema.retry import call_with_retry
 
@@ -130,8 +131,8 @@ def _copy(
 ) -> Outcome:
     try:
         digest = source.sha256(from_key)
-        if held == size_bytes and digest is not None and target.sha256(key) == digest:
-            return Outcome.SKIPPED
+        if held == size_bytes and (target.sha256(key) == digest if digest else is_staging_key(key)):
+            return Outcome.SKIPPED  # a staged object has no digest, and never changes
         if held is not None and replaced_by is not None:
             _keep(target, key, replaced_by)
         content_type = mimetypes.guess_type(key)[0] or _UNKNOWN_TYPE

@@ -23,7 +23,7 @@ _KEEP_SECONDS = 7 * 24 * 3600  # the session that holds the lock is idle meanwhi
 @contextmanager
 def scratch_database(url: URL, purpose: str) -> Iterator[Engine]:
     """A new, empty database named after that of `url`, dropped at the end. Raises BackupFailed without the right."""
-    administrator = connect(url.set(database=None), timeout_seconds=None)
+    administrator = connect(url.set(database=""), timeout_seconds=None)
     prefix = f"{(url.database or '')[: _MOST_CHARACTERS - len(purpose) - 14]}_{purpose}_"
     try:
         with administrator.connect() as connection:

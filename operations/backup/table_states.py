@@ -35,7 +35,7 @@ def describe_differences(expected: Mapping[str, TableState], found: Mapping[str,
 def _read_mysql(connection: Connection, table: str) -> TableState:
     # A NULL is told from an empty value. Rows are distinct, since each table has a primary key: XOR loses none.
     columns = [f"`{column['name']}`" for column in inspect(connection).get_columns(table)]
-    values = ", ".join(f"ISNULL({name}), COALESCE({name}, '')" for name in columns)
+    values = ", ".join(f"ISNULL({name}), COALESCE(CAST({name} AS BINARY), '')" for name in columns)
     row = f"CRC32(CONCAT_WS('#', {values}))"
     statement = f"SELECT COUNT(*), COALESCE(BIT_XOR({row}), 0), COALESCE(SUM({row}), 0) FROM `{table}`"
     rows, exclusive, total = connection.execute(text(statement)).one()

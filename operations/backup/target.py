@@ -27,7 +27,7 @@ def require_empty(url: URL) -> None:
                 "it except …db.relayed, and restore again"
             )
         return
-    server = connect(url.set(database=None), timeout_seconds=None)
+    server = connect(url.set(database=""), timeout_seconds=None)
     try:
         with server.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
