@@ -13,12 +13,13 @@ import msgspec
 
 from consumers.minio.translate import translate_errors
 from operations import sinks
-from operations.backup import catalogue, copy, manifest, objects
-from operations.backup.copy import Outcome
-from operations.backup.dumping import Dumped, dump_database, require_dumpable
-from operations.backup.exclusive import hold_backup_lock
+from operations.backup import catalogue, manifest
+from operations.backup.database.dumping import Dumped, dump_database, require_dumpable
+from operations.backup.database.exclusive import hold_backup_lock
 from operations.backup.manifest import Copied, Manifest, ObjectList, TopicPosition
-from operations.backup.objects import Sized
+from operations.backup.objects import copy, object_list
+from operations.backup.objects.copy import Outcome
+from operations.backup.objects.object_list import Sized
 from operations.wiring import System
 from schema.database import revision
 from schema.failures import Retryable
@@ -60,7 +61,9 @@ def create(
         if dumped.unverified:
             note(f"rows were not counted: {dumped.unverified}; see docs/backup.md")
         with phase("Listing objects") as advance:
-            listed = objects.write_list(system.store, timestamp, _counted(objects.list_objects(system.store), advance))
+            listed = object_list.write_list(
+                system.store, timestamp, _counted(object_list.list_objects(system.store), advance)
+            )
         made = _describe(system, timestamp, dumped, topic, listed)
         manifest.write(system.store, made)
         if target is not None:
@@ -79,7 +82,7 @@ def _require_own(system: System, store: ObjectStore, separate: str) -> None:
 def _read_topic(system: System, note: Callable[[str], None]) -> TopicPosition | None:
     if system.settings.kafka is None:
         return None
-    from operations.backup.topic_position import read_position
+    from operations.backup.settling.topic_position import read_position
 
     try:
         return read_position(system.names, system.settings.kafka, sinks.names(system))
@@ -125,7 +128,7 @@ def _copy(source: ObjectStore, target: ObjectStore, made: Manifest, advance: Cal
     damaged: list[str] = []
 
     def present() -> Iterator[Sized]:
-        wanted = objects.list_objects(source)
+        wanted = object_list.list_objects(source)
         for key, size_bytes, outcome in copy.copy_objects(
             source, target, wanted, replaced_by=made.timestamp, advance=advance
         ):
@@ -135,7 +138,7 @@ def _copy(source: ObjectStore, target: ObjectStore, made: Manifest, advance: Cal
             elif outcome is Outcome.DAMAGED and len(damaged) < _SHOWN:
                 damaged.append(key)
 
-    listed = objects.write_list(target, made.timestamp, present())
+    listed = object_list.write_list(target, made.timestamp, present())
     dump = made.dump
     copy.copy_verified(
         source, target, dump.key, size_bytes=dump.size_bytes, sha256=dump.sha256, content_type="application/sql"

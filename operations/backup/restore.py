@@ -14,15 +14,15 @@ from sqlalchemy import Engine
 
 from consumers.minio.translate import translate_errors
 from operations import history, sinks, wiring
-from operations.backup import copy, objects
-from operations.backup.copy import Outcome
 from operations.backup.create import Phase, silent
+from operations.backup.database.loading import compare_tables, load_dump, require_whole
+from operations.backup.database.target import move_tables, require_empty
 from operations.backup.errors import BackupUnusable, OtherBackup
-from operations.backup.lacking_files import find_lacking
-from operations.backup.loading import compare_tables, load_dump, require_whole
 from operations.backup.manifest import Manifest
-from operations.backup.settle_sinks import Settled, settle_sinks
-from operations.backup.target import move_tables, require_empty
+from operations.backup.objects import copy, object_list
+from operations.backup.objects.copy import Outcome
+from operations.backup.objects.lacking_files import find_lacking
+from operations.backup.settling.settle_sinks import Settled, settle_sinks
 from operations.settings import Settings
 from operations.wiring import System
 from schema.database import migrate
@@ -128,7 +128,7 @@ def _copy_back(
     source: ObjectStore, target: ObjectStore, manifest: Manifest, restored: Restored, advance: Callable[[int], None]
 ) -> None:
     """Bring back what the bucket lacks, or has with another content: that is of the history that is lost."""
-    listed = objects.read_list(source, manifest)
+    listed = object_list.read_list(source, manifest)
     sources = copy.find_sources(source, manifest.timestamp)
     for key, _, outcome in copy.copy_objects(source, target, listed, sources=sources, advance=advance):
         if outcome is Outcome.COPIED:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from operations.backup import objects
 from operations.backup.create import Phase, silent
+from operations.backup.database.loading import compare_tables, load_dump, require_whole
 from operations.backup.errors import BackupUnusable
-from operations.backup.loading import compare_tables, load_dump, require_whole
 from operations.backup.manifest import Manifest
+from operations.backup.objects import object_list
 from operations.settings import Settings
 from schema.object_store.port import ObjectStore
 
@@ -34,7 +34,7 @@ def verify(settings: Settings, store: ObjectStore, manifest: Manifest, *, phase:
         found.notes.append(f"the rows were not compared: {manifest.unverified}")
     try:
         with phase("Comparing objects") as advance:
-            compared = objects.compare(objects.read_list(store, manifest), store, advance)
+            compared = object_list.compare(object_list.read_list(store, manifest), store, advance)
     except BackupUnusable as error:
         found.differences.append(str(error))
         return found

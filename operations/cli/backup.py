@@ -174,7 +174,7 @@ def _await_refills(system: Any, output: Output) -> None:
         except NotApplied as error:
             output.note(str(error))
         return
-    from operations.backup.wait_for_refills import count_waiting, wait_for_refills
+    from operations.backup.settling.wait_for_refills import count_waiting, wait_for_refills
 
     with output.progress("Waiting for refills", count_waiting(system.engine).states) as bar:
         left = wait_for_refills(system.engine, threading.Event(), advance=bar.advance, note=output.note)

@@ -36,6 +36,7 @@ USERS = {
     "consumer-milvus": "rag-consumer",
     "consumer-minio": "rag-consumer",
     "monitor": "rag-monitor",
+    "backup": "rag-backup",
 }
 SERVING = ("relay", "consumer-milvus", "consumer-minio", "monitor")
 
@@ -66,9 +67,9 @@ def test_settings_of_each_process_are_known_and_valid(
 
 STORES = {
     "database": [*USERS],
-    "kafka": ["init", "operator", "relay", "consumer-milvus", "consumer-minio", "monitor"],
-    "milvus_lite": ["init", "operator", "writer", "consumer-milvus"],
-    "objects": ["init", "operator", "writer", "consumer-milvus", "consumer-minio"],
+    "kafka": ["init", "operator", "backup", "relay", "consumer-milvus", "consumer-minio", "monitor"],
+    "milvus_lite": ["init", "operator", "backup", "writer", "consumer-milvus"],
+    "objects": ["init", "operator", "backup", "writer", "consumer-milvus", "consumer-minio"],
 }
 
 
@@ -108,7 +109,7 @@ def test_passwords_match_on_both_sides() -> None:
         "rag-owner": environment("mysql")["MYSQL_PASSWORD"],
         **{
             f"rag-{name}": environment("grants")[f"{name.upper()}_PASSWORD"]
-            for name in ("writer", "relay", "consumer", "monitor")
+            for name in ("writer", "relay", "consumer", "monitor", "backup")
         },
     }
     for service, user in USERS.items():
@@ -153,6 +154,8 @@ def test_images_have_exact_versions() -> None:
     assert f"rag-outbox:{project['version']}" in images
     bases = re.findall(r"^FROM (\S+)", (COMPOSE / "Dockerfile").read_text(), re.MULTILINE)
     assert set(bases) == {"python:3.13.13-slim-trixie"}
+    clients = re.findall(r"^COPY --from=(mysql:\S+)", (COMPOSE / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(clients) == {SERVICES["mysql"]["image"]}
 
 
 def test_kafka_has_the_settings_of_the_native_one() -> None:

@@ -12,8 +12,8 @@ from enum import Enum
 from consumers.minio.translate import translate_errors
 from operations.backup import keys
 from operations.backup.errors import BackupUnusable
-from operations.backup.objects import Sized, list_objects
-from operations.backup.streams import DigestReader, VerifyingReader
+from operations.backup.objects.object_list import Sized, list_objects
+from operations.backup.objects.streams import DigestReader, VerifyingReader
 from schema.batches import bounded
 from schema.object_store.layout import is_staging_key
 from schema.object_store.port import ObjectMissing, ObjectStore

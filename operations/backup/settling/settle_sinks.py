@@ -45,7 +45,7 @@ def _check_topic(
     kafka = system.settings.kafka
     if kafka is None:
         return _NO_TOPIC, None
-    from operations.backup.topic_position import find_loss, read_topic_id
+    from operations.backup.settling.topic_position import find_loss, read_topic_id
 
     reader = TopicReader(system.names, kafka)
     topic_id = read_topic_id(kafka, system.names.documents_topic)

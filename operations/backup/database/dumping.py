@@ -6,13 +6,13 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from operations.backup import keys
+from operations.backup.database.mysql_client import MySQLClient
+from operations.backup.database.mysql_snapshot import take_snapshot
+from operations.backup.database.sqlite_dump import dumped_file
+from operations.backup.database.table_states import TABLES, read_states
 from operations.backup.errors import BackupFailed
 from operations.backup.manifest import Dump, Server, TableState
-from operations.backup.mysql_client import MySQLClient
-from operations.backup.mysql_snapshot import take_snapshot
-from operations.backup.sqlite_dump import dumped_file
-from operations.backup.streams import DigestReader
-from operations.backup.table_states import TABLES, read_states
+from operations.backup.objects.streams import DigestReader
 from operations.wiring import System
 from schema.database import revision
 from schema.database.connection import connect, reading, snapshot

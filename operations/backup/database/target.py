@@ -9,8 +9,8 @@ from pathlib import Path
 from sqlalchemy import URL, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from operations.backup.database.table_states import TABLES
 from operations.backup.errors import NotEmpty
-from operations.backup.table_states import TABLES
 from schema.database.connection import connect, reading
 
 _EXISTS = 1050  # of MySQL: a table of this name

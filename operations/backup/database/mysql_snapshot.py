@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from operations.backup.database.table_states import read_states
 from operations.backup.manifest import Server, TableState
-from operations.backup.table_states import read_states
 from schema.retry import Backoff, call_with_retry
 
 _LOCK_SECONDS = 3  # a long statement of another client delays the lock, and the lock delays the writers

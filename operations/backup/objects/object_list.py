@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from operations.backup import keys
 from operations.backup.errors import BackupUnusable
 from operations.backup.manifest import Manifest, ObjectList
-from operations.backup.streams import DigestReader, LinesReader, read_lines
+from operations.backup.objects.streams import DigestReader, LinesReader, read_lines
 from schema.object_store.port import ObjectMissing, ObjectStore
 
 Sized = tuple[str, int]  # key and bytes

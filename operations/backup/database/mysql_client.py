@@ -15,8 +15,8 @@ from typing import IO
 
 from sqlalchemy import URL
 
+from operations.backup.database.mysql_options import option_file
 from operations.backup.errors import BackupFailed, BackupUnusable, ClientUnusable
-from operations.backup.mysql_options import option_file
 from operations.settings import PREFIX
 from schema.object_store.port import Readable
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from operations.backup import sqlite_dump
+from operations.backup.database import sqlite_dump
+from operations.backup.database.mysql_client import MySQLClient
+from operations.backup.database.scratch import scratch_database
+from operations.backup.database.table_states import describe_differences, read_states
 from operations.backup.errors import BackupUnusable
 from operations.backup.manifest import Manifest
-from operations.backup.mysql_client import MySQLClient
-from operations.backup.scratch import scratch_database
-from operations.backup.streams import VerifyingReader
-from operations.backup.table_states import describe_differences, read_states
+from operations.backup.objects.streams import VerifyingReader
 from operations.settings import PREFIX, Settings
 from schema.database.connection import connect, snapshot
 from schema.object_store.port import ObjectMissing, ObjectStore
