@@ -90,5 +90,5 @@ GRANT SELECT ON outbox_dead_letters TO 'rag-backup';
 GRANT SELECT ON processing_tasks TO 'rag-backup';
 GRANT SELECT ON reconcile_reports TO 'rag-backup';
 GRANT SELECT ON sink_states TO 'rag-backup';
-GRANT FLUSH_TABLES ON *.* TO 'rag-backup'; -- optional: without it, a backup does not count its rows
+GRANT LOCK TABLES ON * TO 'rag-backup'; -- optional: without it, a backup does not count its rows
 GRANT REPLICATION CLIENT ON *.* TO 'rag-backup'; -- optional: without it, the position of the binlog is not noted

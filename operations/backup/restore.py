@@ -56,12 +56,10 @@ def restore(
     copies: bool,
     system_id: str | None = None,
     phase: Phase = silent,
-    at_step: Callable[[str], None] = lambda _: None,
 ) -> Restored:
     """Restore a backup. With `copies`, `source` is another place than the bucket, and has the objects.
 
-    `at_step` is called before each step, with its name. Raises NotEmpty, OtherBackup, BackupUnusable, ClientUnusable,
-    WrongModel, OtherSystem, and Retryable: run it again.
+    Raises NotEmpty, OtherBackup, BackupUnusable, ClientUnusable, WrongModel, OtherSystem, and Retryable: run it again.
     """
     _require_fitting(settings, manifest, system_id, copies=copies)
     settings.require_all()
@@ -69,19 +67,16 @@ def restore(
     with phase("Reading the dump"):
         require_whole(source, manifest)
     with translate_errors(), ExitStack() as stack:
-        at_step("load")
         with phase("Loading the dump"):
             engine = stack.enter_context(load_dump(settings, source, manifest, "restore"))
         if differences := compare_tables(engine, manifest):
             raise BackupUnusable(f"the dump differs from its manifest: {'; '.join(differences)}")
-        at_step("start history")
         migrate.upgrade(engine)
         history_id = _start_history(settings, engine, f"restored the backup of {manifest.timestamp}")
         system = System(settings, engine)
         wiring.require_initialised(system)
         sinks.refuse_other_systems(system, system.identity.system_id)
         restored = Restored(history_id, Settled("", None))
-        at_step("copy")
         system.store.ensure()
         if copies:
             with phase("Copying objects") as advance:
@@ -91,12 +86,9 @@ def restore(
                 restored.lacking_files += 1
                 if len(restored.lacking) < _SHOWN:
                     restored.lacking.append(one)
-        at_step("settle")
         with phase("Reading events") as advance:
             restored.settled = settle_sinks(system, manifest, advance)
-        at_step("move")
         move_tables(engine, settings.database)
-    at_step("create stores")
     with wiring.open_system(settings, has_limit=False) as system:
         restored.notes += sinks.create_stores(system)
         if settings.kafka is not None:

@@ -1,8 +1,6 @@
 """The stores are lost after a backup, and restored: everything of the dump is back, and nothing of what came after."""
 
-import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +12,7 @@ from tests.chaos.conftest import System
 from tests.support.commands import Folder, Outcome
 from tests.support.corpus import edited, vector
 from tests.support.disaster import Disaster, kill_all, start_all
+from tests.support.dying_restore import AFTER_MOVE, POINTS, die_while_restoring
 from tests.support.servers import MinioServer
 from tests.support.services import services
 from tests.support.waiting import wait_for
@@ -70,8 +69,10 @@ def assert_nothing_lost_is_found(disaster: Disaster) -> None:
         assert content not in found(disaster.system, content)
 
 
-def test_everything_is_lost_and_restored_from_a_copy(disaster: Disaster, bucket: str) -> None:
+def test_restore_that_is_killed_at_every_step_is_repeated(disaster: Disaster, bucket: str) -> None:
+    """All stores are lost. Once the tables are in their place, `init` does the rest."""
     system, folder = disaster.system, disaster.system.folder
+    place = ("--from", f"s3://{bucket}")
     with services(folder) as some:
         start_all(some)
         disaster.fill()
@@ -84,22 +85,28 @@ def test_everything_is_lost_and_restored_from_a_copy(disaster: Disaster, bucket:
         disaster.lose_mysql()
         disaster.lose_milvus()
         disaster.empty_bucket()
-        done = restore(folder, "--from", f"s3://{bucket}", then=partial(start_all, some))
-        assert done.status == 0, done
-        facts = done.facts
-        assert (facts["timestamp"], facts["incomplete"], facts["lacking"]) == (again["timestamp"], [], [])
-        assert facts["copied"] == made["copied"]["copied"]
-        assert (facts["everything_because"], facts["reconcile"]["healthy"]) == ("", True)
-        assert {"lost-0", "doc-1", "doc-3", "doc-6"} <= set(facts["documents"])
+        for point in POINTS:
+            die_while_restoring(folder, point, *place)
+            refused = folder.run("write", "-", stdin=disaster.living["doc-1"].line())
+            assert "the database has no rag-outbox tables yet" in refused.err, point
+        die_while_restoring(folder, AFTER_MOVE, *place)
+        refused = folder.run("backup", "restore", *place)
+        assert (refused.status, "go on with rag-outbox init" in refused.err) == (1, True)
+        created = folder.run("init")
+        assert created.status == 0, created
+        assert "milvus: the store was missing; " in created.err
+        start_all(some)
+        disaster.await_completed()
+        report = folder.run("reconcile", "--full", "--json")
+        assert report.status == 0, report
         disaster.assert_restored()
         assert_nothing_lost_is_found(disaster)
 
         written = edited(disaster.living["doc-1"])  # the versions are used again, in the new history
         disaster.write(written)
         disaster.await_completed()
-    disaster.living["doc-1"] = written
     [(version,)] = system.stores.sql("SELECT version FROM documents WHERE doc_id = 'doc-1'")
-    disaster.versions["doc-1"] = version
+    disaster.living["doc-1"], disaster.versions["doc-1"] = written, version
     disaster.assert_restored()
     histories = folder.succeed("history", "list")["histories"]
     assert [one["reason"] for one in histories] == ["init", f"restored the backup of {again['timestamp']}"]
@@ -122,9 +129,12 @@ def test_only_mysql_is_lost_while_consumers_run(disaster: Disaster, tmp_path: Pa
 
         done = restore(folder, "--from", copies, then=restart)
         assert done.status == 0, done
-        assert done.facts["reconcile"]["healthy"]
-        assert done.facts["copied"] > 0, "files that were changed or removed since"
+        facts = done.facts
+        assert (facts["incomplete"], facts["lacking"], facts["everything_because"]) == ([], [], "")
+        assert facts["reconcile"]["healthy"]
+        assert facts["copied"] > 0, "files that were changed or removed since"
+        assert {"lost-0", "doc-1", "doc-3", "doc-6"} <= set(facts["documents"])
     disaster.assert_restored()
     assert_nothing_lost_is_found(disaster)
-    listed = json.loads(folder.run("backup", "list", "--from", copies, "--json").out)
-    assert [one["complete"] for one in listed["backups"]] == [True]
+    [listed] = folder.succeed("backup", "list", "--from", copies)["backups"]
+    assert (listed["complete"], listed["timestamp"]) == (True, facts["timestamp"])

@@ -11,7 +11,7 @@ from tests.support.servers import run_statement
 from tests.support.services import Services
 from tests.support.waiting import wait_for
 
-DOCUMENTS = 24
+DOCUMENTS = 14  # the eleventh has a large file
 LOST = [f"lost-{number}" for number in range(3)]
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from sqlalchemy import URL
 
 _FILES = {"ssl_ca": "ssl-ca", "ssl_cert": "ssl-cert", "ssl_key": "ssl-key", "ssl_capath": "ssl-capath"}
+_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}  # the backslash first
 _YES = {"1", "true", "yes", "on"}
 
 
@@ -47,4 +48,6 @@ def _ssl_mode(query: Mapping[str, str]) -> str:
 
 
 def _quote(value: str) -> str:
-    return '"{}"'.format(value.replace("\\", "\\\\"))
+    for plain, escaped in _ESCAPES.items():
+        value = value.replace(plain, escaped)
+    return f'"{value}"'

@@ -1,7 +1,7 @@
 """One snapshot for two readers: mysqldump, and the counts and checksums of the manifest.
 
-A global read lock holds the writers for as long as both need to begin. It needs the privilege RELOAD or FLUSH_TABLES;
-without it a backup is made, and its manifest says that nothing was counted.
+A read lock on our tables, and on no others of the server, holds the writers for as long as both need to begin. It needs
+the privilege LOCK TABLES; without it a backup is made, and its manifest says that nothing was counted.
 """
 
 import time
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from operations.backup.database.table_states import read_states
+from operations.backup.database.table_states import TABLES, read_states
 from operations.backup.manifest import Server, TableState
 from schema.retry import Backoff, call_with_retry
 
-_LOCK_SECONDS = 3  # a long statement of another client delays the lock, and the lock delays the writers
-_ATTEMPTS = 5
+_LOCK_SECONDS = 1  # a long transaction of another client delays the lock, and the waiting lock delays the writers
+_ATTEMPTS = 10
 _BACKOFF = Backoff(1.0, 5.0)
 _HOLDER_SECONDS = 60  # the server ends the session that holds the lock, and so the lock, if this process is silent
 _SNAPSHOT_SECONDS = 7 * 24 * 3600
-_DENIED = {1045, 1227}  # of MySQL: a privilege is missing
+_DENIED = {1044, 1142, 1227}  # of MySQL: a privilege is missing
 _LOCK_TIMEOUT = 1205
 
 
@@ -75,10 +75,13 @@ def take_snapshot(engine: Engine) -> Iterator[Snapshot]:
 
 
 def _lock(holder: Connection) -> str:
-    """Take the global read lock. Returns why that is impossible; empty when it is held."""
+    """Lock all of our tables. Returns why that is impossible; empty when they are locked.
+
+    The lock waits for the transactions that wrote to them, so what is committed afterwards is in neither snapshot.
+    """
 
     def take() -> None:
-        holder.exec_driver_sql("FLUSH TABLES WITH READ LOCK")
+        holder.exec_driver_sql(f"LOCK TABLES {', '.join(f'`{table}` READ' for table in TABLES)}")
 
     try:
         call_with_retry(
@@ -86,9 +89,9 @@ def _lock(holder: Connection) -> str:
         )
     except DBAPIError as error:
         if _code(error) in _DENIED:
-            return "the user has neither the privilege RELOAD nor FLUSH_TABLES"
+            return "the user has not the privilege LOCK TABLES"
         if _code(error) == _LOCK_TIMEOUT:
-            return f"a statement of another client ran for longer than {_LOCK_SECONDS} s, {_ATTEMPTS} times"
+            return f"a transaction of another client held a table for longer than {_LOCK_SECONDS} s, {_ATTEMPTS} times"
         raise
     return ""
 
