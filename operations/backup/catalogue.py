@@ -32,7 +32,7 @@ def find_newest(store: ObjectStore) -> str:
     """The timestamp of the newest backup with a manifest. Raises BackupUnusable if there is none."""
     complete = [one for one, found in _find(store).items() if keys.manifest_key(one) in found]
     if not complete:
-        raise BackupUnusable(f"there is no complete backup in {store.location(keys.METADATA).rstrip('/')}")
+        raise BackupUnusable(f"there is no complete backup in {store.location(keys.METADATA.rstrip('/'))}")
     return max(complete)
 
 

@@ -120,7 +120,7 @@ def _copy_back(
     source: ObjectStore, target: ObjectStore, manifest: Manifest, restored: Restored, advance: Callable[[int], None]
 ) -> None:
     """Bring back what the bucket lacks, or has with another content: that is of the history that is lost."""
-    listed = object_list.read_list(source, manifest)
+    listed = object_list.read_list(source, manifest.objects)
     sources = copy.find_sources(source, manifest.timestamp)
     for key, _, outcome in copy.copy_objects(source, target, listed, sources=sources, advance=advance):
         if outcome is Outcome.COPIED:

@@ -34,7 +34,7 @@ def verify(settings: Settings, store: ObjectStore, manifest: Manifest, *, phase:
         found.notes.append(f"the rows were not compared: {manifest.unverified}")
     try:
         with phase("Comparing objects") as advance:
-            compared = object_list.compare(object_list.read_list(store, manifest), store, advance)
+            compared = object_list.compare(object_list.read_list(store, manifest.objects), store, advance)
     except BackupUnusable as error:
         found.differences.append(str(error))
         return found

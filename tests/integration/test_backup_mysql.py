@@ -20,8 +20,17 @@ from operations.wiring import System
 from producer import Writer
 from schema.database.connection import connect
 from schema.object_store.port import ObjectStore
-from tests.support.backups import change_manifest, make_backup, scripted_client, settings_of, system_of
+from tests.support.backups import (
+    change_manifest,
+    make_backup,
+    scripted_client,
+    settings_as_text,
+    settings_of,
+    system_of,
+)
+from tests.support.commands import Folder
 from tests.support.pipeline import MODEL, document
+from tests.support.servers import gone
 from tests.support.waiting import wait_for
 from tests.support.written import rows
 
@@ -145,6 +154,21 @@ def test_failed_dump_leaves_nothing_and_says_why(
         create(other, note=print)
     assert str(raised.value) == reason
     assert list(other.store.keys(keys.FOLDER)) == []
+    write(system.engine, "goes-on")  # no lock is held
+
+
+def test_sigterm_ends_the_child_and_leaves_nothing(system: System, tmp_path: Path, mysql_client: Path) -> None:
+    child = tmp_path / "child"
+    hangs = scripted_client(tmp_path / "hanging", mysql_client, mysqldump=f"echo $$ > {child}; exec sleep 1000")
+    given = settings_of(system.engine, system.settings.data_dir, hangs)
+    folder = Folder(given.data_dir, **settings_as_text(given))
+    with folder.start("backup", "create") as running:
+        wait_for(lambda: child.exists() and child.read_text().strip(), "the child to start")
+        running.terminate()
+        outcome = running.ended()
+    assert (outcome.status, outcome.err) == (130, "rag-outbox: interrupted\n")
+    wait_for(lambda: gone(int(child.read_text())), "the child to end")
+    assert list(system.store.keys(keys.FOLDER)) == []
     write(system.engine, "goes-on")  # no lock is held
 
 

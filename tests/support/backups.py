@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from operations.backup import keys
@@ -19,18 +21,25 @@ from schema.object_store.port import ObjectStore
 from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID
 
 
-def settings_of(engine: Engine, folder: Path, client: Path | None, **more: str) -> Settings:
+def settings_of(engine: Engine, folder: Path, client: Path) -> Settings:
     """The embedded profile, with this database and the other stores in `folder`."""
-    given = {
+    given: dict[str, Any] = {
         "profile": "embedded",
-        "data_dir": str(folder),
-        "database_url": engine.url.render_as_string(hide_password=False),
+        "data_dir": folder,
+        "database_url": SecretStr(engine.url.render_as_string(hide_password=False)),
         "embedding_model": MODEL,
-        "vector_dimension": str(DIMENSION),
-        **({} if client is None else {"mysql_client_dir": str(client)}),
-        **more,
+        "vector_dimension": DIMENSION,
+        "mysql_client_dir": client,
     }
-    return Settings(_env_file=None, **given)  # type: ignore[call-arg, arg-type]  # of pydantic, which parses text
+    return Settings(**given)
+
+
+def settings_as_text(given: Settings) -> dict[str, str]:
+    """The same for a command."""
+    fields = given.model_dump(exclude_defaults=True)
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value) for name, value in fields.items()
+    }
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from operations.backup import keys
 from operations.backup.errors import BackupUnusable
-from operations.backup.manifest import Manifest, ObjectList
+from operations.backup.manifest import ObjectList
 from operations.backup.objects.streams import DigestReader, LinesReader, read_lines
 from schema.object_store.port import ObjectMissing, ObjectStore
 
@@ -48,9 +48,8 @@ def write_list(store: ObjectStore, timestamp: str, objects: Iterable[Sized]) -> 
     return ObjectList(key, stream.sha256, count, size_bytes)
 
 
-def read_list(store: ObjectStore, manifest: Manifest) -> Iterator[Sized]:
+def read_list(store: ObjectStore, listed: ObjectList) -> Iterator[Sized]:
     """The objects of a backup. Raises BackupUnusable when the list is missing or damaged, at its end at the latest."""
-    listed = manifest.objects
     try:
         with store.open(listed.key) as stream:
             digest = DigestReader(stream)
