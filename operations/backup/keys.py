@@ -20,9 +20,12 @@ def format_timestamp(at: datetime) -> str:
 
 def parse_timestamp(text: str) -> datetime:
     """Raises ValueError."""
-    if _TIMESTAMP.fullmatch(text) is None:
-        raise ValueError(f"{text!r} is no timestamp of a backup: give one like 20260131T120000Z")
-    return datetime.strptime(text, _FORM).replace(tzinfo=UTC)
+    try:
+        if _TIMESTAMP.fullmatch(text):
+            return datetime.strptime(text, _FORM).replace(tzinfo=UTC)
+    except ValueError:  # the 31st of February, for instance
+        pass
+    raise ValueError(f"{text!r} is no timestamp of a backup: give one like 20260131T120000Z")
 
 
 def dump_key(timestamp: str, extension: str) -> str:

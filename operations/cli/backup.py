@@ -92,6 +92,7 @@ def verify(timestamp: Timestamp = None, place: From = None, as_json: Json = Fals
     """
     from operations.backup.verify import verify as run_verify
 
+    _require_timestamp(timestamp)
     output, given = Output(json=as_json), settings.load()
     store, where = _open(given, place)
     with _ending_on_sigterm():
@@ -127,9 +128,10 @@ def restore(
     from operations.backup.restore import prepare_folder
     from operations.backup.restore import restore as run_restore
 
+    _require_timestamp(timestamp)
+    expected = _parse_uuid(system_id)
     output, given = Output(json=as_json), settings.load()
     store, where = _open(given, place)
-    expected = _parse_uuid(system_id)
     with _ending_on_sigterm():
         chosen = _read(store, timestamp)
         with prepare_folder(given):
@@ -217,14 +219,18 @@ def _open(given: Settings, place: str | None) -> "tuple[ObjectStore, str]":
     return store, place or store.location("backups").removesuffix("/backups")
 
 
-def _read(store: "ObjectStore", timestamp: str | None) -> "Manifest":
-    from operations.backup import catalogue, keys, manifest
+def _require_timestamp(timestamp: str | None) -> None:
+    from operations.backup import keys
 
-    if timestamp is not None:
-        try:
-            keys.parse_timestamp(timestamp)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+    try:
+        keys.parse_timestamp(timestamp or "20000101T000000Z")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _read(store: "ObjectStore", timestamp: str | None) -> "Manifest":
+    from operations.backup import catalogue, manifest
+
     return manifest.read(store, timestamp or catalogue.find_newest(store))
 
 

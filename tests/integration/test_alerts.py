@@ -217,7 +217,7 @@ def test_every_alert_has_its_runbook() -> None:
     assert {alert: rule["annotations"]["runbook"] for alert, rule in ALERTS.items()} == {
         alert: f"docs/runbooks/{name}.md" for alert, name in named.items()
     }
-    assert {path.stem for path in RUNBOOKS.glob("*.md")} == set(named.values()) | {"README"}
+    assert {path.stem for path in RUNBOOKS.glob("*.md")} == set(named.values()) | {"README", "restore"}
 
 
 @pytest.mark.parametrize("alert", ALERTS)

@@ -21,7 +21,7 @@ from schema.object_store.port import ObjectStore
 from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID
 
 
-def settings_of(engine: Engine, folder: Path, client: Path) -> Settings:
+def settings_of(engine: Engine, folder: Path, client: Path, **more: Any) -> Settings:
     """The embedded profile, with this database and the other stores in `folder`."""
     given: dict[str, Any] = {
         "profile": "embedded",
@@ -31,7 +31,7 @@ def settings_of(engine: Engine, folder: Path, client: Path) -> Settings:
         "vector_dimension": DIMENSION,
         "mysql_client_dir": client,
     }
-    return Settings(**given)
+    return Settings(**given | more)
 
 
 def settings_as_text(given: Settings) -> dict[str, str]:

@@ -32,7 +32,7 @@ def test_timestamps_sort_by_time_and_are_checked() -> None:
     assert keys.format_timestamp(datetime(2026, 1, 31, 12, 0, 5, tzinfo=UTC)) == "20260131T120005Z"
     assert keys.parse_timestamp("20260131T120005Z") == datetime(2026, 1, 31, 12, 0, 5, tzinfo=UTC)
     for wrong in ("", "2026", "20260131T120005", "20261331T120005Z", "../x"):
-        with pytest.raises(ValueError, match=r"timestamp|does not match|unconverted"):
+        with pytest.raises(ValueError, match="is no timestamp of a backup"):
             keys.parse_timestamp(wrong)
     assert keys.timestamp_of(keys.dump_key("20260131T120005Z", "sql")) == "20260131T120005Z"
     assert keys.timestamp_of("backups/mysql/dump_x.sql") is None
