@@ -11,7 +11,7 @@ from schema.object_store.s3 import S3Store
 from tests.chaos.conftest import System
 from tests.support.commands import Folder, Outcome
 from tests.support.corpus import edited, vector
-from tests.support.disaster import Disaster, kill_all, start_all
+from tests.support.disaster import DOCUMENTS, Disaster, kill_all, start_all
 from tests.support.dying_restore import AFTER_MOVE, POINTS, die_while_restoring
 from tests.support.servers import MinioServer
 from tests.support.services import services
@@ -76,10 +76,15 @@ def test_restore_that_is_killed_at_every_step_is_repeated(disaster: Disaster, bu
     with services(folder) as some:
         start_all(some)
         disaster.fill()
+        some.processes[0].terminate()
+        disaster.write_what_waits()
         made = folder.succeed("backup", "create", "--to", f"s3://{bucket}")
-        assert made["copied"]["copied"] == made["objects"]["objects"] > 2 * len(disaster.living)
+        assert made["tables"]["outbox"]["rows"] == 3
+        assert made["copied"]["copied"] == made["objects"]["objects"] > DOCUMENTS
         again = folder.succeed("backup", "create", "--to", f"s3://{bucket}")
         assert (again["copied"]["copied"], again["copied"]["skipped"]) == (0, made["copied"]["copied"])
+        some.relay()
+        disaster.await_completed()
         disaster.write_what_is_lost()
         kill_all(some)
         disaster.lose_mysql()
@@ -118,13 +123,18 @@ def test_only_mysql_is_lost_while_consumers_run(disaster: Disaster, tmp_path: Pa
     with services(folder) as some:
         start_all(some)
         disaster.fill()
-        folder.succeed("backup", "create", "--to", copies)
+        some.processes[1].terminate()
+        disaster.write_what_waits()
+        wait_for(lambda: disaster.system.stores.count("outbox") == 0, "the relay to publish")
+        folder.succeed("backup", "create", "--to", copies)  # the marks of Milvus that follow are lost
+        some.consumer("milvus")
+        disaster.await_completed()
         disaster.write_what_is_lost()
         disaster.lose_mysql()
 
         def restart() -> None:
-            for process in some.processes[:3]:
-                if process.status is not None:  # as its supervisor would
+            for process in list(some.processes):
+                if process.status not in (None, 0):  # as its supervisor would
                     some.start(*process.arguments)
 
         done = restore(folder, "--from", copies, then=restart)

@@ -36,6 +36,14 @@ class Disaster:
         for doc_id in ("doc-3", "doc-4"):
             del self.living[doc_id]
 
+    def write_what_waits(self) -> None:
+        """Documents that the backup has, and that no sink, or not every sink, has at that time; one file is staged."""
+        some = [first_version(f"waiting-{number}", 10 * number) for number in range(2)]
+        changed = replace(self.living["doc-5"], tag="waiting")
+        self.write(*some, changed)
+        self.living |= {one.doc_id: one for one in (*some, changed)}
+        self.versions |= {**dict.fromkeys((one.doc_id for one in some), 1), "doc-5": 2}
+
     def write_what_is_lost(self) -> None:
         """New, changed, deleted and relabelled documents, and a deleted one written again; consumers apply them."""
         self.write(*(first_version(name, 10) for name in LOST))
