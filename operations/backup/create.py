@@ -16,6 +16,7 @@ from operations import sinks
 from operations.backup import catalogue, manifest
 from operations.backup.database.dumping import Dumped, dump_database, require_dumpable
 from operations.backup.database.exclusive import hold_backup_lock
+from operations.backup.errors import BackupFailed
 from operations.backup.manifest import Copied, Manifest, ObjectList, TopicPosition
 from operations.backup.objects import copy, object_list
 from operations.backup.objects.copy import Outcome
@@ -67,6 +68,10 @@ def create(
         made = _describe(system, timestamp, dumped, topic, listed)
         manifest.write(system.store, made)
         if target is not None:
+            if next(target.keys(made.dump.key), None) is not None:  # nobody else writes to this key
+                raise BackupFailed(
+                    f"the backup {timestamp} is in the bucket of the system, which --to names, too: name another one"
+                )
             with phase("Copying objects") as advance:
                 made = _copy(system.store, target, made, advance)
         return made

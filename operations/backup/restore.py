@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from consumers.minio.translate import translate_errors
 from operations import history, sinks, wiring
 from operations.backup.create import Phase, silent
-from operations.backup.database.loading import compare_tables, load_dump, require_whole
+from operations.backup.database.loading import compare_tables, load_dump, require_dialect, require_whole
 from operations.backup.database.target import move_tables, require_empty
 from operations.backup.errors import BackupUnusable, OtherBackup
 from operations.backup.manifest import Manifest
@@ -63,6 +63,7 @@ def restore(
     """
     _require_fitting(settings, manifest, system_id, copies=copies)
     settings.require_all()
+    require_dialect(settings, manifest)
     require_empty(settings.database)
     with phase("Reading the dump"):
         require_whole(source, manifest)

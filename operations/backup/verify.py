@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from operations.backup.create import Phase, silent
-from operations.backup.database.loading import compare_tables, load_dump, require_whole
+from operations.backup.database.loading import compare_tables, load_dump, require_dialect, require_whole
 from operations.backup.errors import BackupUnusable
 from operations.backup.manifest import Manifest
 from operations.backup.objects import object_list
@@ -21,7 +21,8 @@ class Verified:
 
 
 def verify(settings: Settings, store: ObjectStore, manifest: Manifest, *, phase: Phase = silent) -> Verified:
-    """Raises ClientUnusable, BackupFailed when no scratch database can be made, and DBAPIError."""
+    """Raises OtherBackup, ClientUnusable, BackupFailed when no scratch database can be made, and DBAPIError."""
+    require_dialect(settings, manifest)
     found = Verified(manifest)
     try:
         with phase("Reading the dump"):

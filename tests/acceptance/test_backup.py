@@ -151,3 +151,11 @@ def test_what_does_not_fit_is_refused(folder: Folder, tmp_path: Path, here: Here
         assert (refused.status, reason in refused.err, "secret" in refused.err) == (status, True, False), refused
         assert not Path(new, "metadata.db").exists()
     assert made["copied"] is None
+    elsewhere = {"database_url": "mysql+pymysql://a:b@127.0.0.1:9/x", "profile": "embedded"}
+    for command in ("verify", "restore"):
+        refused = here(folder, "backup", command, **elsewhere)
+        assert refused.status == 1
+        assert "the backup is a dump of sqlite, and RAG_OUTBOX_DATABASE_URL names mysql" in refused.err
+    itself = here(folder, "backup", "create", "--to", place)
+    assert (itself.status, "name another one" in itself.err) == (1, True)
+    assert [one["complete"] for one in here(folder, "backup", "list", "--json").facts["backups"]] == [True, True]

@@ -7,17 +7,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from operations.backup import keys
 from operations.backup.database.mysql_client import MySQLClient
 from operations.backup.database.mysql_options import option_file
 from operations.backup.errors import BackupFailed, BackupUnusable, ClientUnusable
+from operations.backup.locations import open_location
 from operations.backup.manifest import ObjectList, TopicPosition
 from operations.backup.objects import copy, object_list
 from operations.backup.objects.copy import Outcome
 from operations.backup.objects.streams import DigestReader, LinesReader, VerifyingReader, read_lines
 from operations.backup.settling.topic_position import find_loss
+from operations.errors import UsageError
+from operations.settings import Settings
 from schema.object_store.directory import DirectoryStore
 from tests.contracts.object_store import put
 from tests.support.memory_object_store import MemoryObjectStore
@@ -149,6 +153,24 @@ def test_options_of_the_client_are_those_of_the_url(query: str, expected: str) -
         assert Path(f"/dev/fd/{number}").stat().st_mode & 0o777 == 0o600
     common = 'user="me"\npassword="p"\\\\#"\nget-server-public-key="1"\nprotocol="TCP"\nhost="db"\nport="3307"\n'
     assert content == f"[client]\n{common}{expected}" + ("\n" if expected else "")
+
+
+def test_place_of_a_backup_is_named_by_a_url_without_secrets(tmp_path: Path) -> None:
+    given = Settings(
+        object_store="http://127.0.0.1:9", object_store_access_key="a", object_store_secret_key=SecretStr("b")
+    )
+    for url in ("s3://other", "http://127.0.0.1:8/other", "https://db.example/other/"):
+        assert open_location(given, url, "--to").location("k") == "s3://other/k"
+    assert open_location(given, f"file://{tmp_path}/a%20b", "--to").location("k") == f"{tmp_path}/a b/k"
+    for wrong in ("", "x", "s3://", "s3://a/b", "http://h:x/b", "http://h/", "http://h/a/b", "file://h/x", "file:x"):
+        with pytest.raises(UsageError, match=r"^--from"):
+            open_location(given, wrong, "--from")
+    for secret in ("http://me:secret@h/b", "s3://secret@b", "http://h/b?secret=1"):
+        with pytest.raises(UsageError) as raised:
+            open_location(given, secret, "--from")
+        assert "secret" not in str(raised.value)
+    with pytest.raises(UsageError, match="BACKUP_ACCESS_KEY"):
+        open_location(Settings(), "http://127.0.0.1:8/other", "--to")
 
 
 def program(folder: Path, name: str, script: str) -> None:

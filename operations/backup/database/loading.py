@@ -10,7 +10,7 @@ from operations.backup.database import sqlite_dump
 from operations.backup.database.mysql_client import MySQLClient
 from operations.backup.database.scratch import scratch_database
 from operations.backup.database.table_states import describe_differences, read_states
-from operations.backup.errors import BackupUnusable
+from operations.backup.errors import BackupUnusable, OtherBackup
 from operations.backup.manifest import Manifest
 from operations.backup.objects.streams import VerifyingReader
 from operations.settings import PREFIX, Settings
@@ -28,12 +28,7 @@ def load_dump(settings: Settings, store: ObjectStore, manifest: Manifest, purpos
     On MySQL it is on the server of the settings; on SQLite a file in the folder of the database.
     """
     url = settings.database
-    dialect = url.get_backend_name()
-    if dialect != manifest.dump.dialect:
-        raise BackupUnusable(
-            f"the backup is a dump of {manifest.dump.dialect}, and {PREFIX}DATABASE_URL names {dialect}"
-        )
-    if dialect == "sqlite":
+    if url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
         with sqlite_dump.scratch_folder(folder, purpose) as scratch:
             path = scratch / _SCRATCH_FILE
@@ -51,6 +46,13 @@ def load_dump(settings: Settings, store: ObjectStore, manifest: Manifest, purpos
         with _open_dump(store, manifest) as stream:
             client.load(stream, engine.url.database or "")
         yield engine
+
+
+def require_dialect(settings: Settings, manifest: Manifest) -> None:
+    """Raises OtherBackup if the settings name another kind of database than that of the dump."""
+    dialect = settings.database.get_backend_name()
+    if dialect != manifest.dump.dialect:
+        raise OtherBackup(f"the backup is a dump of {manifest.dump.dialect}, and {PREFIX}DATABASE_URL names {dialect}")
 
 
 def require_whole(store: ObjectStore, manifest: Manifest) -> None:
