@@ -98,14 +98,16 @@ def check(
     reader: TopicReader,
     *,
     since: datetime | None = None,
+    starts: Mapping[int, int] | None = None,
     is_stopped: IsStopped = lambda: False,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Report:
     """Read the topic up to its end as of now, for what sinks hold of lost histories and for marks that were lost.
 
     The documents of lost events become suspects; those that a sink consumed without a mark become absent in that sink.
-    Without `since` (UTC), from its start; the histories are then noted as checked. `advance` is called with numbers of
-    events. Raises Retryable: nothing is noted, what was found stays found.
+    Without `since` (UTC), from its start, or from the offsets `starts`, before which there is nothing to find; the
+    histories are then noted as checked. `advance` is called with numbers of events. Raises Retryable: nothing is noted,
+    what was found stays found.
     """
     with reading(engine) as connection:
         histories_then = _Histories.load(connection)
@@ -113,7 +115,7 @@ def check(
     read = unreadable = lost_events = 0
     documents: set[str] = set()
     unmarked: set[str] = set()
-    for events in reader.read(since, is_stopped):
+    for events in reader.read(since, is_stopped, starts):
         readable = [event for event in events if event.version]
         found = _suspect(engine, histories_then, readable)
         read += len(events)
@@ -125,7 +127,7 @@ def check(
     report = Report(read, unreadable, lost_events, frozenset(documents), frozenset(unmarked), reader.is_at_end)
     if report.is_complete and since is None:
         with engine.begin() as connection:
-            history.note_tidied(connection, histories_then.current)
+            history.note_checked(connection, histories_then.current)
     return report
 
 

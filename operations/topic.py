@@ -90,11 +90,28 @@ class TopicReader:
             consumer.close()
         return {one.partition: one.offset for one in committed if one.offset >= 0}
 
-    def read(self, since: datetime | None, is_stopped: Callable[[], bool]) -> Iterator[list[ReadEvent]]:
-        """The events up to the end as of now, in bounded batches, until `is_stopped`. Raises Retryable."""
+    def read_bounds(self) -> dict[int, tuple[int, int]]:
+        """Per partition: the first offset that it still has, and the next one to be written. Raises Retryable."""
         consumer = Consumer(self._settings)
         try:
-            self._assign(consumer, since)
+            partitions = [TopicPartition(self._topic, number) for number in self._describe(consumer)]
+            return {one.partition: consumer.get_watermark_offsets(one, timeout=_CALL_SECONDS) for one in partitions}
+        except KafkaException as error:
+            raise Retryable(f"Kafka: {error.args[0]}") from error
+        finally:
+            consumer.close()
+
+    def read(
+        self, since: datetime | None, is_stopped: Callable[[], bool], starts: Mapping[int, int] | None = None
+    ) -> Iterator[list[ReadEvent]]:
+        """The events up to the end as of now, in bounded batches, until `is_stopped`.
+
+        They begin at `since`, or at `starts` (partition → offset; one that is not given, at its start). Raises
+        Retryable.
+        """
+        consumer = Consumer(self._settings)
+        try:
+            self._assign(consumer, since, starts or {})
             heard, events = time.monotonic(), []
             while self._ends and not is_stopped():
                 records = consumer.consume(_ROWS, _POLL_SECONDS)
@@ -111,16 +128,16 @@ class TopicReader:
         finally:
             consumer.close()
 
-    def _assign(self, consumer: Consumer, since: datetime | None) -> None:
+    def _assign(self, consumer: Consumer, since: datetime | None, offsets: Mapping[int, int]) -> None:
         partitions = self._describe(consumer)
-        starts = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in partitions]
+        starts = [TopicPartition(self._topic, number, offsets.get(number, OFFSET_BEGINNING)) for number in partitions]
         if since is not None:
             at = int(since.timestamp() * 1_000)
             asked = [TopicPartition(self._topic, number, at) for number in partitions]
             starts = consumer.offsets_for_times(asked, timeout=_CALL_SECONDS)
         for start in starts:
             low, high = consumer.get_watermark_offsets(start, timeout=_CALL_SECONDS)
-            if low < high:
+            if max(low, offsets.get(start.partition, low)) < high:
                 self._ends[start.partition] = high
         consumer.assign([start for start in starts if start.partition in self._ends])
 

@@ -68,7 +68,7 @@ class System:
 
     @cached_property
     def store(self) -> ObjectStore:
-        return _object_store(self.settings)
+        return open_object_store(self.settings)
 
     @property
     def operator(self) -> str:
@@ -165,9 +165,9 @@ def open_system(
         system = System(settings, engine)
         note_transient_errors(engine, lambda code: system.retries.update([code]))
         if initialised and wait_until is not None:
-            wait_for_dependency(lambda: _require_initialised(system), "database", wait_until)
+            wait_for_dependency(lambda: require_initialised(system), "database", wait_until)
         elif initialised:
-            _require_initialised(system)
+            require_initialised(system)
         yield system
     finally:
         engine.dispose()
@@ -190,7 +190,8 @@ def wait_for_dependency(check: Callable[[], object], name: str, stop: threading.
     outage.note_success()
 
 
-def _require_initialised(system: System) -> None:
+def require_initialised(system: System) -> None:
+    """Raises WrongRevision, WrongModel or SettingsError unless the settings fit the system in the database."""
     with reading(system.engine) as connection:
         revision.require_compatible(connection)
     _require_model(system)
@@ -244,7 +245,8 @@ def _require_namespace(system: System) -> None:
         raise SettingsError(f"{PREFIX}NAMESPACE: the namespace of this system is {found!r}, not {ours!r}")
 
 
-def _object_store(settings: Settings) -> ObjectStore:
+def open_object_store(settings: Settings) -> ObjectStore:
+    """The bucket that the settings name, which may not exist yet. Raises SettingsError."""
     if settings.objects is not None:
         return DirectoryStore(settings.objects)
     from schema.object_store import s3

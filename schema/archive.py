@@ -4,6 +4,7 @@ The object-store sink writes it; refill reads it. An object holds the `ChunkRow`
 MessagePack. The labels in it are those of that event; the newest ones are in the metadata database.
 """
 
+import hashlib
 import io
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -40,7 +41,8 @@ def write(store: ObjectStore, doc_id: str, version: int, part: int, rows: Sequen
 def put(store: ObjectStore, key: str, rows: Sequence[ChunkRow]) -> None:
     """Write rows to an object of an archive."""
     content = encode(rows)
-    store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=CONTENT_TYPE, sha256=None)
+    digest = hashlib.sha256(content).hexdigest()  # a backup copies only what its copy has with another digest
+    store.put(key, io.BytesIO(content), size_bytes=len(content), content_type=CONTENT_TYPE, sha256=digest)
 
 
 def keys(store: ObjectStore, doc_id: str) -> list[str]:

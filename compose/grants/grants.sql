@@ -14,6 +14,7 @@ CREATE USER IF NOT EXISTS 'rag-relay' ACCOUNT LOCK;
 CREATE USER IF NOT EXISTS 'rag-consumer' ACCOUNT LOCK;
 CREATE USER IF NOT EXISTS 'rag-monitor' ACCOUNT LOCK;
 CREATE USER IF NOT EXISTS 'rag-exporter' ACCOUNT LOCK;
+CREATE USER IF NOT EXISTS 'rag-backup' ACCOUNT LOCK;
 
 -- Every process reads the revision of the tables, the identity of the system and its sinks.
 GRANT SELECT ON rag_outbox_revision TO 'rag-writer', 'rag-relay', 'rag-consumer', 'rag-monitor';
@@ -87,3 +88,22 @@ GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_histo
 
 -- The exporter of MySQL's own metrics for Prometheus. It sees no table.
 GRANT PROCESS, REPLICATION CLIENT ON *.* TO 'rag-exporter';
+
+-- Backups: `rag-outbox backup create`. It reads every table, and changes none. A restore, and `backup verify`, need all
+-- rights on databases of their own: GRANT ALL ON `rag\_outbox\_restore\_%`.* and `rag\_outbox\_verify\_%`.*
+GRANT SELECT ON rag_outbox_revision TO 'rag-backup';
+GRANT SELECT ON system_identity TO 'rag-backup';
+GRANT SELECT ON sinks TO 'rag-backup';
+GRANT SELECT ON chunk_tombstones TO 'rag-backup';
+GRANT SELECT ON chunks TO 'rag-backup';
+GRANT SELECT ON document_files TO 'rag-backup';
+GRANT SELECT ON documents TO 'rag-backup';
+GRANT SELECT ON histories TO 'rag-backup';
+GRANT SELECT ON operation_logs TO 'rag-backup';
+GRANT SELECT ON outbox TO 'rag-backup';
+GRANT SELECT ON outbox_dead_letters TO 'rag-backup';
+GRANT SELECT ON processing_tasks TO 'rag-backup';
+GRANT SELECT ON reconcile_reports TO 'rag-backup';
+GRANT SELECT ON sink_states TO 'rag-backup';
+GRANT LOCK TABLES ON * TO 'rag-backup'; -- optional: without it, a backup does not count its rows
+GRANT REPLICATION CLIENT ON *.* TO 'rag-backup'; -- optional: without it, the position of the binlog is not noted

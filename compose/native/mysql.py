@@ -11,6 +11,7 @@ from pymysql.cursors import DictCursor
 
 from compose.native import debian, process, tools, versions
 from compose.native.cache import Cache
+from compose.native.mysql_client import LOADERS, write_scripts
 from compose.native.output import say
 from compose.native.ports import HOST
 from compose.native.process import Process
@@ -18,7 +19,6 @@ from compose.native.state import State, write_private
 
 DATABASE = "rag_outbox"
 REPLICATION_USER = "replication"
-LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 KEY = f"mysql-{versions.MYSQL}"
 
 # A commit is on disk before it is acknowledged. Replicas and other binlog readers need GTIDs and full row metadata.
@@ -49,6 +49,7 @@ class MySQL:
         self._state = state
         self._root = cache.folder(KEY) / "root"
         self._home = state.folder / self.name
+        self._client = self._home / "client"
         self.log = self._home / "mysqld.log"
 
     @property
@@ -75,6 +76,7 @@ class MySQL:
 
     def start(self) -> Process:
         self._home.mkdir(parents=True, exist_ok=True)
+        write_scripts(self._root, self._client)
         if not (self._home / "initialised").exists():
             tools.remove(self._home / "data")  # left by an initialisation that was interrupted
             script = self._home / "init.sql"
@@ -109,7 +111,10 @@ class MySQL:
         return f"mysql://{HOST}:{self._port}/{DATABASE}"
 
     def environment(self) -> dict[str, str]:
-        return {"RAG_OUTBOX_DATABASE_URL": self._sqlalchemy_url()}
+        return {
+            "RAG_OUTBOX_DATABASE_URL": self._sqlalchemy_url(),
+            "RAG_OUTBOX_MYSQL_CLIENT_DIR": str(self._client),
+        }
 
     def _sqlalchemy_url(self) -> str:
         return f"mysql+pymysql://root:{self._state.password}@{HOST}:{self._port}/{DATABASE}"

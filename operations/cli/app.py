@@ -10,6 +10,7 @@ import typer
 from operations import errors
 from operations.cli import (
     adopt,
+    backup,
     consume,
     dead_letters,
     delete,
@@ -48,8 +49,8 @@ app = typer.Typer(
     "    rag-outbox ingest PATH…\n"
     "    rag-outbox run --until-idle\n"
     "    rag-outbox search TEXT\n\n"
-    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check`, `reconcile` or `rebuild` found "
-    "differences, 130 interrupted.",
+    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check`, `reconcile`, `rebuild` or `backup` "
+    "found something, 130 interrupted.",
     epilog="Settings come from RAG_OUTBOX_… variables or a .env file; docs/settings.md lists them. "
     "docs/operations.md explains how to run each process.",
     no_args_is_help=True,
@@ -88,6 +89,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(history.app, name="history")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(backup.app, name="backup")
 
 
 def run_command() -> int:

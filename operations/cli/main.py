@@ -1,8 +1,8 @@
 """The console script: run a command, and end Ctrl-C, a closed pipe and every error without a traceback.
 
 It imports nearly everything inside `main`, so that Ctrl-C during those imports ends in one line, too.
-Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check`, `reconcile` or `rebuild` found differences,
-130 interrupted.
+Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check`, `reconcile`, `rebuild` or `backup` found
+something, 130 interrupted.
 """
 
 import signal

@@ -246,7 +246,7 @@ def _mark_absent_in_new_history(system: System, sinks: Collection[str]) -> None:
     for sink in sinks:
         mark_all_absent(system.engine, sink, "a new history began")
     with system.engine.begin() as connection:
-        history.note_tidied(connection, history_id)
+        history.note_checked(connection, history_id)
 
 
 def _read_clock(system: System) -> datetime:

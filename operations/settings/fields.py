@@ -122,6 +122,21 @@ class Settings(EmbedderSettings):
         description="How long a worker that died keeps its task; then another worker takes it.",
         json_schema_extra={"unit": "seconds, 2 to 3,600"},
     )
+    backup_access_key: str | None = Field(
+        default=None,
+        description="Access key for a server that `backup --to` and `--from` name.",
+        json_schema_extra={"unit": "text", "unset": "that of the object store"},
+    )
+    backup_secret_key: SecretStr | None = Field(
+        default=None,
+        description="Secret key for a server that `backup --to` and `--from` name.",
+        json_schema_extra={"unit": "text", "unset": "that of the object store"},
+    )
+    mysql_client_dir: Path | None = Field(
+        default=None,
+        description="Where `backup` finds MySQL's own `mysqldump` and `mysql`, version 8.0 or later.",
+        json_schema_extra={"unit": "folder", "unset": "found on `PATH`"},
+    )
 
     metrics_port: int | None = Field(
         default=None,

@@ -138,7 +138,7 @@ def run_locked(
         start_history(connection, reason, instead_of=rows[0].identity_history_id)
         if reason == _OLDER_COPY:
             _mark_all_absent(connection)
-            note_tidied(connection, read_identity(connection).history_id)
+            note_checked(connection, read_identity(connection).history_id)
         rows = _execute(connection, statement, parameters)
     return _identity(rows[0]), rows
 
@@ -196,7 +196,7 @@ def find_unchecked(connection: Connection) -> str | None:
     return connection.execute(unchecked.order_by(histories.c.number)).scalars().first()
 
 
-def note_tidied(connection: Connection, history_id: str) -> bool:
+def note_checked(connection: Connection, history_id: str) -> bool:
     """Note that what lost histories left in the sinks was searched for; up to this history, which must still run here.
 
     After another failover the search may itself be lost.

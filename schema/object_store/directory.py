@@ -7,10 +7,9 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from schema.object_store.port import BucketMissing, ObjectMissing, Readable
 
@@ -38,13 +37,13 @@ class DirectoryStore:
                 if path.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
                     self._unlink(path)
 
-    def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
+    def put(self, key: str, stream: Readable, *, size_bytes: int | None, content_type: str, sha256: str | None) -> None:
         def write(part: Path) -> None:
             with part.open("xb") as file:
                 shutil.copyfileobj(stream, file, _COPY_BYTES)
                 file.flush()
                 os.fsync(file.fileno())
-            if part.stat().st_size != size_bytes:
+            if size_bytes is not None and part.stat().st_size != size_bytes:
                 raise OSError(errno.EIO, f"{part.stat().st_size} bytes instead of {size_bytes}", key)
 
         self._replace(key, write)
@@ -55,12 +54,14 @@ class DirectoryStore:
         except _ABSENT:
             raise ObjectMissing(key) from None
 
-    def stream(self, key: str) -> Iterator[bytes]:
+    @contextmanager
+    def open(self, key: str) -> Iterator[Readable]:
         try:
             file = self._path(key).open("rb")
         except _ABSENT:
             raise ObjectMissing(key) from None
-        return _pieces(file)
+        with file:
+            yield file
 
     def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
         path = self._path(source)
@@ -91,6 +92,11 @@ class DirectoryStore:
         for key in self.keys(prefix, after=after):
             with suppress(*_ABSENT):
                 yield key, datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
+
+    def sizes(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, int]]:
+        for key in self.keys(prefix, after=after):
+            with suppress(*_ABSENT):
+                yield key, self._path(key).stat().st_size
 
     def remove(self, keys: Iterable[str]) -> None:
         touched = set()
@@ -136,12 +142,6 @@ class DirectoryStore:
             except OSError:  # in use, or removed by another process
                 return folder
         return self.root
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    with file:
-        while piece := file.read(_COPY_BYTES):
-            yield piece
 
 
 def _keys_below(root: Path, folder: str, prefix: str, after: str) -> Iterator[str]:

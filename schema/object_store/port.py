@@ -1,6 +1,7 @@
-"""The object store port: what staging, the sink and reconcile need of a bucket."""
+"""The object store port: what staging, the sink, reconcile and backups need of a bucket."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
@@ -34,14 +35,17 @@ class ObjectStore(Protocol):
     def ensure(self) -> None:
         """Create the bucket; harmless when it exists."""
 
-    def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
-        """Write `size_bytes` of `stream` in bounded memory; an existing object is replaced."""
+    def put(self, key: str, stream: Readable, *, size_bytes: int | None, content_type: str, sha256: str | None) -> None:
+        """Write `size_bytes` of `stream`, or all of it if None, in bounded memory; an existing object is replaced.
+
+        An error of the stream is raised, and nothing is written.
+        """
 
     def read(self, key: str) -> bytes:
         """The whole object; raises ObjectMissing."""
 
-    def stream(self, key: str) -> Iterator[bytes]:
-        """The object in pieces, in bounded memory; raises ObjectMissing before the first one. Read it to its end."""
+    def open(self, key: str) -> AbstractContextManager[Readable]:
+        """The object as a stream, for bounded memory; raises ObjectMissing."""
 
     def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
         """Copy within the store, without moving the bytes through this process; raises ObjectMissing.
@@ -50,7 +54,7 @@ class ObjectStore(Protocol):
         """
 
     def sha256(self, key: str) -> str | None:
-        """The hex digest of the object's bytes; None when it is not there."""
+        """The hex digest of the object's bytes; None when it is not there, or was put without a digest."""
 
     def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
         """Every key that starts with `prefix` and is greater than `after`, in the order of the bytes of UTF-8."""
@@ -60,6 +64,9 @@ class ObjectStore(Protocol):
 
         An object that is removed in the meantime may be left out.
         """
+
+    def sizes(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, int]]:
+        """As `keys`, with the number of bytes of each object. One that is removed in the meantime may be left out."""
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove objects; keys without an object are no error."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
@@ -12,7 +13,6 @@ from minio import Minio
 from minio.commonconfig import REPLACE, ComposeSource, CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
-from urllib3 import BaseHTTPResponse
 
 from schema.object_store.connections import pool_manager
 from schema.object_store.port import ObjectMissing, Readable
@@ -20,8 +20,8 @@ from schema.object_store.port import ObjectMissing, Readable
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _PARTS = 10_000  # S3: most parts of a multipart upload
 _PART_BYTES = 16 * 1024 * 1024  # per part: the memory that one large file takes
+_UNKNOWN_PART_BYTES = 32 * 1024 * 1024  # of an object of unknown size, which so has at most 320 GB
 _COPY_BYTES = 256 * 1024 * 1024  # per request: a server answers only when all of them are copied
-_PIECE_BYTES = 1024 * 1024
 _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 30.0
 # A silent server is asked once: the caller has its own retries. One that refuses, or is busy, has said so quickly.
@@ -67,15 +67,15 @@ class S3Store:
             if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                 raise
 
-    def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
+    def put(self, key: str, stream: Readable, *, size_bytes: int | None, content_type: str, sha256: str | None) -> None:
         self._client.put_object(
             self._bucket,
             _require_plain(key),
             cast(BinaryIO, stream),
-            size_bytes,
+            -1 if size_bytes is None else size_bytes,
             content_type=content_type,
             metadata={"sha256": sha256} if sha256 else None,
-            part_size=max(_PART_BYTES, -(-size_bytes // _PARTS)),
+            part_size=_UNKNOWN_PART_BYTES if size_bytes is None else max(_PART_BYTES, -(-size_bytes // _PARTS)),
             num_parallel_uploads=1,  # each holds a part in memory, and their threads outlive a broken stream
         )
 
@@ -90,12 +90,17 @@ class S3Store:
             response.close()
             response.release_conn()
 
-    def stream(self, key: str) -> Iterator[bytes]:
+    @contextmanager
+    def open(self, key: str) -> Iterator[Readable]:
         try:
             response = self._client.get_object(self._bucket, key)
         except S3Error as error:
             raise self._translate(error, key) from error
-        return _pieces(response)
+        try:
+            yield cast(Readable, response)
+        finally:
+            response.close()
+            response.release_conn()
 
     def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
         metadata: dict[str, str | list[str] | tuple[str]] = {"Content-Type": content_type, "sha256": sha256}
@@ -128,16 +133,19 @@ class S3Store:
         return metadata.get("x-amz-meta-sha256")
 
     def keys(self, prefix: str, *, after: str = "") -> Iterator[str]:
-        return (key for key, _ in self._list(prefix, after))
+        return (key for key, _, _ in self._list(prefix, after))
 
     def written_at(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, datetime]]:
-        return self._list(prefix, after)
+        return ((key, at) for key, at, _ in self._list(prefix, after))
 
-    def _list(self, prefix: str, after: str) -> Iterator[tuple[str, datetime]]:
+    def sizes(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, int]]:
+        return ((key, size_bytes) for key, _, size_bytes in self._list(prefix, after))
+
+    def _list(self, prefix: str, after: str) -> Iterator[tuple[str, datetime, int]]:
         start = after or None
         for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True, start_after=start):
             if item.object_name is not None and item.last_modified is not None:
-                yield item.object_name, item.last_modified
+                yield item.object_name, item.last_modified, item.size or 0
 
     def remove(self, keys: Iterable[str]) -> None:
         for error in self._client.remove_objects(self._bucket, (DeleteObject(key) for key in keys)):
@@ -149,14 +157,6 @@ class S3Store:
     @staticmethod
     def _translate(error: S3Error, key: str) -> Exception:
         return ObjectMissing(key) if error.code in _MISSING else error
-
-
-def _pieces(response: BaseHTTPResponse) -> Iterator[bytes]:
-    try:
-        yield from response.stream(_PIECE_BYTES)
-    finally:
-        response.close()
-        response.release_conn()
 
 
 def _require_plain(key: str) -> str:

@@ -63,13 +63,40 @@ class ObjectStoreContract:
         put(store, "large", content)
         assert store.read("large") == content
 
-    def test_object_is_read_in_bounded_pieces(self, store: ObjectStore) -> None:
-        content = bytes(range(256)) * 16_384
-        put(store, "k", content)
-        pieces = list(store.stream("k"))
-        assert b"".join(pieces) == content
-        with pytest.raises(ObjectMissing):
-            store.stream("absent")
+    def test_stream_of_unknown_length_arrives_whole(self, store: ObjectStore) -> None:
+        for content in (b"", b"hello", os.urandom(1024) * (33 * 1024) + b"end"):
+            store.put("unknown", io.BytesIO(content), size_bytes=None, content_type="text/plain", sha256=None)
+            assert store.read("unknown") == content
+
+    def test_torn_stream_of_unknown_length_writes_nothing(self, store: ObjectStore) -> None:
+        class Torn(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                return super().read(size) or self._tear()
+
+            def _tear(self) -> bytes:
+                raise PermissionError("torn")
+
+        for size_bytes in (10, 33 * MIB):
+            with pytest.raises(PermissionError, match="torn"):
+                store.put("a", Torn(bytes(size_bytes)), size_bytes=None, content_type="text/plain", sha256=None)
+        assert list(store.keys("")) == []
+
+    def test_object_is_read_as_a_stream(self, store: ObjectStore) -> None:
+        put(store, "folder/a", b"hello" * MIB)
+        with store.open("folder/a") as stream:
+            assert stream.read(7) == b"hellohe"
+            assert hashlib.sha256(b"hellohe" + stream.read()).digest() == hashlib.sha256(b"hello" * MIB).digest()
+            assert stream.read(1) == b""
+        for key in ("nothing", "folder"):
+            with pytest.raises(ObjectMissing, match=f"^object '{key}' is missing$"), store.open(key):
+                pass
+
+    def test_sizes_are_listed_as_keys_are(self, store: ObjectStore) -> None:
+        for key in ("a/1", "a/2", "b"):
+            put(store, key, key.encode() * len(list(store.keys(""))))
+        assert list(store.sizes("")) == [("a/1", 0), ("a/2", 3), ("b", 2)]
+        assert list(store.sizes("a/", after="a/1")) == [("a/2", 3)]
+        assert list(store.sizes("c")) == []
 
     def test_reader_never_sees_half_an_object(self, store: ObjectStore) -> None:
         contents = {bytes([letter]) * (3 * MIB) for letter in b"abc"}

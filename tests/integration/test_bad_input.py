@@ -153,7 +153,7 @@ class ChangingStore(DirectoryStore):
         super().__init__(root)
         self._path_to_change, self._content = path, content
 
-    def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
+    def put(self, key: str, stream: Readable, *, size_bytes: int | None, content_type: str, sha256: str | None) -> None:
         self._path_to_change.write_bytes(self._content)
         super().put(key, stream, size_bytes=size_bytes, content_type=content_type, sha256=sha256)
 

@@ -20,6 +20,9 @@ from consumers.dead_letters import KafkaDeadLetters
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from operations import history
+from operations.backup.database.mysql_client import MySQLClient
+from operations.backup.database.mysql_snapshot import take_snapshot
+from operations.backup.database.table_states import TABLES
 from operations.monitoring import backlog
 from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
@@ -65,13 +68,14 @@ class Users:
     consumer: Engine
     monitor: Engine
     exporter: Engine
+    backup: Engine
 
 
 @pytest.fixture
 def users(mysql: Engine) -> Iterator[Users]:
     """The users of the script, with a new prefix instead of `rag-`."""
     prefix, password = f"t{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
-    names = (*PROCESSES, "exporter")
+    names = (*PROCESSES, "exporter", "backup")
     accounts = ", ".join(f"'{prefix}-{name}'" for name in names)
     try:
         for _ in range(2):  # repeating it is harmless
@@ -313,6 +317,30 @@ def state_of(mysql: Engine) -> str:
         return str(connection.scalar(text("SELECT status FROM documents")))
 
 
+def test_backup_user_may_make_a_backup_that_is_counted(mysql: Engine, users: Users, mysql_client: Path) -> None:
+    with users.writer.begin() as connection:
+        Writer(MODEL).upsert(connection, document("d", "one"))
+    client = MySQLClient(users.backup.url, mysql_client)
+    with take_snapshot(users.backup) as taken:
+        with client.dump(mysql.url.database or "", TABLES) as output:
+            output.await_snapshot()
+            taken.release()
+            assert b"INSERT INTO `documents`" in output.read()
+        states = taken.read_states()
+    assert (taken.unverified, states is not None and states["documents"].rows) == ("", 1)
+    assert taken.server.binlog_position > 0
+
+    with mysql.begin() as connection:
+        user = f"'{users.backup.url.username}'"
+        connection.execute(text(f"REVOKE LOCK TABLES ON * FROM {user}"))
+        connection.execute(text(f"REVOKE REPLICATION CLIENT ON *.* FROM {user}"))
+    users.backup.dispose()
+    with take_snapshot(users.backup) as taken, client.dump(mysql.url.database or "", TABLES) as output:
+        assert taken.unverified == "the user has not the privilege LOCK TABLES"
+        assert (taken.server.binlog_position, taken.read_states()) == (0, None)
+        assert b"INSERT INTO `documents`" in output.read(), "and it works without them"
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 def test_every_process_may_read_revision_and_model(users: Users, process: str) -> None:
     engine: Engine = getattr(users, process)
@@ -387,6 +415,12 @@ STATEMENTS = {
         "DELETE FROM outbox",
         "UPDATE documents SET status = 'completed'",
         "UPDATE histories SET checked_at = NULL",
+    ],
+    "backup": [
+        "UPDATE documents SET version = 9",
+        "DELETE FROM outbox",
+        "INSERT INTO histories (history_id, server_uuid, reason) VALUES ('h', 's', 'r')",
+        "DROP TABLE outbox",
     ],
     "exporter": [
         "SELECT * FROM documents",

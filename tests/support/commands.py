@@ -26,8 +26,8 @@ _REPOSITORY = Path(__file__).parents[2]
 _SCRIPT = Path(sys.executable).with_name("rag-outbox")
 COMMAND = [str(_SCRIPT)] if _SCRIPT.exists() else [sys.executable, "-m", "operations.cli.main"]
 _TIMEOUT_SECONDS = 280  # pytest's own is shorter, but for the demo
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.support.forked_modules"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.support.forked_modules"])
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Folder:
         for name, content in (("stdin", stdin), ("stdout", b""), ("stderr", b"")):
             Path(streams.name, name).write_bytes(content)
         work = (arguments, self.environment(**settings), self.path.parent, Path(streams.name))
-        process = _FORKS.Process(target=_command, args=work)
+        process = FORKS.Process(target=run_command_here, args=work)
         process.start()
         return Running(process, streams)
 
@@ -178,7 +178,7 @@ class Folder:
         in_step.assert_in_step(self.sql, rows, self.objects())
 
 
-def _command(arguments: tuple[str, ...], environment: dict[str, str], folder: Path, streams: Path) -> None:
+def run_command_here(arguments: tuple[str, ...], environment: dict[str, str], folder: Path, streams: Path) -> None:
     for number, stream in enumerate(("stdin", "stdout", "stderr")):
         os.dup2(os.open(streams / stream, os.O_RDWR | os.O_APPEND), number)
     sys.stdin = os.fdopen(0, closefd=False)

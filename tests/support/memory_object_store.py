@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from schema.object_store.port import BucketMissing, ObjectMissing, Readable
@@ -23,8 +25,11 @@ class MemoryObjectStore:
         if self.objects is None:
             self.objects = {}
 
-    def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
+    def put(self, key: str, stream: Readable, *, size_bytes: int | None, content_type: str, sha256: str | None) -> None:
         _check(key)
+        if size_bytes is None:
+            self._write(key, b"".join(iter(lambda: stream.read(65_536), b"")))
+            return
         content = bytearray()
         while piece := stream.read(size_bytes + 1 - len(content)):
             content += piece
@@ -40,8 +45,9 @@ class MemoryObjectStore:
             raise ObjectMissing(key)
         return found
 
-    def stream(self, key: str) -> Iterator[bytes]:
-        return iter([self.read(key)])
+    @contextmanager
+    def open(self, key: str) -> Iterator[Readable]:
+        yield io.BytesIO(self.read(key))
 
     def copy(self, source: str, target: str, *, content_type: str, sha256: str) -> None:
         _check(target)
@@ -56,6 +62,9 @@ class MemoryObjectStore:
 
     def written_at(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, datetime]]:
         return ((key, self._written_at[key]) for key in self.keys(prefix, after=after))
+
+    def sizes(self, prefix: str, *, after: str = "") -> Iterator[tuple[str, int]]:
+        return ((key, len(self.read(key))) for key in self.keys(prefix, after=after))
 
     def remove(self, keys: Iterable[str]) -> None:
         for key in keys:

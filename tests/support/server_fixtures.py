@@ -32,6 +32,12 @@ def servers(shared: Path) -> Servers:
 
 
 @pytest.fixture(scope="session")
+def mysql_client(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of MySQL's own mysqldump and mysql."""
+    return real.mysql_client(tmp_path_factory.mktemp("mysql-client"))
+
+
+@pytest.fixture(scope="session")
 def milvus_server(shared: Path) -> MilvusServer:
     return real.milvus(shared)
 

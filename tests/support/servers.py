@@ -26,6 +26,9 @@ from pymilvus.exceptions import MilvusException
 from sqlalchemy import URL, Engine, make_url
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
+from compose.native import mysql
+from compose.native import mysql_client as mysql_programs
+from compose.native.cache import Cache
 from schema.collection import ALIAS
 from schema.database import migrate, revision
 from schema.database.connection import connect
@@ -65,17 +68,18 @@ def database(mysql_url: str) -> Iterator[Engine]:
 def empty_database(server: URL) -> Iterator[Engine]:
     """A new, empty database, dropped at the end."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    _execute(server, f"CREATE DATABASE {name}")
+    run_statement(server, f"CREATE DATABASE {name}")
     engine = connect(server.set(database=name).render_as_string(hide_password=False))
     try:
         yield engine
     finally:
         engine.dispose()
-        _execute(server, f"DROP DATABASE {name}")
+        run_statement(server, f"DROP DATABASE {name}")
 
 
-def _execute(server: URL, statement: str) -> None:
-    administrator = connect(server.render_as_string(hide_password=False))
+def run_statement(server: URL, statement: str) -> None:
+    """Run a statement outside of any database."""
+    administrator = connect(server.set(database="").render_as_string(hide_password=False))
     with administrator.begin() as connection:
         connection.exec_driver_sql(statement)
     administrator.dispose()
@@ -172,6 +176,18 @@ def replicated(shared: Path) -> tuple[str, str]:
     names = ("RAG_OUTBOX_DATABASE_URL", "RAG_OUTBOX_TEST_REPLICA_URL")
     primary, replica = _variables(shared, "mysql,mysql-replica", *names, folder=REPLICATED)
     return primary, replica
+
+
+def mysql_client(folder: Path) -> Path:
+    """The folder of MySQL's own mysqldump and mysql: that of the servers, or scripts written to `folder`."""
+    given = os.environ.get(VARIABLE)
+    found = parsed(Path(given).read_text()) if given is not None else {}
+    if "RAG_OUTBOX_MYSQL_CLIENT_DIR" in found:
+        return Path(found["RAG_OUTBOX_MYSQL_CLIENT_DIR"])
+    cache = Cache.of_this_user()
+    if not cache.folder(mysql.KEY).exists():  # the servers were started elsewhere
+        native("fetch", "--only", "mysql")
+    return mysql_programs.write_scripts(cache.folder(mysql.KEY) / "root", folder)
 
 
 def milvus(shared: Path) -> MilvusServer:

@@ -37,6 +37,7 @@ USERS = {
     "consumer-minio": "rag-consumer",
     "monitor": "rag-monitor",
     "reconcile": "rag-owner",
+    "backup": "rag-backup",
 }
 SERVING = ("relay", "consumer-milvus", "consumer-minio", "monitor", "reconcile")
 
@@ -67,9 +68,9 @@ def test_settings_of_each_process_are_known_and_valid(
 
 STORES = {
     "database": [*USERS],
-    "kafka": ["init", "operator", "relay", "consumer-milvus", "consumer-minio", "monitor", "reconcile"],
-    "milvus_lite": ["init", "operator", "writer", "consumer-milvus", "reconcile"],
-    "objects": ["init", "operator", "writer", "consumer-milvus", "consumer-minio", "reconcile"],
+    "kafka": ["init", "operator", "backup", "relay", "consumer-milvus", "consumer-minio", "monitor", "reconcile"],
+    "milvus_lite": ["init", "operator", "backup", "writer", "consumer-milvus", "reconcile"],
+    "objects": ["init", "operator", "backup", "writer", "consumer-milvus", "consumer-minio", "reconcile"],
 }
 
 
@@ -109,7 +110,7 @@ def test_passwords_match_on_both_sides() -> None:
         "rag-owner": environment("mysql")["MYSQL_PASSWORD"],
         **{
             f"rag-{name}": environment("grants")[f"{name.upper()}_PASSWORD"]
-            for name in ("writer", "relay", "consumer", "monitor")
+            for name in ("writer", "relay", "consumer", "monitor", "backup")
         },
     }
     for service, user in USERS.items():
@@ -154,6 +155,8 @@ def test_images_have_exact_versions() -> None:
     assert f"rag-outbox:{project['version']}" in images
     bases = re.findall(r"^FROM (\S+)", (COMPOSE / "Dockerfile").read_text(), re.MULTILINE)
     assert set(bases) == {"python:3.13.13-slim-trixie"}
+    clients = re.findall(r"^COPY --from=(mysql:\S+)", (COMPOSE / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(clients) == {SERVICES["mysql"]["image"]}
 
 
 def test_kafka_has_the_settings_of_the_native_one() -> None:

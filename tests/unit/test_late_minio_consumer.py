@@ -26,7 +26,7 @@ class Pausing(MemoryObjectStore):
         self.delays = False
         self._delayed: list[str] = []
 
-    def put(self, key: str, stream: Readable, *, size_bytes: int, content_type: str, sha256: str | None) -> None:
+    def put(self, key: str, stream: Readable, *, size_bytes: int | None, content_type: str, sha256: str | None) -> None:
         super().put(key, stream, size_bytes=size_bytes, content_type=content_type, sha256=sha256)
         self.on_put()
 

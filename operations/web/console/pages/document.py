@@ -1,5 +1,7 @@
 """One document's story: everything that is known of it, its files, and sending it again."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from urllib.parse import quote
 
 from litestar import Response
@@ -14,9 +16,10 @@ from operations.web.console.rendering import Asked, console_of, go_to, render, s
 from producer import UnknownDocument
 from schema.database.connection import reading
 from schema.database.tables import document_files
-from schema.object_store.port import ObjectMissing
+from schema.object_store.port import ObjectMissing, Readable
 
 FEW, MOST = 20, 1_000  # chunks
+_PIECE_BYTES = 1024 * 1024
 
 
 def show_document(request: Asked) -> Response[str]:
@@ -37,16 +40,24 @@ def download_file(request: Asked) -> Stream:
         found = connection.execute(select(files.size_bytes).where(files.object_key == key, files.doc_id == doc_id))
         if found.one_or_none() is None:
             raise NotFound(f"document {doc_id!r} has no file {key!r}")
-    try:
-        pieces = system.store.stream(key)
-    except ObjectMissing as error:
-        raise NotFound(texts_of(request)("document.file_not_stored")) from error
+    with ExitStack() as opening:
+        try:
+            file = opening.enter_context(system.store.open(key))
+        except ObjectMissing as error:
+            raise NotFound(texts_of(request)("document.file_not_stored")) from error
+        pieces = _read_pieces(file, opening.pop_all())
     name = quote(key.rpartition("/")[2], safe="")
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
         "Content-Security-Policy": "sandbox",
     }
     return Stream(pieces, media_type="application/octet-stream", headers=headers)
+
+
+def _read_pieces(file: Readable, opened: ExitStack) -> Iterator[bytes]:
+    with opened:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
 
 
 def confirm_resync(request: Asked) -> Response[str]:

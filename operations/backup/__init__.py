@@ -1,0 +1,1 @@
+"""Backups of the metadata database and the files, and their restore."""
