@@ -5,7 +5,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import make_url
 
+from operations.backup.database.scratch import scratch_database
 from retrieval.search import search
 from schema.object_store.s3 import S3Store
 from tests.chaos.conftest import System
@@ -23,9 +25,11 @@ SESSION_MILLISECONDS = "6000"  # until the partitions of a killed consumer are t
 
 
 @pytest.fixture
-def disaster(system: System, mysql_client: Path) -> Disaster:
+def disaster(system: System, mysql_client: Path) -> Iterator[Disaster]:
     system.folder.settings |= {"mysql_client_dir": str(mysql_client), "kafka_session_timeout_ms": SESSION_MILLISECONDS}
-    return Disaster(system)
+    yield Disaster(system)
+    with scratch_database(make_url(system.folder.settings["database_url"]), "restore"):
+        pass  # it drops what killed restores left
 
 
 @pytest.fixture
