@@ -43,8 +43,8 @@ app = typer.Typer(
     "    rag-outbox ingest PATH…\n"
     "    rag-outbox run --until-idle\n"
     "    rag-outbox search TEXT\n\n"
-    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check`, `reconcile` or `rebuild` found differences, "
-    "130 interrupted.",
+    "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 `history check`, `reconcile` or `rebuild` found "
+    "differences, 130 interrupted.",
     epilog="Settings come from RAG_OUTBOX_… variables or a .env file; docs/settings.md lists them. "
     "docs/operations.md explains how to run each process.",
     no_args_is_help=True,
