@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
 from sqlalchemy import Engine
@@ -25,6 +26,9 @@ from schema.object_store.directory import DirectoryStore
 from tests.support import servers
 from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, set_model
 from tests.support.servers import MilvusServer
+
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 pytest_plugins = ["pytester", "tests.support.markers", "tests.support.server_fixtures"]
 

@@ -222,6 +222,33 @@ def test_child_has_no_secrets_and_its_limits(tmp_path: Path, monkeypatch: pytest
     assert "Max file size             0 " in limits
 
 
+@pytest.mark.parametrize(
+    ("deed", "expected"),
+    [
+        ("socket.create_connection(('127.0.0.1', 9))", "PermissionError: socket.getaddrinfo is not allowed"),
+        ("socket.socket().connect(('127.0.0.1', 9))", "PermissionError: socket.connect is not allowed"),
+        ("subprocess.run(['true'])", "PermissionError: subprocess.Popen is not allowed"),
+        ("os.remove({target!r})", "PermissionError: os.remove is not allowed"),
+        ("open({target!r}, 'w').write('x')", "PermissionError: open is not allowed"),
+        ("bytearray(3 << 30)", "it needs more than 2,048 MiB of memory, which is the limit"),
+        ("ctypes.string_at(0)", "the process that read it was ended by SIGSEGV"),
+    ],
+)
+def test_reader_that_does_wrong_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str, expected: str
+) -> None:
+    """A real child whose CSV reader is replaced, as a hole in a library would let a file do it."""
+    (tmp_path / "target").write_text("kept")
+    deed = deed.format(target=str(tmp_path / "target"))
+    code = f"import csv, ctypes, os, socket, subprocess\ndef reader(*_, **__):\n    {deed}\ncsv.reader = reader\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "a.csv").write_text("a,b\n")
+    with FileExtractor() as extractor:
+        assert expected in reason(extractor, tmp_path / "a.csv")
+    assert (tmp_path / "target").read_text() == "kept"
+
+
 def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     path = write_pdf(tmp_path / "a.pdf")
     program = (

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+from typing import Any
 
 import msgspec
 
@@ -25,6 +26,7 @@ _THREADS = 4  # that a library may keep busy: processor time is that much more t
 _REQUEST_BYTES = 1024 * 1024
 _FORBIDDEN = ("socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.Popen", "os.")
 _ALLOWED = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.putenv", "os.unsetenv")
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _BY_TYPE = {each.content_type: each for each in FORMATS}
 
 
@@ -101,9 +103,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _refuse(event: str, _: object) -> None:
+def _refuse(event: str, details: tuple[Any, ...]) -> None:
     """Refuse what reading a file never needs: the network, other processes, and changes of files."""
-    if event.startswith(_FORBIDDEN) and event not in _ALLOWED:
+    is_write = event == "open" and isinstance(details[2], int) and bool(details[2] & _WRITING)
+    if is_write or (event.startswith(_FORBIDDEN) and event not in _ALLOWED):
         raise PermissionError(f"{event} is not allowed while a file is read")
 
 
