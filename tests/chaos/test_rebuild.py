@@ -18,9 +18,9 @@ from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
-DOCUMENTS = 200
+DOCUMENTS = 150
 WRITTEN = 40  # of other documents, again and again while the rebuild runs
-_PAUSE_SECONDS = 0.02  # between two calls: writes and searches leave the processes some of the CPU
+_PAUSE_SECONDS = 0.2  # between two calls: writes and searches leave the processes some of the CPU
 INDEX = ("--index", "IVF_FLAT", "--index-parameters", "nlist=64")
 
 
