@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from producer.processing.embed.port import Embedded, Embedder, EmbedError, Vectors, Weights, embed_both, embed_query
-from producer.processing.embed.port import gives_weights as embedder_gives_weights
+from producer.processing.embed.around import EmbedderAround
+from producer.processing.embed.port import Embedded, Embedder, EmbedError, Weights, embed_both
 
 BATCH_TEXTS = 64
 BATCH_CHARS = 64 * 1024  # Unicode characters
@@ -37,28 +37,12 @@ def join(batches: Sequence[Embedded], dimension: int) -> Embedded:
     return Embedded(np.concatenate([one.vectors for one in batches]), weights)
 
 
-class ReportingEmbedder:
+class ReportingEmbedder(EmbedderAround):
     """Embeds in batches, and calls `report` with the number of texts of each finished batch."""
 
     def __init__(self, embedder: Embedder, report: Callable[[int], None]) -> None:
-        self._embedder = embedder
+        super().__init__(embedder)
         self._report = report
-
-    @property
-    def model(self) -> str:
-        return self._embedder.model
-
-    @property
-    def dimension(self) -> int:
-        return self._embedder.dimension
-
-    @property
-    def gives_weights(self) -> bool:
-        return embedder_gives_weights(self._embedder)
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """See `Embedder.embed`."""
-        return self.embed_both(texts).vectors
 
     def embed_both(self, texts: Sequence[str]) -> Embedded:
         """See `SparseEmbedder.embed_both`."""
@@ -70,7 +54,3 @@ class ReportingEmbedder:
                 raise error.moved(start) from error
             self._report(len(batch))
         return join(done, self.dimension)
-
-    def embed_query(self, text: str) -> Vectors:
-        """See `QueryEmbedder.embed_query`."""
-        return embed_query(self._embedder, text)

@@ -14,18 +14,16 @@ import numpy as np
 from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.dialects import mysql, sqlite
 
+from producer.processing.embed.around import EmbedderAround
 from producer.processing.embed.batches import join, split
 from producer.processing.embed.port import (
     Embedded,
     Embedder,
     EmbedError,
-    Vectors,
     Weights,
     check_text,
     embed_both,
-    embed_query,
 )
-from producer.processing.embed.port import gives_weights as embedder_gives_weights
 from producer.validation import sparse_error
 from schema.database.clock import utc_now
 from schema.database.connection import reading
@@ -49,7 +47,7 @@ class _Row(NamedTuple):
     sparse: bytes | None
 
 
-class CachedEmbedder:
+class CachedEmbedder(EmbedderAround):
     """An embedder that asks the table `embedding_cache` first. Thread-safe if the embedder is.
 
     Passages are cached, questions are not. Do not call it inside a transaction of the same SQLite file: it would wait
@@ -57,27 +55,11 @@ class CachedEmbedder:
     """
 
     def __init__(self, embedder: Embedder, engine: Engine, *, most_rows: int = MOST_ROWS) -> None:
-        self._embedder = embedder
+        super().__init__(embedder)
         self._engine = engine
         self._most_rows = most_rows
         self._lock = threading.Lock()
         self._until_prune = 0  # rows to store before the next one; the first one comes at once
-
-    @property
-    def model(self) -> str:
-        return self._embedder.model
-
-    @property
-    def dimension(self) -> int:
-        return self._embedder.dimension
-
-    @property
-    def gives_weights(self) -> bool:
-        return embedder_gives_weights(self._embedder)
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """See `Embedder.embed`. Raises DBAPIError too."""
-        return self.embed_both(texts).vectors
 
     def embed_both(self, texts: Sequence[str]) -> Embedded:
         """See `SparseEmbedder.embed_both`. Raises DBAPIError too."""
@@ -90,10 +72,6 @@ class CachedEmbedder:
             except EmbedError as error:
                 raise error.moved(start) from error
         return join(done, self.dimension)
-
-    def embed_query(self, text: str) -> Vectors:
-        """See `QueryEmbedder.embed_query`."""
-        return embed_query(self._embedder, text)
 
     def _embed_batch(self, texts: Sequence[str]) -> Embedded:
         keys = [self._key(text) for text in texts]
