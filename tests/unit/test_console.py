@@ -9,11 +9,21 @@ import pytest
 from sqlalchemy import Engine
 
 from operations.monitoring.backlog import Backlog, GroupBacklog, SinkBacklog
+from operations.reconcile.difference import KINDS
 from operations.settings import Settings
 from operations.web.console import access, chart, conditions, processes, sessions, texts
 from operations.web.console.live import Sample, Sampler, rates_of
 from operations.web.console.rendering import format_age
 from operations.wiring import System
+from schema.database.tables import (
+    DOCUMENT_STATES,
+    FILE_KINDS,
+    LETTER_STATES,
+    SINK_ROLES,
+    SINK_STATES,
+    SOURCE_TYPES,
+    TASK_STATES,
+)
 from schema.failures import Retryable
 
 pytestmark = pytest.mark.unit
@@ -105,6 +115,21 @@ def test_every_text_that_a_page_uses_exists_and_is_used() -> None:
     prefixes = tuple(set(re.findall(r"""["']([a-z_]+\.(?:[a-z]+_)?)["'] ~""", source)) | {"state.", "type.", "error."})
     built = ("difference.", "unit.", *prefixes)
     assert [key for key in english if not key.startswith(built) and key not in source] == []
+
+
+def test_every_value_of_an_enumeration_has_a_text() -> None:
+    """A page that names one without a text would fail for every document that has it."""
+    english = texts.languages()["en"].by_key
+    states = (*DOCUMENT_STATES, "deleted", *SINK_STATES, *SINK_ROLES, *LETTER_STATES, *TASK_STATES)
+    wanted = {
+        "state.": states,
+        "type.": SOURCE_TYPES,
+        "document.kind_": FILE_KINDS,
+        "operation.": ("INSERT", "UPDATE", "DELETE", "SYNC"),
+        "difference.": KINDS,
+    }
+    named = {f"{prefix}{one}" for prefix, values in wanted.items() for one in values}
+    assert named - english.keys() == set()
 
 
 @pytest.mark.parametrize(
