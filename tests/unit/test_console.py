@@ -4,9 +4,11 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from operations.monitoring.backlog import Backlog, GroupBacklog, SinkBacklog
 from operations.reconcile.difference import KINDS
@@ -25,6 +27,7 @@ from schema.database.tables import (
     TASK_STATES,
 )
 from schema.failures import Retryable
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.unit
 
@@ -241,6 +244,29 @@ def test_kafka_that_is_away_is_named_and_known_groups_are_forgotten(sqlite: Engi
     assert (sampler.groups, sampler.kafka_problem) == (None, "Kafka: no answer")
     [worst, *_] = conditions.judge(sampler)
     assert (worst.name, worst.level, worst.values) == ("kafka", "critical", {"reason": "Kafka: no answer"})
+
+
+def test_sampler_goes_on_after_a_look_that_failed(sqlite: Engine, tmp_path: Path) -> None:
+    """The names of the groups come from the database, which may be away; anything else would be a bug."""
+    looks: list[int] = []
+
+    class Failing:
+        def read(self) -> dict[str, GroupBacklog]:
+            looks.append(len(looks))
+            if len(looks) == 1:
+                raise OperationalError("SELECT", {}, Exception("gone"))
+            if len(looks) == 2:
+                raise KeyError("group")
+            return {"rag.relays": GroupBacklog({}, len(looks), 0)}
+
+    kafka: Any = Failing()
+    sampler = Sampler(System(Settings(data_dir=tmp_path), sqlite), kafka, seconds=0.01)
+    sampler.start()
+    try:
+        wait_for(lambda: sampler.groups is not None, "a look at Kafka")
+    finally:
+        sampler.stop()
+    assert sampler.kafka_problem is None
 
 
 def test_run_that_is_dead_is_not_shown(tmp_path: Path) -> None:

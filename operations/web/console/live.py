@@ -104,7 +104,7 @@ class Sampler:
                 self.report = last_report(self._engine)
                 self._report_at = time.monotonic() + _REPORT_SECONDS
         except (DBAPIError, PoolTimeout) as error:
-            problem = str(getattr(error, "orig", error)).splitlines()[0]
+            problem = _first_line(getattr(error, "orig", None) or error)
             self._samples.append(Sample(now, None, problem=problem))
             self._say(_DATABASE, problem)
         else:
@@ -117,7 +117,9 @@ class Sampler:
         try:
             self.groups = self._kafka.read()
         except Retryable as error:
-            self.groups, self.kafka_problem = None, str(error).splitlines()[0]
+            self.groups, self.kafka_problem = None, _first_line(error)
+        except (DBAPIError, PoolTimeout):
+            return  # it names the sinks; the other thread says that it is away
         else:
             self.kafka_problem = None
         self._say(_KAFKA, self.kafka_problem or "")
@@ -130,8 +132,12 @@ class Sampler:
         return rates_of(self.samples)
 
     def _repeat(self, look: Callable[[], None]) -> None:
+        """A bug in a look is logged, and the next look is tried: a page must not show old numbers for ever."""
         while not self._stop.is_set():
-            look()
+            try:
+                look()
+            except Exception as error:
+                _log.exception("console_look_failed error=%s", type(error).__name__)
             self._stop.wait(self._seconds)
 
     def _say(self, source: str, problem: str) -> None:
@@ -139,6 +145,10 @@ class Sampler:
             self._said[source] = problem
             if problem:
                 _log.warning("console_cannot_read source=%s reason=%s", source, problem)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def rates_of(samples: Sequence[Sample]) -> Rates:

@@ -56,9 +56,10 @@ def show_search(request: Asked) -> Response[str]:
 
 
 def _search(system: System, question: str, labels: Mapping[str, str | None], limit: int) -> "list[Hit]":
+    from producer.processing.embed.port import embed_query
     from retrieval.search import Filters, search
 
-    [vector] = system.require_embedder().embed([question])
+    vector = embed_query(system.require_embedder(), question)
     return search(
         system.engine,
         system.store,
