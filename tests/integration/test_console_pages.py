@@ -1,7 +1,7 @@
 """The console's pages on SQLite, Milvus Lite and a directory: what they show, and that they change nothing."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import Engine, insert, text
 
 from operations.web.console.live import Sampler
+from producer.processing.embed.port import EmbedderUnavailable
+from producer.processing.embed.prefixes import PrefixedEmbedder
 from schema.database.tables import operation_logs, processing_tasks
 from schema.object_store.directory import DirectoryStore
-from tests.support.console import Browser, ConsoleSystem, browsing, refuse, words
+from tests.support.console import Browser, ConsoleSystem, TestEmbedder, browsing, refuse, words
 from tests.support.pipeline import Pipeline, document
 from tests.support.written import tables
 
@@ -243,6 +245,24 @@ def test_search_shows_hits_with_the_document_beside(browser: Browser, pipeline: 
     filtered = browser.page("/search?q=how+relays+work&tag=a")
     assert re.findall(r"<h3><a[^>]*>([^<]+)", filtered) == ["Title of d1"]
     assert "Nothing found" in browser.page("/search?q=x&tag=none")
+
+
+class FailingEmbedder(TestEmbedder):
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        raise EmbedderUnavailable("the embedder does not answer: connection refused")
+
+
+def test_search_asks_as_the_search_command_does(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    """A question may have another prefix than a passage, and the embedder may be away."""
+    pipeline.upsert(document("d1", "how relays work"), document("d2", "how sinks work"))
+    pipeline.run()
+    vars(system)["embedder"] = PrefixedEmbedder(TestEmbedder(), query="how ")  # type: ignore[arg-type]
+    with browsing(system) as browser:
+        assert "Score 1.000" in words(browser.page("/search?q=relays+work"))
+    vars(system)["embedder"] = FailingEmbedder()
+    with browsing(system) as browser:
+        shown = words(browser.page("/search?q=relays+work"))
+    assert "This console cannot search the embedder does not answer: connection refused" in shown
 
 
 def test_sinks_show_their_states(browser: Browser, pipeline: Pipeline) -> None:
