@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import Engine, insert, text
 
+from operations.retention.purge import purge
 from operations.web.console.live import Sampler
 from producer.processing.embed.port import EmbedderUnavailable
 from producer.processing.embed.prefixes import PrefixedEmbedder
@@ -263,6 +264,18 @@ def test_search_asks_as_the_search_command_does(pipeline: Pipeline, system: Cons
     with browsing(system) as browser:
         shown = words(browser.page("/search?q=relays+work"))
     assert "This console cannot search the embedder does not answer: connection refused" in shown
+
+
+def test_purged_document_can_be_opened(browser: Browser, pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d1", "text", file=b"x"))
+    pipeline.run()
+    pipeline.delete("d1")
+    pipeline.run()
+    with pipeline.engine.begin() as connection:
+        assert purge(connection, ["d1"]) == ["d1"]
+    assert '<a href="/document?id=d1">(purged)</a>' in browser.page("/documents?state=deleted")
+    shown = words(browser.page("/document?id=d1"))
+    assert shown.startswith("(purged) It was deleted, and its title, labels, chunks and files are removed.")
 
 
 def test_sinks_show_their_states(browser: Browser, pipeline: Pipeline) -> None:
