@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -81,6 +82,27 @@ def test_health_says_what_waits_and_what_needs_a_person(pipeline: Pipeline, syst
     assert "A document has waited for milvus for" in shown
     assert "Dead letters that need a person: 1." in shown
     assert "No “rag-outbox run” works on this data folder" in shown
+
+
+def test_health_shows_the_task_queue(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    pipeline.upsert(document("d1", "text"))
+    common = {"task_type": "embed", "doc_id": "d1", "available_at": datetime(2026, 1, 1)}
+    rows = [
+        common | {"task_id": f"{status}{number}", "status": status}
+        for status, count in (("queued", 3), ("running", 2), ("failed", 1), ("superseded", 9))
+        for number in range(count)
+    ]
+    with pipeline.engine.begin() as connection:
+        connection.execute(insert(processing_tasks), rows)
+    with browsing(system) as browser:
+        page = browser.page("/")
+    shown = words(page)
+    assert re.search(r"tasks 5 [0-9.]+ d – 1 outbox 1", shown), "stage: waiting, oldest, rate, failed"
+    assert "Tasks: queued 3 · running 2 · failed 1" in shown
+    assert "The oldest queued task has waited for" in shown
+    assert "Failed tasks: 1." in shown
+    assert "docs/processing.md" in shown
+    assert "milvus 1, minio 1, tasks 5" in shown, "the newest values of the chart"
 
 
 def test_health_of_a_system_in_step_is_current(pipeline: Pipeline, system: ConsoleSystem) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,16 @@ def test_backlog_that_shrinks_is_no_alarm_however_old() -> None:
     assert levels(Looked(*still))["publishing"] == "critical"
     assert levels(Looked(*still))["sink_age"] == "warning"
     assert conditions.judge(Looked(*still))[-1].level == "ok", "the most urgent first"
+
+
+def test_tasks_are_judged_only_where_the_queue_is_used() -> None:
+    def found(age: float, **tasks: int) -> dict[str, str]:
+        sample = Sample(time.time(), replace(backlog(), tasks=tasks, oldest_task_age_seconds=age))
+        return {name: level for name, level in levels(Looked(sample)).items() if "tasks" in name}
+
+    assert found(0.0, queued=0, running=0, failed=0) == {}
+    assert found(1.0, queued=1) == {"tasks": "ok", "failed_tasks": "ok"}
+    assert found(301.0, queued=1, failed=2) == {"tasks": "warning", "failed_tasks": "warning"}
 
 
 def test_old_numbers_are_no_good_news() -> None:

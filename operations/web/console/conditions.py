@@ -13,6 +13,7 @@ from operations.web.console.live import Rates, Sample, Sampler
 
 PUBLISH_SECONDS = 60.0
 APPLY_SECONDS = 300.0
+TASK_SECONDS = 300.0
 LAG_OFFSETS = 20_000
 OLD_ROW_VERSIONS = 100_000
 STALE_SECONDS = 20.0  # a look that takes so long hangs, and the numbers are those before it
@@ -25,7 +26,7 @@ _ORDER = (CRITICAL, WARNING, OK)
 class Condition:
     """`name` is the key of its texts; `seconds` is an age that the template formats; `link` is a page that shows more.
 
-    `runbook` is a page in docs/runbooks.
+    `runbook` is a page in `folder`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Condition:
     values: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     link: str | None = None
+    folder: str = "docs/runbooks"
 
 
 def judge(sampler: Sampler) -> list[Condition]:
@@ -77,12 +79,24 @@ def _judge_backlog(now: Backlog, rates: Rates) -> Iterator[Condition]:
     letters = sum(now.dead_letters.values())
     level = WARNING if letters else OK
     yield Condition("dead_letters", level, "dead-letters-rising", {"n": letters}, link="/dead-letters")
+    yield from _judge_tasks(now)
     if now.unchecked_histories:
         yield Condition("history", WARNING, "unchecked-history", {"n": now.unchecked_histories})
     length = now.history_list_length
     if length is not None:
         level = WARNING if length > OLD_ROW_VERSIONS else OK
         yield Condition("row_versions", level, "history-list-growing", {"n": length})
+
+
+def _judge_tasks(now: Backlog) -> Iterator[Condition]:
+    """Nothing for a system that does not use the queue."""
+    if not any(now.tasks.values()):
+        return
+    queued, failed = now.tasks.get("queued", 0), now.tasks.get("failed", 0)
+    level = WARNING if now.oldest_task_age_seconds > TASK_SECONDS else OK
+    values = {"n": queued}
+    yield Condition("tasks", level, "processing", values, seconds=now.oldest_task_age_seconds, folder="docs")
+    yield Condition("failed_tasks", WARNING if failed else OK, "processing", {"n": failed}, folder="docs")
 
 
 def _judge_groups(groups: Mapping[str, GroupBacklog]) -> Iterator[Condition]:

@@ -136,7 +136,7 @@ class Sampler:
         while not self._stop.is_set():
             try:
                 look()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # the next look may succeed
                 _log.exception("console_look_failed error=%s", type(error).__name__)
             self._stop.wait(self._seconds)
 
@@ -161,19 +161,26 @@ def rates_of(samples: Sequence[Sample]) -> Rates:
     seconds = last.at - first.at
     written = max(0, last.operations - first.operations)
     before, after = waiting(first), waiting(last)
+    del after["tasks"]  # the operation log does not count tasks
     done = {name: max(0.0, (written - (after[name] - before.get(name, 0))) / seconds) for name in after}
     return Rates(written / seconds, done)
 
 
 def waiting(sample: Sample) -> dict[str, int]:
-    """What waits, by stage: events in the outbox, and documents that wait for each sink."""
+    """What waits, by stage: tasks, events in the outbox, and documents that wait for each sink."""
     found = sample.backlog
     if found is None:
         return {}
     return {
         "outbox": found.pending_events,
         **{name: waiting_in(one.documents) for name, one in found.sinks.items()},
+        "tasks": open_tasks(found.tasks),
     }
+
+
+def open_tasks(tasks: Mapping[str, int]) -> int:
+    """A failed task does not wait: it needs a person."""
+    return sum(tasks.get(state, 0) for state in ("queued", "running"))
 
 
 def waiting_in(documents: Mapping[str, int]) -> int:
