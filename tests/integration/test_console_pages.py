@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -14,7 +15,7 @@ from operations.retention.purge import purge
 from operations.web.console.live import Sampler
 from producer.processing.embed.port import EmbedderUnavailable
 from producer.processing.embed.prefixes import PrefixedEmbedder
-from schema.database.tables import operation_logs, processing_tasks
+from schema.database.tables import document_files, operation_logs, processing_tasks
 from schema.object_store.directory import DirectoryStore
 from tests.support.console import Browser, ConsoleSystem, TestEmbedder, browsing, refuse, words
 from tests.support.pipeline import Pipeline, document
@@ -195,15 +196,25 @@ def test_story_of_a_document_has_everything(browser: Browser, pipeline: Pipeline
     pipeline.run()
     pipeline.upsert(document("d1", "the first chunk", "a new one", file=b"original bytes", domain="law"))
     refuse(pipeline.engine, "d1", "milvus said no")
-    task = {"task_id": "t1", "task_type": "embed", "doc_id": "d1", "status": "failed", "error_message": "no model"}
+    task = {"task_type": "embed", "doc_id": "d1", "status": "failed", "error_message": "no model", "attempt": 6}
+    earlier = {"task_type": "extract", "doc_id": "d1", "status": "superseded", "created_at": datetime(2026, 1, 1)}
     with pipeline.engine.begin() as connection:
-        connection.execute(insert(processing_tasks).values(task))
+        connection.execute(insert(processing_tasks).values({"task_id": "t1", **task}))
+        connection.execute(insert(processing_tasks).values({"task_id": "t0", **earlier}))
+        connection.execute(insert(document_files), [file_row(kind) for kind in ("table", "image")])
     shown = words(browser.page("/document?id=d1"))
     for part in (
         *("Title of d1 pending", "Version 2", "the first chunk", "a new one", "law"),
         *("rag.document.upserted.v1", "milvus said no", "no model", "updated", "from version 1", "first version"),
+        *("attempt 6", "rag-outbox tasks retry t1", "table application/json", "image application/json"),
     ):
         assert part in shown, part
+    assert 0 < shown.index("embed failed") < shown.index("extract superseded"), "the newest first"
+
+
+def file_row(kind: str) -> dict[str, Any]:
+    facts = {"sha256": "0" * 64, "size_bytes": 1, "content_type": "application/json", "version": 1}
+    return {"object_key": f"processed-data/{kind}", "doc_id": "d1", "kind": kind, **facts}
 
 
 def test_file_is_a_download_and_never_a_page(browser: Browser, pipeline: Pipeline) -> None:

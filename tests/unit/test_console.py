@@ -26,6 +26,7 @@ from schema.database.tables import (
     SINK_STATES,
     SOURCE_TYPES,
     TASK_STATES,
+    TASK_TYPES,
 )
 from schema.failures import Retryable
 from tests.support.waiting import wait_for
@@ -131,6 +132,7 @@ def test_every_value_of_an_enumeration_has_a_text() -> None:
         "document.kind_": FILE_KINDS,
         "operation.": ("INSERT", "UPDATE", "DELETE", "SYNC"),
         "difference.": KINDS,
+        "task.": TASK_TYPES,
     }
     named = {f"{prefix}{one}" for prefix, values in wanted.items() for one in values}
     assert named - english.keys() == set()
