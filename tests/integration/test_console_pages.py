@@ -11,11 +11,12 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import Engine, insert, text
 
+from operations.reconcile.reconcile import reconcile, scope_of
 from operations.retention.purge import purge
 from operations.web.console.live import Sampler
 from producer.processing.embed.port import EmbedderUnavailable
 from producer.processing.embed.prefixes import PrefixedEmbedder
-from schema.database.tables import document_files, operation_logs, processing_tasks
+from schema.database.tables import document_files, operation_logs, processing_tasks, sinks
 from schema.object_store.directory import DirectoryStore
 from tests.support.console import Browser, ConsoleSystem, TestEmbedder, browsing, refuse, words
 from tests.support.pipeline import Pipeline, document
@@ -316,8 +317,40 @@ def test_sinks_show_their_states(browser: Browser, pipeline: Pipeline) -> None:
     pipeline.run()
     pipeline.execute("UPDATE sink_states SET state = 'absent' WHERE doc_id = 'd2' AND sink = 'milvus'")
     shown = words(browser.page("/sinks"))
-    assert "milvus Yes active 50.0 % of 2 1 0 1 0" in shown
+    assert "milvus Yes active Searches use it. 50.0 % of 2 1 0 1 0" in shown
     assert "minio Yes active 100.0 % of 2 2 0 0 0" in shown
+
+
+def test_second_instance_of_milvus_is_shown_with_its_role(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    """While it joins, its documents wait from the start: that is no alarm."""
+    pipeline.upsert(document("d1", "x"))
+    pipeline.run()
+    optional = {"required": False, "takes_vectors": True, "takes_files": False}
+    with pipeline.engine.begin() as connection:
+        connection.execute(insert(sinks), {"name": "milvus-2", "state": "joining", **optional})
+    pipeline.execute(
+        "INSERT INTO sink_states (doc_id, sink, desired_version, state, requested_at)"
+        " VALUES ('d1', 'milvus-2', 1, 'absent', '2026-01-01')"
+    )
+    with browsing(system) as browser:
+        health, shown = words(browser.page("/")), words(browser.page("/sinks"))
+    assert health.startswith("Everything is current")
+    assert "milvus-2 is being filled, and no search or download needs it yet. Documents to go: 1." in health
+    assert "milvus-2 No joining It is being filled" in shown
+    pipeline.execute("UPDATE sinks SET state = 'active' WHERE name = 'milvus-2'")
+    pipeline.execute("UPDATE sink_states SET state = 'failed' WHERE sink = 'milvus-2'")
+    with browsing(system) as browser:
+        shown = words(browser.page("/sinks"))
+    assert "milvus-2 No active No search uses it. It stays current, for a rollback," in shown
+
+
+def test_consistency_says_when_the_last_check_ended(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    pipeline.upsert(document("d1", "x"))
+    pipeline.run()
+    reconcile(system, scope_of(system))
+    pipeline.execute("UPDATE reconcile_reports SET ended_at = '2026-01-31 20:15:00'")
+    with browsing(system) as browser:
+        assert "No differences Ended 2026-01-31 20:15:00 UTC" in words(browser.page("/consistency"))
 
 
 def test_rates_come_from_the_log_and_the_backlog(pipeline: Pipeline, system: ConsoleSystem) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from operations.monitoring.backlog import Backlog, GroupBacklog
-from operations.web.console.live import Rates, Sample, Sampler
+from operations.monitoring.backlog import Backlog, GroupBacklog, SinkBacklog
+from operations.web.console.live import Rates, Sample, Sampler, waiting_in
 
 PUBLISH_SECONDS = 60.0
 APPLY_SECONDS = 300.0
@@ -71,6 +71,11 @@ def _judge_backlog(now: Backlog, rates: Rates) -> Iterator[Condition]:
     level = CRITICAL if stands else OK
     yield Condition("publishing", level, "relay-not-publishing", {"n": now.pending_events}, seconds=waits)
     for name, sink in now.sinks.items():
+        if sink.role == "leaving":
+            continue
+        if sink.role == "joining":
+            yield _judge_joining(name, sink)
+            continue
         level = WARNING if sink.oldest_age_seconds > APPLY_SECONDS else OK
         yield Condition("sink_age", level, "oldest-age-high", {"sink": name}, seconds=sink.oldest_age_seconds)
     failed = now.documents.get("failed", 0)
@@ -86,6 +91,13 @@ def _judge_backlog(now: Backlog, rates: Rates) -> Iterator[Condition]:
     if length is not None:
         level = WARNING if length > OLD_ROW_VERSIONS else OK
         yield Condition("row_versions", level, "history-list-growing", {"n": length})
+
+
+def _judge_joining(name: str, sink: SinkBacklog) -> Condition:
+    """Its age says nothing: every document waits for it since it began to join."""
+    if refused := sink.documents.get("failed", 0):
+        return Condition("sink_joins", WARNING, "rebuild", {"sink": name, "n": refused})
+    return Condition("sink_joins", OK, "rebuild", {"sink": name, "n": waiting_in(sink.documents)})
 
 
 def _judge_tasks(now: Backlog) -> Iterator[Condition]:

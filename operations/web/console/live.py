@@ -125,7 +125,7 @@ class Sampler:
         self._say(_KAFKA, self.kafka_problem or "")
 
     def note_report(self) -> None:
-        """Read the report of reconcile again at the next look: a run has ended."""
+        """Read the report of reconcile again at the next look: a run may have ended."""
         self._report_at = 0.0
 
     def rates(self) -> Rates:
