@@ -27,7 +27,11 @@ def command(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on; 0 takes a free one.")] = 9480,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option("--allowed-host", metavar="NAME", help="The name of a reverse proxy; may be repeated."),
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="The name of a reverse proxy; all then sign in to read. May be repeated.",
+        ),
     ] = None,
     new_token: Annotated[
         bool, typer.Option("--new-token", help="Print a new token with its SHA-256, once, and end.")

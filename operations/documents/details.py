@@ -33,7 +33,7 @@ _FILE = ("kind", "object_key", "content_type", "size_bytes", "sha256", "version"
 _EVENT = ("id", "event_id", "event_type", "aggregate_version", "payload_bytes", "created_at")
 _LETTER = ("stage", "event_id", "aggregate_version", "error", "attempts", "dead_at")
 _OPERATION = ("log_id", "operation_type", "operator", "created_at", "payload")
-_TASK = ("task_id", "task_type", "status", "retry_count", "error_message", "created_at")
+_TASK = ("task_id", "task_type", "status", "attempt", "retry_count", "error_message", "created_at", "completed_at")
 
 
 class NoSuchDocument(OperationError):
@@ -54,6 +54,7 @@ def describe(system: System, doc_id: str, *, chunk_count: int) -> dict[str, Any]
         letters = _columns(outbox_dead_letters, _LETTER, aggregate_id=doc_id).where(in_any_state).limit(_LETTERS)
         newest = operation_logs.c.log_id.desc()
         operations = _columns(operation_logs, _OPERATION, target_id=doc_id).order_by(newest).limit(_OPERATIONS)
+        tasks = _columns(processing_tasks, _TASK, doc_id=doc_id).order_by(processing_tasks.c.created_at.desc())
         return {
             **_facts(row),
             "sinks": {state.sink: {name: _value(state, name) for name in _SINK} for state in states},
@@ -62,7 +63,7 @@ def describe(system: System, doc_id: str, *, chunk_count: int) -> dict[str, Any]
             "events": _rows(connection, _waiting(connection, doc_id, lanes)),
             "dead_letters": _rows(connection, letters),
             "operations": [_shorten_operation(one) for one in _rows(connection, operations)],
-            "tasks": _rows(connection, _columns(processing_tasks, _TASK, doc_id=doc_id).limit(_TASKS)),
+            "tasks": _rows(connection, tasks.limit(_TASKS)),
         }
 
 

@@ -38,6 +38,7 @@ class SinkBacklog:
 
     documents: Mapping[str, int]
     oldest_age_seconds: float
+    role: str = "active"  # or "joining", "leaving"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def read(connection: Connection) -> Backlog:
 
 def _read_sinks(connection: Connection, now: datetime) -> dict[str, SinkBacklog]:
     """A sink that was asked for nothing yet waits for nothing."""
-    names = connection.execute(select(sinks.c.name).order_by(sinks.c.name)).scalars().all()
+    roles = {row.name: row.state for row in connection.execute(select(sinks.c.name, sinks.c.state))}
+    names = sorted(roles)
     state = sink_states.c
     counted = (
         select(state.sink, state.state, func.count(), func.min(state.requested_at))
@@ -114,6 +116,7 @@ def _read_sinks(connection: Connection, now: datetime) -> dict[str, SinkBacklog]
         name: SinkBacklog(
             {one: by_state[one][0] if one in by_state else 0 for one in _WAITING},
             max((_age(now, since) for one, (_, since) in by_state.items() if one != "failed"), default=0.0),
+            roles[name],
         )
         for name, by_state in found.items()
     }

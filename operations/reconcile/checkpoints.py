@@ -1,6 +1,7 @@
 """The table `reconcile_reports`: where an interrupted run continues, and the reports of the last runs."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine, delete, insert, select, update
@@ -54,7 +55,13 @@ class Checkpoint:
 
 def last_report(engine: Engine) -> dict[str, Any] | None:
     """The report of the last run that ended; None if none did."""
-    newest = select(_columns.report).where(_columns.ended_at.is_not(None)).order_by(_columns.id.desc()).limit(1)
+    found = last_run(engine)
+    return None if found is None else found[0]
+
+
+def last_run(engine: Engine) -> tuple[dict[str, Any], datetime] | None:
+    """The report of the last run that ended, and when it ended in UTC; None if none did."""
+    columns = select(_columns.report, _columns.ended_at).where(_columns.ended_at.is_not(None))
     with reading(engine) as connection:
-        found: dict[str, Any] | None = connection.execute(newest).scalar_one_or_none()
-    return found
+        row = connection.execute(columns.order_by(_columns.id.desc()).limit(1)).one_or_none()
+    return None if row is None else (row.report, row.ended_at)

@@ -186,7 +186,7 @@ def test_reading_works_without_scripts(browser: Browser, url: str) -> None:
             assert answer is not None
             assert answer.status == 200
         page.goto("/")
-        assert page.locator("svg.chart path").count() == 3
+        assert page.locator("svg.chart path").count() == 4
         page.goto("/documents")
         assert page.locator("time").first.inner_text().endswith(" UTC")
         page.get_by_label("Title begins with").fill("handbook")

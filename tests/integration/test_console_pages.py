@@ -1,18 +1,24 @@
 """The console's pages on SQLite, Milvus Lite and a directory: what they show, and that they change nothing."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from sqlalchemy import Engine, insert, text
 
+from operations.reconcile.reconcile import reconcile, scope_of
+from operations.retention.purge import purge
 from operations.web.console.live import Sampler
-from schema.database.tables import operation_logs, processing_tasks
+from producer.processing.embed.port import EmbedderUnavailable
+from producer.processing.embed.prefixes import PrefixedEmbedder
+from schema.database.tables import document_files, operation_logs, processing_tasks, sinks
 from schema.object_store.directory import DirectoryStore
-from tests.support.console import Browser, ConsoleSystem, browsing, refuse, words
+from tests.support.console import Browser, ConsoleSystem, TestEmbedder, browsing, refuse, words
 from tests.support.pipeline import Pipeline, document
 from tests.support.written import tables
 
@@ -78,6 +84,27 @@ def test_health_says_what_waits_and_what_needs_a_person(pipeline: Pipeline, syst
     assert "A document has waited for milvus for" in shown
     assert "Dead letters that need a person: 1." in shown
     assert "No “rag-outbox run” works on this data folder" in shown
+
+
+def test_health_shows_the_task_queue(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    pipeline.upsert(document("d1", "text"))
+    common = {"task_type": "embed", "doc_id": "d1", "available_at": datetime(2026, 1, 1)}
+    rows = [
+        common | {"task_id": f"{status}{number}", "status": status}
+        for status, count in (("queued", 3), ("running", 2), ("failed", 1), ("superseded", 9))
+        for number in range(count)
+    ]
+    with pipeline.engine.begin() as connection:
+        connection.execute(insert(processing_tasks), rows)
+    with browsing(system) as browser:
+        page = browser.page("/")
+    shown = words(page)
+    assert re.search(r"tasks 5 [0-9.]+ d – 1 outbox 1", shown), "stage: waiting, oldest, rate, failed"
+    assert "Tasks: queued 3 · running 2 · failed 1" in shown
+    assert "The oldest queued task has waited for" in shown
+    assert "Failed tasks: 1." in shown
+    assert "docs/processing.md" in shown
+    assert "milvus 1, minio 1, tasks 5" in shown, "the newest values of the chart"
 
 
 def test_health_of_a_system_in_step_is_current(pipeline: Pipeline, system: ConsoleSystem) -> None:
@@ -170,15 +197,25 @@ def test_story_of_a_document_has_everything(browser: Browser, pipeline: Pipeline
     pipeline.run()
     pipeline.upsert(document("d1", "the first chunk", "a new one", file=b"original bytes", domain="law"))
     refuse(pipeline.engine, "d1", "milvus said no")
-    task = {"task_id": "t1", "task_type": "embed", "doc_id": "d1", "status": "failed", "error_message": "no model"}
+    task = {"task_type": "embed", "doc_id": "d1", "status": "failed", "error_message": "no model", "attempt": 6}
+    earlier = {"task_type": "extract", "doc_id": "d1", "status": "superseded", "created_at": datetime(2026, 1, 1)}
     with pipeline.engine.begin() as connection:
-        connection.execute(insert(processing_tasks).values(task))
+        connection.execute(insert(processing_tasks).values({"task_id": "t1", **task}))
+        connection.execute(insert(processing_tasks).values({"task_id": "t0", **earlier}))
+        connection.execute(insert(document_files), [file_row(kind) for kind in ("table", "image")])
     shown = words(browser.page("/document?id=d1"))
     for part in (
         *("Title of d1 pending", "Version 2", "the first chunk", "a new one", "law"),
         *("rag.document.upserted.v1", "milvus said no", "no model", "updated", "from version 1", "first version"),
+        *("attempt 6", "rag-outbox tasks retry t1", "table application/json", "image application/json"),
     ):
         assert part in shown, part
+    assert 0 < shown.index("embed failed") < shown.index("extract superseded"), "the newest first"
+
+
+def file_row(kind: str) -> dict[str, Any]:
+    facts = {"sha256": "0" * 64, "size_bytes": 1, "content_type": "application/json", "version": 1}
+    return {"object_key": f"processed-data/{kind}", "doc_id": "d1", "kind": kind, **facts}
 
 
 def test_file_is_a_download_and_never_a_page(browser: Browser, pipeline: Pipeline) -> None:
@@ -245,13 +282,75 @@ def test_search_shows_hits_with_the_document_beside(browser: Browser, pipeline: 
     assert "Nothing found" in browser.page("/search?q=x&tag=none")
 
 
+class FailingEmbedder(TestEmbedder):
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        raise EmbedderUnavailable("the embedder does not answer: connection refused")
+
+
+def test_search_asks_as_the_search_command_does(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    """A question may have another prefix than a passage, and the embedder may be away."""
+    pipeline.upsert(document("d1", "how relays work"), document("d2", "how sinks work"))
+    pipeline.run()
+    vars(system)["embedder"] = PrefixedEmbedder(TestEmbedder(), query="how ")  # type: ignore[arg-type]
+    with browsing(system) as browser:
+        assert "Score 1.000" in words(browser.page("/search?q=relays+work"))
+    vars(system)["embedder"] = FailingEmbedder()
+    with browsing(system) as browser:
+        shown = words(browser.page("/search?q=relays+work"))
+    assert "This console cannot search the embedder does not answer: connection refused" in shown
+
+
+def test_purged_document_can_be_opened(browser: Browser, pipeline: Pipeline) -> None:
+    pipeline.upsert(document("d1", "text", file=b"x"))
+    pipeline.run()
+    pipeline.delete("d1")
+    pipeline.run()
+    with pipeline.engine.begin() as connection:
+        assert purge(connection, ["d1"]) == ["d1"]
+    assert '<a href="/document?id=d1">(purged)</a>' in browser.page("/documents?state=deleted")
+    shown = words(browser.page("/document?id=d1"))
+    assert shown.startswith("(purged) It was deleted, and its title, labels, chunks and files are removed.")
+
+
 def test_sinks_show_their_states(browser: Browser, pipeline: Pipeline) -> None:
     pipeline.upsert(document("d1", "x"), document("d2", "x"))
     pipeline.run()
     pipeline.execute("UPDATE sink_states SET state = 'absent' WHERE doc_id = 'd2' AND sink = 'milvus'")
     shown = words(browser.page("/sinks"))
-    assert "milvus Yes active 50.0 % of 2 1 0 1 0" in shown
+    assert "milvus Yes active Searches use it. 50.0 % of 2 1 0 1 0" in shown
     assert "minio Yes active 100.0 % of 2 2 0 0 0" in shown
+
+
+def test_second_instance_of_milvus_is_shown_with_its_role(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    """While it joins, its documents wait from the start: that is no alarm."""
+    pipeline.upsert(document("d1", "x"))
+    pipeline.run()
+    optional = {"required": False, "takes_vectors": True, "takes_files": False}
+    with pipeline.engine.begin() as connection:
+        connection.execute(insert(sinks), {"name": "milvus-2", "state": "joining", **optional})
+    pipeline.execute(
+        "INSERT INTO sink_states (doc_id, sink, desired_version, state, requested_at)"
+        " VALUES ('d1', 'milvus-2', 1, 'absent', '2026-01-01')"
+    )
+    with browsing(system) as browser:
+        health, shown = words(browser.page("/")), words(browser.page("/sinks"))
+    assert health.startswith("Everything is current")
+    assert "milvus-2 is being filled, and no search or download needs it yet. Documents to go: 1." in health
+    assert "milvus-2 No joining It is being filled" in shown
+    pipeline.execute("UPDATE sinks SET state = 'active' WHERE name = 'milvus-2'")
+    pipeline.execute("UPDATE sink_states SET state = 'failed' WHERE sink = 'milvus-2'")
+    with browsing(system) as browser:
+        shown = words(browser.page("/sinks"))
+    assert "milvus-2 No active No search uses it. It stays current, for a rollback," in shown
+
+
+def test_consistency_says_when_the_last_check_ended(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    pipeline.upsert(document("d1", "x"))
+    pipeline.run()
+    reconcile(system, scope_of(system))
+    pipeline.execute("UPDATE reconcile_reports SET ended_at = '2026-01-31 20:15:00'")
+    with browsing(system) as browser:
+        assert "No differences Ended 2026-01-31 20:15:00 UTC" in words(browser.page("/consistency"))
 
 
 def test_rates_come_from_the_log_and_the_backlog(pipeline: Pipeline, system: ConsoleSystem) -> None:

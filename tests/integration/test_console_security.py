@@ -171,6 +171,7 @@ def test_names_of_this_machine_are_known(browser: Browser, host: str) -> None:
         (Access(False), {"host": "127.0.0.1:9480"}),
         (Access(False), {"host": "console.example"}),
         (Access(True, {"console.example"}), {"host": "console.example"}),
+        (Access(True, {"console.example"}), {"host": "127.0.0.1:9480"}),
         (Access(True), {"x-forwarded-for": "10.0.0.1"}),
         (Access(True), {"forwarded": "for=10.0.0.1"}),
     ],

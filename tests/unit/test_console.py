@@ -3,18 +3,33 @@
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from operations.monitoring.backlog import Backlog, GroupBacklog, SinkBacklog
+from operations.reconcile.difference import KINDS
 from operations.settings import Settings
 from operations.web.console import access, chart, conditions, processes, sessions, texts
 from operations.web.console.live import Sample, Sampler, rates_of
 from operations.web.console.rendering import format_age
 from operations.wiring import System
+from schema.database.tables import (
+    DOCUMENT_STATES,
+    FILE_KINDS,
+    LETTER_STATES,
+    SINK_ROLES,
+    SINK_STATES,
+    SOURCE_TYPES,
+    TASK_STATES,
+    TASK_TYPES,
+)
 from schema.failures import Retryable
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.unit
 
@@ -107,13 +122,30 @@ def test_every_text_that_a_page_uses_exists_and_is_used() -> None:
     assert [key for key in english if not key.startswith(built) and key not in source] == []
 
 
+def test_every_value_of_an_enumeration_has_a_text() -> None:
+    """A page that names one without a text would fail for every document that has it."""
+    english = texts.languages()["en"].by_key
+    states = (*DOCUMENT_STATES, "deleted", *SINK_STATES, *SINK_ROLES, *LETTER_STATES, *TASK_STATES)
+    wanted = {
+        "state.": states,
+        "type.": SOURCE_TYPES,
+        "document.kind_": FILE_KINDS,
+        "operation.": ("INSERT", "UPDATE", "DELETE", "SYNC"),
+        "difference.": KINDS,
+        "task.": TASK_TYPES,
+    }
+    named = {f"{prefix}{one}" for prefix, values in wanted.items() for one in values}
+    assert named - english.keys() == set()
+
+
 @pytest.mark.parametrize(
     ("wanted", "accepted", "language"),
     [
         (None, "", "en"),
         (None, "zh-TW,zh;q=0.9,en;q=0.8", "zh-Hant"),
         (None, "zh-HK", "zh-Hant"),
-        (None, "zh-Hant-TW", "en"),
+        (None, "zh-Hant-TW,en;q=0.5", "zh-Hant"),
+        (None, "zh-Hans-CN", "en"),
         (None, "de-AT, en-GB;q=0.9", "en"),
         ("zh-Hant", "en", "zh-Hant"),
         ("../x", "*", "en"),
@@ -181,6 +213,16 @@ def test_backlog_that_shrinks_is_no_alarm_however_old() -> None:
     assert conditions.judge(Looked(*still))[-1].level == "ok", "the most urgent first"
 
 
+def test_tasks_are_judged_only_where_the_queue_is_used() -> None:
+    def found(age: float, **tasks: int) -> dict[str, str]:
+        sample = Sample(time.time(), replace(backlog(), tasks=tasks, oldest_task_age_seconds=age))
+        return {name: level for name, level in levels(Looked(sample)).items() if "tasks" in name}
+
+    assert found(0.0, queued=0, running=0, failed=0) == {}
+    assert found(1.0, queued=1) == {"tasks": "ok", "failed_tasks": "ok"}
+    assert found(301.0, queued=1, failed=2) == {"tasks": "warning", "failed_tasks": "warning"}
+
+
 def test_old_numbers_are_no_good_news() -> None:
     now = time.time()
     assert "stale" not in levels(Looked(Sample(now, backlog())))
@@ -216,6 +258,29 @@ def test_kafka_that_is_away_is_named_and_known_groups_are_forgotten(sqlite: Engi
     assert (sampler.groups, sampler.kafka_problem) == (None, "Kafka: no answer")
     [worst, *_] = conditions.judge(sampler)
     assert (worst.name, worst.level, worst.values) == ("kafka", "critical", {"reason": "Kafka: no answer"})
+
+
+def test_sampler_goes_on_after_a_look_that_failed(sqlite: Engine, tmp_path: Path) -> None:
+    """The names of the groups come from the database, which may be away; anything else would be a bug."""
+    looks: list[int] = []
+
+    class Failing:
+        def read(self) -> dict[str, GroupBacklog]:
+            looks.append(len(looks))
+            if len(looks) == 1:
+                raise OperationalError("SELECT", {}, Exception("gone"))
+            if len(looks) == 2:
+                raise KeyError("group")
+            return {"rag.relays": GroupBacklog({}, len(looks), 0)}
+
+    kafka: Any = Failing()
+    sampler = Sampler(System(Settings(data_dir=tmp_path), sqlite), kafka, seconds=0.01)
+    sampler.start()
+    try:
+        wait_for(lambda: sampler.groups is not None, "a look at Kafka")
+    finally:
+        sampler.stop()
+    assert sampler.kafka_problem is None
 
 
 def test_run_that_is_dead_is_not_shown(tmp_path: Path) -> None:

@@ -35,8 +35,11 @@ class Access:
         return name in _LOCAL_NAMES or name in self.names
 
     def needs_session(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request must be signed in to read: it may come from another machine."""
-        if not self.listens_on_loopback or any(name in headers for name in _PROXY_HEADERS):
+        """Whether a request must be signed in to read: it may come from another machine.
+
+        Some proxies name themselves in no header and ask for 127.0.0.1, so behind one every request must be.
+        """
+        if not self.listens_on_loopback or self.names or any(name in headers for name in _PROXY_HEADERS):
             return True
         return _without_port(headers.get("host", "")) not in _LOCAL_NAMES
 

@@ -1,8 +1,9 @@
 """Lines of the backlog over the last minutes, as paths of an SVG that the template draws. It needs no script."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from operations.web.console.live import KEPT_SECONDS, Sample, waiting
 
@@ -36,10 +37,10 @@ class Chart:
     height: int = HEIGHT
 
 
-def draw(samples: Sequence[Sample]) -> Chart:
-    """A gap is where the database did not answer."""
+def draw(samples: Sequence[Sample], labels: Mapping[str, str] = MappingProxyType({})) -> Chart:
+    """A gap is where the database did not answer. `labels` are the reader's words for some stages."""
     now = samples[-1].at if samples else 0.0
-    values = [(one.at, waiting(one)) for one in samples]
+    values = [(one.at, {labels.get(name, name): n for name, n in waiting(one).items()}) for one in samples]
     names = list(dict.fromkeys(name for _, found in values for name in found))
     top = _round_up(max((count for _, found in values for count in found.values()), default=0))
     lines = [

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from operations.monitoring.backlog import Backlog, GroupBacklog
-from operations.web.console.live import Rates, Sample, Sampler
+from operations.monitoring.backlog import Backlog, GroupBacklog, SinkBacklog
+from operations.web.console.live import Rates, Sample, Sampler, waiting_in
 
 PUBLISH_SECONDS = 60.0
 APPLY_SECONDS = 300.0
+TASK_SECONDS = 300.0
 LAG_OFFSETS = 20_000
 OLD_ROW_VERSIONS = 100_000
 STALE_SECONDS = 20.0  # a look that takes so long hangs, and the numbers are those before it
@@ -25,7 +26,7 @@ _ORDER = (CRITICAL, WARNING, OK)
 class Condition:
     """`name` is the key of its texts; `seconds` is an age that the template formats; `link` is a page that shows more.
 
-    `runbook` is a page in docs/runbooks.
+    `runbook` is a page in `folder`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Condition:
     values: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     link: str | None = None
+    folder: str = "docs/runbooks"
 
 
 def judge(sampler: Sampler) -> list[Condition]:
@@ -69,6 +71,11 @@ def _judge_backlog(now: Backlog, rates: Rates) -> Iterator[Condition]:
     level = CRITICAL if stands else OK
     yield Condition("publishing", level, "relay-not-publishing", {"n": now.pending_events}, seconds=waits)
     for name, sink in now.sinks.items():
+        if sink.role == "leaving":
+            continue
+        if sink.role == "joining":
+            yield _judge_joining(name, sink)
+            continue
         level = WARNING if sink.oldest_age_seconds > APPLY_SECONDS else OK
         yield Condition("sink_age", level, "oldest-age-high", {"sink": name}, seconds=sink.oldest_age_seconds)
     failed = now.documents.get("failed", 0)
@@ -77,12 +84,31 @@ def _judge_backlog(now: Backlog, rates: Rates) -> Iterator[Condition]:
     letters = sum(now.dead_letters.values())
     level = WARNING if letters else OK
     yield Condition("dead_letters", level, "dead-letters-rising", {"n": letters}, link="/dead-letters")
+    yield from _judge_tasks(now)
     if now.unchecked_histories:
         yield Condition("history", WARNING, "unchecked-history", {"n": now.unchecked_histories})
     length = now.history_list_length
     if length is not None:
         level = WARNING if length > OLD_ROW_VERSIONS else OK
         yield Condition("row_versions", level, "history-list-growing", {"n": length})
+
+
+def _judge_joining(name: str, sink: SinkBacklog) -> Condition:
+    """Its age says nothing: every document waits for it since it began to join."""
+    if refused := sink.documents.get("failed", 0):
+        return Condition("sink_joins", WARNING, "rebuild", {"sink": name, "n": refused})
+    return Condition("sink_joins", OK, "rebuild", {"sink": name, "n": waiting_in(sink.documents)})
+
+
+def _judge_tasks(now: Backlog) -> Iterator[Condition]:
+    """Nothing for a system that does not use the queue."""
+    if not any(now.tasks.values()):
+        return
+    queued, failed = now.tasks.get("queued", 0), now.tasks.get("failed", 0)
+    level = WARNING if now.oldest_task_age_seconds > TASK_SECONDS else OK
+    values = {"n": queued}
+    yield Condition("tasks", level, "processing", values, seconds=now.oldest_task_age_seconds, folder="docs")
+    yield Condition("failed_tasks", WARNING if failed else OK, "processing", {"n": failed}, folder="docs")
 
 
 def _judge_groups(groups: Mapping[str, GroupBacklog]) -> Iterator[Condition]:

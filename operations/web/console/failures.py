@@ -36,8 +36,10 @@ def show_failure(request: Asked, error: Exception) -> Response[Any]:
             return page(404, "missing", str(error))
         case UsageError() | SettingsError():
             return page(400, "wrong", str(error))
+        case HTTPException() if error.status_code == 404:
+            return page(404, "missing", request.url.path)
         case HTTPException() if error.status_code < 500:
-            return page(error.status_code, "missing" if error.status_code == 404 else "wrong", str(error.detail))
+            return page(error.status_code, "wrong", str(error.detail))
         case DBAPIError() | PoolTimeout():
             return page(503, "store", describe(error) or "metadata database: no free connection")
     reason = describe(error)

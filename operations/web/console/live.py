@@ -104,7 +104,7 @@ class Sampler:
                 self.report = last_report(self._engine)
                 self._report_at = time.monotonic() + _REPORT_SECONDS
         except (DBAPIError, PoolTimeout) as error:
-            problem = str(getattr(error, "orig", error)).splitlines()[0]
+            problem = _first_line(getattr(error, "orig", None) or error)
             self._samples.append(Sample(now, None, problem=problem))
             self._say(_DATABASE, problem)
         else:
@@ -117,21 +117,27 @@ class Sampler:
         try:
             self.groups = self._kafka.read()
         except Retryable as error:
-            self.groups, self.kafka_problem = None, str(error).splitlines()[0]
+            self.groups, self.kafka_problem = None, _first_line(error)
+        except (DBAPIError, PoolTimeout):
+            return  # it names the sinks; the other thread says that it is away
         else:
             self.kafka_problem = None
         self._say(_KAFKA, self.kafka_problem or "")
 
     def note_report(self) -> None:
-        """Read the report of reconcile again at the next look: a run has ended."""
+        """Read the report of reconcile again at the next look: a run may have ended."""
         self._report_at = 0.0
 
     def rates(self) -> Rates:
         return rates_of(self.samples)
 
     def _repeat(self, look: Callable[[], None]) -> None:
+        """A bug in a look is logged, and the next look is tried: a page must not show old numbers for ever."""
         while not self._stop.is_set():
-            look()
+            try:
+                look()
+            except Exception as error:  # noqa: BLE001  # the next look may succeed
+                _log.exception("console_look_failed error=%s", type(error).__name__)
             self._stop.wait(self._seconds)
 
     def _say(self, source: str, problem: str) -> None:
@@ -139,6 +145,10 @@ class Sampler:
             self._said[source] = problem
             if problem:
                 _log.warning("console_cannot_read source=%s reason=%s", source, problem)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def rates_of(samples: Sequence[Sample]) -> Rates:
@@ -151,19 +161,26 @@ def rates_of(samples: Sequence[Sample]) -> Rates:
     seconds = last.at - first.at
     written = max(0, last.operations - first.operations)
     before, after = waiting(first), waiting(last)
+    del after["tasks"]  # the operation log does not count tasks
     done = {name: max(0.0, (written - (after[name] - before.get(name, 0))) / seconds) for name in after}
     return Rates(written / seconds, done)
 
 
 def waiting(sample: Sample) -> dict[str, int]:
-    """What waits, by stage: events in the outbox, and documents that wait for each sink."""
+    """What waits, by stage: tasks, events in the outbox, and documents that wait for each sink."""
     found = sample.backlog
     if found is None:
         return {}
     return {
         "outbox": found.pending_events,
         **{name: waiting_in(one.documents) for name, one in found.sinks.items()},
+        "tasks": open_tasks(found.tasks),
     }
+
+
+def open_tasks(tasks: Mapping[str, int]) -> int:
+    """A failed task does not wait: it needs a person."""
+    return sum(tasks.get(state, 0) for state in ("queued", "running"))
 
 
 def waiting_in(documents: Mapping[str, int]) -> int:

@@ -100,7 +100,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise OperationError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --port") from error
+        raise OperationError(f"cannot listen on {host} port {port}: {error.strerror}; choose another port") from error
 
 
 def _kafka_of(system: System) -> "KafkaBacklog | None":

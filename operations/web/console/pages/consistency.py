@@ -3,7 +3,7 @@
 from litestar import Response
 from litestar.response import Redirect
 
-from operations.reconcile.checkpoints import last_report
+from operations.reconcile.checkpoints import last_run
 from operations.reconcile.repair import TooMuch
 from operations.web.console.checks import NothingToRepair
 from operations.web.console.failures import FAILURES
@@ -15,7 +15,9 @@ _SHOWN = 10  # documents that a preview names per action
 
 def show_consistency(request: Asked) -> Response[str]:
     console = console_of(request)
-    return render(request, "consistency.html", report=last_report(console.system.engine), check=console.checks.last)
+    console.sampler.note_report()  # Health shows the same one
+    report, ended_at = last_run(console.system.engine) or (None, None)
+    return render(request, "consistency.html", report=report, ended_at=ended_at, check=console.checks.last)
 
 
 def start_check(request: Asked) -> Redirect:

@@ -6,8 +6,8 @@ from typing import Any
 from litestar import Response
 
 from operations.web.console import chart, conditions, processes
-from operations.web.console.live import Sampler, waiting_in
-from operations.web.console.rendering import Asked, console_of, render
+from operations.web.console.live import Sampler, open_tasks, waiting_in
+from operations.web.console.rendering import Asked, console_of, render, texts_of
 
 _UNFINISHED = ("pending", "processing", "failed", "deleting")
 
@@ -19,6 +19,8 @@ def show_health(request: Asked) -> Response[str]:
     samples = sampler.samples
     last = samples[-1] if samples else None
     found = conditions.judge(sampler)
+    words = texts_of(request)
+    labels = {"outbox": words("health.outbox"), "tasks": words("health.tasks")}
     working = processes.of_groups(sampler.groups or {}) if sampler.has_kafka else processes.of_folder(settings.data_dir)
     return render(
         request,
@@ -29,7 +31,9 @@ def show_health(request: Asked) -> Response[str]:
         read_at=None if last is None else datetime.fromtimestamp(last.at, UTC),
         stages=_stages(sampler),
         documents={} if last is None or last.backlog is None else _unfinished(last.backlog.documents),
-        chart=chart.draw(samples),
+        tasks={} if last is None or last.backlog is None else last.backlog.tasks,
+        labels=labels,
+        chart=chart.draw(samples, labels),
         written=sampler.rates().written,
         processes=working,
         has_kafka=sampler.has_kafka,
@@ -38,7 +42,7 @@ def show_health(request: Asked) -> Response[str]:
 
 
 def _stages(sampler: Sampler) -> list[dict[str, Any]]:
-    """The outbox and each sink, from the newest look that the database answered."""
+    """Tasks, the outbox and each sink, from the newest look that the database answered."""
     backlog = next((one.backlog for one in reversed(sampler.samples) if one.backlog is not None), None)
     if backlog is None:
         return []
@@ -60,7 +64,15 @@ def _stages(sampler: Sampler) -> list[dict[str, Any]]:
         }
         for name, one in backlog.sinks.items()
     ]
-    return [outbox, *sinks]
+    waiting = open_tasks(backlog.tasks)
+    tasks = {
+        "name": "tasks",
+        "waiting": waiting,
+        "age": backlog.oldest_task_age_seconds if waiting else None,
+        "failed": backlog.tasks.get("failed", 0),
+        "done": None,
+    }
+    return [tasks, outbox, *sinks]
 
 
 def _unfinished(documents: Any) -> dict[str, int]:

@@ -10,6 +10,7 @@ from operations.settings import SettingsError
 from operations.web.console.pages.fields import read_choice, read_number, read_text
 from operations.web.console.rendering import Asked, console_of, render
 from operations.wiring import System
+from producer.processing.embed.port import EmbedderUnavailable, EmbedError, embed_query
 from schema.database.tables import SOURCE_TYPES
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def show_search(request: Asked) -> Response[str]:
     if question is not None:
         try:
             hits = _search(system, question, labels, limit)
-        except SettingsError as error:
+        except (SettingsError, EmbedError, EmbedderUnavailable) as error:
             problem = str(error)
         if shown is not None and hits:
             try:
@@ -58,7 +59,7 @@ def show_search(request: Asked) -> Response[str]:
 def _search(system: System, question: str, labels: Mapping[str, str | None], limit: int) -> "list[Hit]":
     from retrieval.search import Filters, search
 
-    [vector] = system.require_embedder().embed([question])
+    vector = embed_query(system.require_embedder(), question)
     return search(
         system.engine,
         system.store,

@@ -46,9 +46,10 @@ def choose(wanted: str | None, accepted: str) -> Texts:
     if wanted is not None and wanted in known:
         return known[wanted]
     for tag in re.findall(r"[A-Za-z]+(?:-[A-Za-z0-9]+)*(?=\s*(?:[,;]|$))", accepted[:500]):
-        for candidate in (_SCRIPTS.get(tag.lower(), tag), tag.partition("-")[0]):
+        parts = _SCRIPTS.get(tag.lower(), tag).split("-")
+        for length in range(len(parts), 0, -1):  # zh-Hant-TW, zh-Hant, zh
             for one in known:
-                if one.lower() == candidate.lower():
+                if one.lower() == "-".join(parts[:length]).lower():
                     return known[one]
     return known[DEFAULT]
 
