@@ -60,6 +60,7 @@ def test_two_documents_from_write_to_delete(folder: Folder, here: Here) -> None:
         "sinks": {"milvus": sink, "minio": sink},
         "failed": [],
         "dead_letters": 0,
+        "tasks": {"queued": 0, "running": 0, "failed": 0},
     }
 
     assert folder.succeed("run", "--until-idle") == {"events": 2}
@@ -94,6 +95,7 @@ def test_two_documents_from_write_to_delete(folder: Folder, here: Here) -> None:
         "sinks": {"milvus": applied, "minio": applied},
         "failed": [],
         "dead_letters": 0,
+        "tasks": {"queued": 0, "running": 0, "failed": 0},
     }
 
 

@@ -28,7 +28,10 @@ PLACEHOLDERS = {"DOC_ID": "refused", "ID": "7"}
 LETTER = 7  # the pages show it
 STRAY = "raw-files/pdf/2020/01/02/nobody.pdf"
 UNTIL_SIGTERM = {"relay", "consume", "monitor", "run"}  # these, without --until-idle, run in tests/chaos/
-NOT_RUN: dict[str, str] = {}  # command of a page → why it cannot run here
+NOT_RUN = {  # command of a page → why it cannot run here
+    "rag-outbox backup restore --from s3://rag-backups": "it needs a lost database: tests/chaos/test_restore.py",
+}
+COPY = "s3://rag-backups"  # where the pages copy backups to
 
 
 def blocks(*, on_servers: bool) -> Iterator[Any]:
@@ -57,7 +60,12 @@ def prepared_system(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     stray = folder.path / "objects" / "rag-knowledge-base" / STRAY
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"stray")
+    folder.succeed("backup", "create", "--to", _copy_of(folder))
     return folder
+
+
+def _copy_of(folder: Folder) -> str:
+    return (folder.path.parent / "copy").as_uri()
 
 
 @pytest.fixture
@@ -85,11 +93,11 @@ def is_endless(command: Command) -> bool:
     return command.arguments[0] in UNTIL_SIGTERM and "--until-idle" not in command.arguments
 
 
-def run_block(folder: Folder, here: Here, block: list[Command]) -> None:
+def run_block(folder: Folder, here: Here, block: list[Command], copy: str = COPY) -> None:
     for command in block:
         if is_endless(command) or str(command) in NOT_RUN:
             continue
-        arguments = [PLACEHOLDERS.get(word, word) for word in command.arguments]
+        arguments = [(PLACEHOLDERS | {COPY: copy}).get(word, word) for word in command.arguments]
         outcome = here(folder, *arguments)
         assert (outcome.status, str(command)) == (command.status, str(command)), outcome.out + outcome.err
         if command.reads:
@@ -98,7 +106,7 @@ def run_block(folder: Folder, here: Here, block: list[Command]) -> None:
 
 @pytest.mark.parametrize("block", list(blocks(on_servers=False)))
 def test_commands_of_runbooks_work(block: list[Command], prepared_system: Folder, tmp_path: Path, here: Here) -> None:
-    run_block(Folder.copied(prepared_system, tmp_path / "data"), here, block)
+    run_block(Folder.copied(prepared_system, tmp_path / "data"), here, block, _copy_of(prepared_system))
 
 
 def test_commands_after_a_failover_work(after_failover: System, here: Here) -> None:
