@@ -1,5 +1,6 @@
 """Least privilege in MySQL: each process has its own user of `compose/grants/grants.sql`, and no other right."""
 
+import os
 import re
 import threading
 import uuid
@@ -28,11 +29,12 @@ from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
 from operations.retention.run import policies_of_database, policies_of_store, run_due
 from operations.settings import Settings
+from operations.staging import sweep
 from producer import Writer
 from relays.outbox import SqlOutbox
 from schema.database import dead_letters, revision
 from schema.database.connection import connect, reading
-from schema.database.tables import LANES, system_identity
+from schema.database.tables import LANES, TASK_TYPES, system_identity
 from schema.events.events import FileRecord
 from schema.failures import DeadLetter
 from schema.kafka.names import Names
@@ -44,6 +46,7 @@ from tests.support import kafka, prometheus
 from tests.support.foreign_events import LOST, forge, lose
 from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, applier, chunk, document
 from tests.support.servers import ROOT, Servers
+from tests.support.tasks import upload_text, work
 from tests.support.waiting import wait_for
 from tests.support.written import rows
 
@@ -299,6 +302,19 @@ def test_consumer_user_may_remove_superseded_rows_of_archives(
     run_due(users.consumer, policies_of_store(users.consumer, store, Settings()), threading.Event(), seconds=60)
     assert rows(mysql, "SELECT doc_id, version FROM tidied_documents") == [("d", 2)]
     assert any(map(layout.is_superseded_key, store.keys("processed-data/embeddings/d/")))
+
+
+def test_writer_user_may_work_on_tasks_and_consumer_user_spares_their_files(
+    users: Users, store: DirectoryStore, milvus: MilvusClient
+) -> None:
+    sinks = MilvusSink(milvus, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
+    uploaded = Pipeline(users.writer, store, milvus, Writer(MODEL), *sinks)
+    upload_text(uploaded, "d", "one")
+    staged = [*store.keys(layout.STAGING_PREFIX)]
+    for key in staged:
+        os.utime(store.root / key, (0, 0))
+    assert (len(staged), sweep(users.consumer, store, threading.Event())) == (1, 0)
+    assert work(uploaded) == [(step, "completed") for step in TASK_TYPES]
 
 
 def test_exporter_user_may_read_what_the_dashboards_show(users: Users, tmp_path: Path) -> None:
