@@ -8,17 +8,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, insert, text
 
 from operations.backup import catalogue, keys, manifest
 from operations.backup.create import create
 from operations.backup.database.exclusive import hold_backup_lock
+from operations.backup.database.loading import load_dump
 from operations.backup.database.scratch import scratch_database
 from operations.backup.errors import BackupFailed
 from operations.backup.verify import verify
 from operations.wiring import System
 from producer import Writer
 from schema.database.connection import connect
+from schema.database.tables import embedding_cache
 from schema.object_store.port import ObjectStore
 from tests.support.backups import (
     change_manifest,
@@ -97,6 +99,17 @@ def test_dump_made_during_writes_is_that_of_its_manifest(system: System) -> None
     found = verify(system.settings, system.store, made)
     assert (found.differences, found.notes) == ([], [])
     assert databases(system.engine) == set(), "the scratch database is dropped"
+
+
+def test_dump_leaves_out_the_embedding_cache(system: System) -> None:
+    """It is the largest table, and has vectors of text that a later erase removes."""
+    with system.engine.begin() as connection:
+        connection.execute(insert(embedding_cache).values(cache_key="k", model="m", vector=b"cached" * 1000))
+    made = make_backup(system)
+    assert b"636163686564" not in system.store.read(made.dump.key), "the hex digits of what is cached"
+    with load_dump(system.settings, system.store, made, "restore") as engine:
+        assert rows(engine, "SELECT COUNT(*) FROM embedding_cache") == [(0,)], "and a restore has the table"
+    assert verify(system.settings, system.store, made).differences == []
 
 
 def test_verify_finds_a_flipped_byte_and_a_changed_row(system: System) -> None:

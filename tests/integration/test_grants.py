@@ -23,7 +23,7 @@ from consumers.minio.sink import MinioSink
 from operations import history
 from operations.backup.database.mysql_client import MySQLClient
 from operations.backup.database.mysql_snapshot import take_snapshot
-from operations.backup.database.table_states import TABLES
+from operations.backup.database.table_states import DUMPED
 from operations.monitoring import backlog
 from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
@@ -338,7 +338,7 @@ def test_backup_user_may_make_a_backup_that_is_counted(mysql: Engine, users: Use
         Writer(MODEL).upsert(connection, document("d", "one"))
     client = MySQLClient(users.backup.url, mysql_client)
     with take_snapshot(users.backup) as taken:
-        with client.dump(mysql.url.database or "", TABLES) as output:
+        with client.dump(mysql.url.database or "", DUMPED) as output:
             output.await_snapshot()
             taken.release()
             assert b"INSERT INTO `documents`" in output.read()
@@ -351,7 +351,7 @@ def test_backup_user_may_make_a_backup_that_is_counted(mysql: Engine, users: Use
         connection.execute(text(f"REVOKE LOCK TABLES ON * FROM {user}"))
         connection.execute(text(f"REVOKE REPLICATION CLIENT ON *.* FROM {user}"))
     users.backup.dispose()
-    with take_snapshot(users.backup) as taken, client.dump(mysql.url.database or "", TABLES) as output:
+    with take_snapshot(users.backup) as taken, client.dump(mysql.url.database or "", DUMPED) as output:
         assert taken.unverified == "the user has not the privilege LOCK TABLES"
         assert (taken.server.binlog_position, taken.read_states()) == (0, None)
         assert b"INSERT INTO `documents`" in output.read(), "and it works without them"
