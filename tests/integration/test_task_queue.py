@@ -19,6 +19,8 @@ from producer.processing.tasks.steps import Superseded
 from producer.processing.tasks.task_input import TaskInput, UploadedFile
 from producer.processing.tasks.upload import Upload, upload
 from schema.database.tables import TASK_TYPES
+from schema.object_store.directory import DirectoryStore
+from schema.object_store.port import Readable
 from tests.contracts.object_store import put
 from tests.support.pipeline import Pipeline, document
 from tests.support.tasks import VectorEmbedder, open_steps, upload_text, work
@@ -361,3 +363,20 @@ def test_restore_names_what_open_tasks_lack(pipeline: Pipeline) -> None:
     extracted = list(pipeline.store.keys("temp/task_"))
     pipeline.store.remove(extracted)
     assert lacking() == extracted
+
+
+def test_what_a_step_leaves_is_copied_once_by_backups(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup compares digests, which a bucket has only of objects that were written with them."""
+    digests: dict[str, str | None] = {}
+    put_object = DirectoryStore.put
+
+    def put_and_note(store: DirectoryStore, key: str, content: Readable, **more: Any) -> None:
+        digests[key] = more["sha256"]
+        put_object(store, key, content, **more)
+
+    upload_text(pipeline, "d", "one")
+    monkeypatch.setattr(DirectoryStore, "put", put_and_note)
+    with open_steps(pipeline) as steps:
+        steps.run(claim(pipeline))
+    [key] = pipeline.store.keys("temp/task_")
+    assert digests[key] == pipeline.store.sha256(key)
