@@ -21,7 +21,7 @@ GRANT SELECT ON rag_outbox_revision TO 'rag-writer', 'rag-relay', 'rag-consumer'
 GRANT SELECT ON system_identity TO 'rag-writer', 'rag-relay', 'rag-consumer', 'rag-monitor';
 GRANT SELECT ON sinks TO 'rag-writer', 'rag-relay', 'rag-consumer', 'rag-monitor';
 
--- The writer: `rag-outbox write`, `ingest` and `delete`, and every service that imports `producer` or writes SQL itself.
+-- The writer: `rag-outbox write`, `ingest`, `process` and `delete`, and every service that imports `producer` or writes SQL itself.
 GRANT SELECT, INSERT, UPDATE ON documents TO 'rag-writer'; -- deleted documents stay as rows
 GRANT SELECT, INSERT, UPDATE, DELETE ON chunks TO 'rag-writer';
 GRANT SELECT, INSERT, DELETE ON chunk_tombstones TO 'rag-writer'; -- DELETE: the chunk exists again
@@ -32,6 +32,7 @@ GRANT INSERT, SELECT (log_id, operation_type, target_table, target_id, transacti
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-writer'; -- after a failover: a new history
 GRANT INSERT ON histories TO 'rag-writer';
 GRANT SELECT, INSERT, UPDATE, DELETE ON embedding_cache TO 'rag-writer'; -- only with RAG_OUTBOX_EMBEDDER
+GRANT SELECT, INSERT, UPDATE ON processing_tasks TO 'rag-writer'; -- `ingest --queue`, and `rag-outbox process`
 GRANT SELECT, INSERT ON outbox TO 'rag-writer'; -- SELECT: vectors of pending events, and how many there are
 
 -- The relay: `rag-outbox relay`. Of documents it sees only ids, versions and marks: it checks each new history.
@@ -61,6 +62,8 @@ GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer'; -- INSERT: fil
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
 GRANT INSERT, UPDATE, SELECT (stage, event_id, attempts, dead_at, state) ON outbox_dead_letters
     TO 'rag-consumer'; -- UPDATE: one that died before
+GRANT SELECT (status, staged_key, upload_id) ON processing_tasks
+    TO 'rag-consumer'; -- consume minio: the sweep of staged files spares those of open tasks
 GRANT SELECT, INSERT, UPDATE ON retention_runs TO 'rag-consumer'; -- consume minio: the retention of archives
 GRANT SELECT, INSERT, UPDATE ON tidied_documents TO 'rag-consumer';
 
@@ -73,7 +76,7 @@ GRANT SELECT (id, stage, aggregate_id, aggregate_version, dead_at, state, closed
     UPDATE (state, closed_at, closed_by, closed_reason), DELETE
     ON outbox_dead_letters TO 'rag-monitor'; -- UPDATE: it closes those that are superseded
 GRANT SELECT (log_id, created_at), DELETE ON operation_logs TO 'rag-monitor';
-GRANT SELECT (task_id, status, completed_at, created_at), DELETE ON processing_tasks TO 'rag-monitor';
+GRANT SELECT (task_id, status, available_at, completed_at, created_at), DELETE ON processing_tasks TO 'rag-monitor';
 GRANT UPDATE (title, source_url, business_tag, domain, language, file_size, page_count, oss_key, content_sha256)
     ON documents TO 'rag-monitor'; -- it empties the rows of deleted documents
 GRANT SELECT (marks), UPDATE (state, applied_version, parts_version, parts_applied, attempts, requested_at, last_error,
@@ -89,7 +92,7 @@ GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_histo
 -- The exporter of MySQL's own metrics for Prometheus. It sees no table.
 GRANT PROCESS, REPLICATION CLIENT ON *.* TO 'rag-exporter';
 
--- Backups: `rag-outbox backup create`. It reads every table, and changes none. A restore, and `backup verify`, need all
+-- Backups: `rag-outbox backup create`. It reads every table but the embedding cache, and changes none. A restore, and `backup verify`, need all
 -- rights on databases of their own: GRANT ALL ON `rag\_outbox\_restore\_%`.* and `rag\_outbox\_verify\_%`.*
 GRANT SELECT ON rag_outbox_revision TO 'rag-backup';
 GRANT SELECT ON system_identity TO 'rag-backup';
@@ -104,6 +107,8 @@ GRANT SELECT ON outbox TO 'rag-backup';
 GRANT SELECT ON outbox_dead_letters TO 'rag-backup';
 GRANT SELECT ON processing_tasks TO 'rag-backup';
 GRANT SELECT ON reconcile_reports TO 'rag-backup';
+GRANT SELECT ON retention_runs TO 'rag-backup';
 GRANT SELECT ON sink_states TO 'rag-backup';
+GRANT SELECT ON tidied_documents TO 'rag-backup';
 GRANT LOCK TABLES ON * TO 'rag-backup'; -- optional: without it, a backup does not count its rows
 GRANT REPLICATION CLIENT ON *.* TO 'rag-backup'; -- optional: without it, the position of the binlog is not noted

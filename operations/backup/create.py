@@ -2,12 +2,15 @@
 
 The manifest is written last, so a backup that is interrupted at any step is not taken for a complete one. The objects
 are copied after the snapshot of the dump, so the copy has every object that the dump names, except those that were
-removed in between.
+removed in between. Staged files come first: a consumer that moves one to its place meanwhile leaves one of both to the
+copy. Archives that retention rewrites meanwhile are copied by one more pass.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 import msgspec
 
@@ -24,12 +27,15 @@ from operations.backup.objects.object_list import Sized
 from operations.wiring import System
 from schema.database import revision
 from schema.failures import Retryable
-from schema.object_store import marker
+from schema.object_store import layout, marker
+from schema.object_store.layout import STAGING_PREFIX
 from schema.object_store.port import BucketMissing, ObjectStore
 from schema.ownership import require_own
 
 Phase = Callable[[str], AbstractContextManager[Callable[[int], None]]]
 _SHOWN = 20
+_PASSES = 3  # over all objects
+_HELD = (Outcome.COPIED, Outcome.SKIPPED)
 
 
 @contextmanager
@@ -127,28 +133,60 @@ def _describe(
     )
 
 
+@dataclass
+class _Pass:
+    """One pass over the objects; `is_rewritten`: it missed what retention wrote instead of an object that is gone."""
+
+    copied: int = 0
+    gone: int = 0
+    damaged: list[str] = field(default_factory=list)
+    is_rewritten: bool = False
+
+
 def _copy(source: ObjectStore, target: ObjectStore, made: Manifest, advance: Callable[[int], None]) -> Manifest:
     """Copy the objects, then the dump, then write the manifest. Returns it."""
-    counts = dict.fromkeys(Outcome, 0)
-    damaged: list[str] = []
-
-    def present() -> Iterator[Sized]:
-        wanted = object_list.list_objects(source)
-        for key, size_bytes, outcome in copy.copy_objects(
-            source, target, wanted, replaced_by=made.timestamp, advance=advance
-        ):
-            counts[outcome] += 1
-            if outcome in (Outcome.COPIED, Outcome.SKIPPED):
-                yield key, size_bytes
-            elif outcome is Outcome.DAMAGED and len(damaged) < _SHOWN:
-                damaged.append(key)
-
-    listed = object_list.write_list(target, made.timestamp, present())
+    given: dict[str, Any] = {"replaced_by": made.timestamp, "advance": advance}
+    staged, copied = {}, 0
+    wanted = object_list.list_objects(source, STAGING_PREFIX)
+    for key, size_bytes, outcome in copy.copy_objects(source, target, wanted, prefix=STAGING_PREFIX, **given):
+        copied += outcome is Outcome.COPIED
+        if outcome in _HELD:
+            staged[key] = size_bytes
+    for _ in range(_PASSES):
+        one = _Pass()
+        listed = object_list.write_list(target, made.timestamp, _copy_all(source, target, staged, one, given))
+        copied += one.copied
+        if not one.is_rewritten:
+            break
     dump = made.dump
     copy.copy_verified(
         source, target, dump.key, size_bytes=dump.size_bytes, sha256=dump.sha256, content_type="application/sql"
     )
-    copied = Copied(counts[Outcome.COPIED], counts[Outcome.SKIPPED], counts[Outcome.GONE], damaged)
-    made = msgspec.structs.replace(made, objects=listed, copied=copied)
+    outcome_of_all = Copied(copied, max(0, listed.objects - copied), one.gone, one.damaged)
+    made = msgspec.structs.replace(made, objects=listed, copied=outcome_of_all)
     manifest.write(target, made)
     return made
+
+
+def _copy_all(
+    source: ObjectStore, target: ObjectStore, staged: Mapping[str, int], one: _Pass, given: Mapping[str, Any]
+) -> Iterator[Sized]:
+    """Yields what the target has then, in order; it has the `staged` ones already."""
+    wanted = object_list.merge(object_list.list_objects(source), staged.items())
+    for key, size_bytes, outcome in copy.copy_objects(source, target, wanted, **given):
+        one.copied += outcome is Outcome.COPIED
+        if outcome in _HELD or key in staged:
+            yield key, size_bytes
+        elif outcome is Outcome.GONE:
+            one.gone += 1
+            one.is_rewritten |= _is_of_an_archive(source, key)
+        elif len(one.damaged) < _SHOWN:
+            one.damaged.append(key)
+
+
+def _is_of_an_archive(store: ObjectStore, key: str) -> bool:
+    """Whether an object that is gone belonged to an archive that is still there."""
+    doc_id = layout.doc_id_of(key)
+    if doc_id is None or not key.startswith(layout.ARCHIVES_PREFIX):
+        return False
+    return next(iter(store.keys(layout.embeddings_prefix(doc_id))), None) is not None

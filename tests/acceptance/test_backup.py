@@ -45,7 +45,9 @@ def lose_database(folder: Folder) -> None:
 def test_lost_database_and_lost_folder_are_restored(folder: Folder, tmp_path: Path) -> None:
     place = (tmp_path / "copies").as_uri()
     write(folder, CATS, DOGS)
+    folder.change("INSERT INTO embedding_cache (cache_key, model, vector) VALUES ('k', 'm', 'what is cached')")
     made = folder.succeed("backup", "create", "--to", place)
+    assert b"what is cached" not in (tmp_path / "copies" / made["dump"]["key"]).read_bytes()
     assert (made["copied"]["copied"], made["copied"]["gone"]) == (made["objects"]["objects"], 0)
     assert made["tables"]["documents"]["rows"] == 2
     for arguments in ((), ("--from", place)):
@@ -80,6 +82,7 @@ def test_lost_database_and_lost_folder_are_restored(folder: Folder, tmp_path: Pa
         "no Kafka is set, so no topic tells what was lost",
     ), done
     assert done.facts["copied"] == made["copied"]["copied"]
+    assert folder.sql("SELECT * FROM embedding_cache") == []
     folder.assert_in_step()
     write(folder, *LOST)
     assert contents(folder, "a dog that can whistle")[0] == "The dog has learnt to whistle."

@@ -3,23 +3,29 @@
 import hashlib
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, insert, text
 
 from operations.backup import catalogue, keys, manifest
 from operations.backup.create import create
 from operations.backup.database.exclusive import hold_backup_lock
+from operations.backup.database.loading import load_dump
 from operations.backup.database.scratch import scratch_database
 from operations.backup.errors import BackupFailed
+from operations.backup.objects import object_list
 from operations.backup.verify import verify
 from operations.wiring import System
 from producer import Writer
 from schema.database.connection import connect
+from schema.database.tables import embedding_cache
+from schema.object_store import layout
+from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import ObjectStore
+from tests.contracts.object_store import put
 from tests.support.backups import (
     change_manifest,
     make_backup,
@@ -99,6 +105,17 @@ def test_dump_made_during_writes_is_that_of_its_manifest(system: System) -> None
     assert databases(system.engine) == set(), "the scratch database is dropped"
 
 
+def test_dump_leaves_out_the_embedding_cache(system: System) -> None:
+    """It is the largest table, and has vectors of text that a later erase removes."""
+    with system.engine.begin() as connection:
+        connection.execute(insert(embedding_cache).values(cache_key="k", model="m", vector=b"cached" * 1000))
+    made = make_backup(system)
+    assert b"636163686564" not in system.store.read(made.dump.key), "the hex digits of what is cached"
+    with load_dump(system.settings, system.store, made, "restore") as engine:
+        assert rows(engine, "SELECT COUNT(*) FROM embedding_cache") == [(0,)], "and a restore has the table"
+    assert verify(system.settings, system.store, made).differences == []
+
+
 def test_verify_finds_a_flipped_byte_and_a_changed_row(system: System) -> None:
     first, second = make_backup(system), make_backup(system)
     assert second.timestamp > first.timestamp
@@ -111,6 +128,46 @@ def test_verify_finds_a_flipped_byte_and_a_changed_row(system: System) -> None:
     replace_in_dump(system.store, second.timestamp, b"'Title of d7'", b"'Title of d8'")
     [line] = verify(system.settings, system.store, manifest.read(system.store, second.timestamp)).differences
     assert line.startswith("table documents has other content")
+
+
+class ChangingStore(DirectoryStore):
+    """Changes once, when the first object that `begins` so is copied: those after it are listed by then."""
+
+    begins = ""
+    change: Callable[[], None] | None = None
+
+    def sha256(self, key: str) -> str | None:
+        if key.startswith(self.begins):
+            change, self.change = self.change, None
+            if change is not None:
+                change()
+        return super().sha256(key)
+
+
+@pytest.mark.parametrize("begins", ["temp/", "processed-data/"])
+def test_objects_that_move_while_they_are_copied_are_in_the_copy(system: System, tmp_path: Path, begins: str) -> None:
+    source, target = ChangingStore(system.store.root), DirectoryStore(tmp_path / "copies")  # type: ignore[attr-defined]
+    system.__dict__["store"] = source
+    staged, final = layout.staging_key("0" * 32), "raw-files/pdf/2026/01/31/large.pdf"
+    old = layout.embeddings_key("d", 1, 1)
+    new = layout.rewritten_key(old, "0" * 8)
+    for key in (staged, old, "processed-data/extracted-text/a.txt"):
+        put(source, key, key.encode())
+
+    def move() -> None:
+        """A consumer brings the staged file to its place, and retention rewrites the archive."""
+        for before, after in ((staged, final), (old, new)):
+            put(source, after, before.encode())
+            source.remove([before])
+
+    source.begins, source.change = begins, move
+    made = make_backup(system, target)
+    listed = dict(object_list.read_list(target, made.objects))
+    assert new in listed
+    assert listed.keys() & {staged, final}, "the dump names the staged file"
+    assert verify(system.settings, target, made).differences == []
+    assert made.copied is not None
+    assert (made.copied.copied, made.copied.skipped) == (len(listed), 0)
 
 
 def test_password_is_in_no_argument_and_no_environment(system: System, tmp_path: Path, mysql_client: Path) -> None:

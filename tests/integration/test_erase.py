@@ -190,6 +190,16 @@ def test_secret_is_found_nowhere_in_mysql_and_minio(
         assert limits["sink extra"].startswith("until its refill")
 
 
+def test_cached_vectors_of_its_text_are_named(pipeline: ArchivePipeline) -> None:
+    def cached() -> list[str]:
+        return [one.how_long for one in find_limits(system_of(pipeline)) if one.place.startswith("cached vectors")]
+
+    assert cached() == []
+    pipeline.execute("INSERT INTO embedding_cache (cache_key, model, vector) VALUES ('k', 'm', 'v')")
+    [how_long] = cached()
+    assert how_long.endswith("DELETE FROM embedding_cache removes all")
+
+
 def wait_in_outbox(pipeline: Pipeline) -> None:
     """The sinks hold the version, and the relay that published it died before it removed the row."""
     pipeline.upsert(public("a", "more"))

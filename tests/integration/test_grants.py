@@ -1,5 +1,6 @@
 """Least privilege in MySQL: each process has its own user of `compose/grants/grants.sql`, and no other right."""
 
+import os
 import re
 import threading
 import uuid
@@ -22,17 +23,18 @@ from consumers.minio.sink import MinioSink
 from operations import history
 from operations.backup.database.mysql_client import MySQLClient
 from operations.backup.database.mysql_snapshot import take_snapshot
-from operations.backup.database.table_states import TABLES
+from operations.backup.database.table_states import DUMPED
 from operations.monitoring import backlog
 from operations.monitoring.metrics import BacklogMetrics
 from operations.monitoring.monitor import Monitor
 from operations.retention.run import policies_of_database, policies_of_store, run_due
 from operations.settings import Settings
+from operations.staging import sweep
 from producer import Writer
 from relays.outbox import SqlOutbox
 from schema.database import dead_letters, revision
 from schema.database.connection import connect, reading
-from schema.database.tables import LANES, system_identity
+from schema.database.tables import LANES, TASK_TYPES, system_identity
 from schema.events.events import FileRecord
 from schema.failures import DeadLetter
 from schema.kafka.names import Names
@@ -44,6 +46,7 @@ from tests.support import kafka, prometheus
 from tests.support.foreign_events import LOST, forge, lose
 from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, applier, chunk, document
 from tests.support.servers import ROOT, Servers
+from tests.support.tasks import upload_text, work
 from tests.support.waiting import wait_for
 from tests.support.written import rows
 
@@ -301,6 +304,19 @@ def test_consumer_user_may_remove_superseded_rows_of_archives(
     assert any(map(layout.is_superseded_key, store.keys("processed-data/embeddings/d/")))
 
 
+def test_writer_user_may_work_on_tasks_and_consumer_user_spares_their_files(
+    users: Users, store: DirectoryStore, milvus: MilvusClient
+) -> None:
+    sinks = MilvusSink(milvus, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)
+    uploaded = Pipeline(users.writer, store, milvus, Writer(MODEL), *sinks)
+    upload_text(uploaded, "d", "one")
+    staged = [*store.keys(layout.STAGING_PREFIX)]
+    for key in staged:
+        os.utime(store.root / key, (0, 0))
+    assert (len(staged), sweep(users.consumer, store, threading.Event())) == (1, 0)
+    assert work(uploaded) == [(step, "completed") for step in TASK_TYPES]
+
+
 def test_exporter_user_may_read_what_the_dashboards_show(users: Users, tmp_path: Path) -> None:
     url = users.exporter.url.render_as_string(hide_password=False)
     with prometheus.exporters(tmp_path, url) as jobs:
@@ -322,7 +338,7 @@ def test_backup_user_may_make_a_backup_that_is_counted(mysql: Engine, users: Use
         Writer(MODEL).upsert(connection, document("d", "one"))
     client = MySQLClient(users.backup.url, mysql_client)
     with take_snapshot(users.backup) as taken:
-        with client.dump(mysql.url.database or "", TABLES) as output:
+        with client.dump(mysql.url.database or "", DUMPED) as output:
             output.await_snapshot()
             taken.release()
             assert b"INSERT INTO `documents`" in output.read()
@@ -335,7 +351,7 @@ def test_backup_user_may_make_a_backup_that_is_counted(mysql: Engine, users: Use
         connection.execute(text(f"REVOKE LOCK TABLES ON * FROM {user}"))
         connection.execute(text(f"REVOKE REPLICATION CLIENT ON *.* FROM {user}"))
     users.backup.dispose()
-    with take_snapshot(users.backup) as taken, client.dump(mysql.url.database or "", TABLES) as output:
+    with take_snapshot(users.backup) as taken, client.dump(mysql.url.database or "", DUMPED) as output:
         assert taken.unverified == "the user has not the privilege LOCK TABLES"
         assert (taken.server.binlog_position, taken.read_states()) == (0, None)
         assert b"INSERT INTO `documents`" in output.read(), "and it works without them"

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from operations import staging
+from operations.backup.objects.lacking_files import find_lacking
 from operations.transient_errors import note_transient_errors
 from producer import DocumentFile, InvalidDocument, run
 from producer.processing.tasks import queue
@@ -18,6 +19,9 @@ from producer.processing.tasks.steps import Superseded
 from producer.processing.tasks.task_input import TaskInput, UploadedFile
 from producer.processing.tasks.upload import Upload, upload
 from schema.database.tables import TASK_TYPES
+from schema.object_store.directory import DirectoryStore
+from schema.object_store.port import Readable
+from tests.contracts.object_store import put
 from tests.support.pipeline import Pipeline, document
 from tests.support.tasks import VectorEmbedder, open_steps, upload_text, work
 
@@ -336,3 +340,43 @@ def test_workers_share_the_queue_without_doing_a_task_twice(pipeline: Pipeline) 
             call.result()
     assert (len(claimed), len(set(claimed)), dict(codes)) == (400, 400, {})
     assert pipeline.sql("SELECT DISTINCT status FROM processing_tasks") == [("completed",)]
+
+
+def test_restore_names_what_open_tasks_lack(pipeline: Pipeline) -> None:
+    """In the bucket of the system, staged files are removed after the dump."""
+
+    def lacking() -> list[str]:
+        return [key for _, key in find_lacking(pipeline.engine, pipeline.store)]
+
+    upload_text(pipeline, "d", "one")
+    pipeline.run()
+    [uploaded] = pipeline.sql("SELECT staged_key FROM processing_tasks")[0]
+    assert lacking() == []
+    content = pipeline.store.read(uploaded)
+    pipeline.store.remove([uploaded])
+    assert lacking() == [uploaded]
+    put(pipeline.store, uploaded, content)
+    with open_steps(pipeline) as steps:
+        steps.run(claim(pipeline))
+    pipeline.store.remove([uploaded])
+    assert lacking() == [], "the next step has the text"
+    extracted = list(pipeline.store.keys("temp/task_"))
+    pipeline.store.remove(extracted)
+    assert lacking() == extracted
+
+
+def test_what_a_step_leaves_is_copied_once_by_backups(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup compares digests, which a bucket has only of objects that were written with them."""
+    digests: dict[str, str | None] = {}
+    put_object = DirectoryStore.put
+
+    def put_and_note(store: DirectoryStore, key: str, content: Readable, **more: Any) -> None:
+        digests[key] = more["sha256"]
+        put_object(store, key, content, **more)
+
+    upload_text(pipeline, "d", "one")
+    monkeypatch.setattr(DirectoryStore, "put", put_and_note)
+    with open_steps(pipeline) as steps:
+        steps.run(claim(pipeline))
+    [key] = pipeline.store.keys("temp/task_")
+    assert digests[key] == pipeline.store.sha256(key)

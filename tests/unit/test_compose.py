@@ -35,11 +35,12 @@ USERS = {
     "relay": "rag-relay",
     "consumer-milvus": "rag-consumer",
     "consumer-minio": "rag-consumer",
+    "worker": "rag-writer",
     "monitor": "rag-monitor",
     "reconcile": "rag-owner",
     "backup": "rag-backup",
 }
-SERVING = ("relay", "consumer-milvus", "consumer-minio", "monitor", "reconcile")
+SERVING = ("relay", "consumer-milvus", "consumer-minio", "worker", "monitor", "reconcile")
 
 
 def environment(service: str) -> dict[str, str]:
@@ -70,7 +71,7 @@ STORES = {
     "database": [*USERS],
     "kafka": ["init", "operator", "backup", "relay", "consumer-milvus", "consumer-minio", "monitor", "reconcile"],
     "milvus_lite": ["init", "operator", "backup", "writer", "consumer-milvus", "reconcile"],
-    "objects": ["init", "operator", "backup", "writer", "consumer-milvus", "consumer-minio", "reconcile"],
+    "objects": ["init", "operator", "backup", "writer", "worker", "consumer-milvus", "consumer-minio", "reconcile"],
 }
 
 

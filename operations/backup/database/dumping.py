@@ -9,7 +9,7 @@ from operations.backup import keys
 from operations.backup.database.mysql_client import MySQLClient
 from operations.backup.database.mysql_snapshot import take_snapshot
 from operations.backup.database.sqlite_dump import dumped_file
-from operations.backup.database.table_states import TABLES, read_states
+from operations.backup.database.table_states import DUMPED, read_states
 from operations.backup.errors import BackupFailed
 from operations.backup.manifest import Dump, Server, TableState
 from operations.backup.objects.streams import DigestReader
@@ -57,7 +57,7 @@ def _client(system: System) -> MySQLClient:
 def _dump_mysql(system: System, timestamp: str) -> Dumped:
     key = keys.dump_key(timestamp, "sql")
     with take_snapshot(system.engine) as taken:
-        with _client(system).dump(system.engine.url.database or "", TABLES) as output:
+        with _client(system).dump(system.engine.url.database or "", DUMPED) as output:
             output.await_snapshot()
             taken.release()
             stream = DigestReader(output)

@@ -15,6 +15,7 @@ from operations.backup.manifest import Manifest
 from operations.backup.objects.streams import VerifyingReader
 from operations.settings import PREFIX, Settings
 from schema.database.connection import connect, snapshot
+from schema.database.tables import embedding_cache
 from schema.object_store.port import ObjectMissing, ObjectStore
 
 _PIECE_BYTES = 1024 * 1024
@@ -24,6 +25,8 @@ _SCRATCH_FILE = "metadata.db"
 @contextmanager
 def load_dump(settings: Settings, store: ObjectStore, manifest: Manifest, purpose: str) -> Iterator[Engine]:
     """An engine for a scratch database with the dump's content, removed at the end. Raises BackupUnusable.
+
+    The embedding cache, which no dump has, is empty.
 
     On MySQL it is on the server of the settings; on SQLite a file in the folder of the database.
     """
@@ -36,6 +39,7 @@ def load_dump(settings: Settings, store: ObjectStore, manifest: Manifest, purpos
                 sqlite_dump.load(stream, path)
             engine = connect(f"sqlite:///{path}")
             try:
+                embedding_cache.create(engine, checkfirst=True)
                 yield engine
             finally:
                 engine.dispose()
@@ -45,6 +49,7 @@ def load_dump(settings: Settings, store: ObjectStore, manifest: Manifest, purpos
     with scratch_database(url, purpose) as engine:
         with _open_dump(store, manifest) as stream:
             client.load(stream, engine.url.database or "")
+        embedding_cache.create(engine, checkfirst=True)
         yield engine
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from operations.backup.database.table_states import TABLES, read_states
+from operations.backup.database.table_states import DUMPED, read_states
 from operations.backup.manifest import Server, TableState
 from schema.retry import Backoff, call_with_retry
 
@@ -75,13 +75,13 @@ def take_snapshot(engine: Engine) -> Iterator[Snapshot]:
 
 
 def _lock(holder: Connection) -> str:
-    """Lock all of our tables. Returns why that is impossible; empty when they are locked.
+    """Lock the tables of the dump. Returns why that is impossible; empty when they are locked.
 
     The lock waits for the transactions that wrote to them, so what is committed afterwards is in neither snapshot.
     """
 
     def take() -> None:
-        holder.exec_driver_sql(f"LOCK TABLES {', '.join(f'`{table}` READ' for table in TABLES)}")
+        holder.exec_driver_sql(f"LOCK TABLES {', '.join(f'`{table}` READ' for table in DUMPED)}")
 
     try:
         call_with_retry(

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from operations.backup.errors import BackupUnusable
+from schema.database.tables import embedding_cache
 from schema.object_store.port import Readable
 
 _COPY_BYTES = 1024 * 1024
@@ -29,7 +30,7 @@ def scratch_folder(parent: Path, purpose: str) -> Iterator[Path]:
 
 @contextmanager
 def dumped_file(database: Path) -> Iterator[Path]:
-    """A copy of the database in a temporary folder next to it, which has room for it."""
+    """A copy of the database, without the embedding cache, in a temporary folder next to it, which has room for it."""
     with scratch_folder(database.parent, "dump") as folder:
         copy = folder / "dump.sqlite3"
         uri = f"{database.absolute().as_uri()}?mode=rw"  # an absent file is not made; WAL needs to write
@@ -38,6 +39,9 @@ def dumped_file(database: Path) -> Iterator[Path]:
             closing(sqlite3.connect(copy)) as target,
         ):
             source.backup(target)
+            target.execute(f"DELETE FROM {embedding_cache.name}")
+            target.commit()
+            target.execute("VACUUM")  # else the free pages keep it
             target.execute("PRAGMA journal_mode=DELETE")  # one file, whole
         yield copy
 

@@ -43,9 +43,10 @@ def copy_objects(
     *,
     sources: Mapping[str, str] | None = None,
     replaced_by: str | None = None,
+    prefix: str = "",
     advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Copy]:
-    """Copy `objects`, which are in order, and yield each of them in order.
+    """Copy `objects`, which are in order and begin with `prefix`, and yield each of them in order.
 
     `sources` names other keys of the source for some of them. With `replaced_by`, a timestamp, the target keeps what is
     replaced. Raises Retryable, Permanent, StoreMissing, and OSError.
@@ -57,7 +58,7 @@ def copy_objects(
         return key, *_copy_changing(source, target, from_key, key, size_bytes, held, replaced_by)
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="backup-copy") as pool:
-        for some in bounded(_join(objects, list_objects(target)), _BATCH):
+        for some in bounded(_join(objects, list_objects(target, prefix)), _BATCH):
             for done in pool.map(copy, some):
                 advance(1)
                 yield done

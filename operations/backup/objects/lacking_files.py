@@ -1,12 +1,15 @@
-"""Files that restored documents name and the object store lacks: they were removed since the dump."""
+"""Files that restored documents and open tasks name and the object store lacks: they were removed since the dump."""
 
 from collections.abc import Iterator
 
+import msgspec
 from sqlalchemy import ColumnElement, Engine, and_, or_, select
 
+from producer.processing.tasks import queue
+from producer.processing.tasks.task_input import TaskInput
 from schema.database.connection import reading
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import document_files, sink_states
+from schema.database.tables import TASK_TYPES, document_files, processing_tasks, sink_states
 from schema.object_store.layout import STAGING_PREFIX
 from schema.object_store.port import ObjectStore
 from schema.sinks import MINIO
@@ -19,10 +22,17 @@ _IS_NOT_HELD = or_(_STATE.applied_version.is_(None), _STATE.applied_version < _F
 def find_lacking(engine: Engine, store: ObjectStore) -> Iterator[tuple[str, str]]:
     """The document and the key of each file that is missing or has another size.
 
-    Of files that the sink does not hold yet, small ones are in their event; large ones are staged.
+    Of files that the sink does not hold yet, small ones are in their event; large ones are staged. Open tasks need the
+    uploaded file, or what the steps before left.
     """
     yield from _compare(engine, store, _FILE.object_key, _IS_HELD, "")
-    yield from _compare(engine, store, _FILE.staged_key, _IS_NOT_HELD, STAGING_PREFIX)
+    named = set()
+    for doc_id, key in _compare(engine, store, _FILE.staged_key, _IS_NOT_HELD, STAGING_PREFIX):
+        named.add(key)
+        yield doc_id, key
+    staged = {key for key, _ in store.sizes(STAGING_PREFIX)}
+    for doc_id, keys in _read_tasks(engine):
+        yield from ((doc_id, key) for key in keys if key not in staged and key not in named)
 
 
 def _compare(
@@ -58,3 +68,26 @@ def _read_wanted(
             return
         yield from ((row.wanted, row.doc_id, row.size_bytes) for row in rows)
         after = rows[-1].wanted
+
+
+def _read_tasks(engine: Engine) -> Iterator[tuple[str, list[str]]]:
+    """The document of each open task, and the staged objects that its step reads."""
+    task = processing_tasks.c
+    statement = (
+        select(task.task_id, task.doc_id, task.task_type, task.input_json)
+        .where(task.status.in_(queue.OPEN))
+        .order_by(task.task_id)
+        .limit(IDS_PER_STATEMENT)
+    )
+    after = ""
+    while True:
+        with reading(engine) as connection:
+            rows = connection.execute(statement.where(task.task_id > after)).all()
+        if not rows:
+            return
+        for row in rows:
+            given = msgspec.convert(row.input_json, TaskInput)
+            is_first = row.task_type == TASK_TYPES[0]
+            uploaded = given.file.staged_key if is_first or not given.is_new else ""
+            yield row.doc_id, list(filter(None, (uploaded, given.extracted_key, given.chunks_key, given.vectors_key)))
+        after = rows[-1].task_id

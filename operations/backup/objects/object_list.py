@@ -1,7 +1,9 @@
 """The list of a backup's objects: a line per object, `size<TAB>key`, in the order of the keys."""
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from operations.backup import keys
 from operations.backup.errors import BackupUnusable
@@ -27,9 +29,15 @@ class Compared:
             self.shown.append(f"{key} {what}")
 
 
-def list_objects(store: ObjectStore) -> Iterator[Sized]:
+def list_objects(store: ObjectStore, prefix: str = "") -> Iterator[Sized]:
     """What belongs to a backup, in order."""
-    return ((key, size_bytes) for key, size_bytes in store.sizes("") if keys.is_backed_up(key))
+    return ((key, size_bytes) for key, size_bytes in store.sizes(prefix) if keys.is_backed_up(key))
+
+
+def merge(first: Iterable[Sized], second: Iterable[Sized]) -> Iterator[Sized]:
+    """Two lists that are in order as one; of a key that both have, the object of the first."""
+    merged = heapq.merge(first, second, key=lambda one: _order(one[0]))
+    return (next(same) for _, same in groupby(merged, key=lambda one: one[0]))
 
 
 def write_list(store: ObjectStore, timestamp: str, objects: Iterable[Sized]) -> ObjectList:

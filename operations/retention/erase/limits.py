@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from operations.sinks import names as sink_names
 from operations.wiring import System
+from producer.processing.embed.cache import MOST_AGE
 from schema.database.connection import reading
+from schema.database.tables import embedding_cache
 
 _HOUR_MS = 3_600_000
 UNKNOWN = "unknown: as long as you keep them"
@@ -24,6 +26,7 @@ def find_limits(system: System, lagging: Sequence[str] = ()) -> list[Limit]:
     return [
         *(Limit(f"sink {name}", "until its refill, which `rag-outbox run` or its consumer does") for name in lagging),
         *_of_database(system),
+        *_of_embedding_cache(system),
         *_of_kafka(system),
         Limit("staged files in temp/ of the object store", "at most 24 hours and the hour until the next sweep"),
         Limit("older versions of objects, if the bucket is versioned", "until a rule of the bucket removes them"),
@@ -41,6 +44,14 @@ def _of_database(system: System) -> Iterator[Limit]:
     if has_log:
         how_long = "for ever (binlog_expire_logs_seconds=0)" if not seconds else f"{seconds / 86_400:.1f} days"
         yield Limit("MySQL's binary log", how_long)
+
+
+def _of_embedding_cache(system: System) -> Iterator[Limit]:
+    """Its rows name no document."""
+    with reading(system.engine) as connection:
+        if connection.execute(select(embedding_cache.c.cache_key).limit(1)).first() is not None:
+            days = f"at least {MOST_AGE.days} days after their last use; DELETE FROM embedding_cache removes all"
+            yield Limit("cached vectors of its texts, without the texts", days)
 
 
 def _of_kafka(system: System) -> Iterator[Limit]:

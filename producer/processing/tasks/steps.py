@@ -5,6 +5,7 @@ ends it. Only the last one calls the writer: it replaces file, text and chunks i
 ends its task. So a step that is done twice, by two workers or after a crash, takes effect once.
 """
 
+import hashlib
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,8 +190,9 @@ class Steps:
     def _put(self, task: Task, content: bytes) -> str:
         """The attempt is part of the key: a worker that lost its lease never overwrites the result of another."""
         key = f"{layout.task_prefix(task.upload_id)}{task.task_type}-{task.attempt}.msgpack"
+        digest = hashlib.sha256(content).hexdigest()  # without it, every backup would copy the object again
         self.store.put(
-            key, io.BytesIO(content), size_bytes=len(content), content_type="application/msgpack", sha256=None
+            key, io.BytesIO(content), size_bytes=len(content), content_type="application/msgpack", sha256=digest
         )
         return key
 
