@@ -188,10 +188,20 @@ def retry(engine: Engine, task_ids: Sequence[str]) -> list[str]:
     return queued
 
 
-def count_open(engine: Engine) -> int:
-    """The tasks that are queued or running."""
+def count_open(engine: Engine, task_types: Collection[str] = TASK_TYPES) -> int:
+    """The tasks that are queued or running, and that are of these types or lead to a task of them."""
+    leading = TASK_TYPES[: max(TASK_TYPES.index(one) for one in task_types) + 1]
+    is_open = and_(_tasks.status.in_(OPEN), _tasks.task_type.in_(leading))
     with reading(engine) as connection:
-        return connection.execute(select(func.count()).where(_tasks.status.in_(OPEN))).scalar_one()
+        return connection.execute(select(func.count()).where(is_open)).scalar_one()
+
+
+def find_open(engine: Engine, doc_ids: Sequence[str]) -> dict[str, TaskInput]:
+    """What the open tasks of these documents work on, by doc_id."""
+    is_open = and_(_tasks.doc_id.in_(doc_ids), _tasks.status.in_(OPEN))
+    with reading(engine) as connection:
+        rows = connection.execute(select(_tasks.doc_id, _tasks.input_json).where(is_open)).all()
+    return {row.doc_id: msgspec.convert(row.input_json, TaskInput) for row in rows}
 
 
 def find_needed(connection: Connection, staged_keys: Sequence[str], upload_ids: Sequence[str]) -> set[str]:

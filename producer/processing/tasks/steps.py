@@ -26,7 +26,7 @@ from producer.processing.document_files import describe_left_out, make_image_fil
 from producer.processing.embed.port import Embedder, embed_both
 from producer.processing.errors import ProcessingError
 from producer.processing.extract.extract import FileExtractor
-from producer.processing.extract.port import Extracted
+from producer.processing.extract.port import Extracted, ExtractError
 from producer.processing.tasks import queue
 from producer.processing.tasks.queue import Task
 from producer.processing.tasks.task_input import LABELS, CutChunk, TaskInput, Vectors
@@ -95,7 +95,10 @@ class Steps:
         with tempfile.TemporaryDirectory(prefix="rag-outbox-") as folder:
             path = Path(folder) / (PurePath(file.name).name or f"file.{file.extension}")
             path.write_bytes(self._read(file.staged_key))
-            extracted = self.extractor.extract(path)
+            try:
+                extracted = self.extractor.extract(path)
+            except ExtractError as error:  # the folder is gone when somebody reads its path
+                raise type(error)(Path(file.name), error.reason, offset=error.offset) from error
         if extracted.sha256 != file.sha256:
             raise FileUnusable(f"{file.name}: the staged object {file.staged_key!r} has other bytes than the upload")
         key = self._put(task, msgspec.msgpack.encode(extracted))
