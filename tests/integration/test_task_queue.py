@@ -159,6 +159,19 @@ def test_new_labels_do_not_supersede_an_upload(pipeline: Pipeline) -> None:
     assert pipeline.sql("SELECT title, business_tag, status FROM documents") == [("New", "hr", "completed")]
 
 
+def test_open_tasks_lead_to_later_steps_and_not_to_earlier_ones(pipeline: Pipeline) -> None:
+    upload_text(pipeline, "d", "text")
+    work_only(pipeline, "extract")
+    open_tasks = {step: queue.count_open(pipeline.engine, [step]) for step in TASK_TYPES}
+    assert open_tasks == {"extract": 0, "chunk": 1, "embed": 1, "sync": 1}
+
+
+def test_file_name_of_any_bytes_becomes_a_title(pipeline: Pipeline) -> None:
+    upload_text(pipeline, "d", "text", "caf\udce9\n1.txt")
+    work(pipeline)
+    assert pipeline.sql("SELECT title, status FROM documents") == [("caf\\udce9 1", "pending")]
+
+
 def test_damaged_file_fails_its_task_and_its_document_alone(pipeline: Pipeline) -> None:
     upload_text(pipeline, "bad", b"%PDF-1.7 nothing", "bad.pdf")
     upload_text(pipeline, "good", "text")
@@ -167,7 +180,7 @@ def test_damaged_file_fails_its_task_and_its_document_alone(pipeline: Pipeline) 
     assert state(pipeline, "bad")[1:] == ("failed", None)
     assert state(pipeline, "good")[1:] == ("completed", 1)
     [(task_id, reason)] = pipeline.sql("SELECT task_id, error_message FROM processing_tasks WHERE status = 'failed'")
-    assert "bad.pdf" in reason
+    assert reason.startswith("bad.pdf: ")
     assert queue.retry(pipeline.engine, [task_id, "unknown"]) == [task_id]
     assert state(pipeline, "bad")[1:] == ("processing", None)
     assert work(pipeline) == [("extract", "failed")]
@@ -290,6 +303,8 @@ def test_old_upload_is_staged_again_for_the_writer(pipeline: Pipeline) -> None:
     [
         ({"doc_id": "a/b"}, "doc_id"),
         ({"name": "a.xyz"}, "name"),
+        ({"name": f"{'é' * 127}.md"}, "name"),
+        ({"name": "a\0.md"}, "name"),
         ({"strategy": "best"}, "strategy"),
         ({"title": ""}, "title"),
         ({"business_tag": "x" * 200}, "business_tag"),
