@@ -260,6 +260,14 @@ def test_claim_takes_the_highest_priority_then_the_oldest(pipeline: Pipeline) ->
     assert queue.claim(pipeline.engine, TASK_TYPES, LEASE) is None
 
 
+def test_upload_is_finished_before_a_later_one_begins(pipeline: Pipeline) -> None:
+    for doc_id in ("a", "b"):
+        upload_text(pipeline, doc_id, "text")
+    work(pipeline)
+    ended = pipeline.sql("SELECT doc_id, task_type FROM processing_tasks ORDER BY completed_at")
+    assert [tuple(row) for row in ended] == [(doc_id, step) for doc_id in ("a", "b") for step in TASK_TYPES]
+
+
 def test_sweep_keeps_what_an_open_or_failed_task_needs(pipeline: Pipeline) -> None:
     upload_text(pipeline, "d", "text")
     work(pipeline)
