@@ -9,6 +9,7 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST  := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 RUNTIME := $(VENV)/.runtime-installed
+DEMO    := $(VENV)/.demo-installed
 DEV     := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ DEV     := $(VENV)/.dev-installed
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(RUNTIME) ## show the whole pipeline on this machine, then kill and restart it
+demo: $(DEMO) ## show the whole pipeline on this machine, then kill and restart it
 	$(BIN)/rag-outbox demo
 
 test: $(DEV) ## run all tests; pytest options: ARGS="-k name -x"
@@ -103,6 +104,10 @@ $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/.made
 	$(PIP) install -c constraints.txt -e .
 	@touch $@
 
+$(DEMO): pyproject.toml constraints.txt | $(VENV)/.made
+	$(PIP) install -c constraints.txt -e '.[html,ocr,office,pdf]'
+	@touch $(RUNTIME) $@
+
 $(DEV): pyproject.toml constraints.txt | $(VENV)/.made
 	$(PIP) install -c constraints.txt -e '.[dev]'
-	@touch $(RUNTIME) $@
+	@touch $(RUNTIME) $(DEMO) $@

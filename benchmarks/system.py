@@ -69,7 +69,7 @@ class System:
 
 
 @contextmanager
-def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
+def system(found: dict[str, str], dimension: int = 8, model: str = MODEL) -> Iterator[System]:
     """Its own database, topics and Milvus database, made by `rag-outbox init` and removed at the end.
 
     Messages get the time of the broker.
@@ -85,7 +85,7 @@ def system(found: dict[str, str], dimension: int = 8) -> Iterator[System]:
         f"{PREFIX}DATABASE_URL": url,
         f"{PREFIX}NAMESPACE": name,
         f"{PREFIX}MILVUS_URI": f"{found[f'{PREFIX}MILVUS_URI']}/{name}",
-        f"{PREFIX}EMBEDDING_MODEL": MODEL,
+        f"{PREFIX}EMBEDDING_MODEL": model,
         f"{PREFIX}VECTOR_DIMENSION": str(dimension),
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -133,7 +133,7 @@ def _ask(
             anns_field="vector",
             filter=filters.expression(),
             limit=count,
-            search_params=collection.SEARCH,
+            search_params=collection.search_params(count),
             output_fields=_HIT_FIELDS,
             timeout=_TIMEOUT_SECONDS,
         )

@@ -8,7 +8,8 @@ from schema import limits
 SYSTEM_ID_PROPERTY = "rag_outbox.system_id"  # a property: Milvus Lite keeps no description of a collection
 METRIC = "COSINE"
 HNSW = {"M": 16, "efConstruction": 200}
-SEARCH = {"params": {"nprobe": 64}}  # of an IVF index, whose default of 8 finds too few; other kinds ignore it
+_PROBED_CLUSTERS = 64  # of an IVF index; with the default of 8 it finds too few
+_EXPLORED_NODES = 256  # of an HNSW index; its default is too few among many similar rows of a table
 SPARSE_METRIC = "IP"
 NOT_LOADED_CODES = {101, 201}  # errors of Milvus: a collection, a partition
 
@@ -37,6 +38,11 @@ FIELDS = (
     Field("oss_id", "varchar", limits.OBJECT_KEY_BYTES),
     Field("content", "varchar", limits.CONTENT_BYTES),
 )
+
+
+def search_params(limit: int) -> dict[str, dict[str, int]]:
+    """Of a search for the `limit` nearest rows; an index ignores what belongs to another kind."""
+    return {"params": {"nprobe": _PROBED_CLUSTERS, "ef": max(limit, _EXPLORED_NODES)}}
 
 
 def alias_of(namespace: str) -> str:

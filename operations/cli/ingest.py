@@ -98,7 +98,7 @@ def command(
             with output.progress("Uploading files", len(files)) as bar:
                 enqueue(system, files, labels, done, bar.advance, strategy=strategy, force=force)
             missing.delete(system, gone, done.note_deleted)
-            _show(output, done, found)
+            _show(output, done, found, is_queued=True)
         elif dry_run:
             with output.progress("Reading files", len(files)) as bar:
                 changed = ingesting.plan(system, files, labels, done, bar.advance, options)
@@ -117,7 +117,14 @@ def command(
         raise typer.Exit(1)
 
 
-def _show(output: Output, done: "Ingested", found: "Found", planned: "dict[str, list[str]] | None" = None) -> None:
+def _show(
+    output: Output,
+    done: "Ingested",
+    found: "Found",
+    planned: "dict[str, list[str]] | None" = None,
+    *,
+    is_queued: bool = False,
+) -> None:
     for reason in done.failed:
         output.note(f"failed: {reason}")
     for reason in done.incomplete:
@@ -126,7 +133,7 @@ def _show(output: Output, done: "Ingested", found: "Found", planned: "dict[str, 
         output.note(f"skipped: {reason}")
     if planned is not None:
         lines = [f"Dry run: nothing is changed. {_plan(done, found)}"]
-    elif done.queued:
+    elif is_queued:
         lines = [f"Queued {count(done.queued, 'file')}; {_others(done, found)}"]
     else:
         lines = [f"Wrote {_summary(done, found)}"]

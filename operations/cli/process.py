@@ -25,7 +25,10 @@ def command(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="How many tasks to run at once in this process.")] = 1,
     until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="Stop when no task is queued or running; fail if one failed.")
+        bool,
+        typer.Option(
+            "--until-idle", help="Stop when no task is left that is, or leads to, one of its steps; fail if one failed."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -17,7 +17,8 @@ def command(
         bool,
         typer.Option(
             "--until-idle",
-            help="Stop when all events are applied; fail if a sink refused one or still lacks documents.",
+            help="Stop when all uploaded files are processed and all events applied; fail if a task failed, or a sink "
+            "refused an event or still lacks documents.",
         ),
     ] = False,
     give_up_seconds: Annotated[

@@ -1,7 +1,7 @@
 """`rag-outbox demo`: the whole pipeline on real documents, then a crash drill.
 
-The documents are the descriptions of the installed Python distributions: every machine has them. The demo changes
-nothing outside its folder.
+The documents are the descriptions of the installed Python distributions, which every machine has, and a file per format
+that this package brings. The demo changes nothing outside its folder.
 """
 
 import importlib.metadata
@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 import producer
 from operations import wiring
 from operations.cli.output import Output
-from operations.demo import crash_drill
+from operations.demo import crash_drill, samples
 from operations.errors import OperationError
 from operations.ingest import files as ingest_files
 from operations.ingest import sources
@@ -103,6 +103,11 @@ def _show_all(folder: Path, log: Path, output: Output) -> None:
 def _pipeline(system: System, folder: Path, output: Output) -> None:
     output.heading("2  ingest: extract, chunk, embed, and write one transaction per batch")
     count = _write_descriptions(folder)
+    copied = samples.copy_readable(folder)
+    count += len(copied)
+    for sample in samples.SAMPLES:
+        if sample.missing_extra is not None:
+            output.result({}, f"   left out: {sample.name} needs the extra {sample.missing_extra}")
     ingested = _ingest(system, folder, output)
     _require(ingested.written == count, f"{ingested.written} of {count} documents written: {ingested.failed}")
     output.result({}, f"   {ingested.written} documents with {ingested.chunks} chunks")
@@ -114,6 +119,12 @@ def _pipeline(system: System, folder: Path, output: Output) -> None:
     hits = _search(system, _QUESTION, limit=3)
     _require(bool(hits), "the search found nothing")
     _show(hits, output)
+    for sample in copied:
+        output.result({}, f"   {sample.question!r}")
+        [hit] = _search(system, sample.question, limit=1)
+        expected = sources.doc_id(sources.absolute(folder / sample.name))
+        _require(hit.doc_id == expected, f"{sample.question!r} finds {hit.title!r} and not {sample.name}")
+        _show([hit], output, name=sample.name)
 
 
 def _update_and_delete(system: System, folder: Path, output: Output) -> None:
@@ -217,7 +228,7 @@ def _write_descriptions(folder: Path) -> int:
 def _short_documents(folder: Path) -> list[bytes]:
     """The same texts as JSON lines for `rag-outbox write`: one document per chunk."""
     lines: list[bytes] = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("*.md")):
         for piece in MarkdownHeadings().chunk(extract(path).text):
             document = {
                 "doc_id": f"piece-{len(lines) + 1:05d}",
@@ -235,10 +246,10 @@ def _search(system: System, text: str, *, limit: int) -> list[Hit]:
     return search(system.engine, system.store, system.with_own_collection, vector, limit=limit)
 
 
-def _show(hits: list[Hit], output: Output) -> None:
+def _show(hits: list[Hit], output: Output, name: str | None = None) -> None:
     for hit in hits:
         text = " ".join(hit.content.split())
-        output.result({}, f"   {hit.score:.3f}  {hit.title}: {text[:100]}…")
+        output.result({}, f"   {hit.score:.3f}  {name or hit.title}: {text[:100]}{'…' if len(text) > 100 else ''}")
 
 
 def _make(folder: Path) -> None:

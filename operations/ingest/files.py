@@ -188,9 +188,14 @@ def is_unchanged(row: Any, file: SourceFile, labels: Labels) -> bool:
     kept = labels.or_stored(row)
     if (row.business_tag, row.domain, row.language) != (kept.business_tag, kept.domain, kept.language):
         return False
+    return bool(row.content_sha256 == digest(file))
+
+
+def digest(file: SourceFile) -> str:
+    """The SHA-256 of a file. Raises FileUnusable."""
     try:
         with file.path.open("rb") as stream:
-            return bool(row.content_sha256 == hashlib.file_digest(stream, "sha256").hexdigest())
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise FileUnusable(f"cannot read {file.path}: {error.strerror or error}") from error
 

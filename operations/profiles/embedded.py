@@ -44,7 +44,7 @@ from schema.database import dead_letters, history
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.history import read_identity
-from schema.database.tables import outbox, outbox_dead_letters, sink_states
+from schema.database.tables import outbox, outbox_dead_letters, processing_tasks, sink_states
 from schema.failures import DeadLetter, Retryable
 from schema.outage import Outage
 from schema.retry import call_with_retry
@@ -58,7 +58,7 @@ class AlreadyRunning(OperationError):
 
 
 class NotApplied(OperationError):
-    """Raised when nothing is left to do with `until_idle`, and a sink lacks documents; the message says which.
+    """Raised when nothing is left to do with `until_idle`, and a sink lacks documents, or a file could not be read.
 
     Documents that a sink refused before this run are not named.
     """
@@ -256,14 +256,30 @@ def _read_clock(system: System) -> datetime:
 
 
 def _require_applied(system: System, began: datetime) -> None:
-    """Raise NotApplied if an event became a dead letter since `began`, or a sink lacks a document."""
+    """Raise NotApplied if a task failed or an event became a dead letter since `began`, or a sink lacks a document."""
     with reading(system.engine) as connection:
         lines = [
+            *_describe_failed(connection, began),
             *_describe_refused(connection, began),
             *_describe_lacking(connection, names_in_use(read_identity(connection).sinks)),
         ]
     if lines:
         raise NotApplied(f"not every sink holds its documents: {'; '.join(lines)}")
+
+
+def _describe_failed(connection: Connection, began: datetime) -> list[str]:
+    """The tasks of uploaded files that failed in this run."""
+    task = processing_tasks.c
+    is_new = task.status == "failed", task.completed_at >= began
+    count = connection.execute(select(func.count()).where(*is_new)).scalar_one()
+    columns = select(task.task_type, task.doc_id, task.error_message).where(*is_new)
+    lines = [
+        f"{one.task_type} of {one.doc_id!r} failed: {one.error_message[:_REASON_CHARACTERS]}"
+        for one in connection.execute(columns.order_by(task.completed_at).limit(_REFUSED_SHOWN))
+    ]
+    if count > len(lines):
+        lines.append(f"and {count - len(lines)} more tasks; rag-outbox tasks list shows them")
+    return lines
 
 
 def _describe_refused(connection: Connection, began: datetime) -> list[str]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from operations.demo.samples import SAMPLES, copy_readable
+from producer.processing.extract import formats
 from tests.acceptance.conftest import Here
 from tests.support.commands import Folder, Outcome
 
@@ -44,6 +46,23 @@ def test_demo_shows_the_pipeline_on_real_documents(outcome: Outcome) -> None:
     assert f"{documents} events applied to both stores" in outcome.out
     assert re.search(r"one paragraph added: the event carried 1 of \d+ chunks", outcome.out)
     assert "document deleted: the same search no longer finds it" in outcome.out
+
+
+def test_demo_finds_a_file_of_every_format_by_a_question(outcome: Outcome) -> None:
+    suffixes = {Path(sample.name).suffix for sample in SAMPLES}
+    assert suffixes == {".pdf", ".docx", ".html", ".csv", ".png"}
+    for sample in SAMPLES:
+        found = re.search(
+            rf"^   {re.escape(repr(sample.question))}\n   0\.\d+  {sample.name}: ", outcome.out, re.MULTILINE
+        )
+        assert found is not None, sample
+
+
+def test_demo_leaves_out_formats_whose_extra_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda _: None)
+    assert [sample.name for sample in copy_readable(tmp_path)] == ["mountains.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mountains.csv"]
+    assert {sample.missing_extra for sample in SAMPLES} == {"html", "ocr", "office", "pdf", None}
 
 
 def test_crash_drill_kills_at_work_and_finds_no_difference(outcome: Outcome) -> None:

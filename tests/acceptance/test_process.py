@@ -1,5 +1,6 @@
 """`ingest --queue`, `process`, `tasks` and `run` on one data folder."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,40 @@ def test_queued_file_is_processed_by_process(folder: Folder, uploads: Path) -> N
     again = folder.run("tasks", "retry", "unknown", "--json")
     assert (again.status, again.facts["not_failed"]) == (1, ["unknown"])
     assert folder.succeed("reconcile", "--full")["differences"] == 0
+
+
+def test_file_that_waits_in_the_queue_keeps_its_place(folder: Folder, uploads: Path) -> None:
+    """Another upload of the same file would begin again, and with one per minute never end."""
+    path = uploads / "cats.md"
+    folder.succeed("ingest", str(path))
+    path.write_text("# Cats\n\nThe cat sleeps on the roof.")
+    again = "ingest", str(path), "--queue"
+    assert [folder.succeed(*again)["queued"] for _ in range(2)] == [1, 0]
+    assert folder.succeed(*again, "--business-tag", "pets")["queued"] == 1
+    path.write_text("# Cats\n\nThe cat sleeps on the wall.")
+    said = [folder.run(*again, "--business-tag", "pets").out for _ in range(2)]
+    assert [line.partition(";")[0] for line in said] == ["Queued 1 file", "Queued 0 files"]
+    counts = folder.succeed("tasks", "list")["counts"]["extract"]
+    assert (counts["queued"], counts["superseded"]) == (1, 2)
+
+
+def test_process_of_one_step_ends_although_later_steps_wait(folder: Folder, uploads: Path) -> None:
+    (uploads / "bad.pdf").unlink()
+    (uploads / os.fsdecode(b"caf\xe9.md")).write_text("Coffee.")
+    assert folder.succeed("ingest", str(uploads), "--queue")["queued"] == 2
+    done = folder.run("process", "--only", "extract", "--until-idle", "--json")
+    assert (done.status, done.facts) == (0, {"tasks": {"completed": 2}})
+    assert folder.succeed("tasks", "list")["counts"]["chunk"]["queued"] == 2
+
+
+def test_run_until_idle_fails_with_a_file_that_cannot_be_read(folder: Folder, uploads: Path) -> None:
+    folder.succeed("ingest", str(uploads), "--queue")
+    outcome = folder.run("run", "--until-idle")
+    assert outcome.status == 1
+    assert "extract of 'bad-" in outcome.err
+    assert "failed: bad.pdf: damaged" in outcome.err
+    assert folder.succeed("status")["documents"] == {"completed": 1, "failed": 1}
+    folder.succeed("run", "--until-idle")  # it failed in an earlier run
 
 
 def test_run_processes_queued_files(folder: Folder, uploads: Path) -> None:

@@ -105,6 +105,23 @@ def test_more_is_asked_for_until_enough_hits_are_left(pipeline: Pipeline, monkey
     assert find(pipeline, limit=1, domain="y") == []
 
 
+def test_search_explores_more_of_the_index_than_its_default(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(pipeline, document("d", "one"))
+    asked: list[dict[str, int]] = []
+    ask = pipeline.milvus.search
+
+    def note(alias: str, **options: Any) -> Any:
+        asked.append(options["search_params"]["params"])
+        return ask(alias, **options)
+
+    monkeypatch.setattr(pipeline.milvus, "search", note)
+    for limit in (1, 1_000):
+        assert ids(find(pipeline, limit=limit)) == ["d"]
+    assert [params["ef"] for params in asked] == [256, 1_020]  # Milvus wants at least the limit
+
+
 def test_released_collection_is_loaded_again(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     apply(pipeline, document("d", "one"))
     loads: list[str] = []

@@ -163,6 +163,19 @@ def test_new_labels_do_not_supersede_an_upload(pipeline: Pipeline) -> None:
     assert pipeline.sql("SELECT title, business_tag, status FROM documents") == [("New", "hr", "completed")]
 
 
+def test_open_tasks_lead_to_later_steps_and_not_to_earlier_ones(pipeline: Pipeline) -> None:
+    upload_text(pipeline, "d", "text")
+    work_only(pipeline, "extract")
+    open_tasks = {step: queue.count_open(pipeline.engine, [step]) for step in TASK_TYPES}
+    assert open_tasks == {"extract": 0, "chunk": 1, "embed": 1, "sync": 1}
+
+
+def test_file_name_of_any_bytes_becomes_a_title(pipeline: Pipeline) -> None:
+    upload_text(pipeline, "d", "text", "caf\udce9\n1.txt")
+    work(pipeline)
+    assert pipeline.sql("SELECT title, status FROM documents") == [("caf\\udce9 1", "pending")]
+
+
 def test_damaged_file_fails_its_task_and_its_document_alone(pipeline: Pipeline) -> None:
     upload_text(pipeline, "bad", b"%PDF-1.7 nothing", "bad.pdf")
     upload_text(pipeline, "good", "text")
@@ -251,6 +264,14 @@ def test_claim_takes_the_highest_priority_then_the_oldest(pipeline: Pipeline) ->
     assert queue.claim(pipeline.engine, TASK_TYPES, LEASE) is None
 
 
+def test_upload_is_finished_before_a_later_one_begins(pipeline: Pipeline) -> None:
+    for doc_id in ("a", "b"):
+        upload_text(pipeline, doc_id, "text")
+    work(pipeline)
+    ended = pipeline.sql("SELECT doc_id, task_type FROM processing_tasks ORDER BY completed_at")
+    assert [tuple(row) for row in ended] == [(doc_id, step) for doc_id in ("a", "b") for step in TASK_TYPES]
+
+
 def test_sweep_keeps_what_an_open_or_failed_task_needs(pipeline: Pipeline) -> None:
     upload_text(pipeline, "d", "text")
     work(pipeline)
@@ -294,6 +315,8 @@ def test_old_upload_is_staged_again_for_the_writer(pipeline: Pipeline) -> None:
     [
         ({"doc_id": "a/b"}, "doc_id"),
         ({"name": "a.xyz"}, "name"),
+        ({"name": f"{'é' * 127}.md"}, "name"),
+        ({"name": "a\0.md"}, "name"),
         ({"strategy": "best"}, "strategy"),
         ({"title": ""}, "title"),
         ({"business_tag": "x" * 200}, "business_tag"),

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_every_module_with_a_main_is_a_drill() -> None:
-    assert {"kills", "reconcile"} <= set(drills.find_names())
+    assert {"kills", "reconcile", "tasks"} <= set(drills.find_names())
     assert not {"result", "__main__"} & set(drills.find_names())
 
 

@@ -3,6 +3,7 @@
 import datetime
 import io
 import socket
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -140,6 +141,40 @@ def test_web_page_in_its_own_encoding(extractor: FileExtractor, tmp_path: Path, 
     text = "Für “alle”" if encoding == "cp1252" else "有給休暇"
     (tmp_path / "a.html").write_bytes(f"<html><head>{head}</head><body><p>{text}</p></body></html>".encode(encoding))
     assert extractor.extract(tmp_path / "a.html").text == text
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_embedded_word_file_leaves_an_excel_file_what_it_is(
+    extractor: FileExtractor, tmp_path: Path, method: int
+) -> None:
+    word, excel = write_word(tmp_path / "inner.docx"), write_excel(tmp_path / "a.xlsx", {"Days": DAYS})
+    with zipfile.ZipFile(excel, "a") as archive:
+        archive.write(word, "xl/embeddings/Microsoft_Word_Document.docx", method)
+    assert extractor.extract(excel).source_type == "table"
+
+
+def test_open_document_spreadsheet(extractor: FileExtractor, tmp_path: Path) -> None:
+    office, path = "urn:oasis:names:tc:opendocument:xmlns", tmp_path / "a.ods"
+    rows = "".join(
+        "<table:table-row>"
+        + "".join(
+            f'<table:table-cell office:value-type="string"><text:p>{cell}</text:p></table:table-cell>' for cell in row
+        )
+        + "</table:table-row>"
+        for row in (("Country", "Days"), ("Germany", "thirty"))
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet", zipfile.ZIP_STORED)
+        archive.writestr("META-INF/manifest.xml", "<manifest/>")
+        archive.writestr(
+            "content.xml",
+            f'<office:document-content xmlns:office="{office}:office:1.0" xmlns:table="{office}:table:1.0" '
+            f'xmlns:text="{office}:text:1.0"><office:body><office:spreadsheet>'
+            f'<table:table table:name="Leave">{rows}</table:table>'
+            "</office:spreadsheet></office:body></office:document-content>",
+        )
+    found = extractor.extract(path)
+    assert (found.source_type, found.tables[0].rows) == ("table", (("Country", "Days"), ("Germany", "thirty")))
 
 
 def test_content_wins_over_suffix(extractor: FileExtractor, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _MEMBERS = (  # names of files inside the archive; they are never compressed
     (b"word/document", formats.WORD),
     (b"xl/workbook", formats.EXCEL),
-    (b"opendocument.spreadsheet", formats.ODS),
 )
+_ODS_TYPE = b"application/vnd.oasis.opendocument.spreadsheet"  # the content of the first file, never compressed
+_ZIP_END = b"PK\x05\x06"
 _BOOKS = ("Workbook".encode("utf-16-le"), "Book".encode("utf-16-le"))  # streams of an OLE file
 _SIGNATURES = (
     (b"%PDF-", formats.PDF),
@@ -53,11 +54,21 @@ def _by_signature(raw: bytes, named: Format | None) -> Format | None:
     if named is formats.PDF and b"%PDF-" in raw[:_LEADING_BYTES]:  # as PDF readers allow
         return formats.PDF
     if raw.startswith(_ZIP):
-        return next((each for member, each in _MEMBERS if member in raw), None)
+        names = _directory(raw)
+        found = next((each for member, each in _MEMBERS if member in names), None)
+        return formats.ODS if found is None and _ODS_TYPE in raw[:_LEADING_BYTES] else found
     if raw.startswith(_OLE):
         return _in_ole(raw)
     start = raw[:_LEADING_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return formats.HTML if named is None and start.startswith(_HTML_STARTS) else None
+
+
+def _directory(raw: bytes) -> bytes:
+    """The directory of a zip archive, without the names inside a file that is embedded; all of a damaged archive."""
+    end = raw.rfind(_ZIP_END)
+    size, start = (int.from_bytes(raw[end + at : end + at + 4], "little") for at in (12, 16))
+    is_whole = end >= 0 and raw.startswith(b"PK\x01\x02", start) and start + size <= end
+    return raw[start : start + size] if is_whole else raw
 
 
 def _in_ole(raw: bytes) -> Format | None:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Self
 
 from producer.processing.chunk import headings
@@ -27,6 +27,11 @@ _READ_BYTES = 1024 * 1024
 def is_supported(path: Path) -> bool:
     """Whether files with the suffix of this name are read, if the extra of their format is installed."""
     return path.suffix.lower() in BY_SUFFIX
+
+
+def title_of(path: PurePath) -> str:
+    """A title from the name of a file, for one that has none in it."""
+    return headings.shorten(clean(printable(path.stem))) or "untitled"
 
 
 def extract(path: Path, *, limits: ExtractLimits = DEFAULT_LIMITS) -> Extracted:
@@ -68,7 +73,7 @@ class FileExtractor:
             raise ExtractError(path, str(error)) from error
         if found.title:
             return found
-        return replace(found, title=headings.shorten(clean(printable(path.stem))) or "untitled")
+        return replace(found, title=title_of(path))
 
     def _read(self, raw: bytes, file_format: Format, sha256: str) -> Extracted:
         if file_format.reader is None:

@@ -7,7 +7,7 @@ others are fenced off. A worker that died leaves a lease that ends; the task is 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -45,13 +45,14 @@ class Task:
     version: int  # of the document when the file was uploaded
     priority: int
     input: TaskInput
+    available_at: datetime | None = None  # its place in the queue, which the next step of the upload inherits
 
     @classmethod
     def of(cls, row: Row[Any], attempt: int) -> "Task":
         """Of a row of `processing_tasks`."""
         given = msgspec.convert(row.input_json, TaskInput)
         values = (row.task_id, row.task_type, row.doc_id, row.upload_id, attempt, row.version, row.priority)
-        return cls(*values, given)
+        return cls(*values, given, row.available_at)
 
 
 def add(connection: Connection, doc_id: str, version: int, given: TaskInput, *, priority: int = 0) -> str:
@@ -61,9 +62,12 @@ def add(connection: Connection, doc_id: str, version: int, given: TaskInput, *, 
 
 
 def add_next(connection: Connection, task: Task, task_type: str, given: TaskInput) -> str:
-    """Queue the step after `task` in the transaction that ends it. Returns its id."""
+    """Queue the step after `task` in the transaction that ends it. Returns its id.
+
+    It comes before the steps of later uploads, so that each upload is finished early.
+    """
     following = (task.doc_id, task.upload_id, task.version, task.priority)
-    return _add(connection, uuid.uuid4().hex, task_type, *following, given)
+    return _add(connection, uuid.uuid4().hex, task_type, *following, given, task.available_at)
 
 
 def _add(
@@ -75,7 +79,9 @@ def _add(
     version: int,
     priority: int,
     given: TaskInput,
+    available_at: datetime | None = None,
 ) -> str:
+    place = {} if available_at is None else {"available_at": available_at}
     connection.execute(
         insert(processing_tasks).values(
             task_id=task_id,
@@ -87,6 +93,7 @@ def _add(
             file_sha256=given.file.sha256,
             staged_key=given.file.staged_key,
             input_json=msgspec.to_builtins(given),
+            **place,
         )
     )
     return task_id
@@ -188,10 +195,20 @@ def retry(engine: Engine, task_ids: Sequence[str]) -> list[str]:
     return queued
 
 
-def count_open(engine: Engine) -> int:
-    """The tasks that are queued or running."""
+def count_open(engine: Engine, task_types: Collection[str] = TASK_TYPES) -> int:
+    """The tasks that are queued or running, and that are of these types or lead to a task of them."""
+    leading = TASK_TYPES[: max(TASK_TYPES.index(one) for one in task_types) + 1]
+    is_open = and_(_tasks.status.in_(OPEN), _tasks.task_type.in_(leading))
     with reading(engine) as connection:
-        return connection.execute(select(func.count()).where(_tasks.status.in_(OPEN))).scalar_one()
+        return connection.execute(select(func.count()).where(is_open)).scalar_one()
+
+
+def find_open(engine: Engine, doc_ids: Sequence[str]) -> dict[str, TaskInput]:
+    """What the open tasks of these documents work on, by doc_id."""
+    is_open = and_(_tasks.doc_id.in_(doc_ids), _tasks.status.in_(OPEN))
+    with reading(engine) as connection:
+        rows = connection.execute(select(_tasks.doc_id, _tasks.input_json).where(is_open)).all()
+    return {row.doc_id: msgspec.convert(row.input_json, TaskInput) for row in rows}
 
 
 def find_needed(connection: Connection, staged_keys: Sequence[str], upload_ids: Sequence[str]) -> set[str]:

@@ -98,7 +98,7 @@ class Steps:
             path.write_bytes(self._read(file.staged_key))
             try:
                 extracted = self.extractor.extract(path)
-            except ExtractError as error:  # its path is a temporary one
+            except ExtractError as error:  # the folder is gone when somebody reads its path
                 raise type(error)(Path(file.name), error.reason, offset=error.offset) from error
         if extracted.sha256 != file.sha256:
             raise FileUnusable(f"{file.name}: the staged object {file.staged_key!r} has other bytes than the upload")

@@ -15,15 +15,18 @@ from producer.documents import Document
 from producer.errors import InvalidDocument, Problem
 from producer.files import DocumentFile, file_error
 from producer.processing.chunk.strategies import NAMES
+from producer.processing.extract.extract import title_of
 from producer.processing.extract.formats import BY_SUFFIX
+from producer.processing.extract.port import printable
 from producer.processing.tasks import queue
 from producer.processing.tasks.task_input import LABELS, TaskInput, UploadedFile
 from producer.validation import validate_metadata
 from producer.writer import Writer
-from schema import limits
 from schema.database.history import lock_identity
 from schema.database.tables import documents
 from schema.events.identity import doc_id_error
+
+_NAME_BYTES = 255  # a worker writes a file of this name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ def upload(connection: Connected, writer: Writer, given: Upload) -> str:
     locked = select(documents).where(documents.c.doc_id == given.doc_id).with_for_update()
     row = connection.execute(locked).one_or_none()
     queue.supersede(connection, given.doc_id)
-    file = UploadedFile.of(given.name, given.file)
+    file = UploadedFile.of(printable(given.name), given.file)
     if row is not None and row.deleted_at is None and row.chunk_count is not None:
         replacing = TaskInput(file, labels, given.strategy, row.content_sha256, is_new=False)
         return queue.add(connection, given.doc_id, row.version, replacing, priority=given.priority)
@@ -72,8 +75,8 @@ def upload(connection: Connected, writer: Writer, given: Upload) -> str:
 def _document(given: Upload, labels: dict[str, str], row: Row[Any] | None) -> Document:
     """The document without chunks; labels that the upload leaves out are those of the stored one."""
     stored: dict[str, Any] = {} if row is None or row.deleted_at is not None else row._asdict()
-    title = PurePath(given.name).stem[: limits.TITLE_CHARACTERS]
-    values: dict[str, Any] = {name: stored.get(name) for name in LABELS} | {"title": stored.get("title") or title}
+    title = stored.get("title") or title_of(PurePath(given.name))
+    values: dict[str, Any] = {name: stored.get(name) for name in LABELS} | {"title": title}
     return Document(
         **(values | labels),
         doc_id=given.doc_id,
@@ -89,6 +92,8 @@ def _check(given: Upload, labels: dict[str, str]) -> None:
         problems.append(Problem("doc_id", wrong))
     if PurePath(given.name).suffix.lower() not in BY_SUFFIX:
         problems.append(Problem("name", f"must end in one of {' '.join(sorted(BY_SUFFIX))}, is {given.name!r}"))
+    elif "\0" in given.name or len(printable(given.name).encode()) > _NAME_BYTES:
+        problems.append(Problem("name", f"must have at most {_NAME_BYTES} bytes and no NUL, is {given.name!r}"))
     if given.strategy is not None and given.strategy not in NAMES:
         problems.append(Problem("strategy", f"must be one of {', '.join(NAMES)}, is {given.strategy!r}"))
     if wrong := file_error(given.file):

@@ -67,7 +67,8 @@ class Workers:
         self._reap_at = 0.0
 
     def run(self, stop: threading.Event, *, until_idle: bool = False) -> None:
-        """Work until `stop` is set or, with `until_idle`, until no task is queued or running anywhere.
+        """Work until `stop` is set or, with `until_idle`, until no task is queued or running that is or leads to one of
+        its types.
 
         Steps that do not end in time after `stop` are abandoned: their tasks are queued again.
         """
@@ -100,7 +101,7 @@ class Workers:
                 task = self._retry(self._claim, stop)
                 if task is not None:
                     self._do(steps, task, stop)
-                elif until_idle and not self._retry(lambda: queue.count_open(self._engine), stop):
+                elif until_idle and not self._retry(lambda: queue.count_open(self._engine, self._task_types), stop):
                     return
                 else:
                     stop.wait(_IDLE_SECONDS)
