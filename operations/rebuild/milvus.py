@@ -18,7 +18,7 @@ from operations.rebuild.fill import Watch, describe, fill
 from operations.rebuild.remove import remove
 from operations.rebuild.roles import ANY_NUMBER, MOST_BEHIND, register
 from operations.rebuild.states import Progress
-from operations.rebuild.swap import count_behind, swap_roles
+from operations.rebuild.swap import are_far_apart, count_behind, swap_roles
 from operations.rebuild.verify import compare_collection, repair
 from operations.wiring import System
 from schema.database.connection import reading
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _REPAIRS = 3  # of what the comparison finds
 _EVEN_SECONDS = 10.0  # how long a swap waits until the new instance is not behind the old one in any document
 _PAUSE_SECONDS = 0.2
+_EVENTS_WAIT = (
+    f"events of more than {MOST_BEHIND} documents wait, and the roles are swapped when they are fewer: "
+    "do a relay and consumers of milvus run?"
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def roll_back(system: System, watch: Watch) -> Rebuilt:
         with reading(system.engine) as connection:
             behind = count_behind(connection, serving.name, other.name)
         if behind > MOST_BEHIND:
-            reason = _explain(system, other.name)
+            reason = worker.explain_stillness(system, other.name)
             raise NotPossible(f"{other.name} is behind: {describe(other.name, progress, reason)}; repeat it later")
         return _fill_and_swap(system, serving.name, other.name, watch)
 
@@ -145,21 +149,24 @@ def _fill_and_swap(system: System, old: str, new: str, watch: Watch) -> Rebuilt:
     engine = system.engine
     with worker.refilling(system, new) as work:
 
-        def fill_up() -> Progress:
+        def fill_up(is_blocked: Callable[[], bool] = lambda: False, because: str = "") -> Progress:
             states.add_states(engine, new)
             return fill(
                 new,
                 lambda: states.read_progress(engine, new),
-                lambda _: not states.is_behind(engine, new, old, MOST_BEHIND),
+                lambda _: not states.is_behind(engine, new, old, MOST_BEHIND) and not is_blocked(),
                 work,
-                lambda: _explain(system, new),
+                lambda: worker.explain_stillness(system, new) or because,
                 watch,
             )
+
+        def fill_until_even() -> Progress:
+            return fill_up(lambda: are_far_apart(engine, old, new), _EVENTS_WAIT)
 
         progress = fill_up()
         findings = _verify(system, new, fill_up, watch)
         system.with_milvus(lambda client: wait_for_index(system, client, new))
-        behind = _swap(system, old, new, fill_up)
+        behind = _swap(system, old, new, fill_until_even)
         system.with_milvus(lambda client: serve(system, client, new))
         watch.show(progress)
     options = sinks.read_options(system, new)
@@ -187,8 +194,11 @@ def _verify(system: System, new: str, fill_up: Callable[[], Progress], watch: Wa
     )
 
 
-def _swap(system: System, old: str, new: str, fill_up: Callable[[], Progress]) -> int:
-    """Swap the roles at a moment at which the new instance lacks nothing, or else as little as possible."""
+def _swap(system: System, old: str, new: str, fill_until_even: Callable[[], Progress]) -> int:
+    """Swap the roles at a moment at which the new instance lacks nothing, or else as little as possible.
+
+    Raises Stalled.
+    """
     pause, deadline = threading.Event(), time.monotonic() + _EVEN_SECONDS
     while True:
         with reading(system.engine) as connection:
@@ -198,9 +208,5 @@ def _swap(system: System, old: str, new: str, fill_up: Callable[[], Progress]) -
             lacking = swap_roles(system.engine, old, new, most=most)
             if lacking is not None:
                 return lacking
-            fill_up()
+            fill_until_even()
         pause.wait(_PAUSE_SECONDS)
-
-
-def _explain(system: System, sink: str) -> str:
-    return worker.explain_stillness(system, sink)
