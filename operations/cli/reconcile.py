@@ -33,7 +33,7 @@ def command(
     vectors: Annotated[bool, typer.Option("--vectors", help="Also compare all vectors with the archive.")] = False,
     sink: Annotated[
         list[str] | None,
-        typer.Option("--sink", metavar="SINK", help="Compare this sink; may be repeated. All if left out."),
+        typer.Option("--sink", metavar="SINK", help="Compare this sink; may be repeated. [all that are in use]"),
     ] = None,
     rate: Annotated[float, typer.Option("--rate", min=0, help="At most this many keys per second; 0: no limit.")] = 0,
     stuck_after: Annotated[

@@ -25,8 +25,8 @@ def run_periodically(
 ) -> int:
     """Begin a run at each interval, or after the last one if that takes longer. Returns the number of runs.
 
-    `find_scope` is asked before each run: sinks come and go, and a rebuild lets searches use another instance of
-    Milvus. The first run continues a run that was interrupted. A store that does not answer ends one run, and is no error.
+    `find_scope` is called before each run, because a rebuild changes which instance of Milvus searches use. The first
+    run continues one that was interrupted. A store that does not answer ends one run, and is no error.
     """
     process = Process(system, "reconcile")
     metrics = ReconcileMetrics(process.registry)

@@ -67,6 +67,7 @@ def test_rebuild_moves_to_a_new_collection_and_loses_nothing(folder: Folder) -> 
     assert sinks(folder) == {"milvus-2": (True, "active"), "minio": (True, "active")}
     folder.succeed("run", "--until-idle")
     assert_healthy(folder)
+    assert folder.succeed("reconcile", "--sink", "milvus")["sinks"] == ["milvus-2"], "the one that searches use"
     write(folder, "d1", text="again")
     folder.succeed("run", "--until-idle")
     assert folder.succeed("rebuild", "milvus")["index"]["index_type"] == "FLAT", "the next one has the same index"
