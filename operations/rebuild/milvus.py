@@ -179,9 +179,9 @@ def _verify(system: System, new: str, fill_up: Callable[[], Progress], watch: Wa
         findings = system.with_milvus(lambda client: compare_collection(system, client, new))
         if not findings.total:
             return findings
-        watch.note(f"{new} differs in {findings.total:,} keys; their documents are refilled")
-        if not repair(system, new, findings):
+        if not (refilled := repair(system, new, findings)):
             break
+        watch.note(f"{new} differs from MySQL; refilled again: {refilled:,} documents")
         fill_up()
     else:
         findings = system.with_milvus(lambda client: compare_collection(system, client, new))

@@ -99,6 +99,23 @@ def test_killed_rebuild_does_no_harm_and_continues(folder: Folder) -> None:
     assert sinks(folder).keys() == {"milvus-2", "minio"}
 
 
+def test_rebuild_uses_nothing_of_a_collection_that_is_there(folder: Folder) -> None:
+    write(folder, "kept")
+    folder.succeed("run", "--until-idle")
+    folder.succeed("backup", "create")
+    write(folder, "lost")
+    folder.succeed("run", "--until-idle")
+    folder.succeed("rebuild", "milvus")
+    for path in folder.path.glob("metadata.db*"):
+        path.unlink()
+    assert folder.run("backup", "restore", "--no-wait").status == 0
+    folder.succeed("run", "--until-idle")
+    assert collections(folder) == (["rag_vectors_1", "rag_vectors_2"], "rag_vectors_1")
+    assert folder.succeed("rebuild", "milvus")["serving"] == "milvus-2"
+    assert collections(folder) == (["rag_vectors_2"], "rag_vectors_2")
+    assert folder.succeed("reconcile", "--full", "--sink", "milvus")["differences"] == 0
+
+
 def test_rebuild_needs_run_to_be_stopped(folder: Folder) -> None:
     with folder.start("run"):
         wait_for((folder.path / "run.json").exists, "run to hold the folder")
