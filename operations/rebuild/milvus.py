@@ -59,12 +59,12 @@ def rebuild(system: System, index: dict[str, Any] | None, watch: Watch) -> Rebui
     """
     with worker.exclusive(system):
         if (old := _find_half_removed(system)) is not None:
-            return _finish(system, *old)
+            return _finish(system, *old, index)
         serving, other = _find_instances(system)
         if other is None:
             other = _join(system, serving, index)
         elif other.state == "active":
-            return _finish(system, serving, other)
+            return _finish(system, serving, other, index)
         elif index is not None and sinks.read_options(system, other.name).get("index") != index:
             raise NotPossible(
                 f"{other.name} is being built with another index: continue without --index, or give it up: "
@@ -123,13 +123,21 @@ def _join(system: System, serving: RegisteredSink, index: dict[str, Any] | None)
     return joining
 
 
-def _finish(system: System, serving: RegisteredSink, old: RegisteredSink) -> Rebuilt:
-    """A rebuild whose roles are swapped: the alias may not be moved yet. Raises NotPossible if nothing is left."""
+def _finish(system: System, serving: RegisteredSink, old: RegisteredSink, index: dict[str, Any] | None) -> Rebuilt:
+    """A rebuild whose roles are swapped: the alias may not be moved yet. Raises NotPossible if nothing is left.
+
+    Also if another `index` is asked for: that is the next rebuild.
+    """
     is_moved = system.with_milvus(lambda client: serve(system, client, serving.name))
     if worker.is_embedded(system) or is_moved:
         total = states.read_progress(system.engine, serving.name).total
         options = sinks.read_options(system, serving.name)
-        return _remove_old(system, Rebuilt(serving.name, old.name, total, 0, 0, options))
+        rebuilt = _remove_old(system, Rebuilt(serving.name, old.name, total, 0, 0, options))
+        if index is not None and options.get("index") != index:
+            raise NotPossible(
+                f"this finished an interrupted rebuild, and {serving.name} has another index: run the command again"
+            )
+        return rebuilt
     raise NotPossible(
         f"{serving.name} serves, and {old.name} still exists: "
         f"go back to it with rag-outbox rebuild {MILVUS} --rollback, or remove it with "

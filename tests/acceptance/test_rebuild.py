@@ -92,10 +92,14 @@ def test_killed_rebuild_does_no_harm_and_continues(folder: Folder) -> None:
     assert folder.succeed("rebuild", "milvus")["serving"] == "milvus-2"
     assert collections(folder) == (["rag_vectors_2"], "rag_vectors_2")
     assert_healthy(folder)
-    folder.change(
+    half_removed = (
         "INSERT INTO sinks (name, required, takes_vectors, takes_files, state) VALUES ('milvus', 0, 1, 0, 'leaving')"
     )
+    folder.change(half_removed)
     assert folder.succeed("rebuild", "milvus")["serving"] == "milvus-2", "it finishes the removal of the old one"
+    folder.change(half_removed)
+    other = folder.run("rebuild", "milvus", "--index", "FLAT")
+    assert (other.status, "milvus-2 has another index: run the command again" in other.err) == (1, True)
     assert sinks(folder).keys() == {"milvus-2", "minio"}
 
 
