@@ -58,6 +58,12 @@ def names_in_use(found: Iterable[RegisteredSink]) -> list[str]:
     return [one.name for one in found if one.state != "leaving" and (one.kind != MILVUS or one.is_serving)]
 
 
+def find_serving(system: System) -> RegisteredSink:
+    """The instance of Milvus that searches use."""
+    [serving] = [one for one in read_all(system) if one.is_serving]
+    return serving
+
+
 def require_registered(found: Iterable[RegisteredSink], name: str) -> RegisteredSink:
     """The row of this sink. Raises UnknownSink."""
     by_name = {one.name: one for one in found}

@@ -27,6 +27,7 @@ TYPES: Final = {
     "sparse": DataType.SPARSE_FLOAT_VECTOR,
 }
 _PRIMARY = collection.FIELDS[0]
+_ALIAS_EXISTS = 1602  # Milvus 2.3 keeps the alias of a collection that was dropped
 _UNEXPECTED = 65535  # code of an index parameter that is out of range, among others
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,12 @@ def create(
 def point_alias(client: MilvusClient, alias: str, name: str, system_id: str) -> bool:
     """Let searches find this collection. Returns whether they found another one, or none. Raises OtherSystem."""
     if not exists(client, alias):
-        client.create_alias(name, alias, timeout=TIMEOUT_SECONDS)
+        try:
+            client.create_alias(name, alias, timeout=TIMEOUT_SECONDS)
+        except MilvusException as error:
+            if error.code != _ALIAS_EXISTS:
+                raise
+            client.alter_alias(name, alias, timeout=TIMEOUT_SECONDS)
         return True
     require_own(client, alias, system_id)
     if target_of(client, alias) == name:

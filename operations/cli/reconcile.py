@@ -1,6 +1,7 @@
 """`rag-outbox reconcile`."""
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,7 +33,7 @@ def command(
     vectors: Annotated[bool, typer.Option("--vectors", help="Also compare all vectors with the archive.")] = False,
     sink: Annotated[
         list[str] | None,
-        typer.Option("--sink", metavar="SINK", help="Compare this sink; may be repeated. All if left out."),
+        typer.Option("--sink", metavar="SINK", help="Compare this sink; may be repeated. [all that are in use]"),
     ] = None,
     rate: Annotated[float, typer.Option("--rate", min=0, help="At most this many keys per second; 0: no limit.")] = 0,
     stuck_after: Annotated[
@@ -65,7 +66,8 @@ def command(
     _check(every, wants_repair=wants_repair, acts=yes or force)
     output = Output(json=as_json)
     with wiring.open_system(settings.load()) as system:
-        scope = scope_of(
+        find_scope = partial(
+            scope_of,
             system,
             sink,
             sample=1.0 if sample is None else sample,
@@ -73,12 +75,13 @@ def command(
             vectors=vectors,
             stuck_seconds=stuck_after,
         )
+        scope = find_scope()
         stop = stop_on_signals()
         if every is not None:
             from operations.reconcile.periodically import run_periodically
 
             logging.getLogger("operations").setLevel(logging.INFO)
-            runs = run_periodically(system, scope, every, stop, rate=rate)
+            runs = run_periodically(system, find_scope, every, stop, rate=rate)
             output.result({"runs": runs}, count(runs, "run"))
             return
         with output.progress("Comparing keys", None) as bar:

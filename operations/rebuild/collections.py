@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from consumers.milvus import collection as milvus_collection
 from consumers.milvus.collection import IndexRefused
+from operations import sinks
+from operations.rebuild.errors import NotPossible
 from operations.sinks import milvus_sink
 from operations.wiring import System
 from schema import collection
@@ -24,12 +26,14 @@ def collection_of(system: System, sink: str) -> str:
 def create_collection(
     system: System, client: "MilvusClient", instance: RegisteredSink, index: dict[str, Any] | None
 ) -> None:
-    """Create and load the collection of an instance that is not registered yet. Raises IndexRefused.
+    """Create and load the collection of an instance that is not registered yet. Raises IndexRefused, NotPossible.
 
-    One that an interrupted attempt has left is used, unless it has another index.
+    One that is there already is dropped: an interrupted attempt has left it, or a system from before a restore.
     """
     name, system_id = collection_of(system, instance.name), system.identity.system_id
-    if milvus_collection.exists(client, name) and not _has_index(client, name, index):
+    if milvus_collection.exists(client, name):
+        if any(one.name == instance.name for one in sinks.read_all(system)):
+            raise NotPossible(f"another command has begun to build {instance.name}: run this one again to continue it")
         milvus_collection.drop(client, name, system_id)
     try:
         milvus_sink(system, client, instance, index).create()
@@ -65,14 +69,3 @@ def wait_for_index(system: System, client: "MilvusClient", sink: str) -> None:
 
 def drop_collection(system: System, client: "MilvusClient", sink: str) -> None:
     milvus_collection.drop(client, collection_of(system, sink), system.identity.system_id)
-
-
-def _has_index(client: "MilvusClient", name: str, index: dict[str, Any] | None) -> bool:
-    """Whether the vectors have this index, or none yet. Milvus Lite tells only its type."""
-    if not client.list_indexes(name, "vector", timeout=milvus_collection.TIMEOUT_SECONDS):
-        return True
-    wanted = index or {"index_type": "HNSW", "params": collection.HNSW}
-    found = client.describe_index(name, "vector", timeout=milvus_collection.TIMEOUT_SECONDS)
-    return found["index_type"] == wanted["index_type"] and all(
-        str(found.get(key, value)) == str(value) for key, value in wanted["params"].items()
-    )

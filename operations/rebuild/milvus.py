@@ -18,7 +18,7 @@ from operations.rebuild.fill import Watch, describe, fill
 from operations.rebuild.remove import remove
 from operations.rebuild.roles import ANY_NUMBER, MOST_BEHIND, register
 from operations.rebuild.states import Progress
-from operations.rebuild.swap import count_behind, swap_roles
+from operations.rebuild.swap import are_far_apart, count_behind, swap_roles
 from operations.rebuild.verify import compare_collection, repair
 from operations.wiring import System
 from schema.database.connection import reading
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _REPAIRS = 3  # of what the comparison finds
 _EVEN_SECONDS = 10.0  # how long a swap waits until the new instance is not behind the old one in any document
 _PAUSE_SECONDS = 0.2
+_EVENTS_WAIT = (
+    f"events of more than {MOST_BEHIND} documents wait, and the roles are swapped when they are fewer: "
+    "do a relay and consumers of milvus run?"
+)
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,12 @@ def rebuild(system: System, index: dict[str, Any] | None, watch: Watch) -> Rebui
     """
     with worker.exclusive(system):
         if (old := _find_half_removed(system)) is not None:
-            return _finish(system, *old)
+            return _finish(system, *old, index)
         serving, other = _find_instances(system)
         if other is None:
             other = _join(system, serving, index)
         elif other.state == "active":
-            return _finish(system, serving, other)
+            return _finish(system, serving, other, index)
         elif index is not None and sinks.read_options(system, other.name).get("index") != index:
             raise NotPossible(
                 f"{other.name} is being built with another index: continue without --index, or give it up: "
@@ -83,7 +87,7 @@ def roll_back(system: System, watch: Watch) -> Rebuilt:
         with reading(system.engine) as connection:
             behind = count_behind(connection, serving.name, other.name)
         if behind > MOST_BEHIND:
-            reason = _explain(system, other.name)
+            reason = worker.explain_stillness(system, other.name)
             raise NotPossible(f"{other.name} is behind: {describe(other.name, progress, reason)}; repeat it later")
         return _fill_and_swap(system, serving.name, other.name, watch)
 
@@ -119,13 +123,21 @@ def _join(system: System, serving: RegisteredSink, index: dict[str, Any] | None)
     return joining
 
 
-def _finish(system: System, serving: RegisteredSink, old: RegisteredSink) -> Rebuilt:
-    """A rebuild whose roles are swapped: the alias may not be moved yet. Raises NotPossible if nothing is left."""
+def _finish(system: System, serving: RegisteredSink, old: RegisteredSink, index: dict[str, Any] | None) -> Rebuilt:
+    """A rebuild whose roles are swapped: the alias may not be moved yet. Raises NotPossible if nothing is left.
+
+    Also if another `index` is asked for: that is the next rebuild.
+    """
     is_moved = system.with_milvus(lambda client: serve(system, client, serving.name))
     if worker.is_embedded(system) or is_moved:
         total = states.read_progress(system.engine, serving.name).total
         options = sinks.read_options(system, serving.name)
-        return _remove_old(system, Rebuilt(serving.name, old.name, total, 0, 0, options))
+        rebuilt = _remove_old(system, Rebuilt(serving.name, old.name, total, 0, 0, options))
+        if index is not None and options.get("index") != index:
+            raise NotPossible(
+                f"this finished an interrupted rebuild, and {serving.name} has another index: run the command again"
+            )
+        return rebuilt
     raise NotPossible(
         f"{serving.name} serves, and {old.name} still exists: "
         f"go back to it with rag-outbox rebuild {MILVUS} --rollback, or remove it with "
@@ -145,21 +157,24 @@ def _fill_and_swap(system: System, old: str, new: str, watch: Watch) -> Rebuilt:
     engine = system.engine
     with worker.refilling(system, new) as work:
 
-        def fill_up() -> Progress:
+        def fill_up(is_blocked: Callable[[], bool] = lambda: False, because: str = "") -> Progress:
             states.add_states(engine, new)
             return fill(
                 new,
                 lambda: states.read_progress(engine, new),
-                lambda _: not states.is_behind(engine, new, old, MOST_BEHIND),
+                lambda _: not states.is_behind(engine, new, old, MOST_BEHIND) and not is_blocked(),
                 work,
-                lambda: _explain(system, new),
+                lambda: worker.explain_stillness(system, new) or because,
                 watch,
             )
+
+        def fill_until_even() -> Progress:
+            return fill_up(lambda: are_far_apart(engine, old, new), _EVENTS_WAIT)
 
         progress = fill_up()
         findings = _verify(system, new, fill_up, watch)
         system.with_milvus(lambda client: wait_for_index(system, client, new))
-        behind = _swap(system, old, new, fill_up)
+        behind = _swap(system, old, new, fill_until_even)
         system.with_milvus(lambda client: serve(system, client, new))
         watch.show(progress)
     options = sinks.read_options(system, new)
@@ -172,9 +187,9 @@ def _verify(system: System, new: str, fill_up: Callable[[], Progress], watch: Wa
         findings = system.with_milvus(lambda client: compare_collection(system, client, new))
         if not findings.total:
             return findings
-        watch.note(f"{new} differs in {findings.total:,} keys; their documents are refilled")
-        if not repair(system, new, findings):
+        if not (refilled := repair(system, new, findings)):
             break
+        watch.note(f"{new} differs from MySQL; refilled again: {refilled:,} documents")
         fill_up()
     else:
         findings = system.with_milvus(lambda client: compare_collection(system, client, new))
@@ -187,8 +202,11 @@ def _verify(system: System, new: str, fill_up: Callable[[], Progress], watch: Wa
     )
 
 
-def _swap(system: System, old: str, new: str, fill_up: Callable[[], Progress]) -> int:
-    """Swap the roles at a moment at which the new instance lacks nothing, or else as little as possible."""
+def _swap(system: System, old: str, new: str, fill_until_even: Callable[[], Progress]) -> int:
+    """Swap the roles at a moment at which the new instance lacks nothing, or else as little as possible.
+
+    Raises Stalled.
+    """
     pause, deadline = threading.Event(), time.monotonic() + _EVEN_SECONDS
     while True:
         with reading(system.engine) as connection:
@@ -198,9 +216,5 @@ def _swap(system: System, old: str, new: str, fill_up: Callable[[], Progress]) -
             lacking = swap_roles(system.engine, old, new, most=most)
             if lacking is not None:
                 return lacking
-            fill_up()
+            fill_until_even()
         pause.wait(_PAUSE_SECONDS)
-
-
-def _explain(system: System, sink: str) -> str:
-    return worker.explain_stillness(system, sink)

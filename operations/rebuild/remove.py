@@ -55,8 +55,10 @@ def remove(system: System, name: str) -> Removed:
     _close_letters(system, name)
     left = "" if worker.is_embedded(system) else _describe_left(system, name)
     if found.kind == MILVUS:
-        from operations.rebuild.collections import drop_collection
+        from operations.rebuild.collections import drop_collection, serve
 
+        serving = sinks.find_serving(system)  # an interrupted swap may have left the alias on the one that goes
+        system.with_milvus(lambda client: serve(system, client, serving.name))
         system.with_milvus(lambda client: drop_collection(system, client, name))
     forget(system.engine, name)
     return Removed(name, documents, left)

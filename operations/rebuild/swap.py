@@ -13,6 +13,7 @@ from consumers.milvus.marks import confirm_tombstones, mark_chunks_synced
 from operations.rebuild.errors import NotPossible
 from operations.rebuild.roles import MOST_BEHIND, change_sink, run_exclusively
 from schema.batches import bounded
+from schema.database.connection import reading
 from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
 from schema.database.tables import chunks, documents, sink_states
 from schema.sinks import RegisteredSink
@@ -60,6 +61,12 @@ def count_behind(connection: Connection, old: str, new: str) -> int:
     is_behind = and_(mine.c.sink == new, mine.c.state != "applied", other.c.state == "applied")
     found = select(mine.c.doc_id).select_from(joined).where(is_behind).limit(MOST_BEHIND + 1)
     return len(connection.execute(found).all())
+
+
+def are_far_apart(engine: Engine, old: str, new: str) -> bool:
+    """Whether a swap would change more than MOST_BEHIND documents; most of them wait for their events in both."""
+    with reading(engine) as connection:
+        return len(_find_differing(connection, old, new, MOST_BEHIND + 1)) > MOST_BEHIND
 
 
 def _find_differing(connection: Connection, old: str, new: str, limit: int) -> Mapping[str, str]:

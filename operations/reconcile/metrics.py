@@ -13,6 +13,7 @@ class ReconcileMetrics:
     """Every kind of every compared store has a value from the first run on; before it, nobody knows."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._stores: set[str] = set()
         self._differences = Gauge(
             "rag_outbox_reconcile_differences",
             "Differences that the last run found, by store and kind.",
@@ -34,7 +35,12 @@ class ReconcileMetrics:
 
     def note(self, report: Report, sinks: Sequence[str]) -> None:
         found = report.findings
-        for store in (DATABASE, *sinks):
+        stores = {DATABASE, *sinks}
+        for store in self._stores - stores:  # sinks that are no longer compared
+            for kind in KINDS:
+                self._differences.remove(store, kind)
+        self._stores = stores
+        for store in sorted(stores):
             for kind in KINDS:
                 self._differences.labels(store, kind).set(found.counts[store, kind])
         for store, count in found.compared.items():

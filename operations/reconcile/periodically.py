@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from operations.errors import describe
@@ -20,11 +21,12 @@ _PROGRESS_SECONDS = 5.0
 
 
 def run_periodically(
-    system: System, scope: Scope, every_seconds: float, stop: threading.Event, *, rate: float = 0.0
+    system: System, find_scope: Callable[[], Scope], every_seconds: float, stop: threading.Event, *, rate: float = 0.0
 ) -> int:
     """Begin a run at each interval, or after the last one if that takes longer. Returns the number of runs.
 
-    The first one continues a run that was interrupted. A store that does not answer ends one run, and is no error.
+    `find_scope` is called before each run, because a rebuild changes which instance of Milvus searches use. The first
+    run continues one that was interrupted. A store that does not answer ends one run, and is no error.
     """
     process = Process(system, "reconcile")
     metrics = ReconcileMetrics(process.registry)
@@ -36,7 +38,7 @@ def run_periodically(
             try:
                 report = reconcile(
                     system,
-                    scope,
+                    find_scope(),
                     rate=rate,
                     resume=runs == 0,
                     stop=stop,
@@ -52,7 +54,7 @@ def run_periodically(
                 _log.warning("reconcile_failed reason=%s", reason)
             else:
                 runs += 1
-                metrics.note(report, scope.sinks)
+                metrics.note(report, report.scope.sinks)
                 _log_report(report.to_facts(_LOGGED))
             while not stop.is_set() and (left := began + every_seconds - time.monotonic()) > 0:
                 process.metrics.note_progress()

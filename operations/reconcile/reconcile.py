@@ -49,9 +49,13 @@ def reconcile(
 def scope_of(system: System, wanted: list[str] | None = None, **options: object) -> Scope:
     """The scope of these sinks; without them, of all, and of the instances of Milvus the one that searches use.
 
-    Raises UnknownSink.
+    Without an instance of this name, `milvus` is the one that searches use, too. Raises UnknownSink.
     """
     found = [one for one in sinks.read_all(system) if one.state != "leaving"]
-    for name in wanted or []:
+    in_use = sinks.names_in_use(found)
+    names = {one.name for one in found}
+    serving = next((name for name in in_use if kind_of(name) == MILVUS), MILVUS)
+    chosen = [serving if name == MILVUS and name not in names else name for name in wanted or []]
+    for name in chosen:
         sinks.require_registered(found, name)
-    return Scope(tuple(wanted or sinks.names_in_use(found)), **options)  # type: ignore[arg-type]
+    return Scope(tuple(chosen or in_use), **options)  # type: ignore[arg-type]

@@ -67,6 +67,7 @@ def test_rebuild_moves_to_a_new_collection_and_loses_nothing(folder: Folder) -> 
     assert sinks(folder) == {"milvus-2": (True, "active"), "minio": (True, "active")}
     folder.succeed("run", "--until-idle")
     assert_healthy(folder)
+    assert folder.succeed("reconcile", "--sink", "milvus")["sinks"] == ["milvus-2"], "the one that searches use"
     write(folder, "d1", text="again")
     folder.succeed("run", "--until-idle")
     assert folder.succeed("rebuild", "milvus")["index"]["index_type"] == "FLAT", "the next one has the same index"
@@ -91,11 +92,32 @@ def test_killed_rebuild_does_no_harm_and_continues(folder: Folder) -> None:
     assert folder.succeed("rebuild", "milvus")["serving"] == "milvus-2"
     assert collections(folder) == (["rag_vectors_2"], "rag_vectors_2")
     assert_healthy(folder)
-    folder.change(
+    half_removed = (
         "INSERT INTO sinks (name, required, takes_vectors, takes_files, state) VALUES ('milvus', 0, 1, 0, 'leaving')"
     )
+    folder.change(half_removed)
     assert folder.succeed("rebuild", "milvus")["serving"] == "milvus-2", "it finishes the removal of the old one"
+    folder.change(half_removed)
+    other = folder.run("rebuild", "milvus", "--index", "FLAT")
+    assert (other.status, "milvus-2 has another index: run the command again" in other.err) == (1, True)
     assert sinks(folder).keys() == {"milvus-2", "minio"}
+
+
+def test_rebuild_uses_nothing_of_a_collection_that_is_there(folder: Folder) -> None:
+    write(folder, "kept")
+    folder.succeed("run", "--until-idle")
+    folder.succeed("backup", "create")
+    write(folder, "lost")
+    folder.succeed("run", "--until-idle")
+    folder.succeed("rebuild", "milvus")
+    for path in folder.path.glob("metadata.db*"):
+        path.unlink()
+    assert folder.run("backup", "restore", "--no-wait").status == 0
+    folder.succeed("run", "--until-idle")
+    assert collections(folder) == (["rag_vectors_1", "rag_vectors_2"], "rag_vectors_1")
+    assert folder.succeed("rebuild", "milvus")["serving"] == "milvus-2"
+    assert collections(folder) == (["rag_vectors_2"], "rag_vectors_2")
+    assert folder.succeed("reconcile", "--full", "--sink", "milvus")["differences"] == 0
 
 
 def test_rebuild_needs_run_to_be_stopped(folder: Folder) -> None:

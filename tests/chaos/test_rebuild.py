@@ -1,5 +1,6 @@
 """Milvus is rebuilt under writes and searches, and the command is killed twice on its way."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,6 +97,12 @@ def target(system: System) -> str:
     return str(system.stores.milvus.describe_collection(system.stores.alias)["collection_name"])
 
 
+def newest_report(system: System) -> list[str]:
+    """The sinks that the newest run of reconcile has compared."""
+    rows = system.stores.sql("SELECT report FROM reconcile_reports WHERE ended_at IS NOT NULL ORDER BY id DESC LIMIT 1")
+    return list(json.loads(rows[0][0])["sinks"]) if rows else []
+
+
 def wait_until_completed(system: System) -> None:
     wait_for(lambda: system.stores.pending() == 0, "every document to be completed", timeout_seconds=180)
 
@@ -138,6 +145,8 @@ def test_rebuild_under_load_survives_kills_and_can_be_undone(system: System) -> 
         assert system.folder.run("write", "-", stdin=lines).status == 0
         wait_until_completed(system)
         consumers = list(some.processes)
+        every = some.start("reconcile", "--every", "2")
+        wait_for(lambda: newest_report(system) == ["milvus", "minio"], "a run")
         assert_refused_index_leaves_nothing(system)
         client, search_count = system.stores.milvus, Repeated()
         with search_count.calling(searches(system, living, client)), Repeated().calling(writes(system, sent)):
@@ -158,12 +167,25 @@ def test_rebuild_under_load_survives_kills_and_can_be_undone(system: System) -> 
         old = system.folder.succeed("reconcile", "--full", "--sink", "milvus")
         assert old["differences"] == 0, "the old instance is current"
         assert system.folder.run("sinks", "remove", "milvus").status == 2, "nobody can be asked"
+        wait_for(lambda: newest_report(system) == ["milvus-2", "minio"], "a run on the new instance")
+        system.stores.milvus.alter_alias(f"{alias}_1", alias)  # as if the rebuild had been killed before it moved it
         removed = system.folder.succeed("sinks", "remove", "milvus", "--yes")
+        assert target(system) == f"{alias}_2", "a search finds a collection"
         assert (removed["documents"], removed["dropped"]) == (DOCUMENTS + len(sent), True)
         assert sinks(system) == {"milvus-2": (True, "active"), "minio": (True, "active")}
         assert system.stores.milvus.list_collections() == [f"{alias}_2"]
         assert [one.status for one in consumers] == [None] * 4
+        assert "reconcile_failed" not in every.log
         assert sum(sent.values()) > WRITTEN
         writes(system, sent)()
         wait_until_completed(system)
     assert system.folder.succeed("reconcile", "--full")["differences"] == 0
+
+
+def test_rebuild_gives_up_while_too_many_events_wait(system: System) -> None:
+    lines = b"".join(first_version(f"doc-{number}", 1).line() for number in range(501))
+    assert system.folder.run("write", "-", stdin=lines).status == 0  # no relay runs
+    stalled = system.folder.run("rebuild", "milvus", "--give-up-seconds", "1")
+    assert stalled.status == 1
+    assert "milvus-2 holds 0 of 501 documents; no process serves it" in stalled.err
+    assert sinks(system)["milvus-2"] == (False, "joining")

@@ -1,14 +1,11 @@
-"""A long drill on real servers: rebuild Milvus while documents are written, and kill the command twice.
-
-    RAG_OUTBOX_TEST_SERVERS=… python -m tests.drills.rebuild --chunks 200000
+"""Rebuild Milvus on real servers while documents are written, and kill the command twice.
 
 It prints the rate of the refill, the peak memory of every process, and what reconcile finds at the end; status 1 if
 that is anything. It works in its own database, topics, collections and bucket, and removes them but for the topics.
 """
 
-import argparse
 import hashlib
-import json
+import os
 import sys
 import threading
 import time
@@ -23,8 +20,10 @@ from sqlalchemy import make_url
 from producer import Chunk, Document, Writer
 from schema.collection import alias_of
 from tests.chaos.conftest import System
+from tests.drills import result
 from tests.support import servers as real
 from tests.support.commands import Folder
+from tests.support.servers import VARIABLE
 from tests.support.services import Process, Services, services
 from tests.support.stores import Stores
 from tests.support.waiting import wait_for
@@ -127,7 +126,8 @@ def rebuild(system: System, some: Services, documents: int) -> dict[str, float]:
     return {"seconds": round(time.monotonic() - began, 1), "rebuild_peak_megabytes": round(peak)}
 
 
-def run(chunks: int, consumers: int) -> int:
+def run(chunks: int, consumers: int) -> tuple[dict[str, str], int]:
+    """Returns the facts, and the number of differences at the end."""
     documents = chunks // CHUNKS_PER_DOCUMENT
     with TemporaryDirectory() as folder, initialised(Path(folder)) as system, services(system.folder) as some:
         some.relay()
@@ -151,28 +151,30 @@ def run(chunks: int, consumers: int) -> int:
         comparing = some.start("reconcile", "--full")
         wait_for(lambda: comparing.status is not None, "the comparison", timeout_seconds=PATIENCE_SECONDS)
         report = comparing.facts
-        result = {
-            "chunks": chunks,
-            "documents": documents,
-            "dimension": DIMENSION,
-            "fill_seconds": round(filled, 1),
-            **facts,
-            "chunks_per_second": round(chunks / facts["seconds"]),
-            "documents_written_meanwhile": written[0],
-            "consumer_peak_megabytes": memory,
-            "compared": report["compared"],
-            "differences": report["differences"],
-        }
-        sys.stdout.write(json.dumps(result) + "\n")
-        return 1 if report["differences"] else 0
+    compared = ", ".join(f"{count:,} in {store}" for store, count in report["compared"].items())
+    return {
+        "chunks": f"{chunks:,}",
+        "documents": f"{documents:,}",
+        "dimension": str(DIMENSION),
+        "seconds of the first fill": f"{filled:,.1f}",
+        "seconds of the rebuild": f"{facts['seconds']:,.1f}",
+        "chunks per second of the rebuild": f"{chunks / facts['seconds']:,.0f}",
+        "documents written meanwhile": f"{written[0]:,}",
+        "peak memory of the command": f"{facts['rebuild_peak_megabytes']:,.0f} MiB",
+        "peak memory of the processes": ", ".join(f"{name} {peak} MiB" for name, peak in memory.items()),
+        "compared at the end": compared,
+        "differences at the end": str(report["differences"]),
+    }, report["differences"]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Rebuild Milvus under writes; the command is killed twice.")
-    parser.add_argument("--chunks", type=int, default=200_000)
-    parser.add_argument("--consumers", type=int, default=2, help="processes of rag-outbox consume milvus")
-    given = parser.parse_args()
-    return run(given.chunks, given.consumers)
+    options = result.read_options(
+        __doc__, chunks=(200_000, "chunks"), consumers=(2, "processes of rag-outbox consume milvus")
+    )
+    result.find_servers(options)  # starts them if need be
+    os.environ.setdefault(VARIABLE, str((options.servers / "servers.env").resolve()))
+    facts, differences = run(options.chunks, options.consumers)
+    return result.show("rebuild", facts, succeeded=not differences, keep=options.keep)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 from sqlalchemy import Engine
 
+from consumers.milvus import collection as milvus_collection
 from consumers.milvus.errors import translate
 from consumers.milvus.sink import MilvusSink
 from operations.milvus_lite.restarting_sink import RestartingMilvusSink
@@ -128,6 +129,16 @@ def test_alias_moved_to_another_dimension_is_retryable(client: MilvusClient, sin
 
 
 # A server that is down, slow or restarted
+
+
+def test_alias_of_a_dropped_collection_moves_to_another_one(client: MilvusClient) -> None:
+    for name in ("first", "second"):
+        milvus_collection.create(client, 2, name, SYSTEM_ID)
+    assert milvus_collection.point_alias(client, "both", "first", SYSTEM_ID)
+    client.drop_collection("first")  # the server keeps the alias, and does not find it
+    assert not client.has_collection("both")
+    assert milvus_collection.point_alias(client, "both", "second", SYSTEM_ID)
+    assert milvus_collection.target_of(client, "both") == "second"
 
 
 def test_unreachable_server_at_start_is_retryable(engine: Engine) -> None:

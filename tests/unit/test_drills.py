@@ -1,6 +1,7 @@
 """`make drills`: which drills there are, and the result that each shows and keeps."""
 
 import argparse
+import importlib
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,24 @@ pytestmark = pytest.mark.unit
 
 
 def test_every_module_with_a_main_is_a_drill() -> None:
-    assert {"kills", "reconcile", "tasks"} <= set(drills.find_names())
+    assert {"kills", "rebuild", "reconcile", "tasks"} <= set(drills.find_names())
     assert not {"result", "__main__"} & set(drills.find_names())
+
+
+class Parsed(Exception):
+    """Raised where a drill asks for its servers."""
+
+
+@pytest.mark.parametrize("name", drills.find_names())
+def test_every_drill_takes_the_options_that_all_share(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_servers(options: argparse.Namespace) -> None:
+        raise Parsed(str(options.servers))
+
+    monkeypatch.setattr(result, "find_servers", find_servers)
+    options = result.arguments_of(argparse.Namespace(servers=Path("nowhere"), keep=True))
+    monkeypatch.setattr("sys.argv", [name, *options])
+    with pytest.raises(Parsed, match="nowhere"):
+        importlib.import_module(f"tests.drills.{name}").main()
 
 
 @pytest.mark.parametrize("succeeded", [True, False])
