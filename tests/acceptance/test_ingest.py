@@ -14,6 +14,7 @@ pytestmark = pytest.mark.acceptance
 NOTHING = {
     "written": 0,
     "unchanged": 0,
+    "queued": 0,
     "deleted": 0,
     "unsupported": 0,
     "unsupported_files": [],
