@@ -19,7 +19,7 @@ from operations.backup.errors import BackupFailed
 from operations.backup.objects import object_list
 from operations.backup.verify import verify
 from operations.wiring import System
-from producer import Writer
+from producer import Writer, run
 from schema.database.connection import connect
 from schema.database.tables import embedding_cache
 from schema.object_store import layout
@@ -46,9 +46,9 @@ PASSWORD = "p\"a'ss # w;o\\rd\\\\n\n\t %"
 
 
 def write(engine: Engine, *doc_ids: str) -> None:
-    with engine.begin() as connection:
-        documents = [document(doc_id, "one", f"二 {doc_id} \\ ' \n", file=b"\0\n'\\\xff") for doc_id in doc_ids]
-        Writer(MODEL).upsert_many(connection, documents)
+    """As a service does: the lock of a backup may end the transaction as a deadlock, and `run` repeats it."""
+    documents = [document(doc_id, "one", f"二 {doc_id} \\ ' \n", file=b"\0\n'\\\xff") for doc_id in doc_ids]
+    run(engine, lambda connection: Writer(MODEL).upsert_many(connection, documents))
 
 
 @pytest.fixture
