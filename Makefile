@@ -105,7 +105,7 @@ $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/.made
 	@touch $@
 
 $(DEMO): pyproject.toml constraints.txt | $(VENV)/.made
-	$(PIP) install -c constraints.txt -e '.[html,ocr,office,pdf]'
+	$(PIP) install -c constraints.txt -e '.[html,ocr,office,pdf,web]'
 	@touch $(RUNTIME) $@
 
 $(DEV): pyproject.toml constraints.txt | $(VENV)/.made

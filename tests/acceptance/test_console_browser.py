@@ -148,7 +148,7 @@ def test_operator_replays_discards_repairs_and_sends_again(browser: Browser, fol
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("link", name="Sign in")).to_be_visible()
     operators = folder.sql("SELECT DISTINCT operator FROM operation_logs WHERE operator LIKE '%(console)'")
-    assert operators == [("mei (console)",)]
+    assert operators == [("operator-1 (console)",)]
 
 
 def test_search_shows_the_document_beside_without_a_reload(browser: Browser, url: str) -> None:
@@ -225,7 +225,7 @@ def test_form_of_another_site_does_nothing(browser: Browser, folder: Folder) -> 
             assert answer.value.status == 403
             page.wait_for_load_state()
         page.goto("/")
-        expect(page.get_by_text("Signed in as mei")).to_be_visible()
+        expect(page.get_by_text("Signed in as operator-1")).to_be_visible()
     assert folder.sql("SELECT count(*) FROM operation_logs") == before
 
 

@@ -16,7 +16,7 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
-OPERATOR = "mei (console)"
+OPERATOR = "operator-1 (console)"
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def system(pipeline: Pipeline, tmp_path: Path) -> ConsoleSystem:
 @pytest.fixture
 def browser(system: ConsoleSystem) -> Iterator[Browser]:
     with browsing(system) as one:
-        one.sign_in("mei")
+        one.sign_in("operator-1")
         yield one
 
 
@@ -103,7 +103,7 @@ def test_letter_is_discarded_with_a_reason_only(browser: Browser, pipeline: Pipe
     done = words(browser.submit(asked, "/dead-letters/discard", reason="not wanted").text)
     assert f"Dead letter {letter} is discarded." in done
     assert logged(pipeline) == [("DELETE", "outbox_dead_letters", "d1")]
-    assert "discarded by mei (console): not wanted" in words(browser.page(f"/dead-letter?id={letter}"))
+    assert "discarded by operator-1 (console): not wanted" in words(browser.page(f"/dead-letter?id={letter}"))
 
 
 def test_check_finds_differences_and_a_repair_mends_them(browser: Browser, pipeline: Pipeline) -> None:
@@ -151,6 +151,6 @@ def test_second_check_waits_for_the_first_which_can_be_stopped(browser: Browser,
 def test_stopped_check_ends_early_and_says_so(browser: Browser) -> None:
     checks, stopped = browser.console.checks, threading.Event()
     stopped.set()
-    checks.last = Check(datetime.now(UTC), "mei", full=False)
+    checks.last = Check(datetime.now(UTC), "operator-1", full=False)
     _run(browser.console.system, checks.last, stopped)
     assert "The last check ended early: stopped" in words(browser.page("/consistency"))

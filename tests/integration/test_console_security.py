@@ -97,7 +97,7 @@ def test_action_without_every_proof_is_refused(browser: Browser, sqlite: Engine,
         assert browser.post(path, fields, **headers).status_code == 403, path
     assert tables(sqlite) == before
     if kind != "anonymous":
-        assert "Signed in as mei" in browser.page("/"), "the session still stands"
+        assert "Signed in as operator-1" in browser.page("/"), "the session still stands"
 
 
 def test_form_without_an_origin_is_refused(browser: Browser) -> None:
@@ -108,20 +108,20 @@ def test_form_without_an_origin_is_refused(browser: Browser) -> None:
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], f"{TOKEN}x", "é" * 40])
 def test_wrong_token_signs_nobody_in(browser: Browser, token: str) -> None:
-    answer = browser.post("/session", {"operator": "mei", "token": token})
+    answer = browser.post("/session", {"operator": "operator-1", "token": token})
     assert answer.status_code in (400, 403)
     assert "set-cookie" not in answer.headers
     assert "Signed in" not in browser.page("/")
 
 
 def test_sign_in_from_another_site_is_refused(browser: Browser) -> None:
-    answer = browser.post("/session", {"operator": "mei", "token": TOKEN}, origin="https://example.org")
+    answer = browser.post("/session", {"operator": "operator-1", "token": TOKEN}, origin="https://example.org")
     assert answer.status_code == 403
     assert browser.client.cookies.get("session") is None
 
 
 def test_session_cookie_is_kept_from_scripts_and_other_sites(browser: Browser) -> None:
-    fields = {"operator": "mei", "token": TOKEN}
+    fields = {"operator": "operator-1", "token": TOKEN}
     answer = browser.client.post("/session", data=fields, headers={"origin": ORIGIN}, follow_redirects=False)
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie
@@ -146,7 +146,7 @@ def test_without_a_token_nobody_can_act(system: ConsoleSystem) -> None:
     with browsing(system, token=False) as browser:
         assert "This console only reads" in words(browser.page("/sign-in"))
         for token in ("", "None", TOKEN):
-            assert browser.post("/session", {"operator": "mei", "token": token}).status_code in (400, 403)
+            assert browser.post("/session", {"operator": "operator-1", "token": token}).status_code in (400, 403)
         answer = browser.post("/document/resync", {"id": "d1"})
         assert answer.status_code == 403
         assert "This console only reads" in words(answer.text)
@@ -191,7 +191,7 @@ def test_whoever_signed_in_may_read_from_elsewhere(system: ConsoleSystem) -> Non
         shown = browser.get("/document?id=d1").text
         assert "Title of d1" not in shown
         [target] = re.findall(r'name="next" value="([^"]+)"', shown)
-        answer = browser.post("/session", {"operator": "mei", "token": TOKEN, "next": target})
+        answer = browser.post("/session", {"operator": "operator-1", "token": TOKEN, "next": target})
         assert "Title of d1" in answer.text, "the page that was wanted"
 
 
@@ -200,7 +200,7 @@ def test_links_back_never_leave_the_console(browser: Browser, back: str) -> None
     query = {"theme": "dark", "back": back}
     answer = browser.client.get("/preferences", params=query, follow_redirects=False)
     assert answer.headers["location"] == "/"
-    fields = {"operator": "mei", "token": TOKEN, "next": back}
+    fields = {"operator": "operator-1", "token": TOKEN, "next": back}
     answer = browser.client.post("/session", data=fields, headers={"origin": ORIGIN}, follow_redirects=False)
     assert answer.headers["location"] == "/"
 
@@ -220,4 +220,4 @@ def test_form_of_another_kind_is_refused(browser: Browser) -> None:
     assert browser.client.post("/sign-out", json=fields, headers=headers).status_code == 403
     files = {"form_token": ("a.txt", fields["form_token"].encode())}
     assert browser.client.post("/sign-out", files=files, headers=headers).status_code == 403
-    assert "Signed in as mei" in browser.page("/")
+    assert "Signed in as operator-1" in browser.page("/")

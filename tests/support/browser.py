@@ -61,7 +61,7 @@ def page(browser: Browser, url: str, *, expected: str | None = None, **options: 
     assert [one for one in problems if expected is None or expected not in one] == []
 
 
-def sign_in(page: Page, operator: str = "mei") -> None:
+def sign_in(page: Page, operator: str = "operator-1") -> None:
     page.goto("/sign-in")
     page.get_by_label("Your name").fill(operator)
     page.get_by_label("Token").fill(TOKEN)

@@ -90,7 +90,7 @@ class Browser:
     def post(self, path: str, fields: dict[str, Any], **headers: str) -> Response:
         return self.client.post(path, data=fields, headers={"origin": ORIGIN} | headers)
 
-    def sign_in(self, operator: str = "mei") -> None:
+    def sign_in(self, operator: str = "operator-1") -> None:
         answer = self.post("/session", {"operator": operator, "token": TOKEN, "next": "/"})
         assert answer.status_code == 200, words(answer.text)
 
