@@ -135,6 +135,8 @@ def test_sigterm_ends_a_silenced_process_in_time(kind: str, system: System, forw
         silenced, _ = start_pair(some, kind, url_through(forwarder, system), hanging)
         forwarder.silence()
         written = write(system, "during")
+        hanging_calls = 1 if kind == "relay" else 2  # a consumer also looks at the table `sinks`
+        wait_for(lambda: forwarder.held >= hanging_calls, "calls that hang", timeout_seconds=60)
         seconds = silenced.terminate()
         sys.stdout.write(f"{silenced.name} ended {seconds:.1f} seconds after SIGTERM\n")
         assert seconds < STOP_SECONDS + GRACE_SECONDS

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 EVENTS = 16_000
 STATEMENTS_PER_EVENT = 0.002  # of a relay, at most
-STATEMENTS_PER_BATCH = 8  # of a consumer; one is the BEGIN of SQLite
+STATEMENTS_PER_BATCH = 9  # of a consumer; one is the BEGIN of SQLite, one locks the roles of the sinks
 INSERT = text(
     "INSERT INTO outbox (event_id, aggregate_id, aggregate_version, event_type, content_type, payload) "
     "VALUES (:event_id, :doc_id, 1, 'rag.document.upserted.v1', 'application/msgpack', 'x')"

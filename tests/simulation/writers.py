@@ -112,7 +112,7 @@ class _Reader:
         self._broker = broker
         self._committed = {sink: topic.committed for sink, topic in topics.items()}
 
-    def read(self, _since: object, _is_stopped: object) -> Iterator[list[ReadEvent]]:
+    def read(self, _since: object, _is_stopped: object, _starts: object = None) -> Iterator[list[ReadEvent]]:
         for (_, partition), log in self._broker.log.items():
             events = [decode(message.envelope) for message in log]
             yield [

@@ -20,6 +20,7 @@ class Forwarder:
         self._target = (host, target)
         self._audible = threading.Event()
         self._audible.set()
+        self._held: set[socket.socket] = set()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._is_closed = False
@@ -40,7 +41,13 @@ class Forwarder:
 
     def silence(self) -> None:
         """From now on no byte passes, in either direction."""
+        self._held.clear()
         self._audible.clear()
+
+    @property
+    def held(self) -> int:
+        """How many connections have sent something since `silence`, and wait for an answer."""
+        return len(self._held)
 
     def heal(self) -> None:
         """Forward again, first what was held back."""
@@ -74,6 +81,8 @@ class Forwarder:
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(_BUFFER_BYTES):
+                if not self._audible.is_set():
+                    self._held.add(source)
                 self._audible.wait()
                 sink.sendall(data)
         self._audible.wait()  # the end of a connection is held back, too
