@@ -46,7 +46,7 @@ class Forwarder:
 
     @property
     def held(self) -> int:
-        """How many connections have sent something since `silence`, and wait for an answer."""
+        """How many connections were made, or have sent something, since `silence`: their clients wait."""
         return len(self._held)
 
     def heal(self) -> None:
@@ -62,6 +62,8 @@ class Forwarder:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        if not self._audible.is_set():
+            self._held.add(client)
         self._audible.wait()
         try:
             server = socket.create_connection(self._target, _CONNECT_SECONDS)
