@@ -1,6 +1,6 @@
 """The stores are lost after a backup, and restored: everything of the dump is back, and nothing of what came after."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from tests.support.corpus import edited, vector
 from tests.support.disaster import DOCUMENTS, Disaster, kill_all, start_all
 from tests.support.dying_restore import AFTER_MOVE, POINTS, die_while_restoring
 from tests.support.servers import MinioServer
-from tests.support.services import services
+from tests.support.services import Process, services
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -52,13 +52,20 @@ def found(system: System, content: str) -> list[str]:
     return [hit.content for hit in hits]
 
 
-def restore(folder: Folder, *arguments: str, then: object) -> Outcome:
-    """Run `backup restore`; call `then` when it waits for refills."""
+def restore(
+    folder: Folder, *arguments: str, then: Callable[[], object], supervise: Callable[[], None] = lambda: None
+) -> Outcome:
+    """Run `backup restore`; call `then` when it waits for refills, and `supervise` again and again until it ends."""
     with folder.start("backup", "restore", *arguments, "--json") as running:
         wait_for(lambda: "its new history is" in running.err or not is_alive(running.pid), "the restore to wait")
-        assert callable(then)
         then()
-        return running.ended(180)
+
+        def has_ended() -> bool:
+            supervise()
+            return not is_alive(running.pid)
+
+        wait_for(has_ended, "the restore to end", timeout_seconds=180)
+        return running.ended()
 
 
 def is_alive(pid: int) -> bool:
@@ -136,12 +143,16 @@ def test_only_mysql_is_lost_while_consumers_run(disaster: Disaster, tmp_path: Pa
         disaster.write_what_is_lost()
         disaster.lose_mysql()
 
+        seen: list[Process] = []
+
         def restart() -> None:
+            """As their supervisor would: some end only after the restore has begun to wait."""
             for process in list(some.processes):
-                if process.status not in (None, 0):  # as its supervisor would
+                if process.status not in (None, 0) and process not in seen:
+                    seen.append(process)
                     some.start(*process.arguments)
 
-        done = restore(folder, "--from", copies, then=restart)
+        done = restore(folder, "--from", copies, then=restart, supervise=restart)
         assert done.status == 0, done
         facts = done.facts
         assert (facts["incomplete"], facts["lacking"], facts["everything_because"]) == ([], [], "")
