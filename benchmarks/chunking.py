@@ -46,7 +46,7 @@ class Item:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="folders of files that rag-outbox ingests")
-    parser.add_argument("--limit", type=int, default=1_000, help="at most so many files [1000]")
+    parser.add_argument("--limit", type=int, default=1_000, help="the highest number of files [1000]")
     options = parser.parse_args()
     console = Console(width=100)
     found = _extract([path for folder in options.folders for path in folder.rglob("*")], options.limit, console)

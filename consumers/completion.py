@@ -83,7 +83,7 @@ def reopen_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
 
 
 def judge_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
-    """Set the status of documents anew, after the roles or the states of their sinks changed."""
+    """Set the status of documents again, after the roles or the states of their sinks changed."""
     waits = case(
         (documents.c.deleted_at.is_not(None), "deleting"),
         (documents.c.chunk_count.is_(None), "processing"),

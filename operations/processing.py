@@ -1,6 +1,5 @@
 """Workers of the task queue, with the stores, the model and the metrics of this process."""
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -16,8 +15,6 @@ from schema.threads import DRAIN_SECONDS, start_in_thread
 if TYPE_CHECKING:
     from producer.processing.tasks.queue import Task
     from producer.processing.tasks.steps import Steps
-
-_log = logging.getLogger(__name__)
 
 _BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 Report = Callable[["Task", str, float], None]

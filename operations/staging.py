@@ -26,6 +26,7 @@ from schema.database.tables import document_files, sink_states, sinks
 from schema.failures import Permanent, Retryable, StoreMissing
 from schema.object_store.layout import STAGING_PREFIX, upload_id_of
 from schema.object_store.port import ObjectStore
+from schema.threads import run_in_background
 
 _log = logging.getLogger(__name__)
 
@@ -73,14 +74,8 @@ def sweep(engine: Engine, store: ObjectStore, stop: threading.Event) -> int:
 @contextmanager
 def sweep_hourly(engine: Engine, store: ObjectStore) -> Iterator[None]:
     """Sweep now and every hour until the context ends, in a thread of its own."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_run, args=(engine, store, stop), name="staging-sweep", daemon=True)
-    thread.start()
-    try:
+    with run_in_background(lambda stop: _run(engine, store, stop), "staging-sweep", _STOP_SECONDS):
         yield
-    finally:
-        stop.set()
-        thread.join(_STOP_SECONDS)
 
 
 def _run(engine: Engine, store: ObjectStore, stop: threading.Event) -> None:

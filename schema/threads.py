@@ -1,8 +1,9 @@
 """Calls in threads that may hang: nobody has to wait for their end, not even the process."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
@@ -27,6 +28,19 @@ def start_in_thread(call: Callable[[], object], name: str) -> Future[None]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return ended
+
+
+@contextmanager
+def run_in_background(run: Callable[[threading.Event], object], name: str, stop_seconds: float) -> Iterator[None]:
+    """Run a loop in a daemon thread until the context ends. Then its event is set, and it has `stop_seconds` to end."""
+    stop = threading.Event()
+    thread = threading.Thread(target=run, args=(stop,), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(stop_seconds)
 
 
 class DaemonExecutor(Executor):

@@ -2,8 +2,8 @@
 
 The manifest is written last, so a backup that is interrupted at any step is not taken for a complete one. The objects
 are copied after the snapshot of the dump, so the copy has every object that the dump names, except those that were
-removed in between. Staged files come first: a consumer that moves one to its place meanwhile leaves one of both to the
-copy. Archives that retention rewrites meanwhile are copied by one more pass.
+removed in between. Staged files come first: a consumer that moves one to its place during the copy leaves one of both
+to the copy. Archives that retention rewrites during the copy are copied by one more pass.
 """
 
 from collections.abc import Callable, Iterator, Mapping

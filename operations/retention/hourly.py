@@ -13,6 +13,7 @@ from operations.retention.metrics import RetentionMetrics
 from operations.retention.policy import Policy
 from operations.retention.run import run_due
 from schema.failures import Permanent, Retryable, StoreMissing
+from schema.threads import run_in_background
 
 _LOOK_SECONDS = 60.0
 _RUN_SECONDS = 300.0  # of one policy; the next run continues where it ended
@@ -26,15 +27,8 @@ def retain_hourly(
     engine: Engine, policies: Sequence[Policy], metrics: RetentionMetrics | None = None
 ) -> Iterator[None]:
     """Run what is due until the context ends, in a thread of its own. Any number of processes may do so at once."""
-    stop = threading.Event()
-    work = (engine, policies, metrics, stop)
-    thread = threading.Thread(target=_run, args=work, name="retention", daemon=True)
-    thread.start()
-    try:
+    with run_in_background(lambda stop: _run(engine, policies, metrics, stop), "retention", _STOP_SECONDS):
         yield
-    finally:
-        stop.set()
-        thread.join(_STOP_SECONDS)
 
 
 def _run(engine: Engine, policies: Sequence[Policy], metrics: RetentionMetrics | None, stop: threading.Event) -> None:

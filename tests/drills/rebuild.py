@@ -9,23 +9,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from sqlalchemy import make_url
 
 from producer import Chunk, Document, Writer
-from schema.collection import alias_of
-from tests.chaos.conftest import System
+from tests.chaos.conftest import System, initialised
 from tests.drills import result
 from tests.support import servers as real
-from tests.support.commands import Folder
 from tests.support.servers import VARIABLE
 from tests.support.services import Process, Services, services
-from tests.support.stores import Stores
 from tests.support.waiting import wait_for
 
 DIMENSION = 256
@@ -35,31 +31,8 @@ PATIENCE_SECONDS = 7_200
 JOINED = "sink_states WHERE sink = 'milvus-2'"
 
 
-@contextmanager
-def initialised(path: Path) -> Iterator[System]:
-    servers, milvus, minio = real.ready(path), real.milvus(path), real.minio(path)
-    with (
-        real.empty_database(make_url(servers.mysql_url)) as engine,
-        milvus.database() as collections,
-        milvus.client(collections) as client,
-        minio.bucket() as bucket,
-    ):
-        namespace = servers.names().namespace
-        folder = Folder(
-            path,
-            database_url=engine.url.render_as_string(hide_password=False),
-            kafka_bootstrap_servers=servers.kafka,
-            namespace=namespace,
-            milvus_uri=f"{milvus.uri}/{collections}",
-            object_store=minio.url,
-            object_store_access_key=minio.access_key,
-            object_store_secret_key=minio.secret_key,
-            object_store_bucket=bucket,
-            embedding_model="test-model",
-            vector_dimension=str(DIMENSION),
-        )
-        assert folder.run("init").status == 0
-        yield System(folder, servers, Stores(engine, client, minio.client(), bucket, alias_of(namespace)))
+def open_system(path: Path) -> AbstractContextManager[System]:
+    return initialised(path, real.ready(path), real.milvus(path), real.minio(path), vector_dimension=str(DIMENSION))
 
 
 def document(number: int, edition: int = 0) -> Document:
@@ -129,7 +102,7 @@ def rebuild(system: System, some: Services, documents: int) -> dict[str, float]:
 def run(chunks: int, consumers: int) -> tuple[dict[str, str], int]:
     """Returns the facts, and the number of differences at the end."""
     documents = chunks // CHUNKS_PER_DOCUMENT
-    with TemporaryDirectory() as folder, initialised(Path(folder)) as system, services(system.folder) as some:
+    with TemporaryDirectory() as folder, open_system(Path(folder)) as system, services(system.folder) as some:
         some.relay()
         for sink in (*["milvus"] * consumers, "minio"):
             some.consumer(sink)

@@ -107,7 +107,7 @@ def claim(engine: Engine, task_types: Collection[str], lease_seconds: float) -> 
     oldest = select(processing_tasks, utc_now().label("now")).where(is_due)
     oldest = oldest.order_by(_tasks.priority.desc(), _tasks.available_at).limit(1)
     with reading(engine) as connection:  # takes no lock: most looks find nothing
-        if connection.execute(oldest).one_or_none() is None:
+        if connection.execute(oldest.with_only_columns(_tasks.task_id)).one_or_none() is None:
             return None
     with engine.begin() as connection:
         row = connection.execute(oldest.with_for_update(skip_locked=True)).one_or_none()

@@ -8,7 +8,7 @@ ends its task. So a step that is done twice, by two workers or after a crash, ta
 import hashlib
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
@@ -249,9 +249,7 @@ def _select_document(connection: Connection, doc_id: str) -> Row[Any] | None:
 
 
 def _select_stored(connection: Connection, ids: Sequence[str]) -> set[str]:
-    return set(_stored(connection, ids))
-
-
-def _stored(connection: Connection, ids: Sequence[str]) -> Iterator[str]:
+    stored: set[str] = set()
     for some in bounded(ids, IDS_PER_STATEMENT):
-        yield from connection.execute(select(chunks.c.chunk_id).where(chunks.c.chunk_id.in_(some))).scalars()
+        stored.update(connection.execute(select(chunks.c.chunk_id).where(chunks.c.chunk_id.in_(some))).scalars())
+    return stored

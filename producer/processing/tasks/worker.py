@@ -108,8 +108,8 @@ class Workers:
 
     def _claim(self) -> Task | None:
         with self._lock:
-            is_due, now = time.monotonic() >= self._reap_at, time.monotonic()
-            if is_due:
+            now = time.monotonic()
+            if is_due := now >= self._reap_at:
                 self._reap_at = now + min(_REAP_SECONDS, self._lease_seconds)
         if is_due and (reaped := queue.reap(self._engine)):
             _log.warning("tasks_reaped count=%d", reaped)
