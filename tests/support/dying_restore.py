@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,15 +53,14 @@ def _resolve(module: str, name: str) -> Callable[..., Any]:
 
 
 def _dying(call: Callable[..., Any], when: str, hit: int) -> Callable[..., Any]:
-    calls = 0
+    calls = count(1)  # threads call at the same time
 
     def dying(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == hit and when == "before":
+        number = next(calls)
+        if number == hit and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = call(*arguments, **named)
-        if calls == hit:
+        if number == hit:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
