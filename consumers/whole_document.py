@@ -16,7 +16,7 @@ from consumers.minio.translate import translate_errors
 from consumers.sink import Change, Sink
 from schema import archive, limits
 from schema.batches import bounded
-from schema.database.history import Identity
+from schema.database.history import Identity, document_model
 from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 from schema.events.events import ChunkRow, DocumentDeleted, DocumentUpserted, Event, FileRecord
@@ -55,7 +55,8 @@ def load(connection: Connection, sink: str, doc_ids: Iterable[str]) -> list[Stor
     ids = list(doc_ids)
     state = sink_states.c
     joined = documents.join(sink_states, and_(state.doc_id == documents.c.doc_id, state.sink == sink))
-    columns = select(documents, state.marks, state.attempts, state.last_error).select_from(joined)
+    model = document_model().label("vector_model")
+    columns = select(documents, model, state.marks, state.attempts, state.last_error).select_from(joined)
     rows = {row.doc_id: row for row in _select(connection, columns, documents.c.doc_id, ids)}
     chunks_of = _group(_select(connection, select(chunks).order_by(chunks.c.chunk_index), chunks.c.doc_id, rows))
     tombstones = _group(_select(connection, select(chunk_tombstones), chunk_tombstones.c.doc_id, rows))
@@ -93,8 +94,8 @@ def build(stored: StoredDocument, sink: Sink, store: ObjectStore, identity: Iden
         "title": row.title,
         "source_type": row.source_type,
         "chunk_count": row.chunk_count,
-        "embedding_model": identity.embedding_model,
-        "dimension": identity.dimension,
+        "embedding_model": row.vector_model,
+        "dimension": next((len(one.vector) // 4 for one in vectors.values()), identity.dimension),
     }
     groups = list(bounded(vectors.values(), _ITEMS_PER_PART, limits.EVENT_BYTES, _size_bytes)) or [[]]
     events: list[Event] = []

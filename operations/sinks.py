@@ -1,18 +1,18 @@
 """The sinks of a system: the rows of the table `sinks`, with their factories, their stores and their progress."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 
 from operations.errors import OperationError
 from operations.wiring import System
 from schema.database.connection import reading
 from schema.database.history import read_identity
 from schema.database.tables import SINK_STATES, sink_states, sinks
-from schema.failures import StoreMissing
+from schema.failures import Retryable, StoreMissing
 from schema.sinks import MILVUS, MINIO, RegisteredSink
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from consumers.marks import SinkMarks
     from consumers.milvus.sink import MilvusSink
     from consumers.sink import Sink
+    from producer.processing.embed.port import Embedder
 
 
 class UnknownSink(OperationError):
@@ -73,7 +74,7 @@ def require_registered(found: Iterable[RegisteredSink], name: str) -> Registered
 
 
 def read_options(system: System, name: str) -> dict[str, Any]:
-    """What a re-creation of the sink's store needs: for Milvus, the index of its vectors as `index`."""
+    """What a re-creation of the sink's store needs: for Milvus, the `index` of its vectors, and their `model`."""
     with reading(system.engine) as connection:
         found = connection.execute(select(sinks.c.options).where(sinks.c.name == name)).scalar_one_or_none()
     return dict(found or {})
@@ -98,9 +99,8 @@ def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
     found = require_registered((one for one in read_all(system) if one.state != "leaving"), name)
     if found.kind == MILVUS:
         from consumers.milvus.marks import MilvusMarks
-        from operations.milvus_lite.restarting_sink import RestartingMilvusSink
 
-        return RestartingMilvusSink(system, name), MilvusMarks(name)
+        return _open_instance(system, name), MilvusMarks(name)
     if name == MINIO:
         from consumers.minio.marks import MinioMarks
         from consumers.minio.sink import MinioSink
@@ -109,6 +109,42 @@ def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
     from consumers.sinks import PluginMarks
 
     return make_plugin(system, name), PluginMarks(name)
+
+
+def _open_instance(system: System, name: str) -> "Sink":
+    from operations.embedding_sink import EmbeddingSink
+    from operations.milvus_lite.restarting_sink import RestartingMilvusSink
+
+    model, dimension = read_model(system.engine, name)
+    sink = RestartingMilvusSink(system, name, dimension)
+    return EmbeddingSink(sink, model, dimension, lambda: _load_embedder(system, name, model))
+
+
+def read_model(engine: Engine, name: str) -> tuple[str, int]:
+    """The name and the dimension of the model of an instance of Milvus."""
+    with reading(engine) as connection:
+        identity = read_identity(connection)
+        options = connection.execute(select(sinks.c.options).where(sinks.c.name == name)).scalar_one_or_none()
+    if options and (found := options.get("model")):
+        return found["embedding_model"], found["vector_dimension"]
+    return identity.embedding_model, identity.dimension
+
+
+def _load_embedder(system: System, name: str, model: str) -> "Embedder | None":
+    """What makes vectors of the model of this instance; None if the system's model never changed.
+
+    Raises Retryable: settings and packages can be mended.
+    """
+    from operations.embedders import make_embedder
+    from operations.instance_model import apply_model
+
+    found = read_options(system, name).get("model")
+    if found is None:
+        return None
+    embedder = make_embedder(apply_model(system.settings, found), system.engine, lambda: system.store)
+    if embedder is None or embedder.model != model:
+        raise Retryable(f"{name} needs vectors of {model!r}, and nothing here makes them")
+    return embedder
 
 
 def make_plugin(system: System, name: str) -> "Sink":
@@ -141,26 +177,28 @@ def create_stores(system: System) -> list[str]:
     return [line for line in lines if line is not None]
 
 
-def milvus_sink(system: System, client: "MilvusClient", instance: RegisteredSink, index: Any = None) -> "MilvusSink":
-    """The sink of an instance, with the index of its vectors."""
+def milvus_sink(
+    system: System, client: "MilvusClient", instance: RegisteredSink, options: Mapping[str, Any]
+) -> "MilvusSink":
+    """The sink of an instance with these options: the index of its vectors, and their model."""
     from consumers.milvus.sink import MilvusSink
 
-    settings = system.settings
+    settings, model = system.settings, options.get("model")
     return MilvusSink(
         client,
-        settings.vector_dimension,
+        model["vector_dimension"] if model else system.identity.dimension,
         system.identity.system_id,
         settings.collection_alias,
         name=instance.name,
         is_serving=instance.is_serving,
-        index=index,
+        index=options.get("index"),
         timeout_seconds=settings.store_timeout_seconds,
     )
 
 
 def _create_instance(system: System, client: "MilvusClient", instance: RegisteredSink) -> str | None:
-    index = read_options(system, instance.name).get("index")
-    return _create_store(system, milvus_sink(system, client, instance, index))
+    options = read_options(system, instance.name)
+    return _create_store(system, milvus_sink(system, client, instance, options))
 
 
 def refuse_other_systems(system: System, system_id: str) -> None:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import ArgumentError
 
 from operations.errors import OperationError
@@ -25,6 +25,7 @@ from operations.transient_errors import note_transient_errors
 from schema.database import revision
 from schema.database.connection import connect, reading
 from schema.database.history import Identity, NotInitialised, read_identity
+from schema.database.tables import sinks
 from schema.failures import Retryable
 from schema.kafka.names import Names
 from schema.limits import OPERATOR_CHARACTERS
@@ -94,12 +95,16 @@ class System:
         return make_embedder(self.settings, self.engine, lambda: self.store)
 
     def require_embedder(self) -> "Embedder":
-        """The embedder. Raises SettingsError if there is none."""
+        """The embedder of the system's model. Raises SettingsError if there is none, WrongModel if it is another's."""
         if self.embedder is None:
             raise SettingsError(
                 f"{PREFIX}EMBEDDER: nothing embeds text here for the model {self.settings.embedding_model!r}: set "
                 "wordllama, bge-m3 or openai, or write documents with their vectors"
             )
+        with reading(self.engine) as connection:
+            found = read_identity(connection)  # a rebuild may have changed the model since this process started
+        if found.embedding_model != self.embedder.model:
+            raise _wrong_model(found, self.settings)
         return self.embedder
 
     @contextmanager
@@ -221,21 +226,33 @@ def _require_folder(folder: Path, settings: Settings) -> None:
 
 
 def _require_model(system: System) -> None:
+    """While a rebuild changes the model, a process may name either one: all need not be restarted at one moment."""
+    from producer import WrongModel
+
     settings = system.settings
     try:
         found = system.identity
     except NotInitialised as error:
-        wrong = str(error)
-    else:
-        if (found.embedding_model, found.dimension) == (settings.embedding_model, settings.vector_dimension):
-            return
-        wrong = (
-            f"the system was initialised with {found.embedding_model!r} of {found.dimension} dimensions, the settings "
-            f"name {settings.embedding_model!r} of {settings.vector_dimension}; a change of model is a rebuild"
-        )
+        raise WrongModel(str(error)) from None
+    ours = (settings.embedding_model, settings.vector_dimension)
+    if ours == (found.embedding_model, found.dimension):
+        return
+    with reading(system.engine) as connection:
+        options = connection.execute(select(sinks.c.options).where(sinks.c.state != "leaving")).scalars()
+        models = [given["model"] for given in options if given and "model" in given]
+    if ours not in [(model["embedding_model"], model["vector_dimension"]) for model in models]:
+        raise _wrong_model(found, settings)
+    _log.warning("settings_name_other_model model=%s system=%s", settings.embedding_model, found.embedding_model)
+
+
+def _wrong_model(found: Identity, settings: Settings) -> Exception:
     from producer import WrongModel
 
-    raise WrongModel(wrong)
+    return WrongModel(
+        f"the model of the system is {found.embedding_model!r} of {found.dimension} dimensions, the settings name "
+        f"{settings.embedding_model!r} of {settings.vector_dimension}: correct {PREFIX}EMBEDDER or "
+        f"{PREFIX}EMBEDDING_MODEL; to change the model of the system: rag-outbox rebuild milvus --embedder"
+    )
 
 
 def _require_namespace(system: System) -> None:

@@ -16,7 +16,7 @@ METADATA = ("title", "source_type", "source_url", "business_tag", "domain", "lan
 LABELS = ("vector_level", "modal_type", "associate_id")
 POSITION = ("chunk_index", "parent_chunk_id", "start_char", "chunk_strategy")
 _FILE_COLUMNS = ("oss_key", "file_size", "content_sha256")
-_DOCUMENT_COLUMNS = (*METADATA, "chunk_count", *_FILE_COLUMNS)
+_DOCUMENT_COLUMNS = (*METADATA, "chunk_count", "embedding_model", *_FILE_COLUMNS)
 
 
 class DesiredChunk(ChunkColumns, frozen=True, gc=False):
@@ -54,10 +54,10 @@ class DesiredDocument:
 
 
 def from_document(
-    document: Document, vectors: Sequence[bytes | None], stored: StoredDocument | None
+    document: Document, vectors: Sequence[bytes | None], stored: StoredDocument | None, model: str
 ) -> DesiredDocument:
-    """The state that a caller's document describes; `vectors` are those that `validate` returned."""
-    columns = _columns(document, stored)
+    """The state that a caller's document describes; `vectors` are those that `validate` returned, made by `model`."""
+    columns = _columns(document, stored, model)
     files, replaced_kinds = _given_files(document, columns["oss_key"])
     if document.chunks is None:
         chunks = _stored_chunks(stored, {}) if stored is not None and columns["chunk_count"] is not None else ()
@@ -160,13 +160,15 @@ def _stored_chunk(row: ChunkColumns, known: ChunkRow | DesiredChunk | None) -> D
     )
 
 
-def _columns(document: Document, stored: StoredDocument | None) -> dict[str, Any]:
+def _columns(document: Document, stored: StoredDocument | None, model: str) -> dict[str, Any]:
     columns: dict[str, Any] = {name: getattr(document, name) for name in METADATA}
     living = None if stored is None or stored.row.deleted_at is not None else stored.row
     if document.chunks is not None:
-        columns["chunk_count"] = len(document.chunks)
-    else:  # without chunks the stored ones stay
-        columns["chunk_count"] = None if living is None else living.chunk_count
+        columns |= {"chunk_count": len(document.chunks), "embedding_model": model}
+    elif living is not None:  # without chunks the stored ones stay
+        columns |= {"chunk_count": living.chunk_count, "embedding_model": living.embedding_model}
+    else:
+        columns |= {"chunk_count": None, "embedding_model": model}
     if document.file is not None:
         values = (_raw_key(document, document.file, stored), document.file.size_bytes, document.file.sha256)
         return columns | dict(zip(_FILE_COLUMNS, values, strict=True))

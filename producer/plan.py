@@ -122,7 +122,8 @@ def plan_upsert(
     """The plan that brings a document to its desired state, None if it has that state already.
 
     With `resend` (SYNC), or when a sink is failed or absent, every label and every known vector is sent again: that
-    sink may have lost what it once confirmed.
+    sink may have lost what it once confirmed. When another embedding model made the stored vectors, a change of the
+    chunks needs new vectors for all of them: the vectors of one document come from one model.
     """
     send_all = resend or (stored is not None and not stored.confirmation.is_sound)
     chunks = _plan_chunks(desired, stored, send_all=send_all)
@@ -174,7 +175,7 @@ def _history_base(stored: StoredDocument, history_id: str) -> int:
 def _plan_chunks(desired: DesiredDocument, stored: StoredDocument | None, *, send_all: bool) -> ChunkChanges:
     if stored is None:
         return ChunkChanges(tuple(ChunkChange(chunk, Send.VECTOR, is_new=True) for chunk in desired.chunks))
-    confirmed = stored.confirmation
+    confirmed, other_model = stored.confirmation, has_other_model(desired.columns, stored)
     relabel_all = send_all or _differs(stored.row, desired.columns, _MILVUS_METADATA)
     changes = []
     for chunk in desired.chunks:
@@ -185,10 +186,12 @@ def _plan_chunks(desired: DesiredDocument, stored: StoredDocument | None, *, sen
             continue
         updates = _compare(old, chunk) if _chunk_columns(old) != _chunk_columns(chunk) else {}
         digest = None if chunk.is_stored_vector else chunk.digest()
-        if digest is not None and digest != old.vector_digest and (send_all or old.vector_digest is not None):
+        is_known = old.vector_digest is not None
+        if digest is not None and digest != old.vector_digest and (send_all or other_model or is_known):
             updates = {**updates, "vector_digest": digest}
         if (
-            old.vector_version > confirmed.vectors
+            other_model
+            or old.vector_version > confirmed.vectors
             or "vector_digest" in updates
             or (send_all and chunk.vector is not None)
         ):
@@ -200,6 +203,11 @@ def _plan_chunks(desired: DesiredDocument, stored: StoredDocument | None, *, sen
     kept = {chunk.chunk_id for chunk in desired.chunks}
     removed = tuple(chunk_id for chunk_id in stored.chunks if chunk_id not in kept)
     return ChunkChanges(tuple(changes), removed, tuple(sorted(stored.tombstones - kept)))
+
+
+def has_other_model(columns: Mapping[str, Any], stored: StoredDocument) -> bool:
+    """Whether the desired vectors come from another embedding model than the stored ones."""
+    return bool(columns["embedding_model"] != stored.row.embedding_model)
 
 
 def _compare(old: StoredChunk, new: DesiredChunk) -> dict[str, Any]:

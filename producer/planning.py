@@ -26,7 +26,7 @@ def plan_document(
     sink may still lack of them is in the version that the event builds on, or in events that wait in the outbox.
     """
     stored, identity = locked.stored.get(document.doc_id), locked.identity
-    state = supply.fill(desired.from_document(document, vectors, stored), stored)
+    state = supply.fill(desired.from_document(document, vectors, stored, identity.embedding_model), stored)
     plan = plan_upsert(state, stored, identity.history_id)
     if plan is None or stored is None:
         return plan

@@ -24,6 +24,7 @@ import msgspec
 from sqlalchemy import (
     CHAR,
     BindParameter,
+    ColumnElement,
     Connection,
     Row,
     Select,
@@ -47,7 +48,7 @@ from producer.confirmation import Confirmation, SinkState, confirm
 from producer.errors import UnsuitableIsolation, WriteConflict
 from schema import limits
 from schema.batches import bounded
-from schema.database.history import Identity, identity_columns, run_locked
+from schema.database.history import Identity, document_model, identity_columns, run_locked
 from schema.database.statements import IDS_PER_STATEMENT
 from schema.database.tables import (
     chunk_tombstones,
@@ -143,6 +144,12 @@ _STATES = _lock_states()
 _MOVES = ("version", "history_id", "lost_version")  # each write of a document, and each found loss, changes one of them
 
 
+def _document_columns() -> list[ColumnElement[Any]]:
+    """The columns of `documents`, each with its embedding model."""
+    others = [column for column in documents.c if column.name != "embedding_model"]
+    return [*others, document_model().label("embedding_model")]
+
+
 @cache
 def _lock_statement(dialect: str) -> Select[Any]:
     """The identity with a row per given id, locked in their order; one row without an id if none is given."""
@@ -160,7 +167,7 @@ def _lock_statement(dialect: str) -> Select[Any]:
         select(
             *identity_columns(dialect),
             isolation.label("isolation"),
-            documents,
+            *_document_columns(),
             *(present.c[name].label(f"seen_{name}") for name in _MOVES),
         )
         .select_from(given)

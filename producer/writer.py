@@ -5,6 +5,7 @@ Invariant 1: all of it commits or rolls back with that transaction; the writer n
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -32,7 +33,7 @@ from producer.unpublished import read_unpublished
 from producer.validation import validate, validate_metadata
 from producer.writing import WriteOptions
 from schema import limits
-from schema.events.events import JSON, MSGPACK
+from schema.events.events import JSON, MSGPACK, ChunkRow
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -193,7 +194,11 @@ class Writer:
         document = locked.stored[doc_id]
         given = self._validate_chunks(document, chunks, identity.dimension)
         waiting, waiting_files = read_unpublished(connection, doc_id, identity.lanes)
-        state = desired.from_stored(document, {**waiting, **given}, {**waiting_files, **files})
+        changes_model = bool(given) and document.row.embedding_model != identity.embedding_model
+        known: dict[str, ChunkRow | DesiredChunk] = dict(given) if changes_model else {**waiting, **given}
+        state = desired.from_stored(document, known, {**waiting_files, **files})
+        if changes_model:
+            state = replace(state, columns={**state.columns, "embedding_model": identity.embedding_model})
         plan = plan_upsert(Supply.of(connection).fill(state, document), document, identity.history_id, resend=True)
         return self._write(connection, locked, [doc_id], [plan], options)[0]
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from producer import statements
 from producer.errors import FileRequired, NeededVector, VectorRequired
 from producer.event_parts import encode_event
-from producer.plan import Operation, Plan
+from producer.plan import Operation, Plan, Send, has_other_model
 from producer.receipts import Receipt
 from producer.stored import LockedDocuments
 
@@ -41,8 +41,10 @@ def find_needed(plans: Sequence[Plan | None], locked: LockedDocuments) -> list[N
 
 def _is_archived(plan: Plan, chunk_id: str, locked: LockedDocuments) -> bool:
     stored = locked.stored.get(plan.doc_id)
-    chunk = None if stored is None else stored.chunks.get(chunk_id)
-    return stored is not None and chunk is not None and chunk.vector_version <= stored.confirmation.archive
+    if stored is None or has_other_model(plan.columns, stored):
+        return False
+    chunk = stored.chunks.get(chunk_id)
+    return chunk is not None and chunk.vector_version <= stored.confirmation.archive
 
 
 def require_complete(plans: Sequence[Plan | None], locked: LockedDocuments) -> list[Plan]:
@@ -77,9 +79,11 @@ def write(connection: Connection, locked: LockedDocuments, plans: Sequence[Plan]
 
 def _encode(plan: Plan, locked: LockedDocuments, options: WriteOptions) -> Iterator[bytes]:
     identity = locked.identity
-    return encode_event(
-        plan, options.content_type, embedding_model=identity.embedding_model, dimension=identity.dimension
-    )
+    model, dimension = plan.columns.get("embedding_model", identity.embedding_model), identity.dimension
+    if model != identity.embedding_model:  # stored vectors, sent again
+        sent = next(plan.chunks.to_send(Send.VECTOR), None)
+        dimension = dimension if sent is None or sent.vector is None else len(sent.vector) // 4
+    return encode_event(plan, options.content_type, embedding_model=model, dimension=dimension)
 
 
 def make_receipts(

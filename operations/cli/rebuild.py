@@ -1,6 +1,6 @@
 """`rag-outbox rebuild`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from operations.cli.watch import watching
 
 if TYPE_CHECKING:
     from operations.rebuild.milvus import Rebuilt
+    from operations.wiring import System
 
 EXAMPLE = "rag-outbox rebuild milvus --index IVF_FLAT --index-parameters nlist=2048"
 
@@ -26,6 +27,20 @@ def command(
     index_parameters: Annotated[
         str | None, typer.Option("--index-parameters", help="Its parameters: M=32,efConstruction=400.")
     ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option("--embedder", help="Another embedding model: wordllama, bge-m3 or openai. [as it is now]"),
+    ] = None,
+    embedder_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--embedder-option",
+            help="NAME=VALUE for openai: url, model, dimension; also server-model, query-prefix, passage-prefix.",
+        ),
+    ] = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Fill and compare the new collection, and stop before searches use it.")
+    ] = False,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Let searches use the previous collection again.")
     ] = False,
@@ -37,7 +52,8 @@ def command(
     """Write everything that a sink holds again, from MySQL and the archive, while writes and searches go on.
 
     milvus: a new collection is filled and compared with MySQL, then searches use it; the old one stays up to date
-    until `sinks remove` drops it. Another sink: in place, document by document.
+    until `sinks remove` drops it. With --embedder, its consumers embed every text again, and the system has that model
+    from then on. Another sink: in place, document by document.
     Ctrl-C is harmless: the same command continues.
     """
     from operations import wiring
@@ -46,7 +62,7 @@ def command(
     from schema.sinks import MILVUS, MINIO, kind_of
 
     output = Output(json=as_json)
-    has_options = index is not None or index_parameters is not None or rollback
+    changes = index is not None or index_parameters is not None or embedder is not None or bool(embedder_option)
     if sink == MINIO:
         raise NotPossible(
             "minio cannot be rebuilt: it has the files and the archive that all refills read. "
@@ -54,10 +70,10 @@ def command(
         )
     if sink != MILVUS and kind_of(sink) == MILVUS:
         raise UsageError(f"{sink} is an instance of {MILVUS}: rag-outbox rebuild {MILVUS}")
-    if sink != MILVUS and has_options:
-        raise UsageError(f"--index, --index-parameters and --rollback go with {MILVUS}")
-    if rollback and (index is not None or index_parameters is not None):
-        raise UsageError("--rollback changes no index")
+    if sink != MILVUS and (changes or prepare or rollback):
+        raise UsageError(f"--index…, --embedder…, --prepare and --rollback go with {MILVUS}")
+    if rollback and (changes or prepare):
+        raise UsageError("--rollback changes no index and no model, and goes without --prepare")
     with wiring.open_system(settings.load()) as system, watching(output, sink, give_up_seconds) as watch:
         if sink != MILVUS:
             from operations.rebuild.plugin import rebuild_in_place
@@ -66,21 +82,32 @@ def command(
             output.result({"sink": sink, "documents": progress.total}, f"{sink} holds {progress.applied:,} documents.")
             return
         from operations.rebuild import milvus
-        from operations.rebuild.index import parse_index
 
         try:
             if rollback:
                 rebuilt = milvus.roll_back(system, watch)
             else:
-                here = system.settings
-                is_lite = here.milvus_lite is not None
-                wanted = parse_index(index, index_parameters, dimension=here.vector_dimension, is_lite=is_lite)
-                rebuilt = milvus.rebuild(system, wanted, watch)
+                wanted = _parse_options(system, index, index_parameters, embedder, embedder_option or [])
+                rebuilt = milvus.rebuild(system, wanted, watch, prepare=prepare)
         except StoresDiffer as error:
             output.note(f"rag-outbox: {error}")
             output.result({"error": str(error), "differences": error.differences})
             raise typer.Exit(3) from None
     _show(output, rebuilt)
+
+
+def _parse_options(
+    system: "System", index: str | None, index_parameters: str | None, embedder: str | None, embedder_option: list[str]
+) -> dict[str, Any]:
+    """The options of the instance that change. Raises UsageError."""
+    from operations import instance_model
+    from operations.rebuild.index import parse_index
+
+    model = instance_model.parse_model(system.settings, embedder, embedder_option)
+    dimension = system.identity.dimension if model is None else model["vector_dimension"]
+    is_lite = system.settings.milvus_lite is not None
+    wanted = {"index": parse_index(index, index_parameters, dimension=dimension, is_lite=is_lite), "model": model}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def _show(output: Output, rebuilt: "Rebuilt") -> None:
@@ -91,10 +118,25 @@ def _show(output: Output, rebuilt: "Rebuilt") -> None:
         "being_refilled": rebuilt.behind,
         "compared": rebuilt.compared,
         **({"index": rebuilt.options["index"]} if "index" in rebuilt.options else {}),
+        **({"prepared": rebuilt.prepared} if rebuilt.prepared else {}),
+        **({"model": rebuilt.model} if rebuilt.model else {}),
     }
+    if rebuilt.prepared is not None:
+        output.result(
+            facts,
+            f"{rebuilt.prepared} holds {count(rebuilt.documents, 'document')}, and stays up to date.",
+            f"Searches still use {rebuilt.serving}. Let them use the new one: rag-outbox rebuild milvus",
+            f"To give it up: rag-outbox sinks remove {rebuilt.prepared}",
+        )
+        return
     lines = [f"Searches use {rebuilt.serving}, which holds {count(rebuilt.documents, 'document')}."]
     if rebuilt.behind:
         lines.append(f"It is being refilled with {count(rebuilt.behind, 'document')}, written at this moment.")
+    if rebuilt.model is not None:
+        lines.append(
+            f"The model of the system is {rebuilt.model} now. Writers of the previous model are refused: start them, "
+            "and all processes that embed, with the settings of the new one."
+        )
     if rebuilt.old is not None:
         lines += [
             f"{rebuilt.old} stays up to date. To go back to it: rag-outbox rebuild milvus --rollback",

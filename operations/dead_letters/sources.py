@@ -15,7 +15,8 @@ from operations.wiring import System
 from producer import Chunk, DocumentFile
 from schema import archive, limits
 from schema.database.connection import reading
-from schema.database.tables import chunks, document_files
+from schema.database.history import document_model
+from schema.database.tables import chunks, document_files, documents
 from schema.events import sparse
 from schema.events.events import ChunkRow, DocumentUpserted, MalformedEvent, decode
 from schema.object_store.port import ObjectMissing
@@ -83,12 +84,23 @@ class Sources:
         }
 
     def _read_archive(self, wanted: Mapping[str, archive.Wanted]) -> Iterator[ChunkRow]:
+        if not self._has_current_model:
+            return
         with translate_errors():
             yield from filter(self._is_usable, archive.read_vectors(self._system.store, self._doc_id, wanted))
 
     @cached_property
     def _of_letters(self) -> list[ChunkRow]:
-        return [row for event in self._events for row in event.chunks if self._is_usable(row)]
+        model = self._system.identity.embedding_model
+        events = [event for event in self._events if event.embedding_model == model]
+        return [row for event in events for row in event.chunks if self._is_usable(row)]
+
+    @cached_property
+    def _has_current_model(self) -> bool:
+        """Whether the vectors in the archive come from the model of the system, which a rebuild may have changed."""
+        model = select(document_model()).where(documents.c.doc_id == self._doc_id)
+        with reading(self._system.engine) as connection:
+            return connection.execute(model).scalar_one_or_none() == self._system.identity.embedding_model
 
     @cached_property
     def _events(self) -> list[DocumentUpserted]:

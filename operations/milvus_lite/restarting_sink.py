@@ -18,17 +18,21 @@ from operations.milvus_lite.process import MilvusLiteUnavailable
 from operations.wiring import System
 from schema import collection
 from schema.failures import Retryable
-from schema.sinks import MILVUS, number_of
+from schema.sinks import number_of
 
 
 class RestartingMilvusSink:
-    """The sink of an instance. It owns its Milvus Lite, restarted after failures; to a server it only reconnects."""
+    """The sink of an instance, of vectors with `dimension` numbers.
+
+    It owns its Milvus Lite, restarted after failures; to a server it only reconnects.
+    """
 
     takes_vectors = True
     takes_files = False
 
-    def __init__(self, system: System, name: str = MILVUS) -> None:
+    def __init__(self, system: System, name: str, dimension: int) -> None:
         self.name = name
+        self._dimension = dimension
         self._system = system
         self._opened = ExitStack()
         self._sink: MilvusSink | None = None
@@ -79,7 +83,7 @@ class RestartingMilvusSink:
             settings, system_id = self._system.settings, self._system.identity.system_id
             self._sink = MilvusSink(
                 client,
-                settings.vector_dimension,
+                self._dimension,
                 system_id,
                 settings.collection_alias,
                 name=self.name,

@@ -1,5 +1,6 @@
 """The collections of the instances of Milvus, as a rebuild creates them, moves the alias, and drops them."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from consumers.milvus import collection as milvus_collection
@@ -24,7 +25,7 @@ def collection_of(system: System, sink: str) -> str:
 
 
 def create_collection(
-    system: System, client: "MilvusClient", instance: RegisteredSink, index: dict[str, Any] | None
+    system: System, client: "MilvusClient", instance: RegisteredSink, options: Mapping[str, Any]
 ) -> None:
     """Create and load the collection of an instance that is not registered yet. Raises IndexRefused, NotPossible.
 
@@ -36,7 +37,7 @@ def create_collection(
             raise NotPossible(f"another command has begun to build {instance.name}: run this one again to continue it")
         milvus_collection.drop(client, name, system_id)
     try:
-        milvus_sink(system, client, instance, index).create()
+        milvus_sink(system, client, instance, options).create()
     except IndexRefused:
         milvus_collection.drop(client, name, system_id)
         raise

@@ -7,16 +7,17 @@ the old instance until the new one holds all that it holds.
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from operations import sinks
-from operations.rebuild import states, worker
+from operations.instance_model import model_of_settings
+from operations.rebuild import models, states, worker
 from operations.rebuild.collections import create_collection, serve, wait_for_index
 from operations.rebuild.errors import NotPossible, StoresDiffer
 from operations.rebuild.fill import Watch, describe, fill
 from operations.rebuild.remove import remove
-from operations.rebuild.roles import ANY_NUMBER, MOST_BEHIND, register
+from operations.rebuild.roles import ANY_NUMBER, MOST_BEHIND, change_options, register
 from operations.rebuild.states import Progress
 from operations.rebuild.swap import are_far_apart, count_behind, swap_roles
 from operations.rebuild.verify import compare_collection, repair
@@ -40,7 +41,8 @@ _EVENTS_WAIT = (
 class Rebuilt:
     """`serving` is the instance that searches use now; `old`, which stays up to date, is None if it was removed.
 
-    `behind` documents are being refilled in the new one. `compared` counts keys.
+    `prepared` is a new one that waits for the swap. `behind` documents are being refilled in the one that serves.
+    `compared` counts keys. `model` is that of the system now, if the rebuild changed it.
     """
 
     serving: str
@@ -49,29 +51,38 @@ class Rebuilt:
     behind: int
     compared: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    prepared: str | None = None
+    model: str | None = None
 
 
-def rebuild(system: System, index: dict[str, Any] | None, watch: Watch) -> Rebuilt:
-    """Bring a new collection to the state of MySQL, and let searches use it. `index` is None for the same as before.
+def rebuild(system: System, wanted: Mapping[str, Any], watch: Watch, *, prepare: bool = False) -> Rebuilt:
+    """Bring a new collection to the state of MySQL, and let searches use it.
 
+    `wanted` are the options of its sink that change: its `index`, its `model`. With `prepare`, stops before the swap.
     Raises NotPossible, Stalled, StoresDiffer, IndexRefused, AlreadyRunning. Interrupted at any point, it continues when
     it is called again.
     """
     with worker.exclusive(system):
         if (old := _find_half_removed(system)) is not None:
-            return _finish(system, *old, index)
+            return _finish(system, *old, wanted)
         serving, other = _find_instances(system)
+        if other is not None and other.state == "active":
+            return _finish(system, serving, other, wanted)
         if other is None:
-            other = _join(system, serving, index)
-        elif other.state == "active":
-            return _finish(system, serving, other, index)
-        elif index is not None and sinks.read_options(system, other.name).get("index") != index:
+            other = _join(system, serving, wanted, watch)
+        if (different := _find_different(system, other.name, wanted)) is not None:
             raise NotPossible(
-                f"{other.name} is being built with another index: continue without --index, or give it up: "
+                f"{other.name} is being built with another {different}: continue without that option, or give it up: "
                 f"rag-outbox sinks remove {other.name}"
             )
-        rebuilt = _fill_and_swap(system, serving.name, other.name, watch)
+        rebuilt = _fill_and_swap(system, serving.name, other.name, watch, prepare=prepare)
         return _remove_old(system, rebuilt)
+
+
+def _find_different(system: System, name: str, wanted: Mapping[str, Any]) -> str | None:
+    """An option in which this instance differs from what is wanted."""
+    options = sinks.read_options(system, name)
+    return next((key for key, value in wanted.items() if options.get(key) != value), None)
 
 
 def roll_back(system: System, watch: Watch) -> Rebuilt:
@@ -111,31 +122,36 @@ def _find_half_removed(system: System) -> tuple[RegisteredSink, RegisteredSink] 
     return (serving, old[0]) if old and worker.is_embedded(system) else None
 
 
-def _join(system: System, serving: RegisteredSink, index: dict[str, Any] | None) -> RegisteredSink:
-    options = sinks.read_options(system, serving.name)
-    if index is not None:
-        options["index"] = index
+def _join(system: System, serving: RegisteredSink, wanted: Mapping[str, Any], watch: Watch) -> RegisteredSink:
+    before = sinks.read_options(system, serving.name)
+    if "model" in wanted:
+        models.require_usable(system, wanted["model"], watch)
+        if "model" not in before:  # events of both models will come: each instance names its own
+            before["model"] = model_of_settings(system.settings)
+            change_options(system.engine, serving.name, before)
+    options = {**before, **wanted}
     name = next_instance([serving.name])
     joining = RegisteredSink(name, required=False, takes_vectors=True, takes_files=False, state="joining")
-    system.with_milvus(lambda client: create_collection(system, client, joining, options.get("index")))
+    system.with_milvus(lambda client: create_collection(system, client, joining, options))
     worker.prepare_group(system, name)
     register(system.engine, joining, options or None)
     return joining
 
 
-def _finish(system: System, serving: RegisteredSink, old: RegisteredSink, index: dict[str, Any] | None) -> Rebuilt:
+def _finish(system: System, serving: RegisteredSink, old: RegisteredSink, wanted: Mapping[str, Any]) -> Rebuilt:
     """A rebuild whose roles are swapped: the alias may not be moved yet. Raises NotPossible if nothing is left.
 
-    Also if another `index` is asked for: that is the next rebuild.
+    Also if other options are wanted: that is the next rebuild.
     """
     is_moved = system.with_milvus(lambda client: serve(system, client, serving.name))
     if worker.is_embedded(system) or is_moved:
         total = states.read_progress(system.engine, serving.name).total
         options = sinks.read_options(system, serving.name)
         rebuilt = _remove_old(system, Rebuilt(serving.name, old.name, total, 0, 0, options))
-        if index is not None and options.get("index") != index:
+        if (different := _find_different(system, serving.name, wanted)) is not None:
             raise NotPossible(
-                f"this finished an interrupted rebuild, and {serving.name} has another index: run the command again"
+                f"this finished an interrupted rebuild, and {serving.name} has another {different}: "
+                "run the command again"
             )
         return rebuilt
     raise NotPossible(
@@ -150,11 +166,11 @@ def _remove_old(system: System, rebuilt: Rebuilt) -> Rebuilt:
     if not worker.is_embedded(system) or rebuilt.old is None:
         return rebuilt
     remove(system, rebuilt.old)
-    return Rebuilt(rebuilt.serving, None, rebuilt.documents, rebuilt.behind, rebuilt.compared, rebuilt.options)
+    return replace(rebuilt, old=None)
 
 
-def _fill_and_swap(system: System, old: str, new: str, watch: Watch) -> Rebuilt:
-    engine = system.engine
+def _fill_and_swap(system: System, old: str, new: str, watch: Watch, *, prepare: bool = False) -> Rebuilt:
+    engine, options = system.engine, sinks.read_options(system, new)
     with worker.refilling(system, new) as work:
 
         def fill_up(is_blocked: Callable[[], bool] = lambda: False, because: str = "") -> Progress:
@@ -174,11 +190,15 @@ def _fill_and_swap(system: System, old: str, new: str, watch: Watch) -> Rebuilt:
         progress = fill_up()
         findings = _verify(system, new, fill_up, watch)
         system.with_milvus(lambda client: wait_for_index(system, client, new))
+        compared = findings.compared.total()
+        if prepare:
+            return Rebuilt(old, None, progress.total, 0, compared, options, prepared=new)
         behind = _swap(system, old, new, fill_until_even)
         system.with_milvus(lambda client: serve(system, client, new))
         watch.show(progress)
-    options = sinks.read_options(system, new)
-    return Rebuilt(new, old, progress.total, behind, findings.compared.total(), options)
+    is_other = sinks.read_model(engine, old) != sinks.read_model(engine, new)
+    model = options["model"]["embedding_model"] if is_other else None
+    return Rebuilt(new, old, progress.total, behind, compared, options, model=model)
 
 
 def _verify(system: System, new: str, fill_up: Callable[[], Progress], watch: Watch) -> "Findings":

@@ -52,6 +52,11 @@ def register(engine: Engine, sink: RegisteredSink, options: dict[str, Any] | Non
     run_exclusively(engine, work)
 
 
+def change_options(engine: Engine, name: str, options: dict[str, Any]) -> None:
+    """Change what a re-creation of the sink's store needs."""
+    run_exclusively(engine, lambda connection, _: change_sink(connection, name, options=options))
+
+
 def activate(engine: Engine, name: str, *, required: bool, most: int = MOST_BEHIND) -> int:
     """End the joining of a sink, or change whether it is required. Returns how many documents it does not hold yet.
 

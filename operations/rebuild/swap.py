@@ -15,7 +15,7 @@ from operations.rebuild.roles import MOST_BEHIND, change_sink, run_exclusively
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
-from schema.database.tables import chunks, documents, sink_states
+from schema.database.tables import chunks, documents, sink_states, sinks, system_identity
 from schema.sinks import RegisteredSink
 
 _LACKING = ("absent", "failed")
@@ -40,6 +40,7 @@ def swap_roles(engine: Engine, old: str, new: str, *, most: int = MOST_BEHIND) -
             return None
         change_sink(connection, old, required=False, state="active")
         change_sink(connection, new, required=True, state="active")
+        _adopt_model(connection, new)
         doc_ids = sorted(differing)
         marks.lock_documents(connection, doc_ids)
         behind = [doc_id for doc_id in doc_ids if differing[doc_id] != "applied"]
@@ -52,6 +53,14 @@ def swap_roles(engine: Engine, old: str, new: str, *, most: int = MOST_BEHIND) -
         return len(behind)
 
     return run_exclusively(engine, work)
+
+
+def _adopt_model(connection: Connection, sink: str) -> None:
+    """From now on, writers send vectors of the model of this instance."""
+    options = connection.execute(select(sinks.c.options).where(sinks.c.name == sink)).scalar_one()
+    if options and (model := options.get("model")):
+        values = {"embedding_model": model["embedding_model"], "dimension": model["vector_dimension"]}
+        connection.execute(update(system_identity).values(values))
 
 
 def count_behind(connection: Connection, old: str, new: str) -> int:

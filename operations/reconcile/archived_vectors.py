@@ -1,4 +1,7 @@
-"""The vectors in Milvus against those in the archive, document by document: the only comparison that reads vectors."""
+"""The vectors in Milvus against those in the archive, document by document: the only comparison that reads vectors.
+
+Where the archive has the vectors of another model than the instance, it only looks whether the archive is whole.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,6 +10,7 @@ from sqlalchemy import Engine, select
 from consumers import marks
 from consumers.marks import Known
 from consumers.minio.translate import translate_errors
+from operations import sinks
 from operations.reconcile.archives import Chunks, describe_lacking
 from operations.reconcile.confirm_rows import is_settled
 from operations.reconcile.difference import Difference
@@ -18,6 +22,7 @@ from operations.reconcile.slices import read_slices
 from schema import archive
 from schema.batches import bounded
 from schema.database.connection import snapshot
+from schema.database.history import document_model
 from schema.database.tables import chunks, documents
 from schema.object_store.port import ObjectStore
 from schema.sinks import MINIO
@@ -33,7 +38,8 @@ def compare_vectors(
     engine: Engine, rows: MilvusRows, store: ObjectStore, scope: Scope, findings: Findings, pace: Pace, after: str = ""
 ) -> Iterator[str]:
     """Yields the doc_id up to which everything is compared."""
-    statement = select(documents.c.doc_id)
+    model, _ = sinks.read_model(engine, rows.sink)
+    statement = select(documents.c.doc_id, document_model().label("model"))
     for one in read_slices(engine, statement, documents.c.doc_id, rows=_DOCUMENTS, sample=scope.sample, after=after):
         for row in one.rows:
             pace.spend(0)
@@ -41,7 +47,8 @@ def compare_vectors(
             if not all(is_settled(known.get(row.doc_id)) for known in before[:2]):
                 continue
             with translate_errors():
-                found = list(_compare(rows, store, row.doc_id, before[2], findings, pace))
+                same_model = rows if row.model == model else None
+                found = list(_compare(same_model, store, row.doc_id, before[2], findings, pace))
             if found and _look(engine, rows.sink, row.doc_id) == before:
                 findings.add(found)
         if one.upto is not None:
@@ -49,18 +56,19 @@ def compare_vectors(
 
 
 def _compare(
-    rows: MilvusRows, store: ObjectStore, doc_id: str, wanted: Chunks, findings: Findings, pace: Pace
+    rows: MilvusRows | None, store: ObjectStore, doc_id: str, wanted: Chunks, findings: Findings, pace: Pace
 ) -> Iterator[Difference]:
+    """`rows` are None if their vectors come from another model."""
     lacking = dict.fromkeys(wanted)
     archived = archive.read_vectors(store, doc_id, wanted)
     for some in bounded(archived, _ROWS, _BYTES, lambda row: len(row.vector)):
         pace.spend(len(some))
         findings.compared["vectors"] += len(some)
         vectors = {row.chunk_id: row.vector for row in some}
-        found = rows.read_vectors(list(vectors))
+        found = {} if rows is None else rows.read_vectors(list(vectors))
         for chunk_id, vector in vectors.items():
             del lacking[chunk_id]
-            if found.get(chunk_id, vector) != vector:  # a missing row is found by its key
+            if rows is not None and found.get(chunk_id, vector) != vector:  # a missing row is found by its key
                 yield Difference(rows.sink, "stale", doc_id, chunk_id, "its vector is not that of the archive")
     if lacking:
         yield describe_lacking(doc_id, sorted(lacking))

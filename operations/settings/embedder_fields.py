@@ -16,16 +16,16 @@ class EmbedderSettings(BaseSettings):
 
     embedding_model: str = Field(
         default="wordllama-l2_supercat-256",
-        description="The model that all vectors come from. `init` stores it, and it cannot change afterwards. "
+        description="The model that all vectors come from. `init` stores it; `rebuild milvus --embedder` changes it. "
         "`RAG_OUTBOX_EMBEDDER` `wordllama` and `bge-m3` set it.",
-        max_length=128,
-        json_schema_extra={"unit": "at most 128 characters"},
+        max_length=limits.MODEL_CHARACTERS,
+        json_schema_extra={"unit": f"at most {limits.MODEL_CHARACTERS} characters"},
     )
     vector_dimension: int = Field(
         default=256,
         ge=1,
         le=limits.VECTOR_DIMENSION,
-        description="Length of a vector of that model. `init` stores it, and it cannot change afterwards. "
+        description="Length of a vector of that model. `init` stores it; `rebuild milvus --embedder` changes it. "
         "`RAG_OUTBOX_EMBEDDER` `wordllama` and `bge-m3` set it.",
         json_schema_extra={"unit": f"numbers, 1 to {limits.VECTOR_DIMENSION:,}"},
     )
@@ -46,6 +46,12 @@ class EmbedderSettings(BaseSettings):
     embedder_key: SecretStr | None = Field(
         default=None,
         description="`openai`: the key for that server.",
+        json_schema_extra={"unit": "text", "unset": "no key"},
+    )
+    other_embedder_key: SecretStr | None = Field(
+        default=None,
+        description="The key for the server of the other model, from `rebuild milvus --embedder` on until the previous "
+        "collection is removed. That command and `consume milvus` need it.",
         json_schema_extra={"unit": "text", "unset": "no key"},
     )
     embedder_model: str | None = Field(

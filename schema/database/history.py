@@ -93,6 +93,7 @@ def create_system(
             history_id=history_id,
             server_uuid=server_uuid,
             embedding_model=embedding_model,
+            first_embedding_model=embedding_model,
             dimension=dimension,
             lanes=lanes,
         )
@@ -159,6 +160,12 @@ def identity_columns(dialect: str) -> tuple[ColumnElement[Any], ...]:
         literal_column(counter).label("identity_counter"),
         select(registered).with_for_update(read=True).scalar_subquery().label("identity_sinks"),
     )
+
+
+def document_model() -> ColumnElement[str]:
+    """The embedding model of a document's vectors, for a statement that selects from `documents`."""
+    first = system_identity.alias("first_identity")
+    return func.coalesce(documents.c.embedding_model, select(first.c.first_embedding_model).scalar_subquery())
 
 
 def start_history(connection: Connection, reason: str, *, instead_of: str) -> bool:

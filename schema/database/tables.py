@@ -123,6 +123,9 @@ documents = Table(
     Column("content_sha256", String(64)),  # of the stored file; `ingest` compares it
     Column("status", _enum(*DOCUMENT_STATES, name="status"), nullable=False, server_default="pending"),
     Column("chunk_count", Integer),  # NULL: not chunked yet
+    Column(
+        "embedding_model", String(limits.MODEL_CHARACTERS)
+    ),  # of its vectors in the archive; NULL: the first one of the system
     Column("created_at", _Timestamp, nullable=False, server_default=utc_now(), index=True),
     Column("updated_at", _Timestamp, nullable=False, server_default=utc_now()),
     Column("deleted_at", _Timestamp),
@@ -324,7 +327,12 @@ system_identity = Table(  # one row; `system` is a reserved word of MySQL
     Column("namespace", String(64), nullable=False),  # of its topics, collection and bucket
     Column("history_id", String(36), nullable=False),
     Column("server_uuid", String(36), nullable=False),  # of the server that the history runs on; '' on SQLite
-    Column("embedding_model", String(128), nullable=False),  # every vector comes from this model
+    Column(
+        "embedding_model", String(limits.MODEL_CHARACTERS), nullable=False
+    ),  # every new vector comes from this model
+    Column(
+        "first_embedding_model", String(limits.MODEL_CHARACTERS), nullable=False
+    ),  # that of `init`; a rebuild may change the other one
     Column("dimension", Integer, nullable=False),
     Column("lanes", SmallInteger, nullable=False),
     _created_at(),
@@ -383,7 +391,7 @@ embedding_cache = Table(  # what embedding models answered, so that nobody pays 
     "embedding_cache",
     metadata,
     Column("cache_key", String(64), primary_key=True),  # SHA-256 over model, dimension and the whole text
-    Column("model", String(128), nullable=False),  # for people, to remove what one model left
+    Column("model", String(limits.MODEL_CHARACTERS), nullable=False),  # for people, to remove what one model left
     Column("vector", _Payload, nullable=False),  # little-endian float32
     Column("sparse", LargeBinary),  # see schema/events/sparse.py; NULL: the embedder gives no weights
     _created_at("used_at"),  # to the day
@@ -399,7 +407,7 @@ sinks = Table(
     Column("takes_vectors", Boolean, nullable=False),
     Column("takes_files", Boolean, nullable=False),
     Column("state", _enum(*SINK_ROLES, name="state"), nullable=False, server_default="active"),
-    Column("options", JSON(none_as_null=True)),  # what a re-creation needs: the index of a Milvus collection
+    Column("options", JSON(none_as_null=True)),  # what a re-creation needs: the index of a Milvus collection, its model
     _created_at(),
     **_OPTIONS,
 )

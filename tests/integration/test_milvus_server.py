@@ -24,6 +24,7 @@ from operations.settings import Settings
 from operations.wiring import System
 from schema.events.events import ChunkLabels
 from schema.failures import Permanent, Retryable
+from schema.sinks import MILVUS
 from tests.contracts.milvus_collection import (
     ONES,
     MilvusCollectionContract,
@@ -145,7 +146,7 @@ def test_unreachable_server_at_start_is_retryable(engine: Engine) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # no server listens: connections are refused
         settings = Settings(milvus_uri=f"http://127.0.0.1:{unused.getsockname()[1]}", vector_dimension=8)
-        sink = RestartingMilvusSink(System(settings, engine))
+        sink = RestartingMilvusSink(System(settings, engine), MILVUS, 8)
         for _ in range(2):
             with pytest.raises(Retryable, match=r"^Milvus: Fail connecting to server"):
                 sink.apply(upsert_change(1, [chunk("one")]))

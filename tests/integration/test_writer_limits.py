@@ -35,7 +35,7 @@ EVENT_BYTES = 524_288  # the largest event
                 "domain": 64,
                 "language": 16,
             }
-            | {"oss_key": 256, "content_sha256": 64},
+            | {"oss_key": 256, "content_sha256": 64, "embedding_model": 128},
         ),
         (
             tables.chunks,
@@ -143,7 +143,9 @@ def test_parts_of_a_huge_document_are_not_in_memory_together(engine: Engine, con
         source_type="text",
         chunks=[Chunk(content=content, vector=vector(content))] * 100_000,
     )
-    plan = plan_upsert(desired.from_document(huge, [bytes(4 * DIMENSION)] * 100_000, None), None, "history")
+    plan = plan_upsert(
+        desired.from_document(huge, [bytes(4 * DIMENSION)] * 100_000, None, "test-model"), None, "history"
+    )
     assert plan is not None
     with engine.connect() as connection:
         tracemalloc.start()

@@ -147,6 +147,7 @@ def test_operation_log_keeps_previous_state(engine: Engine, write: Callable[[Doc
         "content_sha256": SHA256_OF_X,
         "status": "pending",
         "chunk_count": 2,
+        "embedding_model": "test-model",
         "deleted_at": None,
     }
     assert (second["version"], second["title"], second["chunk_count"]) == (2, "Second", 1)

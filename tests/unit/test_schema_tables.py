@@ -87,6 +87,7 @@ VALID: dict[str, dict[str, Any]] = {  # a valid row per table, with the required
         "history_id": "019a0000-0000-7000-8000-00000000000b",
         "server_uuid": "",
         "embedding_model": "wordllama",
+        "first_embedding_model": "wordllama",
         "dimension": 256,
         "lanes": 16,
     },
