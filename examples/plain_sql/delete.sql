@@ -9,6 +9,7 @@ SELECT GREATEST(d.version, d.lost_version) + 1,
            'title', d.title, 'source_type', d.source_type, 'source_url', d.source_url, 'business_tag', d.business_tag,
            'domain', d.domain, 'language', d.language, 'file_size', d.file_size, 'page_count', d.page_count,
            'oss_key', d.oss_key, 'content_sha256', d.content_sha256, 'status', d.status, 'chunk_count', d.chunk_count,
+           'embedding_model', d.embedding_model,
            'created_at', d.created_at, 'updated_at', d.updated_at, 'deleted_at', d.deleted_at)
 FROM documents d WHERE d.doc_id = @doc_id FOR UPDATE
 INTO @version, @before;

@@ -15,6 +15,7 @@ SELECT d.history_id = '', GREATEST(IF(d.history_id = '', 0, d.version), d.lost_v
            'title', d.title, 'source_type', d.source_type, 'source_url', d.source_url, 'business_tag', d.business_tag,
            'domain', d.domain, 'language', d.language, 'file_size', d.file_size, 'page_count', d.page_count,
            'oss_key', d.oss_key, 'content_sha256', d.content_sha256, 'status', d.status, 'chunk_count', d.chunk_count,
+           'embedding_model', d.embedding_model,
            'created_at', d.created_at, 'updated_at', d.updated_at, 'deleted_at', d.deleted_at)
 FROM documents d WHERE d.doc_id = @doc_id FOR UPDATE
 INTO @is_new, @version, @before;
@@ -23,7 +24,7 @@ UPDATE documents SET
     history_base = IF(@is_new, 0, IF(history_id = @history, history_base, version)),
     history_id = @history, version = @version, -- after the line that reads both
     title = @title, source_type = @source_type, business_tag = @business_tag, chunk_count = JSON_LENGTH(@chunks),
-    status = 'pending', updated_at = UTC_TIMESTAMP(6),
+    embedding_model = @model, status = 'pending', updated_at = UTC_TIMESTAMP(6),
     oss_key = IF(deleted_at IS NULL, oss_key, NULL), -- its file went when it was deleted
     file_size = IF(deleted_at IS NULL, file_size, NULL),
     content_sha256 = IF(deleted_at IS NULL, content_sha256, NULL),
