@@ -22,6 +22,7 @@ NOTHING = {
     "embedded": 0,
     "failed": [],
     "incomplete": [],
+    "redirected": [],
     "skipped": [],
 }
 
