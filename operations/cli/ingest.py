@@ -11,10 +11,12 @@ import typer
 from operations import settings
 from operations.cli.interrupt import telling
 from operations.cli.options import Json, Tag
-from operations.cli.output import Output, count
+from operations.cli.output import Output, count, table
 from operations.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from operations.ingest.files import Ingested, Labels, ReadOptions
     from operations.ingest.sources import Source, SourceFile
     from operations.ingest.urls import PageUrl
@@ -213,6 +215,7 @@ def _show(
         output.note(f"incomplete: {reason}")
     for reason in found.skipped:
         output.note(f"skipped: {reason}")
+    lines: list[str | Table]
     if planned is not None:
         lines = [f"Dry run: nothing is changed. {_plan(done, found)}"]
     elif is_queued:
@@ -223,9 +226,19 @@ def _show(
         more = len(found.unsupported) - _SHOWN
         names = ", ".join(found.unsupported[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         lines.append(f"Not of a supported type: {names}")
+    if done.by_type:
+        lines.append(_tabulate(done))
     for name, paths in (planned or {}).items():
         lines += [f"{name.replace('_', ' ')}: {path}" for path in paths]
     output.result(_facts(done, found) | ({"dry_run": True} | planned if planned is not None else {}), *lines)
+
+
+def _tabulate(done: "Ingested") -> "Table":
+    """What was written, a row per source type."""
+    made = table("type", "#documents", "#chunks", "#tables", "#images")
+    for name, written in sorted(done.by_type.items()):
+        made.add_row(name, *(str(number) for number in asdict(written).values()))
+    return made
 
 
 def _facts(done: "Ingested", found: "Found") -> dict[str, Any]:

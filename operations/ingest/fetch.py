@@ -8,17 +8,12 @@ import base64
 import http.client
 import ipaddress
 import os
-import socket
 import ssl
-import threading
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.message import Message
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Self
 
 import certifi
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -33,6 +28,7 @@ from urllib3.exceptions import (
 from urllib3.response import HTTPResponse
 
 from operations.errors import OperationError, UsageError
+from operations.ingest.deadline import Deadline
 from operations.ingest.urls import PageUrl
 from producer.processing.extract.limits import DEFAULT_LIMITS
 
@@ -82,7 +78,7 @@ class _Redirect:
 def fetch(url: PageUrl, limits: FetchLimits = DEFAULT_FETCH_LIMITS) -> Page:
     """Fetch a page and follow its redirects. Raises FetchError."""
     visited = [url]
-    with _Deadline(limits.seconds) as deadline:
+    with Deadline(limits.seconds) as deadline:
         visit = _Visit(url, limits, deadline)
         while True:
             try:
@@ -118,7 +114,7 @@ def _name_start(error: FetchError, visited: list[PageUrl]) -> FetchError:
 class _Visit:
     """The requests of one fetch: the page itself, and each page that it redirects to."""
 
-    def __init__(self, start: PageUrl, limits: FetchLimits, deadline: "_Deadline") -> None:
+    def __init__(self, start: PageUrl, limits: FetchLimits, deadline: Deadline) -> None:
         self._start = start
         self._limits = limits
         self._deadline = deadline
@@ -192,46 +188,6 @@ class _Visit:
         return bytes(content)
 
 
-class _Deadline:
-    """Cuts the connection when the time is over.
-
-    A server that sends a byte now and then would pass every limit that counts from the last byte.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.is_over = False
-        self._ends = time.monotonic() + seconds
-        self._lock = threading.Lock()
-        self._watched: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._cut)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Self:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def watch(self, connected: socket.socket) -> None:
-        """Cut this connection at the end. Raises TimeoutError if that has come."""
-        with self._lock:
-            self._watched = connected
-            if self.is_over:
-                raise TimeoutError
-
-    def release(self) -> None:
-        with self._lock:
-            self._watched = None
-
-    def _cut(self) -> None:
-        with self._lock:
-            self.is_over = True
-            if self._watched is not None:
-                with suppress(OSError):
-                    socket.socket.shutdown(self._watched, socket.SHUT_RDWR)  # not that of TLS, which would not be safe
-
-
 def _make_connection(url: PageUrl, limits: FetchLimits) -> HTTPConnection:
     if url.scheme == "http":
         return HTTPConnection(url.host, url.port, timeout=limits.connect_seconds)
@@ -269,10 +225,10 @@ def _describe(error: Exception, limits: FetchLimits) -> str:
     match error:
         case NameResolutionError():
             return "its host name is not known"
+        case NewConnectionError():  # before the next one, of which it is a kind
+            return f"no connection: {getattr(error.__cause__, 'strerror', None) or 'refused'}"
         case ConnectTimeoutError():
             return f"no connection within {limits.connect_seconds:g} s, which is the limit"
-        case NewConnectionError():
-            return f"no connection: {getattr(error.__cause__, 'strerror', None) or 'refused'}"
         case ReadTimeoutError() | TimeoutError():
             return f"the server was silent for {limits.silent_seconds:g} s, which is the limit"
         case ssl.SSLCertVerificationError():

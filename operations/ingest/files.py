@@ -47,6 +47,16 @@ class Labels:
 
 
 @dataclass
+class WrittenType:
+    """What was written of one source type."""
+
+    documents: int = 0
+    chunks: int = 0
+    tables: int = 0
+    images: int = 0
+
+
+@dataclass
 class Ingested:
     written: int = 0  # documents
     unchanged: int = 0
@@ -57,6 +67,17 @@ class Ingested:
     failed: list[str] = field(default_factory=list)  # "path: reason" per file
     incomplete: list[str] = field(default_factory=list)  # "path: what was left out" per file
     redirected: list[str] = field(default_factory=list)  # "URL → URL" per fetched page that another URL sent
+    by_type: dict[str, WrittenType] = field(default_factory=dict)  # the written documents by source type
+
+    def note_written(self, document: Document) -> None:
+        chunks = len(document.chunks or ())
+        self.written += 1
+        self.chunks += chunks
+        of_type = self.by_type.setdefault(document.source_type, WrittenType())
+        of_type.documents += 1
+        of_type.chunks += chunks
+        of_type.tables += len(document.tables or ())
+        of_type.images += len(document.images or ())
 
     def note_deleted(self, count: int) -> None:
         self.deleted += count
@@ -143,9 +164,10 @@ def _write(system: System, batch: Sequence[_PreparedFile], total: Ingested) -> N
         return
     total.embedded += embedded
     for receipt, document in zip(receipts, batch_documents, strict=True):
-        total.written += receipt.changed
-        total.unchanged += not receipt.changed
-        total.chunks += len(document.chunks or ()) if receipt.changed else 0
+        if receipt.changed:
+            total.note_written(document)
+        else:
+            total.unchanged += 1
 
 
 def _prepare(

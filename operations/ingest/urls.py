@@ -107,6 +107,7 @@ def _is_credential(name: str) -> bool:
 
 def _hide(text: str) -> str:
     """The part of a URL that cannot be parsed which certainly holds no credentials: that between `@` and `?`."""
-    scheme = find_scheme(text) or "?"
-    rest = text[len(scheme) + 3 :].rpartition("@")[2]
-    return f"{scheme}://{re.split('[?#]', rest)[0][:200]}"
+    scheme = find_scheme(text)
+    start = f"{scheme}://" if scheme else ""
+    rest = text[len(start) :].rpartition("@")[2]
+    return f"{start}{re.split('[?#]', rest)[0][:200]}"

@@ -99,7 +99,7 @@ def test_redirects_in_a_circle_are_refused(server: WebServer) -> None:
         ("FTP://u:secret@example.org/", "ftp:…, and only http and https are followed"),
         ("javascript:secret()", "javascript:…, and only http and https are followed"),
         ("http://u:secret@[/", "http://[/: not a valid URL"),
-        ("http://u:secret@:1/?secret", "http://:1/: not a valid URL"),
+        ("http://u:secret@:1/?secret", "http://:1/: not a URL with http:// or https:// and a host"),
     ],
 )
 def test_redirect_to_another_scheme_is_refused(server: WebServer, location: str, reason: str) -> None:
