@@ -1,5 +1,7 @@
 """`rag-outbox ingest`."""
 
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +11,17 @@ import typer
 from operations import settings
 from operations.cli.interrupt import telling
 from operations.cli.options import Json, Tag
-from operations.cli.output import Output, count
+from operations.cli.output import Output, count, table
 from operations.errors import UsageError
 
 if TYPE_CHECKING:
-    from operations.ingest.files import Ingested
+    from rich.table import Table
+
+    from operations.ingest.files import Ingested, Labels, ReadOptions
+    from operations.ingest.sources import Source, SourceFile
+    from operations.ingest.urls import PageUrl
     from operations.ingest.walk import Found
+    from operations.wiring import System
 
 EXAMPLE = "rag-outbox ingest handbook/ --source handbook --business-tag hr --exclude drafts --delete-missing"
 
@@ -22,31 +29,39 @@ STRATEGIES = ("size-overlap", "markdown-headings", "sentence", "semantic", "pare
 _SHOWN = 10  # names of unsupported files
 
 
+Paths = Annotated[
+    list[str], typer.Argument(metavar="PATH", help="Files, folders of them, and http:// or https:// URLs of pages.")
+]
+SourceName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name the folder: its documents keep their identity wherever it is mounted. Without a name, the "
+        "absolute path of each file identifies its document.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Leave out files and folders of this name or path; may be repeated."),
+]
+StrategyName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"How text becomes chunks: {', '.join(STRATEGIES)}. Without it, texts with headings are cut at these, "
+        "others by size.",
+    ),
+]
+
+
 def command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files, or folders of them.")],
-    source: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Name the folder: its documents keep their identity wherever it is mounted. Without a name, the "
-            "absolute path of each file identifies its document.",
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Leave out files and folders of this name or path; may be repeated."),
-    ] = None,
+    paths: Paths,
+    source: SourceName = None,
+    exclude: Exclude = None,
     business_tag: Tag = None,
     domain: Annotated[str | None, typer.Option(help="Domain of all these documents.")] = None,
     language: Annotated[str | None, typer.Option(help="Language of all these documents, for instance en.")] = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"How text becomes chunks: {', '.join(STRATEGIES)}. Without it, texts with headings are cut at these, "
-            "others by size.",
-        ),
-    ] = None,
+    strategy: StrategyName = None,
     delete_missing: Annotated[
         bool,
         typer.Option("--delete-missing", help="Delete documents whose file is no longer in these folders."),
@@ -69,52 +84,119 @@ def command(
     Text and CSV files are always read; PDFs, Word and Excel files, web pages and images with the extras pdf, office,
     html and ocr of this package.
 
+    A URL is fetched once, before anything is written, and nothing in the page is followed. Its document is identified
+    by the URL, without user, password and tokens.
+
     A document keeps its labels where no option gives a new one. Hidden files are left out, and so are excluded ones;
     their documents are never deleted. Links to folders are followed once.
     """
     from operations import wiring
-    from operations.ingest import files as ingesting
-    from operations.ingest import missing
+    from operations.ingest.files import Labels, ReadOptions
     from operations.ingest.sources import Source
-    from operations.ingest.walk import find
+    from operations.ingest.web_pages import split_arguments
     from producer.processing.extract.extract import FileExtractor
 
-    output, done = Output(json=as_json), ingesting.Ingested()
     named = Source(source)
-    if source is not None and not (len(paths) == 1 and paths[0].is_dir()):
+    _check_usage(paths, source, strategy)
+    files, urls = split_arguments(paths)
+    with (
+        wiring.open_system(settings.load()) as system,
+        FileExtractor() as extractor,
+        tempfile.TemporaryDirectory(prefix="rag-outbox-") as folder,
+    ):
+        options = ReadOptions(extractor, strategy, force)
+        run = _Run(system, Labels(business_tag, domain, language), options, Output(json=as_json))
+        run.find(files, named, exclude or (), delete_missing=delete_missing)
+        run.fetch(urls, Path(folder))
+        if dry_run:
+            run.plan()
+        elif queue:
+            run.enqueue()
+        else:
+            run.ingest()
+    if run.done.failed:
+        raise typer.Exit(1)
+
+
+def _check_usage(paths: list[str], source: str | None, strategy: str | None) -> None:
+    if source is not None and not (len(paths) == 1 and Path(paths[0]).is_dir()):
         raise UsageError("--source names one folder: give it as the only PATH")
     if strategy is not None and strategy not in STRATEGIES:
         raise UsageError(f"--strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
-    with wiring.open_system(settings.load()) as system, FileExtractor() as extractor:
-        found = find(paths, named, exclude or ())
-        gone = missing.find_missing(system.engine, named, found, force=force) if delete_missing else []
-        done.failed += found.unreadable
-        files = sorted(found.files.values(), key=lambda file: file.path)
-        labels = ingesting.Labels(business_tag, domain, language)
-        options = ingesting.ReadOptions(extractor, strategy, force)
-        if queue and not dry_run:
-            from operations.ingest.enqueue import enqueue
 
-            with output.progress("Uploading files", len(files)) as bar:
-                enqueue(system, files, labels, done, bar.advance, strategy=strategy, force=force)
-            missing.delete(system, gone, done.note_deleted)
-            _show(output, done, found, is_queued=True)
-        elif dry_run:
-            with output.progress("Reading files", len(files)) as bar:
-                changed = ingesting.plan(system, files, labels, done, bar.advance, options)
-            done.written, done.deleted = len(changed), len(gone)
-            planned = {"would_write": [str(file.path) for file in changed], "would_delete": gone}
-            _show(output, done, found, planned)
-        else:
-            with (
-                telling(lambda: _facts(done, found), lambda: f"; until then: {_summary(done, found)}"),
-                output.progress("Ingesting files", len(files)) as bar,
-            ):
-                ingesting.ingest(system, files, labels, done, bar.advance, options)
-                missing.delete(system, gone, done.note_deleted)
-            _show(output, done, found)
-    if done.failed:
-        raise typer.Exit(1)
+
+class _Run:
+    """One call of the command: find files, fetch pages, and then one of `plan`, `enqueue` and `ingest`."""
+
+    def __init__(self, system: "System", labels: "Labels", options: "ReadOptions", output: Output) -> None:
+        from operations.ingest.files import Ingested
+        from operations.ingest.walk import Found
+
+        self.done = Ingested()
+        self._system = system
+        self._labels = labels
+        self._options = options
+        self._output = output
+        self._found = Found()
+        self._gone: list[str] = []  # documents whose files are gone
+        self._files: list[SourceFile] = []
+
+    def find(self, paths: list[Path], source: "Source", exclude: Sequence[str], *, delete_missing: bool) -> None:
+        from operations.ingest.missing import find_missing
+        from operations.ingest.walk import find
+
+        self._found = find(paths, source, exclude)
+        if delete_missing:
+            self._gone = find_missing(self._system.engine, source, self._found, force=self._options.force)
+        self.done.failed += self._found.unreadable
+        self._files = sorted(self._found.files.values(), key=lambda file: file.path)
+
+    def fetch(self, urls: "Sequence[PageUrl]", folder: Path) -> None:
+        from operations.ingest.web_pages import fetch_pages
+
+        with self._output.progress("Fetching pages", len(urls)) as bar:
+            pages = fetch_pages(urls, folder, bar.advance)
+        self.done.failed += pages.failed
+        self.done.redirected += pages.redirected
+        self._files += pages.files
+
+    def plan(self) -> None:
+        from operations.ingest.files import plan
+
+        with self._output.progress("Reading files", len(self._files)) as bar:
+            changed = plan(self._system, self._files, self._labels, self.done, bar.advance, self._options)
+        self.done.written, self.done.deleted = len(changed), len(self._gone)
+        planned = {"would_write": [file.shown for file in changed], "would_delete": self._gone}
+        _show(self._output, self.done, self._found, planned)
+
+    def enqueue(self) -> None:
+        from operations.ingest.enqueue import enqueue
+
+        with self._output.progress("Uploading files", len(self._files)) as bar:
+            enqueue(
+                *(self._system, self._files, self._labels, self.done, bar.advance),
+                strategy=self._options.strategy,
+                force=self._options.force,
+            )
+        self._delete_gone()
+        _show(self._output, self.done, self._found, is_queued=True)
+
+    def ingest(self) -> None:
+        from operations.ingest.files import ingest
+
+        done, found = self.done, self._found
+        with (
+            telling(lambda: _facts(done, found), lambda: f"; until then: {_summary(done, found)}"),
+            self._output.progress("Ingesting files", len(self._files)) as bar,
+        ):
+            ingest(self._system, self._files, self._labels, done, bar.advance, self._options)
+            self._delete_gone()
+        _show(self._output, done, found)
+
+    def _delete_gone(self) -> None:
+        from operations.ingest.missing import delete
+
+        delete(self._system, self._gone, self.done.note_deleted)
 
 
 def _show(
@@ -125,12 +207,15 @@ def _show(
     *,
     is_queued: bool = False,
 ) -> None:
+    for urls in done.redirected:
+        output.note(f"redirected: {urls}")
     for reason in done.failed:
         output.note(f"failed: {reason}")
     for reason in done.incomplete:
         output.note(f"incomplete: {reason}")
     for reason in found.skipped:
         output.note(f"skipped: {reason}")
+    lines: list[str | Table]
     if planned is not None:
         lines = [f"Dry run: nothing is changed. {_plan(done, found)}"]
     elif is_queued:
@@ -141,9 +226,19 @@ def _show(
         more = len(found.unsupported) - _SHOWN
         names = ", ".join(found.unsupported[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         lines.append(f"Not of a supported type: {names}")
+    if done.by_type:
+        lines.append(_tabulate(done))
     for name, paths in (planned or {}).items():
         lines += [f"{name.replace('_', ' ')}: {path}" for path in paths]
     output.result(_facts(done, found) | ({"dry_run": True} | planned if planned is not None else {}), *lines)
+
+
+def _tabulate(done: "Ingested") -> "Table":
+    """What was written, a row per source type."""
+    made = table("type", "#documents", "#chunks", "#tables", "#images")
+    for name, written in sorted(done.by_type.items()):
+        made.add_row(name, *(str(number) for number in asdict(written).values()))
+    return made
 
 
 def _facts(done: "Ingested", found: "Found") -> dict[str, Any]:

@@ -57,7 +57,7 @@ def enqueue(
                 producer.run(system.engine, lambda connection: upload(connection, writer, given))  # noqa: B023
                 total.queued += 1
             except (InvalidDocument, FileUnusable) as error:
-                total.failed.append(f"{file.path}: {error}")
+                total.failed.append(f"{file.shown}: {error}")
         advance(len(some))
 
 

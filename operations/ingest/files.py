@@ -22,7 +22,7 @@ from producer.processing.document_files import (
 )
 from producer.processing.embed.port import EmbedError
 from producer.processing.extract.extract import FileExtractor
-from producer.processing.extract.port import Extracted
+from producer.processing.extract.port import Extracted, ExtractError
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.tables import documents
@@ -47,6 +47,16 @@ class Labels:
 
 
 @dataclass
+class WrittenType:
+    """What was written of one source type."""
+
+    documents: int = 0
+    chunks: int = 0
+    tables: int = 0
+    images: int = 0
+
+
+@dataclass
 class Ingested:
     written: int = 0  # documents
     unchanged: int = 0
@@ -56,6 +66,18 @@ class Ingested:
     embedded: int = 0  # chunks
     failed: list[str] = field(default_factory=list)  # "path: reason" per file
     incomplete: list[str] = field(default_factory=list)  # "path: what was left out" per file
+    redirected: list[str] = field(default_factory=list)  # "URL → URL" per fetched page that another URL sent
+    by_type: dict[str, WrittenType] = field(default_factory=dict)  # the written documents by source type
+
+    def note_written(self, document: Document) -> None:
+        chunks = len(document.chunks or ())
+        self.written += 1
+        self.chunks += chunks
+        of_type = self.by_type.setdefault(document.source_type, WrittenType())
+        of_type.documents += 1
+        of_type.chunks += chunks
+        of_type.tables += len(document.tables or ())
+        of_type.images += len(document.images or ())
 
     def note_deleted(self, count: int) -> None:
         self.deleted += count
@@ -135,16 +157,17 @@ def _write(system: System, batch: Sequence[_PreparedFile], total: Ingested) -> N
         if isinstance(error, EmbedError) and error.index is None:  # the model is at fault, not a document
             raise
         if len(batch) == 1:
-            total.failed.append(f"{batch[0].file.path}: {error}")
+            total.failed.append(f"{batch[0].file.shown}: {error}")
         else:
             for prepared in batch:
                 _write(system, [prepared], total)
         return
     total.embedded += embedded
     for receipt, document in zip(receipts, batch_documents, strict=True):
-        total.written += receipt.changed
-        total.unchanged += not receipt.changed
-        total.chunks += len(document.chunks or ()) if receipt.changed else 0
+        if receipt.changed:
+            total.note_written(document)
+        else:
+            total.unchanged += 1
 
 
 def _prepare(
@@ -174,10 +197,12 @@ def _extract_changed(
                 total.unchanged += 1
                 continue
             extracted = options.extractor.extract(file.path)
+        except ExtractError as error:
+            total.failed.append(f"{file.shown}: {error.reason}")
         except ProducerError as error:
             total.failed.append(str(error))
         else:
-            total.incomplete += [f"{file.path}: left out: {warning}" for warning in describe_left_out(extracted)]
+            total.incomplete += [f"{file.shown}: left out: {warning}" for warning in describe_left_out(extracted)]
             yield file, extracted
 
 
@@ -210,7 +235,7 @@ def _document(
 ) -> Document:
     original = DocumentFile.from_path(file.path, system.store)
     if original.sha256 != extracted.sha256:
-        raise FileUnusable(f"{file.path} changed while it was read")
+        raise FileUnusable(f"{file.shown} changed while it was read")
     return Document(
         doc_id=file.doc_id,
         title=extracted.title,

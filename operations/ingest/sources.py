@@ -1,16 +1,19 @@
 """The identity of a file: a source and the path in it. Links are not resolved, so a link may move to other files.
 
 A source is named by `--source`, with a path relative to the given folder; without a name, the absolute path counts.
+A web page is identified by its URL.
 """
 
 import hashlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import quote
 
 from operations.errors import OperationError, UsageError
+from operations.ingest.urls import PageUrl
+from producer.processing.extract.port import printable
 from schema.limits import SOURCE_URL_CHARACTERS
 
 _NAME = re.compile(r"[\w.-]{1,64}")
@@ -23,6 +26,12 @@ class SourceFile:
     path: Path  # absolute, links not resolved
     doc_id: str
     source_url: str  # at most 1,024 characters
+    url: str | None = None  # of a fetched page, without credentials; `path` is then a temporary file
+
+    @property
+    def shown(self) -> str:
+        """The name for messages."""
+        return self.url or printable(str(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,11 @@ def absolute(path: Path) -> Path:
 def doc_id(path: Path) -> str:
     """The document id of an absolute path: its readable stem and 12 hex digits of the path's SHA-256."""
     return _doc_id(path.stem, str(path))
+
+
+def page_file(path: Path, url: PageUrl) -> SourceFile:
+    """The identity of a fetched page, whose content is at `path`."""
+    return SourceFile(path, _doc_id(PurePath(url.name).stem, url.shown), _shorten(url.shown), url.shown)
 
 
 def _doc_id(stem: str, key: str) -> str:

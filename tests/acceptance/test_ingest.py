@@ -11,7 +11,7 @@ from tests.support.commands import Folder, Outcome
 
 pytestmark = pytest.mark.acceptance
 
-NOTHING = {
+NOTHING: dict[str, object] = {
     "written": 0,
     "unchanged": 0,
     "queued": 0,
@@ -22,8 +22,16 @@ NOTHING = {
     "embedded": 0,
     "failed": [],
     "incomplete": [],
+    "redirected": [],
     "skipped": [],
+    "by_type": {},
 }
+
+
+def wrote(source_type: str, documents: int, chunks: int, *, embedded: int) -> dict[str, object]:
+    """The facts of documents of one type, without tables and images."""
+    counts = {"documents": documents, "chunks": chunks, "tables": 0, "images": 0}
+    return {"written": documents, "chunks": chunks, "embedded": embedded, "by_type": {source_type: counts}}
 
 
 def section(title: str) -> str:
@@ -52,7 +60,7 @@ def test_only_changes_are_written_and_embedded(folder: Folder, handbook: Path, h
     def ingest(*options: str) -> dict[str, object]:
         return here(folder, "ingest", "handbook", "--json", *options).facts
 
-    assert ingest() == NOTHING | logo | {"written": 2, "chunks": 4, "embedded": 4}
+    assert ingest() == NOTHING | logo | wrote("text", 2, 4, embedded=4)
     assert folder.succeed("run", "--until-idle") == {"events": 2}
     first_ids = folder.sql("SELECT doc_id FROM documents ORDER BY doc_id")
     assert [doc_id[:-12] for (doc_id,) in first_ids] == ["leave-policy-2024-", "notes-"]
@@ -60,10 +68,10 @@ def test_only_changes_are_written_and_embedded(folder: Folder, handbook: Path, h
     assert ingest() == NOTHING | logo | {"unchanged": 2}
 
     policy.write_text(policy.read_text().replace("about illness", "about sickness"))
-    assert ingest() == NOTHING | logo | {"written": 1, "unchanged": 1, "chunks": 3, "embedded": 1}
+    assert ingest() == NOTHING | logo | wrote("text", 1, 3, embedded=1) | {"unchanged": 1}
     assert folder.succeed("run", "--until-idle") == {"events": 1}
 
-    labelled = NOTHING | logo | {"written": 2, "chunks": 4}
+    labelled = NOTHING | logo | wrote("text", 2, 4, embedded=0)
     assert ingest("--business-tag", "hr", "--language", "en", "--domain", "work") == labelled
     assert folder.succeed("run", "--until-idle") == {"events": 2}
     assert folder.sql("SELECT DISTINCT business_tag, language, domain FROM documents") == [("hr", "en", "work")]
@@ -129,7 +137,7 @@ def test_failing_file_is_named_and_others_are_written(folder: Folder, handbook: 
         f"{handbook}/logo.svg: unsupported file type '.svg'; supported: {' '.join(sorted(BY_SUFFIX))}",
     ]
     assert outcome.status == 1
-    written = {"written": 2, "chunks": 4, "embedded": 4}
+    written = wrote("text", 2, 4, embedded=4)
     logo = {"unsupported": 1, "unsupported_files": [f"{handbook}/logo.svg"]}
     assert outcome.facts == NOTHING | written | logo | {"failed": failed}
     assert outcome.err.splitlines() == [f"failed: {reason}" for reason in failed]
@@ -149,7 +157,9 @@ def test_text_output_of_real_command(folder: Folder, handbook: Path) -> None:
     assert folder.run("ingest", str(handbook)) == Outcome(
         0,
         "Wrote 2 documents with 4 chunks (4 embedded); 0 unchanged, 0 deleted, 1 of unsupported types, 0 failed.\n"
-        f"Not of a supported type: {handbook}/logo.svg\n",
+        f"Not of a supported type: {handbook}/logo.svg\n"
+        "type  documents  chunks  tables  images\n"
+        "text          2       4       0       0\n",
         "",
     )
 

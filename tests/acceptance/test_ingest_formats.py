@@ -13,6 +13,7 @@ from tests.support.sample_files import LEAVE, picture_of, png, write_excel, writ
 
 pytestmark = pytest.mark.acceptance
 
+KINDS = [("image", 1)] * ocr.is_installed() + [("pdf", 1), ("table", 2), ("text", 2), ("webpage", 1), ("word", 1)]
 SCANNED = "The spare key is behind the clock."
 
 
@@ -36,6 +37,9 @@ def office(tmp_path: Path) -> Path:
 def test_every_format_is_found_by_a_question(folder: Folder, office: Path, here: Here) -> None:
     facts = here(folder, "ingest", "office", "--json").facts
     assert (facts["written"], facts["failed"], facts["incomplete"]) == (len([*office.iterdir()]), [], [])
+    written = facts["by_type"]
+    assert {name: counts["documents"] for name, counts in written.items()} == dict(KINDS)
+    assert (written["table"]["tables"], written["word"]["tables"], written["word"]["images"]) == (2, 1, 1)
     folder.succeed("run", "--until-idle")
     folder.assert_in_step()
 
@@ -50,14 +54,7 @@ def test_every_format_is_found_by_a_question(folder: Folder, office: Path, here:
         assert [hit["title"] for hit in hits] == [title], question
 
     kinds = "SELECT source_type, count(*) FROM documents GROUP BY source_type ORDER BY source_type"
-    expected = [("image", 1)] * ocr.is_installed() + [
-        ("pdf", 1),
-        ("table", 2),
-        ("text", 2),
-        ("webpage", 1),
-        ("word", 1),
-    ]
-    assert folder.sql(kinds) == expected
+    assert folder.sql(kinds) == KINDS
     assert folder.sql("SELECT page_count FROM documents WHERE source_type = 'pdf'") == [(2,)]
     rows = folder.sql(
         "SELECT vector_level, modal_type, chunk_strategy, count(DISTINCT associate_id), count(parent_chunk_id) > 0"

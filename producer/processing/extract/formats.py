@@ -90,6 +90,16 @@ WEBP = _image("a WebP image", "webp", ".webp")
 BMP = _image("a BMP image", "bmp", ".bmp")
 
 FORMATS = (PLAIN, MARKDOWN, RST, CSV, HTML, PDF, WORD, EXCEL, OLD_EXCEL, ODS, PNG, JPEG, TIFF, WEBP, BMP)
+BY_CONTENT_TYPE: Mapping[str, Format] = MappingProxyType(
+    {each.content_type: each for each in FORMATS}
+    | {
+        "application/csv": CSV,
+        "application/x-pdf": PDF,
+        "application/xhtml+xml": HTML,
+        "text/tab-separated-values": CSV,
+        "text/x-markdown": MARKDOWN,
+    }
+)
 BY_SUFFIX: Mapping[str, Format] = MappingProxyType(
     {suffix: each for each in FORMATS for suffix in each.suffixes},
 )

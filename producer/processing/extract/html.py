@@ -3,7 +3,6 @@
 Nothing is fetched: images, styles, frames and links of the page are left alone.
 """
 
-import codecs
 import re
 from typing import Any
 
@@ -12,16 +11,12 @@ import trafilatura
 from lxml import etree
 
 from producer.processing.extract.cleaning import one_line
-from producer.processing.extract.encodings import Undecodable, decode
+from producer.processing.extract.encodings import Undecodable, decode, decode_as, find_declared
 from producer.processing.extract.limits import ExtractLimits
 from producer.processing.extract.markup import first_heading, read_elements, text_of
 from producer.processing.extract.port import Content, Unreadable
 
-_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
-_XML_ENCODING = re.compile(rb"^\s*<\?xml[^>]{0,100}encoding\s*=\s*[\"']([\w.:-]{2,40})[\"']", re.IGNORECASE)
 _XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
-_DECLARED_BYTES = 4_096  # a page declares its encoding in its first bytes
-_READ_AS = {"iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "gbk": "gb18030"}  # as browsers do
 _BOILERPLATE = ("nav", "header", "footer", "aside", "form", "menu")
 _ROLES = ("navigation", "banner", "contentinfo", "search", "complementary")
 _LEAST_SHARE = 0.5  # of the page's words that the main content must have
@@ -118,14 +113,9 @@ def _as_html(body: Any) -> Any:
 
 def _decode(raw: bytes) -> str:
     """The page's text in the encoding that its byte order mark or the page itself names, or in a certain one."""
-    start = raw[:_DECLARED_BYTES]
-    named = _XML_ENCODING.search(start) or _CHARSET.search(start)
-    if named is None or raw.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return decode(raw)
-    try:
-        encoding = codecs.lookup(named[1].decode("ascii")).name
-        text = raw.decode(_READ_AS.get(encoding, encoding))
-    except (LookupError, UnicodeError, ValueError):
+    declared = find_declared(raw)
+    text = None if declared is None else decode_as(raw, declared)
+    if text is None:
         return decode(raw)
     if "\0" in text:
         raise Undecodable(f"NUL character at {text.index(chr(0))}: this looks like a binary file", 0)
