@@ -8,7 +8,7 @@ is not marked is remembered: another consumer may have marked the document befor
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, update
@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from consumers import completion, marks, whole_document
 from consumers.isolation import Isolation
 from consumers.marks import Known, SinkMarks
+from consumers.read_ahead import map_ahead
 from consumers.sink import Change, Sink
 from consumers.whole_document import StoredDocument
 from schema.database.clock import utc_now
@@ -40,7 +41,8 @@ _POSTPONED_SECONDS = (5, 3_600)  # the first wait for a document whose vectors o
 class Refill:
     """Refills the absent documents of one sink, a bounded round at a time.
 
-    `store` has the archive and the files. `clock` returns seconds.
+    `store` has the archive and the files: `readers` documents are read from it at the same time. `clock` returns
+    seconds.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Refill:
         sink_marks: SinkMarks,
         store: ObjectStore,
         *,
+        readers: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._sink = sink
         self._sink_marks = sink_marks
         self._store = store
+        self._readers = readers
         self._clock = clock
         self._isolation = Isolation(sink, clock=clock)
         self._next_at = 0.0
@@ -92,8 +96,7 @@ class Refill:
             stored = whole_document.load(connection, self._sink.name, doc_ids)
         changes: dict[str, tuple[StoredDocument, Change]] = {}
         size_bytes = 0
-        for document in stored:
-            whole = whole_document.build(document, self._sink, self._store, identity)
+        for document, whole in self._read(stored, identity):
             if whole.change is None:
                 self._postpone(document, whole.lacking)
                 continue
@@ -109,6 +112,18 @@ class Refill:
         held = self._mark(list(changes.values()))
         self._written = set(refused)  # the sink may have taken a part of them
         return len(doc_ids), len(held)
+
+    def _read(
+        self, stored: Sequence[StoredDocument], identity: Identity
+    ) -> Iterator[tuple[StoredDocument, whole_document.Whole]]:
+        """The documents with their vectors and files, in order."""
+        return map_ahead(
+            lambda document: whole_document.build(document, self._sink, self._store, identity),
+            stored,
+            calls=self._readers,
+            weight=_ROUND_CHUNKS,
+            weight_of=lambda document: len(document.chunks),
+        )
 
     def _find_absent(self, connection: Connection, identity: Identity, lanes: Collection[int] | None) -> list[str]:
         joined = sink_states.join(documents, documents.c.doc_id == sink_states.c.doc_id)

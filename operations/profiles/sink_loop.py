@@ -27,6 +27,7 @@ from schema.threads import DaemonExecutor
 if TYPE_CHECKING:
     from operations.tracing import Tracing
 
+_READERS = 8  # requests of a refill to the object store at the same time; its client keeps 10 connections
 _log = logging.getLogger(__name__)
 
 
@@ -94,7 +95,7 @@ class SinkLoop:
         applier: port.Applier = MeasuredApplier(plain, metrics, retries)
         if shared.tracing is not None:
             applier = shared.tracing.traced(applier)
-        refill = Refill(system.engine, self._sink, self._sink_marks, system.store)
+        refill = Refill(system.engine, self._sink, self._sink_marks, system.store, readers=_READERS)
         letters_topic = system.names.dead_letters_topic(name)
         KafkaConsumer(
             applier,
