@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 EXAMPLE = "rag-outbox ingest handbook/ --source handbook --business-tag hr --exclude drafts --delete-missing"
 
 STRATEGIES = ("size-overlap", "markdown-headings", "sentence", "semantic", "parent-child")  # a test compares them
+MOST_PRIORITY = 1_000
 _SHOWN = 10  # names of unsupported files
 
 
@@ -77,6 +78,12 @@ def command(
         bool,
         typer.Option("--queue", help="Only upload the files; `rag-outbox process`, or `run`, does the rest."),
     ] = False,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            min=-MOST_PRIORITY, max=MOST_PRIORITY, help="With --queue: files of a higher priority are first. [0]"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write files as documents: extract, chunk, embed, write. Files with an unchanged hash are skipped.
@@ -98,6 +105,8 @@ def command(
 
     named = Source(source)
     _check_usage(paths, source, strategy)
+    if priority is not None and not queue:
+        raise UsageError("--priority goes with --queue: without it, all files are read at once")
     files, urls = split_arguments(paths)
     with (
         wiring.open_system(settings.load()) as system,
@@ -111,7 +120,7 @@ def command(
         if dry_run:
             run.plan()
         elif queue:
-            run.enqueue()
+            run.enqueue(priority or 0)
         else:
             run.ingest()
     if run.done.failed:
@@ -169,7 +178,7 @@ class _Run:
         planned = {"would_write": [file.shown for file in changed], "would_delete": self._gone}
         _show(self._output, self.done, self._found, planned)
 
-    def enqueue(self) -> None:
+    def enqueue(self, priority: int) -> None:
         from operations.ingest.enqueue import enqueue
 
         with self._output.progress("Uploading files", len(self._files)) as bar:
@@ -177,6 +186,7 @@ class _Run:
                 *(self._system, self._files, self._labels, self.done, bar.advance),
                 strategy=self._options.strategy,
                 force=self._options.force,
+                priority=priority,
             )
         self._delete_gone()
         _show(self._output, self.done, self._found, is_queued=True)

@@ -25,8 +25,11 @@ def enqueue(
     *,
     strategy: str | None = None,
     force: bool = False,
+    priority: int = 0,
 ) -> None:
     """Stage every file that changed, with `force` also the others, and queue its first task.
+
+    Tasks of a higher `priority` are taken first.
 
     A file that waits in the queue already keeps its place. A file that fails is named in `total` and skipped. `advance`
     receives the number of files of each finished batch.
@@ -53,6 +56,7 @@ def enqueue(
                     domain=labels.domain,
                     language=labels.language,
                     strategy=strategy,
+                    priority=priority,
                 )
                 producer.run(system.engine, lambda connection: upload(connection, writer, given))  # noqa: B023
                 total.queued += 1

@@ -92,6 +92,21 @@ def test_run_processes_queued_files(folder: Folder, uploads: Path) -> None:
     assert "sofa" in hit["content"]
 
 
+def test_files_of_a_higher_priority_are_first(folder: Folder, tmp_path: Path) -> None:
+    for number, priority in enumerate((0, 5, -5)):
+        path = tmp_path / f"{number}.md"
+        path.write_text("A text.")
+        folder.succeed("ingest", str(path), "--queue", "--priority", str(priority))
+    assert folder.run("process", "--only", "extract", "--until-idle", "--workers", "1").status == 0
+    started = folder.sql(
+        "SELECT title FROM processing_tasks JOIN documents USING (doc_id) WHERE task_type = 'extract' "
+        "ORDER BY processing_tasks.started_at"
+    )
+    assert [title for (title,) in started] == ["1", "0", "2"]
+    refused = folder.run("ingest", str(tmp_path), "--priority", "1")
+    assert (refused.status, "--priority goes with --queue" in refused.err) == (2, True)
+
+
 def test_unknown_step_is_refused(folder: Folder) -> None:
     outcome = folder.run("process", "--only", "index")
     assert outcome.status == 2
