@@ -51,7 +51,7 @@ class E5Embedder:
 
 def main() -> None:
     options = _arguments()
-    pairs = list(dict(_pairs()).items())
+    pairs = list(dict(docstrings()).items())
     random.Random(20).shuffle(pairs)
     pairs = pairs[: options.texts]
     table = Table(title=f"{len(pairs)} questions, each has one right passage")
@@ -117,8 +117,8 @@ def _ranks(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     return np.asarray((scores >= right).sum(axis=1))
 
 
-def _pairs() -> Iterator[tuple[str, str]]:
-    """Questions and their passages, in the order of the files."""
+def docstrings() -> Iterator[tuple[str, str]]:
+    """The first line and the rest of docstrings of the standard library, in the order of the files."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         if _LEFT_OUT & set(path.relative_to(root).parts):

@@ -3,6 +3,10 @@
 MySQL decides what exists and which labels it has: a chunk of a deleted document is never a hit, nor is one whose
 document has a filtered label no longer. A chunk that an update is just replacing stays a hit until the sink has its
 successor, so that no document vanishes; it says so by `stale`.
+
+An index of Milvus that is a graph (HNSW) leads from a row to its neighbours. Among thousands of nearly equal rows these
+are all of the same table, so that a better hit elsewhere is not found. So Milvus is asked for text separately if there
+are tables, and again without a document that fills an answer alone: docs/decisions/0023.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +28,7 @@ from schema.database.tables import chunk_tombstones, chunks, documents
 from schema.object_store.port import ObjectStore
 
 T = TypeVar("T")
+_Found = dict[str, Any]  # a row of Milvus, with its distance
 
 _TIMEOUT_SECONDS = 30.0
 _SPARE = 20  # more hits than requested: some chunks may just have left their document
@@ -34,6 +39,8 @@ _DOCUMENT_COLUMNS = [
     for name in ("title", "oss_key", "source_url", "source_type", "business_tag", "domain", "language")
 ]
 _CHUNKS = select(chunks.c.chunk_id, chunks.c.row_version, chunks.c.modal_type, *_DOCUMENT_COLUMNS).join(documents)
+_TABLES = select(chunks.c.chunk_id).where(chunks.c.vector_level.in_(("table", "row", "col", "cell"))).limit(1)
+_TEXT = 'vector_level == "text"'  # every other level is of a table
 _REPLACED = select(chunk_tombstones.c.chunk_id, *_DOCUMENT_COLUMNS).join(
     documents, documents.c.doc_id == chunk_tombstones.c.doc_id
 )
@@ -107,31 +114,62 @@ def search(
     `source_type`, which Milvus does not hold, may leave fewer than `limit`. `alias` is that of the collection. Raises
     MilvusException, and grpc.RpcError when Milvus does not answer within 30 seconds.
     """
+    with reading(engine) as connection:
+        has_tables = connection.execute(_TABLES).first() is not None
+    find = partial(_find, alias=alias, vector=vector, filters=filters, has_tables=has_tables)
     count = limit + _SPARE
     while True:
-        found = milvus(partial(_ask, alias=alias, vector=vector, filters=filters, count=count))
+        found, has_more = milvus(partial(find, count=count))
         hits = _judge(engine, store, found, filters)
-        if len(hits) >= limit or len(found) < count or count >= _MOST:
+        if len(hits) >= limit or not has_more or count >= _MOST:
             return hits[:limit]
         count = min(_GROWTH * count, _MOST)
 
 
-def _ask(
+def _find(
     client: MilvusClient,
     *,
     alias: str,
     vector: Sequence[float] | npt.NDArray[np.floating],
     filters: Filters,
+    has_tables: bool,
     count: int,
-) -> list[dict[str, Any]]:
+) -> tuple[list[_Found], bool]:
+    """The `count` nearest rows of Milvus, and as many of those that they may hide, best first. At most four requests.
+
+    Returns also whether Milvus may have more of them.
+    """
+    found: dict[str, _Found] = {}
+    has_more = False
+    for level in ("", _TEXT) if has_tables else ("",):
+        without = ""
+        for _ in range(2):
+            expression = " and ".join(filter(None, (filters.expression(), level, without)))
+            rows = _ask(client, alias, vector, expression, count)
+            found |= {row["entity"]["chunk_id"]: row for row in rows}
+            has_more |= len(rows) == count
+            doc_ids = {row["entity"]["doc_id"] for row in rows}
+            if len(doc_ids) != 1:
+                break
+            without = f"doc_id != {collection.literal(doc_ids.pop())}"
+    return sorted(found.values(), key=lambda row: row["distance"], reverse=True), has_more
+
+
+def _ask(
+    client: MilvusClient,
+    alias: str,
+    vector: Sequence[float] | npt.NDArray[np.floating],
+    expression: str,
+    count: int,
+) -> list[_Found]:
     """The nearest rows of Milvus. Loads the collection only if it is not: asking takes as long as a search."""
 
-    def ask() -> list[dict[str, Any]]:
+    def ask() -> list[_Found]:
         found = client.search(
             alias,
             data=[vector],
             anns_field="vector",
-            filter=filters.expression(),
+            filter=expression,
             limit=count,
             search_params=collection.search_params(count),
             output_fields=_HIT_FIELDS,
@@ -148,7 +186,7 @@ def _ask(
     return ask()
 
 
-def _judge(engine: Engine, store: ObjectStore, found: Iterable[dict[str, Any]], filters: Filters) -> list[Hit]:
+def _judge(engine: Engine, store: ObjectStore, found: Iterable[_Found], filters: Filters) -> list[Hit]:
     """The hits among the rows of Milvus, in their order."""
     entities = {hit["entity"]["chunk_id"]: (hit["entity"], hit["distance"]) for hit in found}
     with reading(engine) as connection:

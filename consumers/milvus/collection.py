@@ -29,6 +29,7 @@ TYPES: Final = {
 _PRIMARY = collection.FIELDS[0]
 _ALIAS_EXISTS = 1602  # Milvus 2.3 keeps the alias of a collection that was dropped
 _UNEXPECTED = 65535  # code of an index parameter that is out of range, among others
+_LITE_VERSION = "milvus_lite"
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +40,9 @@ class IndexRefused(Permanent):
 def create(
     client: MilvusClient, dimension: int, name: str, system_id: str, index: Mapping[str, Any] | None = None
 ) -> None:
-    """Create a collection of this system, unless there is one. `index` is that of the vectors; HNSW without one.
+    """Create a collection of this system, unless there is one. `index` is that of the vectors.
+
+    Without `index` it is HNSW, and FLAT in Milvus Lite, which serves small collections and filters a graph badly.
 
     Raises OtherSystem if the collection is there and not of this system. Milvus creates a collection with its system id
     in one step, so of two systems only one gets it. Raises IndexRefused.
@@ -50,7 +53,8 @@ def create(
     stored = stored_fields(client, name)
     for field in collection.FIELDS:
         if field.name in stored:
-            _index(client, name, field, index if field.kind == "vector" else None)
+            wanted = index or _default_index(client) if field.kind == "vector" else None
+            _index(client, name, field, wanted)
 
 
 def point_alias(client: MilvusClient, alias: str, name: str, system_id: str) -> bool:
@@ -190,10 +194,14 @@ def _index(client: MilvusClient, name: str, field: collection.Field, wanted: Map
             return
 
 
+def _default_index(client: MilvusClient) -> Mapping[str, Any]:
+    version = str(client.get_server_version(timeout=TIMEOUT_SECONDS))
+    is_lite = version.startswith(_LITE_VERSION)
+    return {"index_type": "FLAT", "params": {}} if is_lite else {"index_type": "HNSW", "params": collection.HNSW}
+
+
 def _kinds(field: collection.Field) -> list[dict[str, Any]]:
     """Parameters of the field's index, the preferred kind first."""
-    if field.kind == "vector":
-        return [{"index_type": "HNSW", "metric_type": collection.METRIC, "params": collection.HNSW}]
     if field.kind == "sparse":
         return [{"index_type": "SPARSE_INVERTED_INDEX", "metric_type": collection.SPARSE_METRIC}]
     return [{"index_type": kind} for kind in field.index]

@@ -30,7 +30,8 @@ class MilvusSink:
     """The collection of the instance `name` of a system, of vectors with `dimension` float32 numbers.
 
     `alias` names the collections of the system. With `is_serving`, `create` lets the alias point to this collection.
-    `index` is that of the vectors: `index_type` and `params`; HNSW without it. `timeout_seconds` limits each request.
+    `index` is that of the vectors: `index_type` and `params`; without it HNSW, or FLAT in Milvus Lite.
+    `timeout_seconds` limits each request.
     """
 
     takes_vectors = True

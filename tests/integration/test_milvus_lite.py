@@ -44,7 +44,7 @@ class TestCollection(MilvusCollectionContract):
     """On the fixtures `clients`, `client` and `sink`."""
 
     indexes: ClassVar = {
-        "vector": {"index_type": "HNSW", "metric_type": "COSINE"},  # it does not report the parameters
+        "vector": {"index_type": "FLAT", "metric_type": "COSINE"},
         "sparse": {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "IP"},
         "doc_id": {"index_type": "INVERTED"},
         "modal_type": {"index_type": "INVERTED"},

@@ -97,7 +97,8 @@ def test_more_is_asked_for_until_enough_hits_are_left(pipeline: Pipeline, monkey
     common: dict[str, Any] = {"title": "T", "source_type": "text"}
     apply(
         pipeline,
-        Document(doc_id="others", chunks=others, domain="x", **common),
+        Document(doc_id="others", chunks=others[::2], domain="x", **common),
+        Document(doc_id="more", chunks=others[1::2], domain="x", **common),  # a crowd of one document is left out
         Document(doc_id="wanted", chunks=wanted, domain="y", **common),
     )
     assert ids(find(pipeline, limit=1, domain="y")) == ["wanted"]
@@ -108,7 +109,7 @@ def test_more_is_asked_for_until_enough_hits_are_left(pipeline: Pipeline, monkey
 def test_search_explores_more_of_the_index_than_its_default(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply(pipeline, document("d", "one"))
+    apply(pipeline, document("d", "one"), document("e", "two"))
     asked: list[dict[str, int]] = []
     ask = pipeline.milvus.search
 
@@ -117,8 +118,8 @@ def test_search_explores_more_of_the_index_than_its_default(
         return ask(alias, **options)
 
     monkeypatch.setattr(pipeline.milvus, "search", note)
-    for limit in (1, 1_000):
-        assert ids(find(pipeline, limit=limit)) == ["d"]
+    for limit in (2, 1_000):
+        assert ids(find(pipeline, limit=limit)) == ["d", "e"]
     assert [params["ef"] for params in asked] == [256, 1_020]  # Milvus wants at least the limit
 
 
