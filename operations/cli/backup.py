@@ -169,7 +169,8 @@ def _await_refills(system: Any, output: Output) -> None:
     import threading
 
     if system.settings.kafka is None:
-        from operations.profiles.embedded import NotApplied, run_until_signalled
+        from operations.profiles.embedded import run_until_signalled
+        from operations.profiles.unapplied import NotApplied
 
         try:
             run_until_signalled(system, output, until_idle=True, patience_seconds=None)
