@@ -79,6 +79,11 @@ def command(
                 error = str(many)
     facts = {"documents": total.documents, **asdict(total), "dry_run": dry_run, "retries": system.retries}
     output.result(facts | ({} if error is None else {"error": error}), _table(total, time.monotonic() - began, dry_run))
+    _end(output, total, count, error)
+
+
+def _end(output: Output, total: "Adopted", count: int, error: str | None) -> None:
+    """Say what was not adopted; exit with 130 after an interruption, else with 1 if documents failed or were skipped."""
     if error is not None:
         output.note(f"rag-outbox: {error}")
     if total.interrupted:

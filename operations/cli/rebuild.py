@@ -10,7 +10,9 @@ from operations.cli.output import Output, count
 from operations.cli.watch import watching
 
 if TYPE_CHECKING:
+    from operations.rebuild.fill import Watch
     from operations.rebuild.milvus import Rebuilt
+    from operations.wiring import System
 
 EXAMPLE = "rag-outbox rebuild milvus --index IVF_FLAT --index-parameters nlist=2048"
 
@@ -41,12 +43,32 @@ def command(
     Ctrl-C is harmless: the same command continues.
     """
     from operations import wiring
+    from operations.rebuild.errors import StoresDiffer
+    from operations.rebuild.plugin import rebuild_in_place
+    from schema.sinks import MILVUS
+
+    _check(sink, has_index=index is not None or index_parameters is not None, rollback=rollback)
+    output = Output(json=as_json)
+    with wiring.open_system(settings.load()) as system, watching(output, sink, give_up_seconds) as watch:
+        if sink != MILVUS:
+            progress = rebuild_in_place(system, sink, watch)
+            output.result({"sink": sink, "documents": progress.total}, f"{sink} holds {progress.applied:,} documents.")
+            return
+        try:
+            rebuilt = _rebuild_milvus(system, watch, index, index_parameters, rollback=rollback)
+        except StoresDiffer as error:
+            output.note(f"rag-outbox: {error}")
+            output.result({"error": str(error), "differences": error.differences})
+            raise typer.Exit(3) from None
+    _show(output, rebuilt)
+
+
+def _check(sink: str, *, has_index: bool, rollback: bool) -> None:
+    """Raise NotPossible or UsageError for a sink that cannot be rebuilt, or not with these options."""
     from operations.errors import UsageError
-    from operations.rebuild.errors import NotPossible, StoresDiffer
+    from operations.rebuild.errors import NotPossible
     from schema.sinks import MILVUS, MINIO, kind_of
 
-    output = Output(json=as_json)
-    has_options = index is not None or index_parameters is not None or rollback
     if sink == MINIO:
         raise NotPossible(
             "minio cannot be rebuilt: it has the files and the archive that all refills read. "
@@ -54,33 +76,24 @@ def command(
         )
     if sink != MILVUS and kind_of(sink) == MILVUS:
         raise UsageError(f"{sink} is an instance of {MILVUS}: rag-outbox rebuild {MILVUS}")
-    if sink != MILVUS and has_options:
+    if sink != MILVUS and (has_index or rollback):
         raise UsageError(f"--index, --index-parameters and --rollback go with {MILVUS}")
-    if rollback and (index is not None or index_parameters is not None):
+    if rollback and has_index:
         raise UsageError("--rollback changes no index")
-    with wiring.open_system(settings.load()) as system, watching(output, sink, give_up_seconds) as watch:
-        if sink != MILVUS:
-            from operations.rebuild.plugin import rebuild_in_place
 
-            progress = rebuild_in_place(system, sink, watch)
-            output.result({"sink": sink, "documents": progress.total}, f"{sink} holds {progress.applied:,} documents.")
-            return
-        from operations.rebuild import milvus
-        from operations.rebuild.index import parse_index
 
-        try:
-            if rollback:
-                rebuilt = milvus.roll_back(system, watch)
-            else:
-                here = system.settings
-                is_lite = here.milvus_lite is not None
-                wanted = parse_index(index, index_parameters, dimension=here.vector_dimension, is_lite=is_lite)
-                rebuilt = milvus.rebuild(system, wanted, watch)
-        except StoresDiffer as error:
-            output.note(f"rag-outbox: {error}")
-            output.result({"error": str(error), "differences": error.differences})
-            raise typer.Exit(3) from None
-    _show(output, rebuilt)
+def _rebuild_milvus(
+    system: "System", watch: "Watch", index: str | None, parameters: str | None, *, rollback: bool
+) -> "Rebuilt":
+    from operations.rebuild import milvus
+    from operations.rebuild.index import parse_index
+
+    if rollback:
+        return milvus.roll_back(system, watch)
+    here = system.settings
+    is_lite = here.milvus_lite is not None
+    wanted = parse_index(index, parameters, dimension=here.vector_dimension, is_lite=is_lite)
+    return milvus.rebuild(system, wanted, watch)
 
 
 def _show(output: Output, rebuilt: "Rebuilt") -> None:
