@@ -112,7 +112,7 @@ class _Transfer:
 
 
 def _copy_changing(transfer: _Transfer, size_bytes: int) -> tuple[int, Outcome]:
-    """Copy an object of this size; read it again if it changed during the copy. Returns the size that was copied."""
+    """Copy an object of this size; read it again if it changed during the copy. Returns its newest size."""
     for _ in range(_ATTEMPTS):
 
         def copy_once() -> Outcome:
