@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from relays import offset_metadata
-from relays.background import Background
+from relays.database_calls import Background
 from relays.batch_size import MOST_BYTES
 from relays.ports import Lanes, Outbox, OutboxRow
 

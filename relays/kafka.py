@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from relays import offset_metadata
-from relays.background import Abandoned, Background
+from relays.database_calls import Abandoned, Background
 from relays.claim import Claimer
 from relays.history_check import Check, HistoryCheck
 from relays.idle import IdlePause

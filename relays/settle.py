@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from relays.background import Background
+from relays.database_calls import Background
 from relays.ports import Named, Outbox, OutboxRow
 from schema.failures import DeadLetter
 
