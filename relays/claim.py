@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from relays import offset_metadata
-from relays.database_calls import DatabaseCalls
 from relays.batch_size import MOST_BYTES
+from relays.database_calls import DatabaseCalls
 from relays.ports import Lanes, Outbox, OutboxRow
 
 _ROWS_PER_LANE = 500

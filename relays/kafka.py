@@ -18,8 +18,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from relays import offset_metadata
-from relays.database_calls import Abandoned, DatabaseCalls
 from relays.claim import Claimer
+from relays.database_calls import Abandoned, DatabaseCalls
 from relays.history_check import Check, HistoryCheck
 from relays.idle import IdlePause
 from relays.lanes import KafkaLanes
