@@ -107,9 +107,13 @@ def sqlite(empty_database: Path, tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    """The database of the fixture `pipeline`; a test module may override it."""
-    return sqlite
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """The database of the fixture `pipeline`: SQLite; MySQL, too, with the marker `both_databases`.
+
+    A test module may override it.
+    """
+    made: Engine = request.getfixturevalue(getattr(request, "param", "sqlite"))
+    return made
 
 
 @pytest.fixture

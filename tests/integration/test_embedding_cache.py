@@ -21,7 +21,7 @@ from tests.integration.test_marks_use_indexes import NUMBERS, plan, recorded
 from tests.support import embedding_server
 from tests.support.embedding_server import DIMENSION, EmbeddingServer, vector
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 CHILD = """
 import os, sys
@@ -55,12 +55,6 @@ class CountingSparse(Counting):
 
     def embed_both(self, texts: Sequence[str]) -> Embedded:
         return Embedded(self.embed(texts), [{len(one): 0.5} for one in texts])
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
-from sqlalchemy import Engine
 
 from consumers import marks
 from consumers.marking import Marking
@@ -19,17 +18,10 @@ from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import Pipeline, document
 from tests.support.refill import refill_of, sink_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 OLD = [f"old {number}" for number in range(6)]
 NEW = [f"new {number}" for number in range(6)]
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The fixture `pipeline` on both databases."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 @pytest.fixture

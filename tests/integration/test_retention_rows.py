@@ -27,13 +27,7 @@ from tests.support.retained import DAYS, MINUTE, days_ago, ran
 from tests.support.waiting import wait_for
 from tests.support.written import rows
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    made: Engine = request.getfixturevalue(request.param)
-    return made
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 
 def add(engine: Engine, table: Any, *values: dict[str, Any]) -> None:

@@ -20,16 +20,9 @@ from schema.retry import Backoff
 from tests.support import written
 from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, vector
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 SOON = Backoff(0.001, 0.01)
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The database of the fixture `pipeline`."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 @pytest.fixture

@@ -8,13 +8,7 @@ from producer.backpressure import OutboxLimit
 from tests.support import written
 from tests.support.pipeline import MODEL, document
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    made: Engine = request.getfixturevalue(request.param)
-    return made
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 
 def fill(engine: Engine, count: int) -> None:

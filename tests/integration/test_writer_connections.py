@@ -14,14 +14,7 @@ from producer import NotApplied, Receipt, Writer, run
 from tests.support import written
 from tests.support.pipeline import MODEL, Pipeline, document
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The database of the fixture `pipeline`."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 
 @pytest.fixture

@@ -3,22 +3,15 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from producer import Chunk, Document, DocumentFile, FileRequired, NotApplied, Receipt, VectorRequired, Writer, run
 from tests.support import written
 from tests.support.pipeline import Pipeline, chunk, document
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 STATE = "SELECT version, status, chunk_count FROM documents WHERE doc_id = 'd'"
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The database of the fixture `pipeline`."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 def scan(file: bytes | None = b"%PDF", chunks: list[Chunk] | None = None, **fields: Any) -> Document:
