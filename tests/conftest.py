@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
@@ -114,6 +114,14 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     """
     made: Engine = request.getfixturevalue(getattr(request, "param", "sqlite"))
     return made
+
+
+@pytest.fixture
+def callers_engine(engine: Engine) -> Iterator[Engine]:
+    """The engine of a service, as SQLAlchemy makes it by default: REPEATABLE READ on MySQL."""
+    own = create_engine(engine.url)
+    yield own
+    own.dispose()
 
 
 @pytest.fixture

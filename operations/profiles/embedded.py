@@ -45,6 +45,7 @@ from schema.database.tables import outbox
 from schema.failures import DeadLetter, Retryable
 from schema.outage import Outage
 from schema.retry import call_with_retry
+from schema.threads import run_in_background
 
 
 class AlreadyRunning(OperationError):
@@ -238,16 +239,9 @@ def _watch(system: System, process: Process, stores: Mapping[str, Check]) -> Ite
     if not system.settings.metrics_port:
         yield
         return
-    stop = threading.Event()
     monitor = Monitor(system.engine, BacklogMetrics(process.registry))
-    thread = threading.Thread(target=monitor.run, args=(stop,), name="monitor")
-    with process.serve(stores):
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    with process.serve(stores), run_in_background(monitor.run, "monitor"):
+        yield
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from tests.support import written
 from tests.support.pipeline import MODEL, Pipeline, document
 
 pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
-
-
-@pytest.fixture
-def callers_engine(engine: Engine) -> Iterator[Engine]:
-    """As SQLAlchemy makes it by default: REPEATABLE READ on MySQL."""
-    own = create_engine(engine.url)
-    yield own
-    own.dispose()
 
 
 def async_url(engine: Engine) -> Any:
