@@ -83,7 +83,7 @@ def command(
 
 
 def _end(output: Output, total: "Adopted", count: int, error: str | None) -> None:
-    """Say what was not adopted; exit with 130 after an interruption, else with 1 if documents failed or were skipped."""
+    """Say what was not adopted. Exit with 130 after an interruption, with 1 if documents failed or were skipped."""
     if error is not None:
         output.note(f"rag-outbox: {error}")
     if total.interrupted:
