@@ -9,11 +9,10 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, null, select, 
 
 from operations.errors import OperationError, UsageError
 from operations.wiring import System
-from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.dead_letters import is_superseded
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import LETTER_STATES, outbox_dead_letters, sinks
 from schema.events.events import Envelope
 
@@ -126,12 +125,10 @@ def walk_open(system: System, filters: Filters) -> Iterator[list[Letter]]:
 
 def find(system: System, letter_ids: Sequence[int]) -> list[Letter]:
     """In the order of the ids. Raises UnknownLetter."""
-    found: dict[int, Letter] = {}
+    columns = select(*_COLUMNS, is_superseded().label("is_superseded"))
     with reading(system.engine) as connection:
-        for some in bounded(dict.fromkeys(letter_ids), IDS_PER_STATEMENT):
-            by_id = outbox_dead_letters.c.id.in_(some)
-            rows = connection.execute(select(*_COLUMNS, is_superseded().label("is_superseded")).where(by_id))
-            found |= {row.id: Letter(row) for row in rows}
+        rows = select_for_ids(connection, columns, outbox_dead_letters.c.id, dict.fromkeys(letter_ids))
+        found = {row.id: Letter(row) for row in rows}
     if unknown := [str(one) for one in letter_ids if one not in found]:
         raise UnknownLetter(f"no such dead letter: {', '.join(unknown)}")
     return list({one: found[one] for one in letter_ids}.values())
