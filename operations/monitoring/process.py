@@ -55,7 +55,7 @@ class Process:
         try:
             from operations import tracing
         except ImportError as error:
-            hint = "install rag-outbox with its extra otel (docs/operations.md, Traces)"
+            hint = "install rag-outbox with its extra otel (docs/monitoring.md, Traces)"
             raise SettingsError(f"{PREFIX}TRACING: {error.name} is missing: {hint}") from error
         return tracing.exporting(self._kind)
 
