@@ -1,4 +1,4 @@
-"""Documents that an event of a lost history was seen for: they become suspects, and absent in every sink.
+"""Documents of which an event of a lost history was seen: they become suspects, and absent in every sink.
 
 Any sink may hold the lost version. Refills replace it, so nothing of it stays in a store; a document that the database
 lacks becomes a deleted one. A suspect's `lost_version` stays, the highest: since it was found, all sinks have been

@@ -1,4 +1,4 @@
-"""How a command shows that a sink is being filled: a bar on a terminal, else a line from time to time."""
+"""How a command shows that a sink is being filled: a bar on a terminal, else one line per 30 seconds."""
 
 import time
 from collections.abc import Iterator

@@ -54,7 +54,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Letter:
-    """A row without its payload. A letter that is open and superseded needs nobody."""
+    """A row without its payload. A letter that is open and superseded needs no person."""
 
     row: Any  # of `outbox_dead_letters`, and `is_superseded`
 
@@ -87,7 +87,7 @@ class Letter:
 
 
 def require_stage(system: System, stage: str | None) -> None:
-    """Raise UsageError for the stage of no sink and no dead letter: it would only seem that there are none."""
+    """Raise UsageError if no sink and no dead letter has this stage: an empty list would mislead."""
     if stage is None:
         return
     with reading(system.engine) as connection:
@@ -102,7 +102,7 @@ def require_stage(system: System, stage: str | None) -> None:
 def list_letters(
     system: System, filters: Filters, *, every_state: bool = False, limit: int = 50, after: int | None = None
 ) -> list[Letter]:
-    """The newest first, those that need a person only; `after`: those with a smaller id."""
+    """The newest first, only those that need a person; `after`: those with a smaller id."""
     statement = _select(filters, every_state=every_state).order_by(outbox_dead_letters.c.id.desc()).limit(limit)
     if after is not None:
         statement = statement.where(outbox_dead_letters.c.id < after)

@@ -39,8 +39,8 @@ class Process:
     ) -> Iterator[None]:
         """Serve /metrics, /healthz and /readyz until the context ends.
 
-        `stores` are checks besides that of the database; each raises what is wrong. `find_more` returns further ones
-        as they are now.
+        `stores` are checks in addition to that of the database; each raises what is wrong. `find_more` returns the
+        further checks of this moment.
         """
         settings = self._system.settings
         checks = {"database": self._check_database, **(stores or {})}

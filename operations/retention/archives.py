@@ -159,7 +159,7 @@ def _find_going(document: ArchivedDocument, found: _Found, before: datetime, *, 
 
 
 def _is_of(document: ArchivedDocument, key: str) -> bool:
-    """Whether it is an object of this or an older version: the next version may have been archived meanwhile."""
+    """Whether it is an object of this or an older version: the next version may just have been archived."""
     return 0 < layout.embeddings_version(key) <= document.version
 
 

@@ -37,7 +37,7 @@ def connect(
 
     MySQL: READ COMMITTED, UTC and utf8mb4. A call without an answer for `timeout_seconds` fails (None: it waits), and a
     wait for a lock of a row or a table fails sooner, with its own error. With `idle_seconds` the server ends a
-    connection, and its open transaction with all locks, when the client sends nothing for so long.
+    connection, and its open transaction with all locks, when the client has sent nothing for this time.
 
     SQLite: a transaction takes the write lock when it begins, so that two writers wait for each other instead of
     failing later; commits are durable (WAL, synchronous=FULL). Read through `reading()`, which does not take that lock.

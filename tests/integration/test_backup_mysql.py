@@ -77,7 +77,7 @@ def replace_in_dump(store: ObjectStore, timestamp: str, old: bytes, new: bytes) 
 
 
 def test_dump_made_during_writes_is_that_of_its_manifest(system: System) -> None:
-    """Counts and checksums come from the snapshot of the dump, whatever is written meanwhile."""
+    """Counts and checksums come from the snapshot of the dump, whatever is written at the same time."""
     stop, written = threading.Event(), 0
 
     def keep_writing() -> None:

@@ -69,7 +69,7 @@ def count(engine: Engine) -> int:
 
 
 def make_older(engine: Engine, days: int, *embedded: str) -> None:
-    """As if the rows of these texts had not been used for so many days."""
+    """Make the rows of these texts look unused for `days` days."""
     keys = [CachedEmbedder(Counting(), engine)._key(one) for one in embedded]
     if engine.dialect.name == "mysql":
         then = text(f"used_at - INTERVAL {days} DAY")

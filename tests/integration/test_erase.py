@@ -326,7 +326,7 @@ def test_write_during_an_erase_keeps_its_text_and_loses_no_vector(pipeline: Arch
     store.step = write
     system = system_of(pipeline)
     system.__dict__["store"] = store
-    with pytest.raises(CannotErase, match="was written meanwhile"):
+    with pytest.raises(CannotErase, match="was written during the erase"):
         erase.erase(system, "a")
     wanted = pipeline.sql("SELECT chunk_id, content_hash, vector_version, vector_digest FROM chunks")
     rows = archive.read_vectors(pipeline.store, "a", {one: archive.Wanted(*of_chunk) for one, *of_chunk in wanted})

@@ -224,7 +224,7 @@ def delete(pipeline: Pipeline) -> None:
 
 
 def replace(pipeline: ArchivePipeline) -> None:
-    """The object store is refilled, which reads the archive and writes it anew."""
+    """The object store is refilled, which reads the archive and writes it again."""
     pipeline.execute("UPDATE sink_states SET state = 'absent', applied_version = 0 WHERE sink = 'minio'")
     pipeline.execute("UPDATE sink_states SET marks = marks + 1")
     make_due(pipeline)
