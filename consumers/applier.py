@@ -84,9 +84,9 @@ class Applier:
     def apply(self, envelopes: Sequence[Envelope]) -> list[DeadLetter]:
         """Apply events in order; returns those that the sink refuses for good.
 
-        On return the sink holds, and the marks show, everything else. Raises SomeFail when that is true but for some
-        documents, and Retryable: apply all of them again; what the sink took of them is marked. Raises StoreMissing and
-        OtherSystem when the store is not that of this system.
+        On return the sink holds, and the marks show, all other events. Raises SomeFail if the sink failed on some
+        documents and holds all others. Raises Retryable if it may have failed on any of them: apply all again; what it
+        took is marked. Raises StoreMissing and OtherSystem when the store is not that of this system.
         """
         self._check_store()
         self._isolation.begin()

@@ -44,7 +44,7 @@ STAGE = "relay"
 class KafkaRelay:
     """One of any number of relays. `new_executor` makes an executor with one thread; its argument names the thread.
 
-    `report` is called with the rows of each committed transaction, in order; `progress` whenever the loop goes round.
+    `report` is called with the rows of each committed transaction, in order; `progress` in every round of the loop.
     `outage` decides when to leave the group, because the database is away; `clock` is its clock.
     """
 

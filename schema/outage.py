@@ -81,7 +81,7 @@ class DatabaseOutage(Outage):
         self._stay_until = 0.0
 
     def note(self, error: BaseException, began: float) -> None:
-        """Note the error of an attempt on the database that began then."""
+        """Note the error of an attempt on the database that began at `began`."""
         if is_database_away(error):
             self.note_failure(getattr(error, "orig", None) or error, since=began)
         else:

@@ -22,7 +22,7 @@ _ATTEMPTS = 5  # each finds vectors or a file that the one before lacked; concur
 
 
 class CannotReplay(OperationError):
-    """Raised when a document cannot be sent again; the message says what is lacking, or that nothing is left to do."""
+    """Raised when a document cannot be sent again; the message says what is missing, or that nothing is left to do."""
 
 
 def require_replayable(letter: Letter) -> None:

@@ -12,7 +12,7 @@ IDS_PER_STATEMENT = 1_000
 
 def select_for_ids(
     connection: Connection, statement: Select[Any], column: Any, ids: Iterable[Any]
-) -> Iterator[Row[Any]]:
+) -> Iterator[Row[*tuple[Any, ...]]]:
     """The rows whose `column` is in `ids`, by statements with at most IDS_PER_STATEMENT ids each."""
     for some in bounded(ids, IDS_PER_STATEMENT):
         yield from connection.execute(statement.where(column.in_(some)))
