@@ -7,7 +7,7 @@ import typer
 from operations import settings
 from operations.cli.options import Json
 from operations.cli.output import Output, count
-from operations.cli.watch import watching
+from operations.cli.watch import show_fill
 
 if TYPE_CHECKING:
     from operations.rebuild.fill import Watch
@@ -49,7 +49,7 @@ def command(
 
     _check(sink, has_index=index is not None or index_parameters is not None, rollback=rollback)
     output = Output(json=as_json)
-    with wiring.open_system(settings.load()) as system, watching(output, sink, give_up_seconds) as watch:
+    with wiring.open_system(settings.load()) as system, show_fill(output, sink, give_up_seconds) as watch:
         if sink != MILVUS:
             progress = rebuild_in_place(system, sink, watch)
             output.result({"sink": sink, "documents": progress.total}, f"{sink} holds {progress.applied:,} documents.")

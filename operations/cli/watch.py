@@ -15,7 +15,7 @@ _LINE_SECONDS = 30.0
 
 
 @contextmanager
-def watching(output: Output, sink: str, give_up_seconds: float | None) -> Iterator["Watch"]:
+def show_fill(output: Output, sink: str, give_up_seconds: float | None) -> Iterator["Watch"]:
     """Show progress until the context ends."""
     from operations.rebuild.fill import Watch
 

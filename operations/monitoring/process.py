@@ -57,7 +57,7 @@ class Process:
         except ImportError as error:
             hint = "install rag-outbox with its extra otel (docs/monitoring.md, Traces)"
             raise SettingsError(f"{PREFIX}TRACING: {error.name} is missing: {hint}") from error
-        return tracing.exporting(self._kind)
+        return tracing.export_spans(self._kind)
 
     def _check_database(self) -> None:
         with reading(self._system.engine) as connection:

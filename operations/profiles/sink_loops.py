@@ -33,7 +33,7 @@ class _Running:
 
 
 class _Look:
-    """Reads the names of the sinks from time to time, in the background, so that a silent database does not delay the process.
+    """Reads the names of the sinks from time to time, in the background: a silent database must not delay the process.
 
     While the database is away, nothing is read, and the loops stay as they are.
     """
