@@ -263,7 +263,7 @@ def test_erase_is_refused_with_a_reason_and_a_command(
 
 
 @pytest.mark.parametrize("is_deleted", [False, True], ids=["living", "deleted"])
-def test_text_of_a_lost_history_goes_too(pipeline: ArchivePipeline, is_deleted: bool) -> None:
+def test_erase_removes_the_text_of_a_lost_history(pipeline: ArchivePipeline, is_deleted: bool) -> None:
     """A refill healed the suspect, and left the objects of the lost version."""
     make_traces(pipeline, "a")
     lost = rows_of(pipeline, "a")

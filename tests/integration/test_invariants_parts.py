@@ -71,9 +71,7 @@ def test_invariant_8_missing_first_part_never_completes_the_version(pipeline: Pi
     pipeline.assert_in_step()
 
 
-def test_invariant_8_part_that_a_relay_could_not_publish_leaves_the_document_pending(
-    pipeline: Pipeline, parts: list[Envelope]
-) -> None:
+def test_invariant_8_unpublished_part_leaves_the_document_pending(pipeline: Pipeline, parts: list[Envelope]) -> None:
     pipeline.execute("DELETE FROM outbox WHERE event_id = :id", id=parts[2].event_id)
     pipeline.run()
     assert progress(pipeline) == [(1, 2, 2)] * 2

@@ -380,7 +380,9 @@ def test_restore_names_what_open_tasks_lack(pipeline: Pipeline) -> None:
     assert lacking() == extracted
 
 
-def test_what_a_step_leaves_is_copied_once_by_backups(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intermediate_objects_of_tasks_have_a_digest_for_backups(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A backup compares digests, which a bucket has only of objects that were written with them."""
     digests: dict[str, str | None] = {}
     put_object = DirectoryStore.put

@@ -26,7 +26,7 @@ def versions(engine: Engine) -> list[tuple[Any, ...]]:
     return written.rows(engine, "SELECT doc_id, version FROM documents ORDER BY doc_id")
 
 
-def test_session_is_taken_in_place_of_its_connection(pipeline: Pipeline, callers_engine: Engine) -> None:
+def test_writer_accepts_a_session(pipeline: Pipeline, callers_engine: Engine) -> None:
     sessions = sessionmaker(callers_engine)
     with sessions() as session, session.begin():
         pipeline.writer.upsert(session, document("a", "one"))
@@ -52,7 +52,7 @@ def test_session_is_taken_in_place_of_its_connection(pipeline: Pipeline, callers
         (lambda engine: engine.connect().execution_options(isolation_level="AUTOCOMMIT"), "commits each statement"),
     ],
 )
-def test_anything_else_is_refused_with_what_to_pass(pipeline: Pipeline, make: Any, message: str) -> None:
+def test_wrong_connection_is_refused_with_a_hint(pipeline: Pipeline, make: Any, message: str) -> None:
     wrong = make(pipeline.engine)
     with pytest.raises(TypeError, match=message):
         pipeline.writer.upsert(wrong, document("a", "one"))

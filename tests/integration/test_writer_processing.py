@@ -181,7 +181,7 @@ def test_many_changed_vectors_share_their_statements(pipeline: Pipeline) -> None
     assert counts[1] == counts[2]  # the first write of a connection compares the server, too
 
 
-def test_chunk_of_unknown_vector_takes_any_as_its_own(pipeline: Pipeline) -> None:
+def test_chunk_without_a_vector_digest_accepts_any_vector(pipeline: Pipeline) -> None:
     """A writer in another language leaves the digest out."""
     pipeline.upsert(document("d", "one"))
     pipeline.run()
