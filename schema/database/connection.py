@@ -40,7 +40,7 @@ def connect(
     connection, and its open transaction with all locks, when the client has sent nothing for this time.
 
     SQLite: a transaction takes the write lock when it begins, so that two writers wait for each other instead of
-    failing later; commits are durable (WAL, synchronous=FULL). Read through `reading()`, which does not take that lock.
+    failing later; commits are durable (WAL, synchronous=FULL). `reading()` takes no such lock.
     """
     if make_url(url).get_backend_name() == "sqlite":
         engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_SECONDS})
