@@ -40,7 +40,7 @@ def command(
     ] = None,
     rate: Annotated[float, typer.Option("--rate", min=0, help="At most this many keys per second; 0: no limit.")] = 0,
     stuck_after: Annotated[
-        float, typer.Option("--stuck-after", min=1, help="Seconds after which what waits is stuck.")
+        float, typer.Option("--stuck-after", min=1, help="Seconds after which a waiting document or event is stuck.")
     ] = 3_600,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the last run if it was interrupted and had the same options.")
@@ -54,7 +54,7 @@ def command(
     share: Annotated[
         float, typer.Option("--share", min=0, max=1, help="A repair of more documents than this share needs --force.")
     ] = 0.1,
-    force: Annotated[bool, typer.Option("--force", help="With --repair --yes: whatever the share.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --repair --yes: ignore --share.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare MySQL with every sink, both ways, list the differences, and repair them.
