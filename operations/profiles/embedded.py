@@ -189,7 +189,7 @@ def _prepare_new_history(
     patience_seconds: float | None,
     failing: Callable[[str, float], None],
 ) -> None:
-    """Let all documents become absent if a history began; again while the database is busy or away."""
+    """Make all documents absent if a history began; retry while the database is busy or away."""
     call_with_retry(
         lambda: _mark_absent_in_new_history(system, sinks),
         stop=stop,

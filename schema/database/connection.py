@@ -125,7 +125,7 @@ def _session_settings(timeout_seconds: float | None, idle_seconds: float | None)
 
 
 def _leave_demoted_server(context: ExceptionContext) -> None:
-    """Close the pool's connections to a server that takes no writes any more, so that the next attempt connects."""
+    """Close the pool's connections to a server that no longer takes writes, so that the next attempt connects."""
     if _codes(context.original_exception) & _MYSQL_DEMOTED:
         context.is_disconnect = True
 
