@@ -151,7 +151,7 @@ def _make(path: Path, store: ObjectStore, known_sha256: str | None) -> DocumentF
 
 
 def _call_with_retry(request: Callable[[], T]) -> T:
-    """Return the result of a request; repeat it after a broken connection, as the client does after a refusal."""
+    """Return the result of a request; repeat it after a broken connection. The client repeats refused ones."""
     return call_with_retry(
         request, retry_on=lambda error: isinstance(error, HTTPError), backoff=_BACKOFF, attempts=_ATTEMPTS
     )

@@ -1,9 +1,9 @@
 """Archives: remove the texts and vectors that the chunks of a document no longer need.
 
-A row that no chunk needs is first moved to a *superseded* object. That object is removed after the limit, by the store's
-clock: until then, a database that is restored from a backup finds the row. New objects are written before the old one
-is removed, and only if the document and the marks of its sinks have not changed since they were read. The next run finds
-what a process that died left behind.
+A row that no chunk needs is first moved to a *superseded* object. That object is removed after the limit, by the
+store's clock: until then, a database that is restored from a backup finds the row. New objects are written before the
+old one is removed, and only if the document and the marks of its sinks have not changed since they were read. The next
+run finds what a process that died left behind.
 
 Skipped are documents that a sink does not hold, suspects, and archives that lack a vector.
 """
