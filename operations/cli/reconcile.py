@@ -120,7 +120,7 @@ def _repair(
     force: bool,
     acts: bool,
 ) -> bool:
-    """Add to `facts` and `shown` what a repair would do, or what it did. Returns whether it repairs every difference."""
+    """Add to `facts` and `shown` what a repair would do, or what it did. Returns whether it repairs all differences."""
     from operations.reconcile.repair import repair
     from operations.reconcile.repair_plan import plan_repair
 
