@@ -14,6 +14,7 @@ from socket import create_server
 from benchmarks import report, topic
 from benchmarks.relay import EVENT_BYTES, empty
 from benchmarks.system import PREFIX, servers, system, wait_until
+from schema.threads import run_in_background
 
 SIDES = ("relay with metrics", "relay without metrics")
 
@@ -49,9 +50,9 @@ def scraping(port: int) -> Iterator[None]:
     if not port:
         yield
         return
-    stop, read = threading.Event(), []
+    read = []
 
-    def scrape() -> None:
+    def scrape(stop: threading.Event) -> None:
         while not stop.wait(1.0):
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
@@ -59,13 +60,8 @@ def scraping(port: int) -> Iterator[None]:
             except OSError:
                 continue  # it still starts
 
-    thread = threading.Thread(target=scrape)
-    thread.start()
-    try:
+    with run_in_background(scrape, "scrape"):
         yield
-    finally:
-        stop.set()
-        thread.join()
     if not read:
         raise SystemExit("the relay served no metrics")
 

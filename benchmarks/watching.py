@@ -1,4 +1,4 @@
-"""A picture of the main panels of *Overview*, for docs/operations.md: `python -m benchmarks.watching URL --minutes 3`.
+"""A picture of the main panels of *Overview*, for docs/monitoring.md: `python -m benchmarks.watching URL --minutes 3`.
 
 URL is that of a Prometheus. The queries are those of the committed dashboard; the drawing is ours, not Grafana's.
 """

@@ -37,7 +37,7 @@ _CHECK_SECONDS = 10.0  # between two checks that the store is still there and of
 
 @dataclass
 class _Applied:
-    """What of a part the sink did not take, and why."""
+    """What the sink did not take of a part, and why."""
 
     refused: Refused = field(default_factory=dict)
     superseded: set[Key] = field(default_factory=set)  # the source is gone, because the document has a newer version
@@ -84,9 +84,9 @@ class Applier:
     def apply(self, envelopes: Sequence[Envelope]) -> list[DeadLetter]:
         """Apply events in order; returns those that the sink refuses for good.
 
-        On return the sink holds, and the marks show, everything else. Raises SomeFail when that is true but for some
-        documents, and Retryable: apply all of them again; what the sink took of them is marked. Raises StoreMissing and
-        OtherSystem when the store is not that of this system.
+        On return the sink holds, and the marks show, all other events. Raises SomeFail if the sink failed on some
+        documents and holds all others. Raises Retryable if it may have failed on any of them: apply all again; what it
+        took is marked. Raises StoreMissing and OtherSystem when the store is not that of this system.
         """
         self._check_store()
         self._isolation.begin()
@@ -131,7 +131,7 @@ class Applier:
         return refused, selection.bases
 
     def _check_store(self) -> None:
-        """A collection or bucket that vanished, or came back as another system's, must not be written to for long."""
+        """Stop soon after a collection or bucket vanished, or came back as that of another system."""
         if self._clock() >= self._check_at:
             self._check_at = self._clock() + _CHECK_SECONDS
             with suppress(Retryable):  # the store is away: the changes that follow tell
@@ -165,7 +165,7 @@ class Applier:
         self.counts["part_missing"] += len(selection.missing_parts)
 
     def _arrange_removals(self, changes: Sequence[Change], known: Mapping[str, Known]) -> list[Change]:
-        """Nothing is removed before the last part; that one removes what all parts do."""
+        """Let the last part of a version do the removals of all its parts."""
         arranged = {one.doc_id: one if marks.has_all_parts(one, known) else hold_back(one) for one in changes}
         last = [one for one in changes if marks.has_all_parts(one, known) and needs_earlier_parts(one)]
         if last:

@@ -19,8 +19,7 @@ _SERVE_SECONDS = 0.05
 class Background:
     """Runs one call after another on `executor`; `clock` returns seconds.
 
-    A call is waited for no more when `database` says that the consumer must leave its group, and DRAIN_SECONDS after
-    `stop` was set.
+    `wait` gives up when `database` says that the consumer must leave its group, and DRAIN_SECONDS after `stop` was set.
     """
 
     def __init__(
@@ -37,18 +36,18 @@ class Background:
         return self._executor.submit(call, *args, **kwargs)
 
     def wait(self, call: "Future[Any]") -> bool:
-        """Serve the group until the call ends. Returns False when it is waited for no more."""
+        """Serve the group until the call ends. Returns False if it gave up."""
         wait([call], _PATIENCE_SECONDS)
         self._serve_until(lambda: call.done() or self._database.must_leave or self._is_over())
         return call.done()
 
     def pause(self, seconds: float) -> None:
-        """Serve the group for so long, or until the consumer must stop."""
+        """Serve the group for this time, or until the consumer must stop."""
         deadline = self._clock() + seconds
         self._serve_until(lambda: self.stop.is_set() or self._clock() >= deadline)
 
     def close(self, calls: Sequence["Future[Any]"]) -> bool:
-        """Wait for these calls, without the group. Returns whether all have ended."""
+        """Wait for these calls, without serving the group. Returns whether all have ended."""
         self.stop.set()
         while not all(call.done() for call in calls) and not self._is_over():
             wait(calls, _SERVE_SECONDS)

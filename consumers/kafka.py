@@ -224,7 +224,7 @@ class KafkaConsumer:
         return [one for one in (self._attempt, self._rounds.running) if one is not None]
 
     def _call_until_done(self, call: Callable[[], object]) -> bool:
-        """Call outside of the group, again while it fails. Returns False once the consumer must stop."""
+        """Call outside of the group, and repeat it while it fails. Returns False once the consumer must stop."""
         failures = 0
         stop = self._background.stop
         while not stop.is_set():

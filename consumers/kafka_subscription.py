@@ -122,7 +122,7 @@ class KafkaSubscription:
                 _log.warning("offsets_not_committed reason=%s", error)
 
     def ensure_member(self) -> None:
-        if self._membership.given_up(self._consumer):
+        if self._membership.must_recreate(self._consumer):
             _log.warning("kafka_client_given_up group=%s", self._group)
             self._consumer.close()
             self._disown(set(self._owned))

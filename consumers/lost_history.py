@@ -1,4 +1,4 @@
-"""Documents that an event of a lost history was seen for: they become suspects, and absent in every sink.
+"""Documents of which an event of a lost history was seen: they become suspects, and absent in every sink.
 
 Any sink may hold the lost version. Refills replace it, so nothing of it stays in a store; a document that the database
 lacks becomes a deleted one. A suspect's `lost_version` stays, the highest: since it was found, all sinks have been
@@ -14,9 +14,8 @@ from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.dialects import mysql, sqlite
 
 from consumers import completion, marks
-from schema.batches import bounded
 from schema.database.clock import utc_now
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import document_files, documents, sinks, system_identity
 from schema.events.events import DocumentUpserted, Event
 from schema.object_store import layout
@@ -95,16 +94,13 @@ def remove_files(connection: Connection, doc_ids: Mapping[str, str]) -> set[str]
     Returns the keys that are new.
     """
     keys = document_files.c.object_key
-    known: set[str] = set()
-    for some in bounded(doc_ids, IDS_PER_STATEMENT):
-        known.update(connection.execute(select(keys).where(keys.in_(some))).scalars())
+    known = {key for (key,) in select_for_ids(connection, select(keys), keys, doc_ids)}
     doc_ids = {key: doc_id for key, doc_id in doc_ids.items() if key not in known}
     if not doc_ids:
         return set()
-    versions: dict[str, int] = {}
-    for some in bounded(set(doc_ids.values()), IDS_PER_STATEMENT):
-        found = select(documents.c.doc_id, documents.c.version).where(documents.c.doc_id.in_(some))
-        versions |= {row.doc_id: row.version for row in connection.execute(found)}
+    columns = select(documents.c.doc_id, documents.c.version)
+    found = select_for_ids(connection, columns, documents.c.doc_id, set(doc_ids.values()))
+    versions = {row.doc_id: row.version for row in found}
     rows = [
         {
             "object_key": key,

@@ -16,7 +16,7 @@ from schema.batches import bounded
 from schema.database import history
 from schema.database.clock import utc_now
 from schema.database.history import Standing
-from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
+from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids, select_for_ids
 from schema.database.tables import chunks, documents, sink_states
 from schema.database.values import values_table
 from schema.events.events import Event
@@ -97,8 +97,7 @@ def load_known(connection: Connection, sink: str, doc_ids: Iterable[str]) -> dic
             row.last_error or "",
             row.lost_version,
         )
-        for some in bounded(doc_ids, IDS_PER_STATEMENT)
-        for row in connection.execute(columns.where(documents.c.doc_id.in_(some)))
+        for row in select_for_ids(connection, columns, documents.c.doc_id, doc_ids)
     }
 
 

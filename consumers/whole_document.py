@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, and_, select
+from sqlalchemy import Connection, Row, and_, select
 
 from consumers.minio.translate import translate_errors
 from consumers.sink import Change, Sink
 from schema import archive, limits
 from schema.batches import bounded
 from schema.database.history import Identity, document_model
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import chunk_tombstones, chunks, document_files, documents, sink_states
 from schema.events.events import ChunkRow, DocumentDeleted, DocumentUpserted, Event, FileRecord
 from schema.failures import Retryable, StoreMissing
@@ -57,10 +57,10 @@ def load(connection: Connection, sink: str, doc_ids: Iterable[str]) -> list[Stor
     joined = documents.join(sink_states, and_(state.doc_id == documents.c.doc_id, state.sink == sink))
     model = document_model().label("vector_model")
     columns = select(documents, model, state.marks, state.attempts, state.last_error).select_from(joined)
-    rows = {row.doc_id: row for row in _select(connection, columns, documents.c.doc_id, ids)}
-    chunks_of = _group(_select(connection, select(chunks).order_by(chunks.c.chunk_index), chunks.c.doc_id, rows))
-    tombstones = _group(_select(connection, select(chunk_tombstones), chunk_tombstones.c.doc_id, rows))
-    files_of = _group(_select(connection, select(document_files), document_files.c.doc_id, rows))
+    rows = {row.doc_id: row for row in select_for_ids(connection, columns, documents.c.doc_id, ids)}
+    chunks_of = _group(select_for_ids(connection, select(chunks).order_by(chunks.c.chunk_index), chunks.c.doc_id, rows))
+    tombstones = _group(select_for_ids(connection, select(chunk_tombstones), chunk_tombstones.c.doc_id, rows))
+    files_of = _group(select_for_ids(connection, select(document_files), document_files.c.doc_id, rows))
     return [
         StoredDocument(rows[doc_id], chunks_of[doc_id], [one.chunk_id for one in tombstones[doc_id]], files_of[doc_id])
         for doc_id in ids
@@ -165,11 +165,6 @@ def _living(stored: StoredDocument) -> Iterator[Row[Any]]:
 
 def _size_bytes(row: ChunkRow) -> int:
     return _ROW_BYTES + len(row.vector) + len(row.sparse) + len(row.content.encode())
-
-
-def _select(connection: Connection, columns: Select[Any], key: Any, ids: Iterable[str]) -> Iterator[Row[Any]]:
-    for some in bounded(ids, IDS_PER_STATEMENT):
-        yield from connection.execute(columns.where(key.in_(some)))
 
 
 def _group(rows: Iterable[Row[Any]]) -> Mapping[str, list[Row[Any]]]:

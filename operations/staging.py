@@ -1,4 +1,4 @@
-"""The sweep of staged objects: removes those that no transaction, no event and no sink needs any more.
+"""The sweep of staged objects: removes those that no transaction, event or sink still needs.
 
 A staged object is needed until every sink that takes files holds the version that names it. The sweep removes what is
 older than a day by the store's clock and is named by no such row of `document_files` at that moment. A row cannot

@@ -41,7 +41,7 @@ def status(system: System) -> Status:
             pending_events=connection.execute(select(func.count(outbox.c.lane))).scalar_one(),
             oldest_pending_age_seconds=_age(now, connection.execute(_OLDEST_EVENT).scalar()),
             sinks={sink: _sink(connection, sink, now) for sink in registered},
-            failed=_failed(connection, registered) + _never_published(connection),
+            failed=_read_failed(connection, registered) + _read_never_published(connection),
             dead_letters=sum(dead_letters.count_open(connection).values()),
             tasks={state: count for state, (count, _) in read_tasks(connection).items()},
         )
@@ -68,7 +68,7 @@ def _sink(connection: Connection, sink: str, now: datetime) -> dict[str, Any]:
     }
 
 
-def _failed(connection: Connection, registered: Sequence[str]) -> list[dict[str, Any]]:
+def _read_failed(connection: Connection, registered: Sequence[str]) -> list[dict[str, Any]]:
     """The newest of all sinks. A statement per sink reads them from the index."""
     columns = sink_states.c
     shown = (columns.doc_id, columns.sink, columns.desired_version, columns.last_error, columns.requested_at)
@@ -85,7 +85,7 @@ def _failed(connection: Connection, registered: Sequence[str]) -> list[dict[str,
     ]
 
 
-def _never_published(connection: Connection) -> list[dict[str, Any]]:
+def _read_never_published(connection: Connection) -> list[dict[str, Any]]:
     """Events that Kafka rejected: no sink has seen them."""
     columns = outbox_dead_letters.c
     shown = select(columns.aggregate_id, columns.stage, columns.aggregate_version, columns.error)

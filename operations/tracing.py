@@ -27,7 +27,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 @contextmanager
-def exporting(process: str) -> Iterator["Tracing"]:
+def export_spans(process: str) -> Iterator["Tracing"]:
     """Export over OTLP; the spans that wait are sent when the context ends."""
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: f"rag-outbox-{process}"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

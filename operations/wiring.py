@@ -131,7 +131,7 @@ class System:
             yield client
 
     def with_milvus(self, work: "Callable[[MilvusClient], T]") -> T:
-        """Call `work` with a client, again if Milvus fails: a shared Milvus Lite may end. Returns its result."""
+        """Call `work` with a client; repeat it if Milvus fails: a shared Milvus Lite may end. Returns its result."""
         from pymilvus.exceptions import MilvusException
 
         def once() -> T:

@@ -22,7 +22,7 @@ class BatchSize:
         self._quick = 0
 
     def note_published(self, size_bytes: int, seconds: float, limit_seconds: float) -> None:
-        """A batch is committed. One that is far below the limit tells nothing about a larger one."""
+        """A batch is committed. A batch far below the limit says nothing about a larger one."""
         is_quick = seconds < _QUICK * limit_seconds and 2 * size_bytes >= self.bytes
         self._quick = self._quick + 1 if is_quick else 0
         if self._quick >= _QUICK_BATCHES and self.bytes < MOST_BYTES:

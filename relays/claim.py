@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from relays import offset_metadata
-from relays.background import Background
 from relays.batch_size import MOST_BYTES
+from relays.database_calls import DatabaseCalls
 from relays.ports import Lanes, Outbox, OutboxRow
 
 _ROWS_PER_LANE = 500
@@ -23,12 +23,12 @@ class Claimer:
         self,
         outbox: Outbox,
         lanes: Lanes,
-        background: Background,
+        calls: DatabaseCalls,
         batch_bytes: Callable[[], int] = lambda: MOST_BYTES,
     ) -> None:
         self._outbox = outbox
         self._lanes = lanes
-        self._background = background
+        self._calls = calls
         self._batch_bytes = batch_bytes
         self._ahead: Future[list[OutboxRow]] | None = None
         self._halves: list[list[OutboxRow]] = []  # of refused batches; the last is the next
@@ -43,7 +43,7 @@ class Claimer:
         else:
             reading = self._ahead or self._read(settling)
             self._ahead = None
-            rows = self._background.wait(reading)
+            rows = self._calls.wait(reading)
         owned = [row for row in rows if row.lane in self._lanes.owned]
         self._arrivals = self._lanes.arrivals
         if len(owned) >= _BACKLOG_ROWS and not self._halves:
@@ -69,7 +69,7 @@ class Claimer:
     def _drop_ahead(self) -> None:
         if self._ahead is not None:
             reading, self._ahead = self._ahead, None
-            self._background.wait(reading)
+            self._calls.wait(reading)
 
     def _read(self, in_flight: Sequence[OutboxRow]) -> "Future[list[OutboxRow]]":
         lanes = frozenset(self._lanes.owned)
@@ -80,4 +80,4 @@ class Claimer:
                 return []  # a row of the new history may have an id in flight, and was left out: wait for the settle
             return offset_metadata.limit_rows(rows)
 
-        return self._background.start(read)
+        return self._calls.start(read)

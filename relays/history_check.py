@@ -45,7 +45,7 @@ class HistoryCheck:
             self._running = self._executor.submit(self._check, self._must_stop)
 
     def close(self) -> None:
-        """Stop the check that runs: the next owner of lane 0 begins it again."""
+        """Stop a running check: the next owner of lane 0 begins it again."""
         self._is_closed = True
         if self._running is not None:
             wait([self._running], _STOP_SECONDS)

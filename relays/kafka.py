@@ -18,8 +18,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from relays import offset_metadata
-from relays.background import Abandoned, Background
 from relays.claim import Claimer
+from relays.database_calls import Abandoned, DatabaseCalls
 from relays.history_check import Check, HistoryCheck
 from relays.idle import IdlePause
 from relays.lanes import KafkaLanes
@@ -44,7 +44,7 @@ STAGE = "relay"
 class KafkaRelay:
     """One of any number of relays. `new_executor` makes an executor with one thread; its argument names the thread.
 
-    `report` is called with the rows of each committed transaction, in order; `progress` whenever the loop goes round.
+    `report` is called with the rows of each committed transaction, in order; `progress` in every round of the loop.
     `outage` decides when to leave the group, because the database is away; `clock` is its clock.
     """
 
@@ -75,12 +75,12 @@ class KafkaRelay:
         self._outage = outage or DatabaseOutage(clock=clock)
         self._clock = clock
 
-        def background(name: str) -> Background:
-            return Background(
+        def make_calls(name: str) -> DatabaseCalls:
+            return DatabaseCalls(
                 lambda: new_executor(name), self._serve, backoff, self._outage, progress=progress, clock=clock
             )
 
-        self._claiming, self._settling = background("claim"), background("settle")
+        self._claiming, self._settling = make_calls("claim"), make_calls("settle")
         self._claimer = Claimer(outbox, lanes, self._claiming, lambda: publisher.batch_bytes)
         self._settler = Settler(outbox, self._settling)
         self._limit = DeadLetterLimit(lambda: self._settler.count_dead_letters(STAGE))

@@ -83,7 +83,7 @@ class KafkaLanes(LaneStates):
         message = self._consumer.poll(seconds)
         if message is not None and (error := message.error()) is not None and error.fatal():
             raise KafkaException(error)
-        if self._member.given_up(self._consumer):
+        if self._member.must_recreate(self._consumer):
             _log.warning("kafka_client_given_up group=%s", self._group)
             self.close()
             self.join()

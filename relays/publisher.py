@@ -102,7 +102,7 @@ class KafkaPublisher:
                 refused.append(error)
 
         try:
-            with self._timed():
+            with self._measure_seconds():
                 producer.begin_transaction()
                 for row in rows:
                     self._produce(producer, row, note_refusal)
@@ -123,12 +123,12 @@ class KafkaPublisher:
             raise RuntimeError("commit without an open transaction")
         positions = [TopicPartition(self._names.lanes_topic, one.lane, one.offset, one.metadata) for one in offsets]
         try:
-            with self._timed():
+            with self._measure_seconds():
                 self._call(lambda: producer.send_offsets_to_transaction(positions, membership, self._call_seconds))
                 self._flush(producer)
             if self._refused:
                 return self._abort(producer, self._refused[0])
-            with self._timed():
+            with self._measure_seconds():
                 self._call(lambda: producer.commit_transaction(self._call_seconds))
         except KafkaException as error:
             return self._abort(producer, error.args[0])
@@ -142,7 +142,7 @@ class KafkaPublisher:
             self._producer = None
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def _measure_seconds(self) -> Iterator[None]:
         began = self._clock()
         try:
             yield

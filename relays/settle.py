@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from relays.background import Background
+from relays.database_calls import DatabaseCalls
 from relays.ports import Named, Outbox, OutboxRow
 from schema.failures import DeadLetter
 
 
 class Settler:
-    def __init__(self, outbox: Outbox, background: Background) -> None:
+    def __init__(self, outbox: Outbox, calls: DatabaseCalls) -> None:
         self._outbox = outbox
-        self._background = background
+        self._calls = calls
         self._settling: Future[None] | None = None
         self._rows: Sequence[OutboxRow] = ()
 
@@ -30,14 +30,14 @@ class Settler:
     def start(self, rows: Sequence[OutboxRow]) -> None:
         """Start to remove published rows."""
         self._rows = rows
-        self._settling = self._background.start(partial(self._outbox.settle, rows))
+        self._settling = self._calls.start(partial(self._outbox.settle, rows))
 
     def finish(self, seconds: float | None = None) -> bool:
         """Wait until the rows of the last batch are removed, for at most `seconds`. Returns whether they are."""
         if self._settling is not None:
-            if not self._background.await_end(self._settling, seconds):
+            if not self._calls.await_end(self._settling, seconds):
                 return False
-            self._background.wait(self._settling)
+            self._calls.wait(self._settling)
         self._settling, self._rows = None, ()
         return True
 
@@ -47,12 +47,12 @@ class Settler:
 
     def settle_named(self, named: Sequence[Named]) -> int:
         """Remove those of the named rows that are still the ones that were published; return how many."""
-        return self._background.wait(self._background.start(partial(self._outbox.settle_named, named)))
+        return self._calls.wait(self._calls.start(partial(self._outbox.settle_named, named)))
 
     def count_dead_letters(self, stage: str) -> int:
         """How many dead letters all relays have stored in the last hour."""
-        return self._background.wait(self._background.start(partial(self._outbox.count_dead_letters, [stage])))
+        return self._calls.wait(self._calls.start(partial(self._outbox.count_dead_letters, [stage])))
 
     def store_dead_letter(self, row: OutboxRow, letter: DeadLetter) -> None:
         """Move a row that Kafka refuses to the dead letters."""
-        self._background.wait(self._background.start(partial(self._outbox.settle, [row], [letter])))
+        self._calls.wait(self._calls.start(partial(self._outbox.settle, [row], [letter])))

@@ -78,7 +78,7 @@ def read_vectors(store: ObjectStore, doc_id: str, chunks: Mapping[str, Wanted]) 
     """The archived rows of chunks by chunk id, each once, in no particular order; what the archive lacks is left out.
 
     Reads one object at a time: those of the wanted versions first, then the others, the newest first, and superseded
-    ones last. When retention rewrites the archive meanwhile, reads the new objects, too.
+    ones last. If retention rewrites the archive at the same time, reads the new objects, too.
     """
     missing = dict(chunks)
     seen: set[str] = set()
@@ -89,7 +89,7 @@ def read_vectors(store: ObjectStore, doc_id: str, chunks: Mapping[str, Wanted]) 
         is_changed = False
         for key in sorted(unread, key=lambda key: _reading_order(key, versions)):
             rows = read_rows(store, key)
-            is_changed |= rows is None  # rewritten meanwhile: what it had is in another object
+            is_changed |= rows is None  # rewritten since it was listed: another object has its rows
             seen.add(key)
             for row in rows or ():
                 if row.chunk_id in missing and missing[row.chunk_id].is_met_by(row):

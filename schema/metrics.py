@@ -1,4 +1,4 @@
-"""What every process measures; the metrics of one kind of process stand in a `metrics.py` beside its code."""
+"""What every process measures; the metrics of one kind of process are in a `metrics.py` next to its code."""
 
 import threading
 import time

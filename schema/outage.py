@@ -59,6 +59,17 @@ class Outage:
             self._recovered(self._clock() - since)
 
 
+def make_logged_outage(
+    log: logging.Logger, failing: str, recovered: str, of: str, clock: Callable[[], float] = time.monotonic
+) -> Outage:
+    """An outage that `log` gets as the events `failing` and `recovered`; `of` is their first field: `sink=milvus`."""
+    return Outage(
+        lambda reason, seconds: log.warning("%s %s seconds=%.0f reason=%s", failing, of, seconds, reason),
+        lambda seconds: log.warning("%s %s seconds=%.1f", recovered, of, seconds),
+        clock,
+    )
+
+
 class DatabaseOutage(Outage):
     """The metadata database as one member of a group sees it."""
 
@@ -70,7 +81,7 @@ class DatabaseOutage(Outage):
         self._stay_until = 0.0
 
     def note(self, error: BaseException, began: float) -> None:
-        """Note the error of an attempt on the database that began then."""
+        """Note the error of an attempt on the database that began at `began`."""
         if is_database_away(error):
             self.note_failure(getattr(error, "orig", None) or error, since=began)
         else:

@@ -31,8 +31,13 @@ def start_in_thread(call: Callable[[], object], name: str) -> Future[None]:
 
 
 @contextmanager
-def run_in_background(run: Callable[[threading.Event], object], name: str, stop_seconds: float) -> Iterator[None]:
-    """Run a loop in a daemon thread until the context ends. Then its event is set, and it has `stop_seconds` to end."""
+def run_in_background(
+    run: Callable[[threading.Event], object], name: str, stop_seconds: float | None = None
+) -> Iterator[None]:
+    """Run a loop in a daemon thread until the context ends. Then its event is set, and it has `stop_seconds` to end.
+
+    Without `stop_seconds` the context waits until it has ended.
+    """
     stop = threading.Event()
     thread = threading.Thread(target=run, args=(stop,), name=name, daemon=True)
     thread.start()

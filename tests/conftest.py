@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
@@ -107,9 +107,21 @@ def sqlite(empty_database: Path, tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    """The database of the fixture `pipeline`; a test module may override it."""
-    return sqlite
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """The database of the fixture `pipeline`: SQLite; MySQL, too, with the marker `both_databases`.
+
+    A test module may override it.
+    """
+    made: Engine = request.getfixturevalue(getattr(request, "param", "sqlite"))
+    return made
+
+
+@pytest.fixture
+def callers_engine(engine: Engine) -> Iterator[Engine]:
+    """The engine of a service, as SQLAlchemy makes it by default: REPEATABLE READ on MySQL."""
+    own = create_engine(engine.url)
+    yield own
+    own.dispose()
 
 
 @pytest.fixture

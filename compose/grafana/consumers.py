@@ -125,7 +125,7 @@ def _rare() -> Iterator[Builder[Panel]]:
     )
     yield graph(
         "Rare events",
-        "All are 0 as a rule. docs/operations.md explains the log line that goes with each.",
+        "All are normally 0. docs/logs.md explains the log line of each.",
         "short",
         *(Query(legend, f"sum by (sink) (increase({metric}{_SINK}[{INTERVAL}]))") for metric, legend in _RARE.items()),
     )

@@ -42,7 +42,7 @@ _FONTS = """\
 
 
 class Chromium:
-    """What `fetch` fetches beside the servers."""
+    """A browser, which `fetch` fetches as it fetches the servers."""
 
     name = NAME
 

@@ -1,4 +1,4 @@
-"""The collection of an instance, created with the fields and indexes that the server takes: it is asked.
+"""The collection of an instance, created with the fields and indexes that the server accepts.
 
 A crash at any step does no harm: a step whose result exists is skipped, and the alias, by which searches find the
 collection that serves, comes last. Concurrent processes do no harm either: a server accepts the same request twice;

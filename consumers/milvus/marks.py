@@ -32,7 +32,7 @@ class MilvusMarks:
             return
         events = [(change.version, event) for change in changes for event in change.events]
         mark_chunks_synced(
-            connection, ((chunk_id, version) for version, event in events for chunk_id in _written(event))
+            connection, ((chunk_id, version) for version, event in events for chunk_id in _list_written(event))
         )
         removed = [(chunk_id, version) for version, event in events for chunk_id in event.tombstones]
         confirm_tombstones(connection, removed, [(one.doc_id, one.version) for one in changes if one.replace])
@@ -42,7 +42,7 @@ class MilvusMarks:
         return complete_changes(connection, changes, "tombstones", columns.chunk_id, columns.removed_in_version)
 
 
-def _written(event: Event) -> list[str]:
+def _list_written(event: Event) -> list[str]:
     if not isinstance(event, DocumentUpserted):
         return []
     return [chunk.chunk_id for chunk in event.chunks] + [chunk.chunk_id for chunk in event.relabelled]

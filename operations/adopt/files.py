@@ -57,7 +57,7 @@ def open_files(system: System, files: Files) -> Iterator[OldFiles]:
         yield _Folder(folder)
         return
     client = s3.connect(url, *_keys(system, files))
-    if not _retried(lambda: client.bucket_exists(files.bucket)):
+    if not _call_with_retry(lambda: client.bucket_exists(files.bucket)):
         raise MappingError(f"[files] bucket: there is no bucket {files.bucket!r} at {url}")
     with TemporaryDirectory(prefix="rag-outbox-adopt-") as temporary:
         yield _Bucket(client, files.bucket, Path(temporary))
@@ -126,7 +126,7 @@ class _Bucket:
     @staticmethod
     def _ask(key: str, request: Callable[[], object]) -> None:
         try:
-            _retried(request)
+            _call_with_retry(request)
         except S3Error as error:
             if error.code in _MISSING:
                 raise BadDocument(f"file: {key!r} is missing") from error
@@ -150,8 +150,8 @@ def _make(path: Path, store: ObjectStore, known_sha256: str | None) -> DocumentF
         raise BadDocument(f"file: {error}") from error
 
 
-def _retried(request: Callable[[], T]) -> T:
-    """The result of a request, again after a broken connection; the client itself repeats what the server refused."""
+def _call_with_retry(request: Callable[[], T]) -> T:
+    """Return the result of a request; repeat it after a broken connection. The client repeats refused ones."""
     return call_with_retry(
         request, retry_on=lambda error: isinstance(error, HTTPError), backoff=_BACKOFF, attempts=_ATTEMPTS
     )

@@ -29,20 +29,20 @@ def load(path: Path, columns: Mapping[str, str], database: Path, section: str) -
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous=OFF")  # a temporary file
         connection.execute("PRAGMA journal_mode=OFF")
-        connection.execute(f"CREATE TABLE {TABLE} ({_quoted(names)})")
+        connection.execute(f"CREATE TABLE {TABLE} ({_quote(names)})")
         insert = f"INSERT INTO {TABLE} VALUES ({', '.join('?' * len(names))})"
         for some in bounded(_rows(path, columns, seen), _ROWS_PER_INSERT):
             connection.execute("BEGIN")
             connection.executemany(insert, some)
             connection.execute("COMMIT")
         order = [name for name in ("doc_id", "order") if name in columns]
-        connection.execute(f"CREATE INDEX by_document ON {TABLE} ({_quoted(order)})")
+        connection.execute(f"CREATE INDEX by_document ON {TABLE} ({_quote(order)})")
     for name, theirs in columns.items():
         if theirs not in seen:
             raise MappingError(f"[{section}.columns] {name}: no line of {path} has {theirs!r}{suggest(theirs, seen)}")
 
 
-def _quoted(names: Iterable[str]) -> str:
+def _quote(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 

@@ -11,7 +11,7 @@ _SHOWN = 20
 
 
 class TooManyFailures(OperationError):
-    """Raised when more documents fail than the operator allows: the cause is hardly in each of them."""
+    """Raised when more documents fail than the operator allows: then the cause is probably not in the documents."""
 
 
 @dataclass

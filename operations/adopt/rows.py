@@ -184,7 +184,7 @@ def _plain(query: str) -> str:
 
 
 def _with_retry(engine: Engine, work: Callable[[Connection], T]) -> T:
-    """Return the result of `work`, again after a transient error. Raises SourceError."""
+    """Return the result of `work`; repeat it after a transient error. Raises SourceError."""
 
     def attempt() -> T:
         with engine.connect() as connection:

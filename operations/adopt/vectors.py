@@ -159,7 +159,7 @@ def _connect(system: System, old: Milvus) -> Iterator[MilvusClient]:
 
 
 def _call(request: Callable[[], T]) -> T:
-    """Return the answer of a request, again while Milvus fails temporarily. Raises SourceError."""
+    """Return the answer of a request; repeat it while Milvus fails temporarily. Raises SourceError."""
     try:
         return call_with_retry(
             request,

@@ -23,7 +23,7 @@ EXAMPLE = "rag-outbox adopt --milvus kb_vectors --mapping adopt.toml --dry-run -
 def command(
     mapping: Annotated[
         Path,
-        typer.Option(metavar="FILE.toml", exists=True, dir_okay=False, help="Where the old platform keeps what."),
+        typer.Option(metavar="FILE.toml", exists=True, dir_okay=False, help="Where the old platform keeps its data."),
     ],
     milvus: Annotated[
         str | None,
@@ -31,7 +31,7 @@ def command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also write documents that were changed or deleted since.")
+        bool, typer.Option("--overwrite", help="Also write documents that others changed or deleted.")
     ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N documents, in the order of doc_id.")
@@ -79,6 +79,11 @@ def command(
                 error = str(many)
     facts = {"documents": total.documents, **asdict(total), "dry_run": dry_run, "retries": system.retries}
     output.result(facts | ({} if error is None else {"error": error}), _table(total, time.monotonic() - began, dry_run))
+    _end(output, total, count, error)
+
+
+def _end(output: Output, total: "Adopted", count: int, error: str | None) -> None:
+    """Say what was not adopted. Exit with 130 after an interruption, with 1 if documents failed or were skipped."""
     if error is not None:
         output.note(f"rag-outbox: {error}")
     if total.interrupted:

@@ -59,7 +59,7 @@ def create(
     from operations.backup.locations import open_location
 
     output, given = Output(json=as_json), settings.load()
-    with _ending_on_sigterm(), wiring.open_system(given, has_limit=False) as system:
+    with _end_on_sigterm(), wiring.open_system(given, has_limit=False) as system:
         target = None if to is None else open_location(given, to, "--to")
         made = run_create(system, target, phase=_phases(output), note=output.note)
     output.result(manifest_facts(made), *describe_made(made))
@@ -95,7 +95,7 @@ def verify(timestamp: Timestamp = None, place: From = None, as_json: Json = Fals
     _require_timestamp(timestamp)
     output, given = Output(json=as_json), settings.load()
     store, where = _open(given, place)
-    with _ending_on_sigterm():
+    with _end_on_sigterm():
         chosen = _read(store, timestamp)
         found = run_verify(given, store, chosen, phase=_phases(output))
     lines = [f"Restored the backup of {chosen.timestamp} from {where}, and compared it: {describe_rows(chosen)}."]
@@ -132,7 +132,7 @@ def restore(
     expected = _parse_uuid(system_id)
     output, given = Output(json=as_json), settings.load()
     store, where = _open(given, place)
-    with _ending_on_sigterm():
+    with _end_on_sigterm():
         chosen = _read(store, timestamp)
         with prepare_folder(given):
             done = run_restore(
@@ -169,7 +169,8 @@ def _await_refills(system: Any, output: Output) -> None:
     import threading
 
     if system.settings.kafka is None:
-        from operations.profiles.embedded import NotApplied, run_until_signalled
+        from operations.profiles.embedded import run_until_signalled
+        from operations.profiles.unapplied import NotApplied
 
         try:
             run_until_signalled(system, output, until_idle=True, patience_seconds=None)
@@ -185,7 +186,7 @@ def _await_refills(system: Any, output: Output) -> None:
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
+def _end_on_sigterm() -> Iterator[None]:
     """SIGTERM ends the command as Ctrl-C does: with its children, and without what is half written."""
 
     def interrupt(*_: object) -> None:

@@ -33,7 +33,7 @@ Until = Annotated[
 ]
 Text = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Only those whose reason has this text.")]
 Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Numbers of the list.")]
-Every = Annotated[bool, typer.Option("--all", help="Every open dead letter that the filters leave.")]
+Every = Annotated[bool, typer.Option("--all", help="Every open dead letter that matches the filters.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 
 
@@ -45,9 +45,9 @@ def list_letters(
     until: Until = None,
     reason: Text = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="At most this many.")] = 50,
-    after: Annotated[int | None, typer.Option(metavar="ID", help="Go on after this one, with older ones.")] = None,
+    after: Annotated[int | None, typer.Option(metavar="ID", help="Show the letters older than this one.")] = None,
     every_state: Annotated[
-        bool, typer.Option("--all", help="Also those that need nobody: superseded, replayed and discarded ones.")
+        bool, typer.Option("--all", help="Also those that need no action: superseded, replayed and discarded ones.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C: what a command has done until then is part of its last words."""
+"""Ctrl-C: the last message of a command says what it has done until then."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -35,7 +35,7 @@ def command(
         ),
     ] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="NEXT", help="The end of the page before: a DOC_ID, or what it named.")
+        str | None, typer.Option(metavar="NEXT", help="Where to continue: `next` of the page before, or a DOC_ID.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The number of documents per page.")] = 50,
     as_json: Json = False,

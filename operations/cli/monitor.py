@@ -8,7 +8,7 @@ EXAMPLE = "rag-outbox monitor"
 def command() -> None:
     """Serve the backlog of the whole system as metrics (services profile).
 
-    One of these processes is enough. It sees what waits when every relay and consumer is dead.
+    One of these processes is enough. It shows what waits even when every relay and consumer is dead.
     SIGTERM and Ctrl-C end the process.
     """
     from operations import wiring

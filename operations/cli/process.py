@@ -27,7 +27,7 @@ def command(
     until_idle: Annotated[
         bool,
         typer.Option(
-            "--until-idle", help="Stop when no task is left that is, or leads to, one of its steps; fail if one failed."
+            "--until-idle", help="Stop when no task of its steps or of earlier steps is left; fail if one failed."
         ),
     ] = False,
     as_json: Json = False,

@@ -1,5 +1,6 @@
 """`rag-outbox rebuild`."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from operations import settings
 from operations.cli.options import Json
 from operations.cli.output import Output, count
-from operations.cli.watch import watching
+from operations.cli.watch import show_fill
 
 if TYPE_CHECKING:
     from operations.rebuild.milvus import Rebuilt
@@ -57,38 +58,24 @@ def command(
     Ctrl-C is harmless: the same command continues.
     """
     from operations import wiring
-    from operations.errors import UsageError
-    from operations.rebuild.errors import NotPossible, StoresDiffer
-    from schema.sinks import MILVUS, MINIO, kind_of
+    from operations.rebuild import milvus
+    from operations.rebuild.errors import StoresDiffer
+    from operations.rebuild.plugin import rebuild_in_place
+    from schema.sinks import MILVUS
 
+    given = _Given(index, index_parameters, embedder, embedder_option or [])
+    _check(sink, has_changes=given.has_changes, prepare=prepare, rollback=rollback)
     output = Output(json=as_json)
-    changes = index is not None or index_parameters is not None or embedder is not None or bool(embedder_option)
-    if sink == MINIO:
-        raise NotPossible(
-            "minio cannot be rebuilt: it has the files and the archive that all refills read. "
-            "Restore its bucket from a backup, or see what it lacks: rag-outbox reconcile --sink minio --repair"
-        )
-    if sink != MILVUS and kind_of(sink) == MILVUS:
-        raise UsageError(f"{sink} is an instance of {MILVUS}: rag-outbox rebuild {MILVUS}")
-    if sink != MILVUS and (changes or prepare or rollback):
-        raise UsageError(f"--index…, --embedder…, --prepare and --rollback go with {MILVUS}")
-    if rollback and (changes or prepare):
-        raise UsageError("--rollback changes no index and no model, and goes without --prepare")
-    with wiring.open_system(settings.load()) as system, watching(output, sink, give_up_seconds) as watch:
+    with wiring.open_system(settings.load()) as system, show_fill(output, sink, give_up_seconds) as watch:
         if sink != MILVUS:
-            from operations.rebuild.plugin import rebuild_in_place
-
             progress = rebuild_in_place(system, sink, watch)
             output.result({"sink": sink, "documents": progress.total}, f"{sink} holds {progress.applied:,} documents.")
             return
-        from operations.rebuild import milvus
-
         try:
             if rollback:
                 rebuilt = milvus.roll_back(system, watch)
             else:
-                wanted = _parse_options(system, index, index_parameters, embedder, embedder_option or [])
-                rebuilt = milvus.rebuild(system, wanted, watch, prepare=prepare)
+                rebuilt = milvus.rebuild(system, given.parse(system), watch, prepare=prepare)
         except StoresDiffer as error:
             output.note(f"rag-outbox: {error}")
             output.result({"error": str(error), "differences": error.differences})
@@ -96,18 +83,48 @@ def command(
     _show(output, rebuilt)
 
 
-def _parse_options(
-    system: "System", index: str | None, index_parameters: str | None, embedder: str | None, embedder_option: list[str]
-) -> dict[str, Any]:
-    """The options of the instance that change. Raises UsageError."""
-    from operations import instance_model
-    from operations.rebuild.index import parse_index
+def _check(sink: str, *, has_changes: bool, prepare: bool, rollback: bool) -> None:
+    """Raise NotPossible or UsageError for a sink that cannot be rebuilt, or not with these options."""
+    from operations.errors import UsageError
+    from operations.rebuild.errors import NotPossible
+    from schema.sinks import MILVUS, MINIO, kind_of
 
-    model = instance_model.parse_model(system.settings, embedder, embedder_option)
-    dimension = system.identity.dimension if model is None else model["vector_dimension"]
-    is_lite = system.settings.milvus_lite is not None
-    wanted = {"index": parse_index(index, index_parameters, dimension=dimension, is_lite=is_lite), "model": model}
-    return {name: value for name, value in wanted.items() if value is not None}
+    if sink == MINIO:
+        raise NotPossible(
+            "minio cannot be rebuilt: it has the files and the archive that all refills read. "
+            "Restore its bucket from a backup, or see what it lacks: rag-outbox reconcile --sink minio --repair"
+        )
+    if sink != MILVUS and kind_of(sink) == MILVUS:
+        raise UsageError(f"{sink} is an instance of {MILVUS}: rag-outbox rebuild {MILVUS}")
+    if sink != MILVUS and (has_changes or prepare or rollback):
+        raise UsageError(f"--index…, --embedder…, --prepare and --rollback go with {MILVUS}")
+    if rollback and (has_changes or prepare):
+        raise UsageError("--rollback changes no index and no model, and goes without --prepare")
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The options that describe the new collection."""
+
+    index: str | None
+    index_parameters: str | None
+    embedder: str | None
+    embedder_options: list[str]
+
+    @property
+    def has_changes(self) -> bool:
+        return any((self.index, self.index_parameters, self.embedder, self.embedder_options))
+
+    def parse(self, system: "System") -> dict[str, Any]:
+        """The options of the instance that change. Raises UsageError."""
+        from operations import instance_model
+        from operations.rebuild.index import parse_index
+
+        model = instance_model.parse_model(system.settings, self.embedder, self.embedder_options)
+        dimension = system.identity.dimension if model is None else model["vector_dimension"]
+        is_lite = system.settings.milvus_lite is not None
+        index = parse_index(self.index, self.index_parameters, dimension=dimension, is_lite=is_lite)
+        return {name: value for name, value in {"index": index, "model": model}.items() if value is not None}
 
 
 def _show(output: Output, rebuilt: "Rebuilt") -> None:

@@ -12,9 +12,12 @@ from operations.cli.options import Json
 from operations.cli.output import Output, count, table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
 
     from operations.reconcile.report import Report
+    from operations.reconcile.scope import Scope
+    from operations.wiring import System
 
 EXAMPLE = "rag-outbox reconcile --json | jq .kinds"
 
@@ -37,7 +40,7 @@ def command(
     ] = None,
     rate: Annotated[float, typer.Option("--rate", min=0, help="At most this many keys per second; 0: no limit.")] = 0,
     stuck_after: Annotated[
-        float, typer.Option("--stuck-after", min=1, help="Seconds after which what waits is stuck.")
+        float, typer.Option("--stuck-after", min=1, help="Seconds after which a waiting document or event is stuck.")
     ] = 3_600,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the last run if it was interrupted and had the same options.")
@@ -51,7 +54,7 @@ def command(
     share: Annotated[
         float, typer.Option("--share", min=0, max=1, help="A repair of more documents than this share needs --force.")
     ] = 0.1,
-    force: Annotated[bool, typer.Option("--force", help="With --repair --yes: whatever the share.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --repair --yes: ignore --share.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare MySQL with every sink, both ways, list the differences, and repair them.
@@ -60,48 +63,75 @@ def command(
     Exit status: 0 healthy, or every difference is being repaired; 3 differences are left.
     """
     from operations import wiring
-    from operations.reconcile.reconcile import reconcile, scope_of
+    from operations.reconcile.reconcile import scope_of
     from operations.signals import stop_on_signals
 
     _check(every, wants_repair=wants_repair, acts=yes or force)
     output = Output(json=as_json)
+    digests = full or sample is not None
+    options = {"sample": sample or 1.0, "digests": digests, "vectors": vectors, "stuck_seconds": stuck_after}
     with wiring.open_system(settings.load()) as system:
-        find_scope = partial(
-            scope_of,
-            system,
-            sink,
-            sample=1.0 if sample is None else sample,
-            digests=full or sample is not None,
-            vectors=vectors,
-            stuck_seconds=stuck_after,
-        )
+        find_scope = partial(scope_of, system, sink, **options)
         scope = find_scope()
         stop = stop_on_signals()
         if every is not None:
-            from operations.reconcile.periodically import run_periodically
-
-            logging.getLogger("operations").setLevel(logging.INFO)
-            runs = run_periodically(system, find_scope, every, stop, rate=rate)
-            output.result({"runs": runs}, count(runs, "run"))
+            _compare_every(every, system, find_scope, stop, rate, output)
             return
-        with output.progress("Comparing keys", None) as bar:
-            report = reconcile(system, scope, rate=rate, resume=resume, stop=stop, advance=bar.advance)
-        facts, shown = report.to_facts(), lines(report)
-        is_done = report.is_healthy
-        if wants_repair and not report.is_healthy:
-            from operations.reconcile.repair import repair
-            from operations.reconcile.repair_plan import plan_repair
-
-            plan = plan_repair(system.engine, report.differences)
-            facts["plan"] = {action: list(concerned) for action, concerned in plan.describe().items()}
-            shown += _plan_lines(plan.describe(), acts=yes)
-            if yes:
-                facts["repaired"] = repair(system.engine, system.store, plan, system.operator, share=share, force=force)
-                is_done = not plan.left and report.findings.total <= len(report.differences)
-                shown.append("Repaired in MySQL. Consumers, or rag-outbox run, now refill; then reconcile again.")
+        report = _compare_once(system, scope, stop, rate, output, resume=resume)
+        facts, shown, is_done = report.to_facts(), lines(report), report.is_healthy
+        if wants_repair and not is_done:
+            is_done = _repair(system, report, facts, shown, share=share, force=force, acts=yes)
     output.result(facts, *shown)
     if not is_done:
         raise typer.Exit(3)
+
+
+def _compare_every(
+    seconds: float,
+    system: "System",
+    find_scope: "Callable[[], Scope]",
+    stop: "threading.Event",
+    rate: float,
+    output: Output,
+) -> None:
+    from operations.reconcile.periodically import run_periodically
+
+    logging.getLogger("operations").setLevel(logging.INFO)
+    runs = run_periodically(system, find_scope, seconds, stop, rate=rate)
+    output.result({"runs": runs}, count(runs, "run"))
+
+
+def _compare_once(
+    system: "System", scope: "Scope", stop: "threading.Event", rate: float, output: Output, *, resume: bool
+) -> "Report":
+    from operations.reconcile.reconcile import reconcile
+
+    with output.progress("Comparing keys", None) as bar:
+        return reconcile(system, scope, rate=rate, resume=resume, stop=stop, advance=bar.advance)
+
+
+def _repair(
+    system: "System",
+    report: "Report",
+    facts: dict[str, object],
+    shown: list[str | Table],
+    *,
+    share: float,
+    force: bool,
+    acts: bool,
+) -> bool:
+    """Add to `facts` and `shown` what a repair would do, or what it did. Returns whether it repairs all differences."""
+    from operations.reconcile.repair import repair
+    from operations.reconcile.repair_plan import plan_repair
+
+    plan = plan_repair(system.engine, report.differences)
+    facts["plan"] = {action: list(concerned) for action, concerned in plan.describe().items()}
+    shown += _plan_lines(plan.describe(), acts=acts)
+    if not acts:
+        return False
+    facts["repaired"] = repair(system.engine, system.store, plan, system.operator, share=share, force=force)
+    shown.append("Repaired in MySQL. Consumers, or rag-outbox run, now refill; then reconcile again.")
+    return not plan.left and report.findings.total <= len(report.differences)
 
 
 def _check(every: float | None, *, wants_repair: bool, acts: bool) -> None:

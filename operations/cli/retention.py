@@ -33,9 +33,7 @@ def command(
     ] = None,
     erase: Annotated[
         str | None,
-        typer.Option(
-            metavar="DOC_ID", help="Instead: remove the text that this document does not have any more, at once."
-        ),
+        typer.Option(metavar="DOC_ID", help="Instead: remove, at once, the text that this document no longer has."),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="With --erase: do it, instead of showing what it would do.")

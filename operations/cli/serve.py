@@ -38,7 +38,7 @@ def command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Serve the console: pages that show the state of the system, find documents, and mend them.
+    """Serve the console: pages that show the state of the system, find documents, and repair them.
 
     It reads only, unless RAG_OUTBOX_CONSOLE_TOKEN_SHA256 is set: then an operator signs in with the token to act.
     SIGTERM and Ctrl-C end it.

@@ -8,7 +8,7 @@ import typer
 from operations import settings
 from operations.cli.options import Json
 from operations.cli.output import Output, count, table
-from operations.cli.watch import watching
+from operations.cli.watch import show_fill
 
 app = typer.Typer(help="Show, add and remove sinks: the stores that consumers keep up to date.", no_args_is_help=True)
 
@@ -56,7 +56,7 @@ def add_sink(
     from operations.rebuild.plugin import add
 
     output = Output(json=as_json)
-    with wiring.open_system(settings.load()) as system, watching(output, name, give_up_seconds) as watch:
+    with wiring.open_system(settings.load()) as system, show_fill(output, name, give_up_seconds) as watch:
         progress = add(system, name, required=required, watch=watch)
         found = sinks.require_registered(sinks.read_all(system), name)
     facts = {"name": name, "required": found.required, "state": found.state, "documents": progress.total}

@@ -1,4 +1,4 @@
-"""How a command shows that a sink is being filled: a bar on a terminal, else a line from time to time."""
+"""How a command shows that a sink is being filled: a bar on a terminal, else one line per 30 seconds."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _LINE_SECONDS = 30.0
 
 
 @contextmanager
-def watching(output: Output, sink: str, give_up_seconds: float | None) -> Iterator["Watch"]:
+def show_fill(output: Output, sink: str, give_up_seconds: float | None) -> Iterator["Watch"]:
     """Show progress until the context ends."""
     from operations.rebuild.fill import Watch
 

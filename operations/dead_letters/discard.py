@@ -1,4 +1,4 @@
-"""Discards dead letters: they need nobody any more. The operation log keeps who decided it, and why."""
+"""Discards dead letters: they no longer need a person. The operation log keeps who decided it, and why."""
 
 from sqlalchemy import Connection, insert
 

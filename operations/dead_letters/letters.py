@@ -9,11 +9,10 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, null, select, 
 
 from operations.errors import OperationError, UsageError
 from operations.wiring import System
-from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.dead_letters import is_superseded
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import LETTER_STATES, outbox_dead_letters, sinks
 from schema.events.events import Envelope
 
@@ -55,7 +54,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Letter:
-    """A row without its payload. A letter that is open and superseded needs nobody."""
+    """A row without its payload. A letter that is open and superseded needs no person."""
 
     row: Any  # of `outbox_dead_letters`, and `is_superseded`
 
@@ -88,7 +87,7 @@ class Letter:
 
 
 def require_stage(system: System, stage: str | None) -> None:
-    """Raise UsageError for the stage of no sink and no dead letter: it would only seem that there are none."""
+    """Raise UsageError if no sink and no dead letter has this stage: an empty list would mislead."""
     if stage is None:
         return
     with reading(system.engine) as connection:
@@ -103,7 +102,7 @@ def require_stage(system: System, stage: str | None) -> None:
 def list_letters(
     system: System, filters: Filters, *, every_state: bool = False, limit: int = 50, after: int | None = None
 ) -> list[Letter]:
-    """The newest first, those that need a person only; `after`: those with a smaller id."""
+    """The newest first, only those that need a person; `after`: those with a smaller id."""
     statement = _select(filters, every_state=every_state).order_by(outbox_dead_letters.c.id.desc()).limit(limit)
     if after is not None:
         statement = statement.where(outbox_dead_letters.c.id < after)
@@ -126,12 +125,10 @@ def walk_open(system: System, filters: Filters) -> Iterator[list[Letter]]:
 
 def find(system: System, letter_ids: Sequence[int]) -> list[Letter]:
     """In the order of the ids. Raises UnknownLetter."""
-    found: dict[int, Letter] = {}
+    columns = select(*_COLUMNS, is_superseded().label("is_superseded"))
     with reading(system.engine) as connection:
-        for some in bounded(dict.fromkeys(letter_ids), IDS_PER_STATEMENT):
-            by_id = outbox_dead_letters.c.id.in_(some)
-            rows = connection.execute(select(*_COLUMNS, is_superseded().label("is_superseded")).where(by_id))
-            found |= {row.id: Letter(row) for row in rows}
+        rows = select_for_ids(connection, columns, outbox_dead_letters.c.id, dict.fromkeys(letter_ids))
+        found = {row.id: Letter(row) for row in rows}
     if unknown := [str(one) for one in letter_ids if one not in found]:
         raise UnknownLetter(f"no such dead letter: {', '.join(unknown)}")
     return list({one: found[one] for one in letter_ids}.values())

@@ -22,7 +22,7 @@ _ATTEMPTS = 5  # each finds vectors or a file that the one before lacked; concur
 
 
 class CannotReplay(OperationError):
-    """Raised when a document cannot be sent again; the message says what is lacking, or that nothing is left to do."""
+    """Raised when a document cannot be sent again; the message says what is missing, or that nothing is left to do."""
 
 
 def require_replayable(letter: Letter) -> None:
@@ -76,16 +76,16 @@ def _send_again(system: System, letters: Sequence[Letter]) -> int:
         except VectorRequired as error:
             chunks = sources.find_chunks(error.chunks[doc_id])
             if not chunks:
-                raise _lacking(error, "the archive lacks vectors of them", sources) from error
+                raise _explain_lacking(error, "the archive lacks vectors of them", sources) from error
         except FileRequired as error:
             file = sources.find_file(error.object_key)
             if file is None:
-                raise _lacking(error, "the object store lacks it", sources) from error
+                raise _explain_lacking(error, "the object store lacks it", sources) from error
             files[error.object_key] = file
     raise CannotReplay(f"document {doc_id!r} changes all the time; try again")
 
 
-def _lacking(error: Exception, what: str, sources: Sources) -> CannotReplay:
+def _explain_lacking(error: Exception, what: str, sources: Sources) -> CannotReplay:
     why = "; ".join([str(error), what, *sources.unread])
     return CannotReplay(f"{why}; write the document again")
 

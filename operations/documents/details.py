@@ -60,14 +60,14 @@ def describe(system: System, doc_id: str, *, chunk_count: int) -> dict[str, Any]
             "sinks": {state.sink: {name: _value(state, name) for name in _SINK} for state in states},
             "chunks": _rows(connection, some_chunks),
             "files": [{**file, "location": system.store.location(file["object_key"])} for file in files],
-            "events": _rows(connection, _waiting(connection, doc_id, lanes)),
+            "events": _rows(connection, _select_waiting(connection, doc_id, lanes)),
             "dead_letters": _rows(connection, letters),
             "operations": [_shorten_operation(one) for one in _rows(connection, operations)],
             "tasks": _rows(connection, tasks.limit(_TASKS)),
         }
 
 
-def _waiting(connection: Connection, doc_id: str, lanes: int) -> Select[Any]:
+def _select_waiting(connection: Connection, doc_id: str, lanes: int) -> Select[Any]:
     """The events of the document in the outbox, without their payloads."""
     waiting = _columns(outbox, _EVENT, aggregate_id=doc_id).order_by(outbox.c.id).limit(_EVENTS)
     if connection.dialect.name == "mysql":  # its index leads to one lane of the backlog; SQLite has no CRC32

@@ -1,7 +1,7 @@
 """The layout of a model in the bucket: parts named by their digest, and a manifest that lists them.
 
 A file of 2 GiB becomes parts of 32 MiB, so that putting and fetching need little memory and continue where they were
-interrupted. The manifest is written last: who reads one finds every part of it.
+interrupted. The manifest is written last: a reader of the manifest finds every part.
 """
 
 import re

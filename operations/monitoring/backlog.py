@@ -123,7 +123,7 @@ def _read_sinks(connection: Connection, now: datetime) -> dict[str, SinkBacklog]
 
 
 def read_tasks(connection: Connection) -> dict[str, tuple[int, datetime | None]]:
-    """Per status that is not an end: the tasks, and since when the oldest of them could have been run."""
+    """The tasks per status that is not final, and since when the oldest of them could have been run."""
     status = processing_tasks.c.status
     counted = select(status, func.count(), func.min(processing_tasks.c.available_at))
     rows = connection.execute(counted.where(status.in_(_OPEN_TASKS)).group_by(status))

@@ -44,21 +44,21 @@ class KafkaBacklog:
         partitions = [TopicPartition(self._names.documents_topic, number) for number in range(self._lanes)]
         first = self._list(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         last = self._list(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        found = {relays_group: GroupBacklog({}, *self._assigned(described[relays_group], self._names.lanes_topic))}
+        found = {relays_group: GroupBacklog({}, *self._count_members(described[relays_group], self._names.lanes_topic))}
         for group in groups:
-            committed = self._committed(group, partitions)
+            committed = self._read_committed(group, partitions)
             lag = {
                 key: max(0, last[key] - max(committed.get(key, 0), first[key]))
                 for key in ((one.topic, one.partition) for one in partitions)
             }
-            found[group] = GroupBacklog(lag, *self._assigned(described[group], self._names.documents_topic))
+            found[group] = GroupBacklog(lag, *self._count_members(described[group], self._names.documents_topic))
         return found
 
     def _describe(self, groups: Sequence[str]) -> dict[str, Any]:
         asked = self._admin.describe_consumer_groups(list(groups), request_timeout=_ANSWER_SECONDS)
         return {group: answer.result(_GIVE_UP_SECONDS) for group, answer in asked.items()}
 
-    def _assigned(self, described: Any, topic: str) -> tuple[int, int, dict[str, list[int]]]:
+    def _count_members(self, described: Any, topic: str) -> tuple[int, int, dict[str, list[int]]]:
         """The number of members, that of partitions without one, and the partitions of each member."""
         taken = {
             f"{member.member_id}{member.host}": [
@@ -79,7 +79,7 @@ class KafkaBacklog:
         )
         return {(one.topic, one.partition): answer.result(_GIVE_UP_SECONDS).offset for one, answer in asked.items()}
 
-    def _committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[Partition, int]:
+    def _read_committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[Partition, int]:
         asked = self._admin.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group, list(partitions))], request_timeout=_ANSWER_SECONDS
         )

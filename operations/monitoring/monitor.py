@@ -1,4 +1,4 @@
-"""The monitor: watches the backlog of the whole system, also when every other process is dead."""
+"""The monitor: watches the backlog of the whole system, even when every other process is dead."""
 
 import logging
 import threading
@@ -55,7 +55,7 @@ class Monitor:
             self._metrics.groups = self._read("kafka", self._kafka.read)
 
     def close_superseded(self) -> None:
-        """Close some dead letters that need nobody, once per minute."""
+        """Close some superseded dead letters, once per minute."""
         if time.monotonic() >= self._close_at:
             self._close_at = time.monotonic() + _CLOSE_SECONDS
             self._read("database", self._close_superseded)

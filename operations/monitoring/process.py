@@ -39,8 +39,8 @@ class Process:
     ) -> Iterator[None]:
         """Serve /metrics, /healthz and /readyz until the context ends.
 
-        `stores` are checks besides that of the database; each raises what is wrong. `find_more` returns further ones
-        as they are now.
+        `stores` are checks in addition to that of the database; each raises what is wrong. `find_more` returns the
+        further checks of this moment.
         """
         settings = self._system.settings
         checks = {"database": self._check_database, **(stores or {})}
@@ -55,9 +55,9 @@ class Process:
         try:
             from operations import tracing
         except ImportError as error:
-            hint = "install rag-outbox with its extra otel (docs/operations.md, Traces)"
+            hint = "install rag-outbox with its extra otel (docs/monitoring.md, Traces)"
             raise SettingsError(f"{PREFIX}TRACING: {error.name} is missing: {hint}") from error
-        return tracing.exporting(self._kind)
+        return tracing.export_spans(self._kind)
 
     def _check_database(self) -> None:
         with reading(self._system.engine) as connection:

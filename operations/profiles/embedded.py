@@ -13,13 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
-from consumers.applier import Applier
-from consumers.metrics import ConsumerMetrics, MeasuredApplier, MeasuredRefill
-from consumers.refill import Refill, mark_all_absent
-from consumers.sink import Sink
+from consumers.metrics import ConsumerMetrics
+from consumers.refill import mark_all_absent
 from operations.cli.output import Output
 from operations.errors import OperationError
 from operations.monitoring.health import Check
@@ -28,40 +26,30 @@ from operations.monitoring.monitor import Monitor
 from operations.monitoring.process import Process
 from operations.monitoring.work_log import WorkLog
 from operations.processing import TaskMetrics, has_tasks, work, work_in_background
-from operations.profiles.optional_sinks import OptionalApplier, OptionalRefill
+from operations.profiles.embedded_sinks import await_store, open_sinks
+from operations.profiles.unapplied import require_applied
 from operations.retention.hourly import retain_hourly
 from operations.retention.metrics import RetentionMetrics
 from operations.retention.run import policies_of_database, policies_of_store
 from operations.settings import PREFIX, SettingsError
 from operations.signals import stop_on_signals
-from operations.sinks import names_in_use, open_sink, read_all
+from operations.sinks import names_in_use, read_all
 from operations.staging import sweep_hourly
 from operations.wiring import System
 from relays.direct import direct_relay
 from relays.ports import OutboxRow
-from schema import sinks as port
-from schema.database import dead_letters, history
+from schema.database import history
 from schema.database.clock import utc_now
 from schema.database.connection import reading
-from schema.database.history import read_identity
-from schema.database.tables import outbox, outbox_dead_letters, processing_tasks, sink_states
+from schema.database.tables import outbox
 from schema.failures import DeadLetter, Retryable
 from schema.outage import Outage
 from schema.retry import call_with_retry
-
-_REFUSED_SHOWN = 20
-_REASON_CHARACTERS = 200
+from schema.threads import run_in_background
 
 
 class AlreadyRunning(OperationError):
     """Raised when `rag-outbox run` already works on this data folder; the message names its process."""
-
-
-class NotApplied(OperationError):
-    """Raised when nothing is left to do with `until_idle`, and a sink lacks documents, or a file could not be read.
-
-    Documents that a sink refused before this run are not named.
-    """
 
 
 class GaveUp(OperationError):
@@ -99,45 +87,28 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(hold_lock(system.settings.data_dir))
         tracing = stack.enter_context(process.tracing())
-        sinks = [open_sink(system, name) for name in registered]
-        for sink, _ in sinks:
-            stack.callback(sink.close)
-        required = {sink.name for sink in system.identity.sinks if sink.is_gating}
-        appliers: list[port.Applier] = []
-        refills: list[MeasuredRefill | OptionalRefill] = []
-        for sink, marks in sinks:
-            applier = MeasuredApplier(Applier(system.engine, sink, marks), metrics, process.metrics.retries)
-            plain = Refill(system.engine, sink, marks, system.store)
-            refill = MeasuredRefill(plain, sink.name, metrics, process.metrics.retries)
-            is_required = sink.name in required
-            appliers.append(applier if is_required else OptionalApplier(applier, system.engine))
-            refills.append(refill if is_required else OptionalRefill(refill, sink.name))
+        sinks = open_sinks(system, process, metrics, registered, stack)
+        appliers = [one.applier for one in sinks]
         relay = direct_relay(
             system.engine,
             appliers if tracing is None else [tracing.traced(one) for one in appliers],
             report=count,
             failing=failing,
             progress=process.metrics.note_progress,
-            refill=lambda: sum(one.run_round() for one in refills if until_idle or one.is_due()),
+            refill=lambda: sum(one.refill.run_round() for one in sinks if until_idle or one.refill.is_due()),
         )
         stack.callback(relay.close)
-        with _giving_up(system, patience_seconds):
-            for sink, _ in sinks:
-                _ensure(sink, sink.name in required, stop, patience_seconds, failing)
-        stack.enter_context(_watch(system, process, {sink.name: sink.ensure for sink, _ in sinks}))
+        with _raise_gave_up(system, patience_seconds):
+            for one in sinks:
+                await_store(one, stop, patience_seconds, failing)
+        stack.enter_context(_watch(system, process, {one.sink.name: one.sink.ensure for one in sinks}))
         _prepare_new_history(system, registered, stop, patience_seconds, failing)
         began = _read_clock(system)
-        stack.enter_context(sweep_hourly(system.engine, system.store))
-        policies = [
-            *policies_of_database(system.engine, system.settings),
-            *policies_of_store(system.engine, system.store, system.settings),
-        ]
-        retention = RetentionMetrics(process.registry, [policy.name for policy in policies])
-        stack.enter_context(retain_hourly(system.engine, policies, retention))
-        with _giving_up(system, patience_seconds), _working(system, process, stop, until_idle=until_idle):
+        stack.enter_context(_tidy_hourly(system, process))
+        with _raise_gave_up(system, patience_seconds), _work_on_uploads(system, process, stop, until_idle=until_idle):
             relay.run(stop, until_idle=until_idle, patience_seconds=patience_seconds)
         if until_idle and not stop.is_set():
-            _require_applied(system, began)
+            require_applied(system.engine, began)
     return relayed
 
 
@@ -167,30 +138,21 @@ def run_until_signalled(system: System, output: Output, *, until_idle: bool, pat
         )
 
 
-def _ensure(
-    sink: Sink,
-    is_required: bool,
-    stop: threading.Event,
-    patience_seconds: float | None,
-    failing: Callable[[str, float], None],
-) -> None:
-    """Check the store of a sink; again while it is away, unless the sink is optional."""
-    try:
-        call_with_retry(
-            sink.ensure,
-            attempts=None if is_required else 1,
-            stop=stop,
-            seconds=patience_seconds,
-            report=lambda error, seconds: failing(f"{sink.name}: {error}", seconds),
-        )
-    except Retryable:
-        if is_required:
-            raise
+@contextmanager
+def _tidy_hourly(system: System, process: Process) -> Iterator[None]:
+    """Sweep staged objects, and remove what retention does not keep, until the context ends."""
+    policies = [
+        *policies_of_database(system.engine, system.settings),
+        *policies_of_store(system.engine, system.store, system.settings),
+    ]
+    metrics = RetentionMetrics(process.registry, [policy.name for policy in policies])
+    with sweep_hourly(system.engine, system.store), retain_hourly(system.engine, policies, metrics):
+        yield
 
 
 @contextmanager
-def _giving_up(system: System, patience_seconds: float | None) -> Iterator[None]:
-    """Raise what ended the patience as GaveUp."""
+def _raise_gave_up(system: System, patience_seconds: float | None) -> Iterator[None]:
+    """Raise GaveUp in place of the error that outlasted the patience."""
     try:
         yield
     except Retryable as error:
@@ -227,7 +189,7 @@ def _prepare_new_history(
     patience_seconds: float | None,
     failing: Callable[[str, float], None],
 ) -> None:
-    """Let all documents become absent if a history began; again while the database is busy or away."""
+    """Make all documents absent if a history began; retry while the database is busy or away."""
     call_with_retry(
         lambda: _mark_absent_in_new_history(system, sinks),
         stop=stop,
@@ -255,65 +217,8 @@ def _read_clock(system: System) -> datetime:
     return now
 
 
-def _require_applied(system: System, began: datetime) -> None:
-    """Raise NotApplied if a task failed or an event became a dead letter since `began`, or a sink lacks a document."""
-    with reading(system.engine) as connection:
-        lines = [
-            *_describe_failed(connection, began),
-            *_describe_refused(connection, began),
-            *_describe_lacking(connection, names_in_use(read_identity(connection).sinks)),
-        ]
-    if lines:
-        raise NotApplied(f"not every sink holds its documents: {'; '.join(lines)}")
-
-
-def _describe_failed(connection: Connection, began: datetime) -> list[str]:
-    """The tasks of uploaded files that failed in this run."""
-    task = processing_tasks.c
-    is_new = task.status == "failed", task.completed_at >= began
-    count = connection.execute(select(func.count()).where(*is_new)).scalar_one()
-    columns = select(task.task_type, task.doc_id, task.error_message).where(*is_new)
-    lines = [
-        f"{one.task_type} of {one.doc_id!r} failed: {one.error_message[:_REASON_CHARACTERS]}"
-        for one in connection.execute(columns.order_by(task.completed_at).limit(_REFUSED_SHOWN))
-    ]
-    if count > len(lines):
-        lines.append(f"and {count - len(lines)} more tasks; rag-outbox tasks list shows them")
-    return lines
-
-
-def _describe_refused(connection: Connection, began: datetime) -> list[str]:
-    """The dead letters of this run, except those whose document has a newer version in every sink."""
-    letter = outbox_dead_letters.c
-    is_new = letter.dead_at >= began, letter.state == "open", ~dead_letters.is_superseded()
-    count = connection.execute(select(func.count()).where(*is_new)).scalar_one()
-    columns = select(letter.stage, letter.aggregate_id, letter.aggregate_version, letter.error)
-    shown = connection.execute(columns.where(*is_new).order_by(letter.id).limit(_REFUSED_SHOWN)).all()
-    lines = [
-        f"{one.stage} refused {one.aggregate_id!r} version {one.aggregate_version}: {one.error[:_REASON_CHARACTERS]}"
-        for one in shown
-    ]
-    if count > len(shown):
-        lines.append(f"and {count - len(shown)} more events; rag-outbox dead-letters list shows them")
-    return lines
-
-
-def _describe_lacking(connection: Connection, registered: Collection[str]) -> list[str]:
-    """The documents that a sink lacks, and whose event is not in the outbox; refused ones are dead letters."""
-    state = sink_states.c
-    lacking = state.state.in_(("pending", "absent")) & state.sink.in_(registered)
-    is_waiting = state.doc_id.in_(select(outbox.c.aggregate_id))  # written since the outbox was empty
-    first = func.min(state.doc_id).label("first")
-    counted = select(state.sink, func.count().label("number"), first).where(lacking, ~is_waiting).group_by(state.sink)
-    found = counted.subquery()
-    joined = found.join(sink_states, (state.sink == found.c.sink) & (state.doc_id == found.c.first))
-    columns = (found, state.state, state.last_error)
-    rows = connection.execute(select(*columns).select_from(joined).order_by(found.c.sink)).all()
-    return [f"{one.sink} lacks {one.number}, one is {one.first!r}: {one.last_error or one.state}" for one in rows]
-
-
 @contextmanager
-def _working(system: System, process: Process, stop: threading.Event, *, until_idle: bool) -> Iterator[None]:
+def _work_on_uploads(system: System, process: Process, stop: threading.Event, *, until_idle: bool) -> Iterator[None]:
     """Work on uploaded files until the context ends, or with `until_idle` until none is left, before it begins."""
     if system.embedder is None:  # nothing here makes vectors; `rag-outbox process` says so
         yield
@@ -334,16 +239,9 @@ def _watch(system: System, process: Process, stores: Mapping[str, Check]) -> Ite
     if not system.settings.metrics_port:
         yield
         return
-    stop = threading.Event()
     monitor = Monitor(system.engine, BacklogMetrics(process.registry))
-    thread = threading.Thread(target=monitor.run, args=(stop,), name="monitor")
-    with process.serve(stores):
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    with process.serve(stores), run_in_background(monitor.run, "monitor"):
+        yield
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from consumers import completion, marks
 from consumers.refill_rounds import Refill
 from schema.events.events import Envelope
 from schema.failures import DatabaseAway, DeadLetter, Retryable, SomeFail
-from schema.outage import Outage
+from schema.outage import Outage, make_logged_outage
 from schema.retry import Backoff, call_with_retry
 from schema.sinks import Applier
 
@@ -29,7 +29,7 @@ class OptionalApplier:
     def __init__(self, applier: Applier, engine: Engine) -> None:
         self._applier = applier
         self._engine = engine
-        self._outage = _outage_of(applier.name)
+        self._outage = _make_outage(applier.name)
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class OptionalRefill:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._refill = refill
-        self._outage = _outage_of(sink)
+        self._outage = _make_outage(sink)
         self._backoff = backoff
         self._clock = clock
         self._failures = 0
@@ -100,11 +100,5 @@ class OptionalRefill:
         return refilled
 
 
-def _outage_of(sink: str) -> Outage:
-    """Logs that an optional sink fails, and when it works again."""
-    return Outage(
-        lambda reason, seconds: _log.warning(
-            "optional_sink_failing sink=%s seconds=%.0f reason=%s", sink, seconds, reason
-        ),
-        lambda seconds: _log.warning("optional_sink_recovered sink=%s seconds=%.1f", sink, seconds),
-    )
+def _make_outage(sink: str) -> Outage:
+    return make_logged_outage(_log, "optional_sink_failing", "optional_sink_recovered", f"sink={sink}")

@@ -90,7 +90,7 @@ def consume(system: System, kind: str, stop: threading.Event) -> int:
         topics = RequiredTopics(kafka, [names.documents_topic], system.identity.lanes)
         topics.require()
         if kind == MINIO:
-            stack.enter_context(_tidying_store(system))
+            stack.enter_context(_tidy_store_hourly(system))
         serving = process.serve({"topics": topics.check}, lambda: loops.is_member, loops.find_checks)
         stack.enter_context(serving)
         loops.run(first, stop)
@@ -98,7 +98,7 @@ def consume(system: System, kind: str, stop: threading.Event) -> int:
 
 
 @contextmanager
-def _tidying_store(system: System) -> Iterator[None]:
+def _tidy_store_hourly(system: System) -> Iterator[None]:
     """Sweep staged objects, and remove what retention does not keep in the object store, until the context ends."""
     from operations.retention.hourly import retain_hourly
     from operations.retention.run import policies_of_store

@@ -44,7 +44,10 @@ class Shared:
 
 
 class SinkLoop:
-    """Keeps one sink up to date. `open`, then `run` once, then `close`; `progress` is called when it goes round."""
+    """Keeps one sink up to date: `open`, then `run` once, then `close`.
+
+    `progress` is called in every round of the loop; setting `stop` ends `run`.
+    """
 
     def __init__(self, shared: Shared, name: str, progress: Callable[[], None]) -> None:
         self.name = name
@@ -59,12 +62,12 @@ class SinkLoop:
     def is_member(self) -> bool:
         return self._subscription is not None and self._subscription.is_member
 
-    def open(self) -> None:
+    def open(self, stop: threading.Event) -> None:
         """Open the sink, and wait for its store until `stop` is set. Raises UnknownSink, StoreMissing, OtherSystem."""
         sink, self._sink_marks = open_sink(self._shared.system, self.name)
         self._sink = sink
         self._opened.callback(sink.close)
-        wait_for_dependency(sink.ensure, self.name, self.stop)
+        wait_for_dependency(sink.ensure, self.name, stop)
         self.check = sink.ensure
 
     def run(self) -> None:

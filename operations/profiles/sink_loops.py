@@ -33,7 +33,7 @@ class _Running:
 
 
 class _Look:
-    """Reads the names of the sinks from time to time, in the background: a silent database must not delay the end.
+    """Reads the names of the sinks from time to time, in the background: a silent database must not delay the process.
 
     While the database is away, nothing is read, and the loops stay as they are.
     """
@@ -90,9 +90,7 @@ class SinkLoops:
         loops = []
         for name in found:
             loop = self._new_loop(name)
-            loop.stop = stop  # until it runs
-            loop.open()
-            loop.stop = threading.Event()
+            loop.open(stop)
             loops.append(loop)
         return loops
 
@@ -142,7 +140,7 @@ class SinkLoops:
             raise _unknown(self._shared.system, self._kind)
 
     def _open_and_run(self, loop: SinkLoop) -> None:
-        loop.open()
+        loop.open(loop.stop)
         if not loop.stop.is_set():
             loop.run()
 

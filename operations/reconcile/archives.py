@@ -24,7 +24,7 @@ from operations.reconcile.slices import read_slices
 from schema import archive
 from schema.batches import bounded
 from schema.database.connection import reading, snapshot
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import IDS_PER_STATEMENT, select_for_ids
 from schema.database.tables import chunks, documents, sink_states
 from schema.object_store import layout
 from schema.object_store.port import ObjectStore
@@ -94,11 +94,10 @@ def _doc_id_of(key: str) -> str:
 
 def _load_versions(engine: Engine, doc_ids: Sequence[str]) -> Mapping[str, set[int]]:
     named: dict[str, set[int]] = defaultdict(set)
-    columns = (chunks.c.doc_id, chunks.c.vector_version)
+    columns = select(chunks.c.doc_id, chunks.c.vector_version).distinct()
     with reading(engine) as connection:
-        for some in bounded(doc_ids, IDS_PER_STATEMENT):
-            for doc_id, version in connection.execute(select(*columns).where(chunks.c.doc_id.in_(some)).distinct()):
-                named[doc_id].add(version)
+        for doc_id, version in select_for_ids(connection, columns, chunks.c.doc_id, doc_ids):
+            named[doc_id].add(version)
     return named
 
 

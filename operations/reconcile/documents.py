@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, select
 
 from operations.reconcile.difference import DATABASE, Difference
 from operations.reconcile.findings import Findings
@@ -20,7 +20,7 @@ from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.connection import reading, snapshot
 from schema.database.history import read_identity
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import IDS_PER_STATEMENT, select_for_ids
 from schema.database.tables import chunk_tombstones, chunks, document_files, documents, outbox, sink_states
 from schema.sinks import MILVUS, MINIO, RegisteredSink
 
@@ -101,17 +101,17 @@ class _View:
     @classmethod
     def load(cls, connection: Connection, ids: Sequence[str], scope: Scope) -> "_View":
         old = connection.execute(select(utc_now())).scalar_one() - timedelta(seconds=scope.stuck_seconds)
-        states = _group(_select(connection, select(sink_states), sink_states.c.doc_id, ids))
+        states = _group(select_for_ids(connection, select(sink_states), sink_states.c.doc_id, ids))
         counted = select(chunks.c.doc_id, func.count(chunks.c.chunk_id).label("number")).group_by(chunks.c.doc_id)
         waiting = [state.doc_id for some in states.values() for state in some if _is_waiting(state, old)]
         with_event = select(outbox.c.aggregate_id.label("doc_id")).distinct()
-        unpublished = {row.doc_id for row in _select(connection, with_event, outbox.c.aggregate_id, waiting)}
+        unpublished = {row.doc_id for row in select_for_ids(connection, with_event, outbox.c.aggregate_id, waiting)}
         sinks = [sink for sink in read_identity(connection).sinks if sink.state == "active"]
         serving = next((sink.name for sink in sinks if sink.is_serving), MILVUS)
         return cls(
-            list(_select(connection, select(*_COLUMNS), documents.c.doc_id, ids)),
+            list(select_for_ids(connection, select(*_COLUMNS), documents.c.doc_id, ids)),
             states,
-            {row.doc_id: row.number for row in _select(connection, counted, chunks.c.doc_id, ids)},
+            {row.doc_id: row.number for row in select_for_ids(connection, counted, chunks.c.doc_id, ids)},
             _load_tombstones(connection, ids, serving),
             frozenset(waiting) - unpublished,
             sinks,
@@ -169,11 +169,11 @@ class _View:
 
 def _load_tombstones(connection: Connection, ids: Sequence[str], serving: str) -> dict[str, list[tuple[str, str, int]]]:
     found: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
-    for row in _select(connection, select(chunk_tombstones), chunk_tombstones.c.doc_id, ids):
+    for row in select_for_ids(connection, select(chunk_tombstones), chunk_tombstones.c.doc_id, ids):
         found[row.doc_id].append((serving, row.chunk_id, row.removed_in_version))
     removed = document_files.c.removed_in_version
     files = select(document_files.c.doc_id, document_files.c.object_key, removed).where(removed.is_not(None))
-    for row in _select(connection, files, document_files.c.doc_id, ids):
+    for row in select_for_ids(connection, files, document_files.c.doc_id, ids):
         found[row.doc_id].append((MINIO, row.object_key, row.removed_in_version))
     return found
 
@@ -187,11 +187,6 @@ def _is_waiting(state: Row[Any], old: datetime) -> bool:
     if state.state == "absent" and state.attempts >= _ATTEMPTS:
         return True
     return state.state in {"pending", "absent"} and bool(state.requested_at < old)
-
-
-def _select(connection: Connection, statement: Select[Any], key: Any, ids: Sequence[str]) -> Iterator[Row[Any]]:
-    for some in bounded(ids, IDS_PER_STATEMENT):
-        yield from connection.execute(statement.where(key.in_(some)))
 
 
 def _group(rows: Iterator[Row[Any]]) -> dict[str, list[Row[Any]]]:

@@ -1,4 +1,4 @@
-"""Rows with the same primary key: Milvus takes them from an insert, queries show one of them, and only a count tells.
+"""Rows with the same primary key: Milvus takes them from an insert, queries show one of them, a count shows all.
 
 A search may find the wrong one. Our sink only upserts, so they come from another client or from a fault of Milvus.
 """

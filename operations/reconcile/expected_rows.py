@@ -12,8 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, String, and_, case, cast, func, literal, select
 
 from operations.reconcile.packed_rows import TEXT_END, VALUE_END
-from schema.batches import bounded
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import chunks, documents, sink_states, sinks
 
 _LABELS = (
@@ -79,8 +78,7 @@ class Expected:
 def load_expected(connection: Connection, chunk_ids: Iterable[str], sink: str) -> Mapping[str, Expected]:
     statement = select(chunks.c.chunk_id, *_LABELS, *_select_numbers(sink)).select_from(_join_states(sink))
     found = {}
-    for some in bounded(chunk_ids, IDS_PER_STATEMENT):
-        for row in connection.execute(statement.where(chunks.c.chunk_id.in_(some))):
-            labels = tuple(value or "" for value in row[1:8])
-            found[row[0]] = Expected(labels[0], labels, row[8], row[9], bool(row[10]))
+    for row in select_for_ids(connection, statement, chunks.c.chunk_id, chunk_ids):
+        labels = tuple(value or "" for value in row[1:8])
+        found[row[0]] = Expected(labels[0], labels, row[8], row[9], bool(row[10]))
     return found

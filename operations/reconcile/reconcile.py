@@ -47,7 +47,7 @@ def reconcile(
 
 
 def scope_of(system: System, wanted: list[str] | None = None, **options: object) -> Scope:
-    """The scope of these sinks; without them, of all, and of the instances of Milvus the one that searches use.
+    """The scope of these sinks. Without them: all sinks, but only the instance of Milvus that searches use.
 
     Without an instance of this name, `milvus` is the one that searches use, too. Raises UnknownSink.
     """

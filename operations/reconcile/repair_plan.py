@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine, func, select
 
 from operations.reconcile.difference import DATABASE, Difference
-from schema.batches import bounded
 from schema.database.connection import reading
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import documents, sink_states
 from schema.events.identity import doc_id_error
 from schema.sinks import MINIO
@@ -99,19 +98,14 @@ def _decide_counts(plan: RepairPlan, incomplete: Iterable[Difference], damaged: 
 def _find_absent(engine: Engine, doc_ids: Iterable[str]) -> set[tuple[str, str]]:
     """The sinks and documents whose state is absent already."""
     state = sink_states.c
-    absent: set[tuple[str, str]] = set()
+    absent = select(state.sink, state.doc_id).where(state.state == "absent")
     with reading(engine) as connection:
-        for some in bounded(sorted(doc_ids), IDS_PER_STATEMENT):
-            statement = select(state.sink, state.doc_id).where(state.doc_id.in_(some), state.state == "absent")
-            absent.update((sink, doc_id) for sink, doc_id in connection.execute(statement))
-    return absent
+        return {(sink, doc_id) for sink, doc_id in select_for_ids(connection, absent, state.doc_id, sorted(doc_ids))}
 
 
 def _find_known(engine: Engine, doc_ids: Iterable[str]) -> tuple[set[str], int]:
     """Those that the database has, and the number of all documents."""
-    known: set[str] = set()
+    column = documents.c.doc_id
     with reading(engine) as connection:
-        for some in bounded(sorted(doc_ids), IDS_PER_STATEMENT):
-            found = connection.execute(select(documents.c.doc_id).where(documents.c.doc_id.in_(some)))
-            known.update(found.scalars())
+        known = {doc_id for (doc_id,) in select_for_ids(connection, select(column), column, sorted(doc_ids))}
         return known, connection.execute(select(func.count()).select_from(documents)).scalar_one()

@@ -1,1 +1,1 @@
-"""Retention: what the system keeps for its operation goes after a while; one file per policy."""
+"""Retention: what the system keeps for its operation is removed after a while; one file per policy."""

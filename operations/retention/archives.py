@@ -1,11 +1,11 @@
-"""Archives: the texts and vectors that the chunks of a document do not need any more.
+"""Archives: remove the texts and vectors that the chunks of a document no longer need.
 
-A row that no chunk needs is first moved to a *superseded* object, and that goes after the limit, by the store's clock:
-until then, a database that is restored from a backup finds it. New objects are written before the old one goes, and the
-old one goes only if the document and the marks of its sinks are still those that were read. What a process that dies
-leaves behind is found again by the next run.
+A row that no chunk needs is first moved to a *superseded* object. That object is removed after the limit, by the
+store's clock: until then, a database that is restored from a backup finds the row. New objects are written before the
+old one is removed, and only if the document and the marks of its sinks have not changed since they were read. The next
+run finds what a process that died left behind.
 
-Left alone are documents that a sink does not hold, suspects, and archives that lack a vector.
+Skipped are documents that a sink does not hold, suspects, and archives that lack a vector.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -150,7 +150,7 @@ def _needs_check(document: ArchivedDocument) -> bool:
 
 
 def _find_going(document: ArchivedDocument, found: _Found, before: datetime, *, is_checked: bool) -> list[str]:
-    """Objects that go: of a deleted document all, of another one what has been superseded for long enough."""
+    """The objects to remove: of a deleted document all, of another one those that were superseded before the limit."""
     if document.is_deleted:
         return [key for key in found.keys if _is_of(document, key)]
     if not is_checked:
@@ -159,7 +159,7 @@ def _find_going(document: ArchivedDocument, found: _Found, before: datetime, *, 
 
 
 def _is_of(document: ArchivedDocument, key: str) -> bool:
-    """Whether it is an object of this or an older version: the next version may have been archived meanwhile."""
+    """Whether it is an object of this or an older version: the next version may just have been archived."""
     return 0 < layout.embeddings_version(key) <= document.version
 
 

@@ -1,4 +1,4 @@
-"""Dead letters: those that were closed before the limit go. An open one never does: it needs a person."""
+"""Dead letters: those that were closed before the limit are removed. An open one never is: it needs a person."""
 
 from sqlalchemy import Engine
 

@@ -1,4 +1,4 @@
-"""Deleted documents: after the limit their metadata goes, and a tombstone stays; see `purge`."""
+"""Deleted documents: after the limit their metadata is removed, and a tombstone stays; see `purge`."""
 
 from collections.abc import Generator
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Operation logs: rows older than the limit go, whatever their document is."""
+"""Operation logs: rows older than the limit are removed, whatever document they belong to."""
 
 from sqlalchemy import Engine
 

@@ -1,4 +1,4 @@
-"""Tasks: those that ended before the limit go. One without `completed_at` counts from its creation."""
+"""Tasks: those that ended before the limit are removed. One without `completed_at` counts from its creation."""
 
 from datetime import datetime
 

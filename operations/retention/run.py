@@ -1,4 +1,4 @@
-"""Run policies batch by batch: within a time, with pauses, so that the database has at least half of its time."""
+"""Run policies batch by batch, with a time limit, and with pauses that leave the database at least half of the time."""
 
 import threading
 import time

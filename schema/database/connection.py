@@ -37,10 +37,10 @@ def connect(
 
     MySQL: READ COMMITTED, UTC and utf8mb4. A call without an answer for `timeout_seconds` fails (None: it waits), and a
     wait for a lock of a row or a table fails sooner, with its own error. With `idle_seconds` the server ends a
-    connection, and its open transaction with all locks, when the client sends nothing for so long.
+    connection, and its open transaction with all locks, when the client has sent nothing for this time.
 
     SQLite: a transaction takes the write lock when it begins, so that two writers wait for each other instead of
-    failing later; commits are durable (WAL, synchronous=FULL). Read through `reading()`, which does not take that lock.
+    failing later; commits are durable (WAL, synchronous=FULL). `reading()` takes no such lock.
     """
     if make_url(url).get_backend_name() == "sqlite":
         engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_SECONDS})
@@ -125,7 +125,7 @@ def _session_settings(timeout_seconds: float | None, idle_seconds: float | None)
 
 
 def _leave_demoted_server(context: ExceptionContext) -> None:
-    """Close the pool's connections to a server that takes no writes any more, so that the next attempt connects."""
+    """Close the pool's connections to a server that no longer takes writes, so that the next attempt connects."""
     if _codes(context.original_exception) & _MYSQL_DEMOTED:
         context.is_disconnect = True
 

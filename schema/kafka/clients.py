@@ -65,9 +65,9 @@ class Membership:
 
     def __init__(self) -> None:
         self._seen = time.monotonic()
-        self.is_member = False  # when `given_up` was called last
+        self.is_member = False  # when `must_recreate` was called last
 
-    def given_up(self, consumer: Consumer) -> bool:
+    def must_recreate(self, consumer: Consumer) -> bool:
         """Whether to recreate the consumer; call it often."""
         now = time.monotonic()
         self.is_member = bool(consumer.memberid())
@@ -114,7 +114,7 @@ def for_producer(properties: Mapping[str, Any]) -> dict[str, Any]:
     """For a client that is not polled all the time: a producer, an administrator."""
     return (
         _EVERY_CLIENT
-        | logs.silent()
+        | logs.for_rarely_polled()
         | {name: value for name, value in properties.items() if name not in _CONSUMER_ONLY}
     )
 
@@ -123,6 +123,6 @@ def for_consumer(properties: Mapping[str, Any]) -> dict[str, Any]:
     """For a client that reads: it is polled all the time."""
     return (
         _EVERY_CLIENT
-        | logs.spoken()
+        | logs.for_polled()
         | {name: value for name, value in properties.items() if name not in _PRODUCER_ONLY}
     )

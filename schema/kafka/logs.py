@@ -50,12 +50,12 @@ def logger() -> logging.Logger:
     return found
 
 
-def spoken() -> dict[str, Any]:
-    """Properties of a client that is polled all the time: its messages wait until it is."""
+def for_polled() -> dict[str, Any]:
+    """Properties of a client that is polled all the time: its messages wait for the next poll."""
     return {"logger": logger(), "error_cb": _log_error}
 
 
-def silent() -> dict[str, Any]:
+def for_rarely_polled() -> dict[str, Any]:
     """Properties of a client that is polled now and then: its messages would fill the memory. Its errors are raised."""
     return {"log_level": 0}
 

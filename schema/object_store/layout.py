@@ -69,7 +69,7 @@ def rewritten_key(key: str, unique: str) -> str:
 
 
 def superseded_key(key: str, unique: str) -> str:
-    """Key of the rows that no chunk of the document needs any more; retention removes the object after a while."""
+    """Key of the rows that no chunk of the document needs now; retention removes the object after a while."""
     return f"{_stem(key)}.superseded-{unique}.msgpack"
 
 

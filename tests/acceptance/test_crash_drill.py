@@ -15,6 +15,7 @@ from operations.cli.output import Output
 from operations.demo import crash_drill, demo
 from operations.settings import Settings
 from operations.wiring import System
+from schema.threads import run_in_background
 from tests.acceptance.conftest import Here
 from tests.support.commands import Folder, children
 
@@ -41,9 +42,8 @@ def system(folder: Folder) -> Iterator[System]:
 @contextmanager
 def slowed(command: str) -> Iterator[None]:
     """Stop the rag-outbox process of this command with SIGSTOP for four fifths of the time."""
-    ended = threading.Event()
 
-    def work() -> None:
+    def work(ended: threading.Event) -> None:
         going = False
         while not ended.wait(_GOING_SECONDS if going else _STOPPED_SECONDS):
             going = not going
@@ -52,13 +52,8 @@ def slowed(command: str) -> Iterator[None]:
                     if command in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
                         os.kill(pid, signal.SIGCONT if going else signal.SIGSTOP)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with run_in_background(work, "slow-down"):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("slow", ["nothing", "write", "run"])

@@ -123,7 +123,7 @@ def test_list_never_cuts_an_id_or_a_time(folder: Folder, here: Here) -> None:
     assert header.startswith("document ")
 
 
-def test_show_tells_all_of_a_document(folder: Folder, tmp_path: Path, here: Here) -> None:
+def test_show_describes_a_document_completely(folder: Folder, tmp_path: Path, here: Here) -> None:
     (tmp_path / "note.md").write_text("# Note\n\nPrinters are on the second floor.")
     here(folder, "ingest", "note.md", "--business-tag", "人事")
     [doc_id] = ids(folder, here)

@@ -12,8 +12,9 @@ from tests.acceptance.conftest import Here
 from tests.acceptance.test_command import lines
 from tests.support import kafka
 from tests.support.commands import Folder
-from tests.support.pipeline import DIMENSION, MODEL, document, set_namespace
+from tests.support.pipeline import MODEL, document, set_namespace
 from tests.support.servers import Servers
+from tests.support.services import services_folder
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.acceptance
@@ -71,14 +72,7 @@ def test_check_ends_with_3_when_it_found_documents(
         for table in ("chunks", "sink_states", "documents"):
             connection.execute(text(f"DELETE FROM {table} WHERE doc_id = 'lost'"))
     set_namespace(mysql, names.namespace)
-    folder = Folder(
-        tmp_path,
-        database_url=mysql.url.render_as_string(hide_password=False),
-        kafka_bootstrap_servers=servers.kafka,
-        namespace=names.namespace,
-        embedding_model=MODEL,
-        vector_dimension=str(DIMENSION),
-    )
+    folder = services_folder(tmp_path, mysql, servers, names.namespace)
     found = here(folder, "history", "check", "--json")
     assert (found.status, found.err) == (3, "")
     assert found.facts == {"events": 2, "unreadable": 0, "lost_events": 1, "documents": ["lost"], "unmarked": []}

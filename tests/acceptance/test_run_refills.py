@@ -64,7 +64,7 @@ def test_run_until_idle_fails_and_names_what_is_left(small: Folder) -> None:
     small.assert_in_step()
 
 
-def test_refused_document_is_no_rest(small: Folder) -> None:
+def test_run_until_idle_ignores_documents_refused_before(small: Folder) -> None:
     """It is a dead letter, which `status` shows; another run cannot bring it."""
     write(small, "a")
     small.succeed("run", "--until-idle")

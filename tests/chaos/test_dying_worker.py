@@ -12,7 +12,7 @@ from tests.support.servers import ROOT
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
-def test_next_worker_ends_what_a_dead_one_began(tmp_path: Path) -> None:
+def test_next_worker_finishes_the_task_of_a_dead_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos.dying_worker", str(tmp_path / "work")]
     (tmp_path / "work").mkdir()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

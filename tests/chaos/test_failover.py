@@ -11,11 +11,10 @@ from producer import Writer
 from relays.ports import OutboxRow
 from schema.kafka.names import Names
 from tests.support import kafka, written
-from tests.support.commands import Folder
 from tests.support.failover import Pair
-from tests.support.pipeline import DIMENSION, MODEL, document, set_namespace
+from tests.support.pipeline import MODEL, document, set_namespace
 from tests.support.servers import Servers
-from tests.support.services import services
+from tests.support.services import services, services_folder
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -90,14 +89,8 @@ def test_takeover_after_a_failover_removes_no_new_row(
     pair: Pair, servers: Servers, names: Names, tmp_path: Path
 ) -> None:
     set_namespace(pair.engine, names.namespace)
-    folder = Folder(
-        tmp_path,
-        database_url=pair.engine.url.render_as_string(hide_password=False),
-        kafka_bootstrap_servers=servers.kafka,
-        kafka_session_timeout_ms=str(kafka.SESSION_MILLISECONDS),
-        namespace=names.namespace,
-        embedding_model=MODEL,
-        vector_dimension=str(DIMENSION),
+    folder = services_folder(
+        tmp_path, pair.engine, servers, names.namespace, kafka_session_timeout_ms=str(kafka.SESSION_MILLISECONDS)
     )
     write(pair.engine, "kept")
     pair.lose_commits()

@@ -26,9 +26,9 @@ from tests.support import failover_documents as documents
 from tests.support import in_step, kafka, written
 from tests.support.commands import Folder
 from tests.support.failover import Pair
-from tests.support.pipeline import DIMENSION, MODEL, set_namespace, vector
+from tests.support.pipeline import set_namespace, vector
 from tests.support.servers import MilvusServer, MinioServer, Servers
-from tests.support.services import Services, services
+from tests.support.services import Services, services, services_folder
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -99,18 +99,16 @@ def system(
         minio_server.bucket() as bucket,
     ):
         set_namespace(pair.engine, names.namespace)
-        folder = Folder(
+        folder = services_folder(
             tmp_path,
-            database_url=pair.engine.url.render_as_string(hide_password=False),
-            kafka_bootstrap_servers=servers.kafka,
-            namespace=names.namespace,
+            pair.engine,
+            servers,
+            names.namespace,
             milvus_uri=f"{milvus_server.uri}/{collections}",
             object_store=minio_server.url,
             object_store_access_key=minio_server.access_key,
             object_store_secret_key=minio_server.secret_key,
             object_store_bucket=bucket,
-            embedding_model=MODEL,
-            vector_dimension=str(DIMENSION),
         )
         assert folder.run("init").status == 0
         yield System(folder, pair, client, alias_of(names.namespace), S3Store(minio_server.client(), bucket))

@@ -18,9 +18,9 @@ from schema.database.tables import LANES
 from schema.kafka.names import Names
 from tests.support import kafka
 from tests.support.commands import Folder
-from tests.support.pipeline import DIMENSION, MODEL, document, set_namespace
+from tests.support.pipeline import MODEL, document, set_namespace
 from tests.support.servers import Servers
-from tests.support.services import Process, Services, services
+from tests.support.services import Process, Services, services, services_folder
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -42,14 +42,7 @@ SLOW = {  # a relay that sends slowly, and whose open transaction outlives the t
 def folder(servers: Servers, mysql: Engine, names: Names, tmp_path: Path) -> Folder:
     """The settings and logs of the relays."""
     set_namespace(mysql, names.namespace)
-    return Folder(
-        tmp_path,
-        database_url=mysql.url.render_as_string(hide_password=False),
-        kafka_bootstrap_servers=servers.kafka,
-        namespace=names.namespace,
-        embedding_model=MODEL,
-        vector_dimension=str(DIMENSION),
-    )
+    return services_folder(tmp_path, mysql, servers, names.namespace)
 
 
 class Load:

@@ -2,9 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from urllib.parse import urlsplit
+from contextlib import ExitStack
 
 import pytest
 
@@ -12,7 +10,7 @@ from tests.chaos.conftest import System
 from tests.chaos.test_restarts import wait_until_in_step, write
 from tests.support import kafka
 from tests.support.corpus import Written
-from tests.support.forwarder import Forwarder
+from tests.support.forwarder import Forwarder, forward
 from tests.support.kafka_forwarder import KafkaForwarder
 from tests.support.services import Process, Services, services
 from tests.support.waiting import wait_for
@@ -23,14 +21,6 @@ LIMIT_SECONDS = "2"
 STOP_SECONDS = 25.0
 SETTINGS = {"milvus": "milvus_uri", "minio": "object_store"}
 SESSION = {"kafka_session_timeout_ms": "6000"}
-
-
-@contextmanager
-def in_front_of(uri: str) -> Iterator[tuple[Forwarder, str]]:
-    """A forwarder, and the URI through it."""
-    parts = urlsplit(uri)
-    with Forwarder.opened(parts.port or 0) as forwarder:
-        yield forwarder, parts._replace(netloc=f"127.0.0.1:{forwarder.port}").geturl()
 
 
 def report(what: str, began: float) -> None:
@@ -50,7 +40,7 @@ def test_consumers_go_on_after_their_stores_were_silent(system: System) -> None:
         some.relay()
         silent: dict[str, tuple[Forwarder, Process]] = {}
         for sink, setting in SETTINGS.items():
-            forwarder, uri = stack.enter_context(in_front_of(system.folder.settings[setting]))
+            forwarder, uri = stack.enter_context(forward(system.folder.settings[setting]))
             consumer = some.consumer(sink, **{setting: uri, "store_timeout_seconds": LIMIT_SECONDS})
             silent[sink] = forwarder, consumer
         living |= write(system, "first")

@@ -2,15 +2,13 @@
 
 import uuid
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import make_url
 
 from schema.database.tables import LANES
 from tests.chaos.conftest import System
 from tests.support.commands import Folder
-from tests.support.forwarder import Forwarder
+from tests.support.forwarder import forward
 from tests.support.services import services
 from tests.support.waiting import wait_for
 
@@ -20,11 +18,9 @@ LIMITS = {"database_timeout_seconds": "2", "store_timeout_seconds": "2"}
 
 
 def test_relay_that_starts_before_its_database_waits_for_it(system: System) -> None:
-    url = make_url(system.folder.settings["database_url"])
-    with Forwarder.opened(url.port or 3306, url.host or "127.0.0.1") as forwarder, services(system.folder) as some:
+    with forward(system.folder.settings["database_url"]) as (forwarder, url), services(system.folder) as some:
         forwarder.silence()
-        through = url.set(host="127.0.0.1", port=forwarder.port).render_as_string(hide_password=False)
-        relay = some.start("relay", **LIMITS, database_url=through)
+        relay = some.start("relay", **LIMITS, database_url=url)
         wait_for(lambda: "start_waits for=database" in relay.log, "the relay to wait", timeout_seconds=120)
         forwarder.heal()
         wait_for(lambda: len(some.owned(relay)) == LANES, "the relay to own all lanes", timeout_seconds=120)
@@ -32,10 +28,9 @@ def test_relay_that_starts_before_its_database_waits_for_it(system: System) -> N
 
 
 def test_consumer_that_starts_before_its_store_waits_for_it(system: System) -> None:
-    url = urlsplit(system.folder.settings["object_store"])
-    with Forwarder.opened(url.port or 80, url.hostname or "127.0.0.1") as forwarder, services(system.folder) as some:
+    with forward(system.folder.settings["object_store"]) as (forwarder, url), services(system.folder) as some:
         forwarder.silence()
-        consumer = some.start("consume", "minio", **LIMITS, object_store=f"http://127.0.0.1:{forwarder.port}")
+        consumer = some.start("consume", "minio", **LIMITS, object_store=url)
         wait_for(lambda: "start_waits for=minio" in consumer.log, "the consumer to wait", timeout_seconds=120)
         forwarder.heal()
         wait_for(lambda: len(some.owned(consumer)) == LANES, "the consumer to own everything", timeout_seconds=120)
@@ -45,9 +40,8 @@ def test_consumer_that_starts_before_its_store_waits_for_it(system: System) -> N
 def test_run_that_starts_before_its_store_waits_for_it(system: System, tmp_path: Path) -> None:
     """The embedded profile with an object store on another machine."""
     given = {name: value for name, value in system.folder.settings.items() if name.startswith("object_store")}
-    url = urlsplit(given["object_store"])
-    with Forwarder.opened(url.port or 80, url.hostname or "127.0.0.1") as forwarder:
-        given["object_store"] = f"http://127.0.0.1:{forwarder.port}"
+    with forward(given["object_store"]) as (forwarder, url):
+        given["object_store"] = url
         del given["object_store_bucket"]
         given |= {"profile": "embedded", "namespace": f"w{uuid.uuid4().hex[:8]}", "store_timeout_seconds": "2"}
         folder = Folder(tmp_path / "embedded", **given)
@@ -62,11 +56,9 @@ def test_run_that_starts_before_its_store_waits_for_it(system: System, tmp_path:
 
 
 def test_process_that_waits_ends_on_sigterm(system: System) -> None:
-    url = make_url(system.folder.settings["database_url"])
-    with Forwarder.opened(url.port or 3306, url.host or "127.0.0.1") as forwarder, services(system.folder) as some:
+    with forward(system.folder.settings["database_url"]) as (forwarder, url), services(system.folder) as some:
         forwarder.silence()
-        through = url.set(host="127.0.0.1", port=forwarder.port).render_as_string(hide_password=False)
-        relay = some.start("relay", **LIMITS, database_url=through)
+        relay = some.start("relay", **LIMITS, database_url=url)
         wait_for(lambda: "start_waits for=database" in relay.log, "the relay to wait", timeout_seconds=120)
         relay.terminate(status=1)
         assert "metadata database" in relay.log

@@ -132,7 +132,7 @@ def run(chunks: int, consumers: int) -> tuple[dict[str, str], int]:
         "seconds of the first fill": f"{filled:,.1f}",
         "seconds of the rebuild": f"{facts['seconds']:,.1f}",
         "chunks per second of the rebuild": f"{chunks / facts['seconds']:,.0f}",
-        "documents written meanwhile": f"{written[0]:,}",
+        "documents written during the rebuild": f"{written[0]:,}",
         "peak memory of the command": f"{facts['rebuild_peak_megabytes']:,.0f} MiB",
         "peak memory of the processes": ", ".join(f"{name} {peak} MiB" for name, peak in memory.items()),
         "compared at the end": compared,

@@ -76,8 +76,8 @@ def replace_in_dump(store: ObjectStore, timestamp: str, old: bytes, new: bytes) 
     change_manifest(store, timestamp, dump=dump)
 
 
-def test_dump_made_during_writes_is_that_of_its_manifest(system: System) -> None:
-    """Counts and checksums come from the snapshot of the dump, whatever is written meanwhile."""
+def test_dump_made_during_writes_agrees_with_its_manifest(system: System) -> None:
+    """Counts and checksums come from the snapshot of the dump, whatever is written at the same time."""
     stop, written = threading.Event(), 0
 
     def keep_writing() -> None:

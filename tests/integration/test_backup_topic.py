@@ -25,7 +25,7 @@ def states(engine: Engine) -> set[tuple[str, str]]:
     return set(rows(engine, "SELECT doc_id, state FROM sink_states"))
 
 
-def test_topic_tells_what_was_lost_unless_it_lost_events_itself(
+def test_restore_refills_only_lost_documents_while_the_topic_is_the_same(
     mysql: Engine, servers: Servers, names: Names, tmp_path: Path, mysql_client: Path
 ) -> None:
     given = settings_of(

@@ -21,7 +21,7 @@ from tests.integration.test_marks_use_indexes import NUMBERS, plan, recorded
 from tests.support import embedding_server
 from tests.support.embedding_server import DIMENSION, EmbeddingServer, vector
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 CHILD = """
 import os, sys
@@ -57,12 +57,6 @@ class CountingSparse(Counting):
         return Embedded(self.embed(texts), [{len(one): 0.5} for one in texts])
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    made: Engine = request.getfixturevalue(request.param)
-    return made
-
-
 @pytest.fixture
 def server() -> Iterator[EmbeddingServer]:
     with embedding_server.serve() as server:
@@ -75,7 +69,7 @@ def count(engine: Engine) -> int:
 
 
 def make_older(engine: Engine, days: int, *embedded: str) -> None:
-    """As if the rows of these texts had not been used for so many days."""
+    """Make the rows of these texts look unused for `days` days."""
     keys = [CachedEmbedder(Counting(), engine)._key(one) for one in embedded]
     if engine.dialect.name == "mysql":
         then = text(f"used_at - INTERVAL {days} DAY")

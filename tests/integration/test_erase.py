@@ -263,7 +263,7 @@ def test_erase_is_refused_with_a_reason_and_a_command(
 
 
 @pytest.mark.parametrize("is_deleted", [False, True], ids=["living", "deleted"])
-def test_text_of_a_lost_history_goes_too(pipeline: ArchivePipeline, is_deleted: bool) -> None:
+def test_erase_removes_the_text_of_a_lost_history(pipeline: ArchivePipeline, is_deleted: bool) -> None:
     """A refill healed the suspect, and left the objects of the lost version."""
     make_traces(pipeline, "a")
     lost = rows_of(pipeline, "a")
@@ -326,7 +326,7 @@ def test_write_during_an_erase_keeps_its_text_and_loses_no_vector(pipeline: Arch
     store.step = write
     system = system_of(pipeline)
     system.__dict__["store"] = store
-    with pytest.raises(CannotErase, match="was written meanwhile"):
+    with pytest.raises(CannotErase, match="was written during the erase"):
         erase.erase(system, "a")
     wanted = pipeline.sql("SELECT chunk_id, content_hash, vector_version, vector_digest FROM chunks")
     rows = archive.read_vectors(pipeline.store, "a", {one: archive.Wanted(*of_chunk) for one, *of_chunk in wanted})

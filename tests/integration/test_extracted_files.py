@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import pytest
-from sqlalchemy import Engine
 
 from consumers.refill import mark_all_absent
 from operations.reconcile.repair import repair
@@ -17,17 +16,10 @@ from tests.support.pipeline import Pipeline, document
 from tests.support.reconciled import found, reconciled, refill_all
 from tests.support.refill import refill_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 LARGE = b"\x89PNG" * INLINE_FILE_BYTES
 TABLE, IMAGE = "processed-data/tables/d/table_%d.json", "processed-data/images/d/img_%d.png"
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The fixture `pipeline` on both databases."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 def files(pipeline: Pipeline, name: str, *contents: bytes) -> list[DocumentFile]:

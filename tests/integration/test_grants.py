@@ -304,7 +304,7 @@ def test_consumer_user_may_remove_superseded_rows_of_archives(
     assert any(map(layout.is_superseded_key, store.keys("processed-data/embeddings/d/")))
 
 
-def test_writer_user_may_work_on_tasks_and_consumer_user_spares_their_files(
+def test_writer_user_works_on_tasks_and_consumer_user_keeps_their_files(
     users: Users, store: DirectoryStore, milvus: MilvusClient
 ) -> None:
     sinks = MilvusSink(milvus, DIMENSION, SYSTEM_ID), MinioSink(store, SYSTEM_ID)

@@ -85,7 +85,7 @@ def test_older_copy_of_the_file_starts_a_new_history(engine: Engine, tmp_path: P
     restored.dispose()
 
 
-def test_copy_that_lacks_nothing_that_was_relayed_goes_on(engine: Engine) -> None:
+def test_copy_with_every_relayed_row_starts_no_new_history(engine: Engine) -> None:
     write(engine, "d", "one")
     sqlite_progress.note_relayed(engine, 1)
     write(engine, "d", "two")

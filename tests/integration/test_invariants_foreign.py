@@ -188,7 +188,7 @@ def test_large_file_moves_from_staging_to_its_key(pipeline: Pipeline, tmp_path: 
     pipeline.assert_in_step()
 
 
-def test_missing_staged_file_is_a_dead_letter_and_a_new_version_heals_it(pipeline: Pipeline) -> None:
+def test_missing_staged_file_is_a_dead_letter_until_the_next_version(pipeline: Pipeline) -> None:
     file = staged(pipeline, LARGE)
     assert file.staged_key is not None
     pipeline.store.remove([file.staged_key])

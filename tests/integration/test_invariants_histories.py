@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
-from sqlalchemy import Engine
 
 from consumers import marks
 from consumers.refill import Refill
@@ -17,14 +16,7 @@ from schema.limits import INLINE_FILE_BYTES
 from tests.support.foreign_events import LOST, forge, lose
 from tests.support.pipeline import MARKS, Pipeline, applier, document
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The fixture `pipeline` on both databases."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 
 def start_history(pipeline: Pipeline) -> None:

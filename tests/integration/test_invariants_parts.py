@@ -8,7 +8,6 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
-from sqlalchemy import Engine
 
 from consumers import marks
 from consumers.marking import Marking
@@ -19,17 +18,10 @@ from schema.sinks import MILVUS, MINIO
 from tests.support.pipeline import Pipeline, document
 from tests.support.refill import refill_of, sink_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 OLD = [f"old {number}" for number in range(6)]
 NEW = [f"new {number}" for number in range(6)]
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The fixture `pipeline` on both databases."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 @pytest.fixture
@@ -79,9 +71,7 @@ def test_invariant_8_missing_first_part_never_completes_the_version(pipeline: Pi
     pipeline.assert_in_step()
 
 
-def test_invariant_8_part_that_a_relay_could_not_publish_leaves_the_document_pending(
-    pipeline: Pipeline, parts: list[Envelope]
-) -> None:
+def test_invariant_8_unpublished_part_leaves_the_document_pending(pipeline: Pipeline, parts: list[Envelope]) -> None:
     pipeline.execute("DELETE FROM outbox WHERE event_id = :id", id=parts[2].event_id)
     pipeline.run()
     assert progress(pipeline) == [(1, 2, 2)] * 2

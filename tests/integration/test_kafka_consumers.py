@@ -88,14 +88,14 @@ def test_replacing_kafka_clients_at_work_loses_nothing(
     asked = count(1)
     replaced: list[Consumer] = []
 
-    def given_up(_membership: Membership, consumer: Consumer) -> bool:
+    def must_recreate(_membership: Membership, consumer: Consumer) -> bool:
         """Three times, for a relay or a consumer that is a member."""
         if next(asked) % 40 or len(replaced) == 3 or not consumer.memberid():
             return False
         replaced.append(consumer)
         return True
 
-    monkeypatch.setattr(Membership, "given_up", given_up)
+    monkeypatch.setattr(Membership, "must_recreate", must_recreate)
     versions = dict.fromkeys((f"d{n}" for n in range(20)), 0)
     with (
         kafka.relaying(pipeline.engine, servers, names),

@@ -217,7 +217,7 @@ def test_init_refuses_a_topic_that_takes_no_message(servers: Servers) -> None:
         topics.ensure({"bootstrap.servers": servers.kafka}, names, LANES)
 
 
-def test_three_replicas_of_which_one_must_hold_a_message_are_noted() -> None:
+def test_topic_with_min_insync_replicas_1_is_noted() -> None:
     [line] = topics.judge_replicas("t", replicas=3, in_sync=1)
     assert line == "topic t has min.insync.replicas=1: the loss of one broker may lose events; set it to 2"
     assert topics.judge_replicas("t", replicas=3, in_sync=2) == topics.judge_replicas("t", 1, 1) == []

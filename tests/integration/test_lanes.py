@@ -10,24 +10,22 @@ from producer import Writer
 from schema.kafka.names import Names
 from tests.support import kafka
 from tests.support.commands import Folder
-from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, document, set_namespace
+from tests.support.pipeline import MODEL, SYSTEM_ID, document, set_namespace
 from tests.support.servers import Servers, empty_database
-from tests.support.services import services
+from tests.support.services import services, services_folder
 
 pytestmark = pytest.mark.integration
 
 
 def test_init_makes_as_many_partitions_as_lanes(servers: Servers, tmp_path: Path) -> None:
     with empty_database(make_url(servers.mysql_url)) as engine:
-        folder = Folder(
+        folder = services_folder(
             tmp_path,
-            database_url=engine.url.render_as_string(hide_password=False),
-            kafka_bootstrap_servers=servers.kafka,
+            engine,
+            servers,
+            servers.names().namespace,
             milvus_uri=f"file://{tmp_path}/vectors.db",
             object_store=f"file://{tmp_path}/objects",
-            namespace=servers.names().namespace,
-            embedding_model=MODEL,
-            vector_dimension=str(DIMENSION),
         )
         assert folder.run("init", "--lanes", "5").status == 0
         for arguments in ((), ("--lanes", "5")):
@@ -66,14 +64,7 @@ def test_init_refuses_topics_with_another_number_of_partitions(servers: Servers,
 def test_relay_without_its_topics_ends_with_the_reason(servers: Servers, mysql: Engine, tmp_path: Path) -> None:
     names = servers.names()
     set_namespace(mysql, names.namespace)
-    folder = Folder(
-        tmp_path,
-        database_url=mysql.url.render_as_string(hide_password=False),
-        kafka_bootstrap_servers=servers.kafka,
-        namespace=names.namespace,
-        embedding_model=MODEL,
-        vector_dimension=str(DIMENSION),
-    )
+    folder = services_folder(tmp_path, mysql, servers, names.namespace)
     ended = folder.run("relay", "--json")
     assert ended.status == 1
     reason = f"there is no topic {names.documents_topic}: run rag-outbox init"

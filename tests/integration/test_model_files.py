@@ -27,7 +27,7 @@ PART_BYTES = 16 * 1024  # the table of the tiny model has 7 parts
 
 
 class Watched:
-    """A store that counts what is read and written, and fails after so many reads or writes."""
+    """A store that counts what is read and written, and fails after a given number of reads or writes."""
 
     def __init__(self, store: ObjectStore, *, fails_after: int = 10**9) -> None:
         self._store = store

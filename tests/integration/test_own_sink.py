@@ -278,7 +278,7 @@ def test_version_in_parts_is_refilled_so_that_its_removals_are_not_lost(
     assert pipeline.sql("SELECT status FROM documents") == [("completed",)]
 
 
-def test_version_of_which_an_optional_sink_lacks_a_part_is_not_held(pipeline: Pipeline, fulltext: FullTextSink) -> None:
+def test_optional_sink_that_lacks_a_part_does_not_hold_the_version(pipeline: Pipeline, fulltext: FullTextSink) -> None:
     """The required sinks confirmed all parts of version 1, so version 2 does not carry their vectors."""
     pipeline.execute("UPDATE sinks SET required = FALSE WHERE name = 'fulltext'")
     contents = [f"word{number} {'x' * 60_000}" for number in range(20)]

@@ -10,13 +10,7 @@ from producer import Document, Writer, run
 from retrieval.documents import DocumentMissing, DocumentPartial, read_whole
 from tests.support.pipeline import MODEL, chunk, document
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    made: Engine = request.getfixturevalue(request.param)
-    return made
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 
 def write(engine: Engine, given: Document) -> None:

@@ -166,7 +166,7 @@ def test_event_that_no_relay_takes_is_stuck(pipeline: Pipeline) -> None:
     assert report.to_facts()["recommendations"][0].startswith("Events wait in the outbox: start a relay")
 
 
-def test_what_a_refill_lacks_is_left_to_a_person(pipeline: Pipeline) -> None:
+def test_reconcile_reports_what_a_refill_lacks(pipeline: Pipeline) -> None:
     pipeline.upsert(document("lacking", "one"), document("waiting", "one"))
     pipeline.run()
     for doc_id, attempts in (("lacking", 5), ("waiting", 0)):

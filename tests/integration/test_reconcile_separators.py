@@ -38,7 +38,7 @@ def test_separators_in_labels_are_compared_exactly(on_servers: Pipeline) -> None
     assert found(reconciled(on_servers)) == {("milvus", "stale", doc_id) for doc_id in TAGS}
 
 
-def test_value_of_a_slice_is_the_texts_of_its_rows(on_servers: Pipeline) -> None:
+def test_packed_slice_equals_the_texts_of_its_rows(on_servers: Pipeline) -> None:
     """One value per slice, longer than GROUP_CONCAT returns by default."""
     on_servers.upsert(document("a", *(f"text {number}" for number in range(100))), document("b", "one"))
     on_servers.run()

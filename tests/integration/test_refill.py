@@ -134,7 +134,7 @@ def test_mark_of_another_consumer_during_a_refill_leaves_the_document_absent(pip
     pipeline.assert_in_step()
 
 
-def test_large_document_is_refilled_in_bounded_parts_and_its_archive_is_never_incomplete(pipeline: Pipeline) -> None:
+def test_large_document_is_refilled_in_parts_with_a_complete_archive(pipeline: Pipeline) -> None:
     contents = [f"{number} " + "x" * 60_000 for number in range(30)]
     pipeline.upsert(document("a", *contents[:20]))
     pipeline.run()

@@ -16,7 +16,7 @@ from tests.support.refill import refill_of
 pytestmark = pytest.mark.integration
 
 
-def test_original_that_came_back_after_its_removal_goes(pipeline: Pipeline) -> None:
+def test_refill_removes_an_original_that_a_late_consumer_copied_again(pipeline: Pipeline) -> None:
     """A late consumer copied it again, when its row was confirmed and gone."""
     pipeline.upsert(document("a", "one", file=b"first"))
     late = pipeline.pending()
@@ -33,7 +33,7 @@ def test_original_that_came_back_after_its_removal_goes(pipeline: Pipeline) -> N
 
 
 @pytest.mark.parametrize("is_deleted", [False, True])
-def test_original_of_a_lost_version_goes_though_no_other_names_its_folder(pipeline: Pipeline, is_deleted: bool) -> None:
+def test_refill_removes_the_original_of_a_lost_version(pipeline: Pipeline, is_deleted: bool) -> None:
     pipeline.upsert(document("a", "one"), document("ab", "two", file=b"kept"))
     pipeline.run()
     with pipeline.engine.connect() as connection:

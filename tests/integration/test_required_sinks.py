@@ -1,21 +1,13 @@
 """Invariant 8: a document is completed when every required, active sink of the table `sinks` holds its version."""
 
 import pytest
-from sqlalchemy import Engine
 
 from consumers import marks
 from consumers.sink import Change
 from schema.events.events import decode
 from tests.support.pipeline import Pipeline, document
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The fixture `pipeline` on both databases."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 
 def add_sink(pipeline: Pipeline, *, required: bool, state: str) -> None:

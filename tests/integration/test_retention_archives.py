@@ -224,7 +224,7 @@ def delete(pipeline: Pipeline) -> None:
 
 
 def replace(pipeline: ArchivePipeline) -> None:
-    """The object store is refilled, which reads the archive and writes it anew."""
+    """The object store is refilled, which reads the archive and writes it again."""
     pipeline.execute("UPDATE sink_states SET state = 'absent', applied_version = 0 WHERE sink = 'minio'")
     pipeline.execute("UPDATE sink_states SET marks = marks + 1")
     make_due(pipeline)
@@ -241,9 +241,7 @@ STEPS: dict[str, tuple[Callable[[ArchivePipeline], None], Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_whatever_happens_at_any_step_no_vector_is_lost_and_no_removed_text_stays(
-    pipeline: ArchivePipeline, name: str
-) -> None:
+def test_fault_at_any_step_loses_no_vector_and_keeps_no_removed_text(pipeline: ArchivePipeline, name: str) -> None:
     step, expected = STEPS[name]
     for at in range(100):
         pipeline.execute("DELETE FROM tidied_documents")
@@ -262,7 +260,7 @@ def test_whatever_happens_at_any_step_no_vector_is_lost_and_no_removed_text_stay
     raise AssertionError("the run never ended")
 
 
-def test_reader_finds_vectors_in_an_archive_that_is_rewritten_meanwhile(edited: ArchivePipeline) -> None:
+def test_reader_finds_vectors_in_an_archive_during_its_rewrite(edited: ArchivePipeline) -> None:
     store = Stepping(edited.store.root)
     numbers = count()
     store.step = lambda: twin(edited) if next(numbers) == 0 else None  # after its listing

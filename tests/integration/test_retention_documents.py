@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import event
 
 from operations.documents.details import describe
 from operations.documents.listing import Query, read_page
@@ -17,18 +17,11 @@ from tests.support.reconciled import found, reconciled, refill_all
 from tests.support.refill import make_due, states
 from tests.support.retained import DAYS, MINUTE, age_deletions, days_ago, delete_long_ago, dying_at, purged
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 SECRET = "Zanzibar"
 EMPTY = ("", None, None, None, None, None, None, None, None)
 METADATA = "title, source_url, business_tag, domain, language, file_size, page_count, oss_key, content_sha256"
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The fixture `pipeline` on both databases."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 def full(doc_id: str, *contents: str, **fields: Any) -> Any:

@@ -22,18 +22,12 @@ from operations.retention.processing_tasks import old_processing_tasks
 from operations.retention.run import run_due, run_policy
 from schema.database.connection import connect
 from schema.database.tables import operation_logs, outbox_dead_letters, processing_tasks
-from tests.support.forwarder import Forwarder
+from tests.support.forwarder import forward
 from tests.support.retained import DAYS, MINUTE, days_ago, ran
 from tests.support.waiting import wait_for
 from tests.support.written import rows
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    made: Engine = request.getfixturevalue(request.param)
-    return made
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 
 def add(engine: Engine, table: Any, *values: dict[str, Any]) -> None:
@@ -186,8 +180,8 @@ def test_background_waits_for_a_database_that_is_away(
 ) -> None:
     monkeypatch.setattr(hourly, "_LOOK_SECONDS", 0.05)
     add(mysql, operation_logs, log("old", days_ago(mysql, DAYS + 1)))
-    with Forwarder.opened(mysql.url.port or 3306, mysql.url.host or "127.0.0.1") as forwarder:
-        engine = connect(mysql.url.set(host="127.0.0.1", port=forwarder.port), timeout_seconds=2)
+    with forward(mysql.url.render_as_string(hide_password=False)) as (forwarder, url):
+        engine = connect(url, timeout_seconds=2)
         forwarder.silence()
         with retain_hourly(engine, [old_operation_logs(engine, DAYS)]):
             wait_for(lambda: "retention_failed policy=operation_logs" in caplog.text, "the failure in the log")

@@ -1,7 +1,7 @@
 """`producer.run`: the transaction runs again where that helps, and vectors come from outside it."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,24 +20,9 @@ from schema.retry import Backoff
 from tests.support import written
 from tests.support.pipeline import DIMENSION, MODEL, Pipeline, document, vector
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 SOON = Backoff(0.001, 0.01)
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The database of the fixture `pipeline`."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
-
-
-@pytest.fixture
-def callers_engine(engine: Engine) -> Iterator[Engine]:
-    """As SQLAlchemy makes it by default: REPEATABLE READ on MySQL."""
-    own = create_engine(engine.url)
-    yield own
-    own.dispose()
 
 
 class CountingEmbedder:

@@ -53,7 +53,7 @@ def test_filter_of_any_script_finds_its_documents(pipeline: Pipeline) -> None:
     assert find(pipeline, business_tag="人") == []
 
 
-def test_document_whose_tag_has_changed_is_no_hit_of_the_old_one(pipeline: Pipeline) -> None:
+def test_search_by_an_old_tag_does_not_find_the_document(pipeline: Pipeline) -> None:
     apply(pipeline, document("kept", "one", business_tag="public"), document("moved", "two", business_tag="public"))
     with pipeline.engine.begin() as connection:
         pipeline.writer.relabel(connection, "moved", business_tag="secret")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy import Engine
 
 from operations import staging
 from operations.staging import sweep, sweep_hourly
@@ -25,18 +24,11 @@ from tests.support.pipeline import Pipeline, document
 from tests.support.servers import MinioServer
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 LARGE = b"0123456789abcdef" * 4_097  # 64 KiB and 16 bytes
 HOUR = 3_600
 DAY = 24 * HOUR
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The fixture `pipeline` on both databases."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 def staged(pipeline: Pipeline, content: bytes = LARGE) -> DocumentFile:

@@ -16,16 +16,9 @@ from tests.support import written
 from tests.support.foreign_events import forge, lose
 from tests.support.pipeline import Pipeline, document
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 DOCUMENTS = 200
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The fixture `pipeline` on both databases."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 def write_at_versions(pipeline: Pipeline, versions: Sequence[int]) -> list[Envelope]:

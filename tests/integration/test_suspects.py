@@ -8,7 +8,6 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
-from sqlalchemy import Engine
 
 from consumers import marks
 from consumers.lost_history import LostEvent
@@ -21,7 +20,7 @@ from tests.integration.test_invariants_histories import absent, refill_all, star
 from tests.support.foreign_events import lose
 from tests.support.pipeline import Pipeline, document
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 
 class LongAgo:
@@ -30,13 +29,6 @@ class LongAgo:
     @staticmethod
     def now(tz: tzinfo) -> datetime:
         return datetime(2020, 1, 1, tzinfo=tz)
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The fixture `pipeline` on both databases."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 def test_suspect_keeps_its_highest_lost_version(pipeline: Pipeline) -> None:

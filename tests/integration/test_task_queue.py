@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
 
 from operations import staging
 from operations.backup.objects.lacking_files import find_lacking
@@ -25,16 +24,9 @@ from tests.contracts.object_store import put
 from tests.support.pipeline import Pipeline, document
 from tests.support.tasks import VectorEmbedder, open_steps, upload_text, work
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 LEASE = 60.0
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The database of the fixture `pipeline`."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 def tasks(pipeline: Pipeline) -> dict[str, str]:
@@ -388,7 +380,9 @@ def test_restore_names_what_open_tasks_lack(pipeline: Pipeline) -> None:
     assert lacking() == extracted
 
 
-def test_what_a_step_leaves_is_copied_once_by_backups(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intermediate_objects_of_tasks_have_a_digest_for_backups(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A backup compares digests, which a bucket has only of objects that were written with them."""
     digests: dict[str, str | None] = {}
     put_object = DirectoryStore.put

@@ -73,7 +73,7 @@ SINK_STATES = st.one_of(
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(milvus=SINK_STATES, minio=SINK_STATES)
-def test_edit_asks_for_what_a_sink_that_takes_it_may_lack(
+def test_edit_needs_the_vectors_that_a_sink_may_lack(
     edited: Engine, milvus: tuple[str, int], minio: tuple[str, int]
 ) -> None:
     in_milvus, in_minio = (

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,22 +13,7 @@ from producer import NotApplied, Receipt, Writer, run
 from tests.support import written
 from tests.support.pipeline import MODEL, Pipeline, document
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The database of the fixture `pipeline`."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
-
-
-@pytest.fixture
-def callers_engine(engine: Engine) -> Iterator[Engine]:
-    """As SQLAlchemy makes it by default: REPEATABLE READ on MySQL."""
-    own = create_engine(engine.url)
-    yield own
-    own.dispose()
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 
 def async_url(engine: Engine) -> Any:
@@ -42,7 +26,7 @@ def versions(engine: Engine) -> list[tuple[Any, ...]]:
     return written.rows(engine, "SELECT doc_id, version FROM documents ORDER BY doc_id")
 
 
-def test_session_is_taken_in_place_of_its_connection(pipeline: Pipeline, callers_engine: Engine) -> None:
+def test_writer_accepts_a_session(pipeline: Pipeline, callers_engine: Engine) -> None:
     sessions = sessionmaker(callers_engine)
     with sessions() as session, session.begin():
         pipeline.writer.upsert(session, document("a", "one"))
@@ -68,7 +52,7 @@ def test_session_is_taken_in_place_of_its_connection(pipeline: Pipeline, callers
         (lambda engine: engine.connect().execution_options(isolation_level="AUTOCOMMIT"), "commits each statement"),
     ],
 )
-def test_anything_else_is_refused_with_what_to_pass(pipeline: Pipeline, make: Any, message: str) -> None:
+def test_wrong_connection_is_refused_with_a_hint(pipeline: Pipeline, make: Any, message: str) -> None:
     wrong = make(pipeline.engine)
     with pytest.raises(TypeError, match=message):
         pipeline.writer.upsert(wrong, document("a", "one"))

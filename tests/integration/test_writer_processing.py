@@ -3,22 +3,15 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from producer import Chunk, Document, DocumentFile, FileRequired, NotApplied, Receipt, VectorRequired, Writer, run
 from tests.support import written
 from tests.support.pipeline import Pipeline, chunk, document
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
 
 STATE = "SELECT version, status, chunk_count FROM documents WHERE doc_id = 'd'"
-
-
-@pytest.fixture(params=["sqlite", "mysql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """The database of the fixture `pipeline`."""
-    made: Engine = request.getfixturevalue(request.param)
-    return made
 
 
 def scan(file: bytes | None = b"%PDF", chunks: list[Chunk] | None = None, **fields: Any) -> Document:
@@ -188,7 +181,7 @@ def test_many_changed_vectors_share_their_statements(pipeline: Pipeline) -> None
     assert counts[1] == counts[2]  # the first write of a connection compares the server, too
 
 
-def test_chunk_of_unknown_vector_takes_any_as_its_own(pipeline: Pipeline) -> None:
+def test_chunk_without_a_vector_digest_accepts_any_vector(pipeline: Pipeline) -> None:
     """A writer in another language leaves the digest out."""
     pipeline.upsert(document("d", "one"))
     pipeline.run()

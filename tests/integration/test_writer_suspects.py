@@ -136,7 +136,7 @@ def waits_for_a_lock(engine: Engine) -> bool:
     return bool(written.rows(engine, waiting))
 
 
-def test_lost_version_below_the_document_is_no_step_back(engine: Engine) -> None:
+def test_lower_lost_version_does_not_lower_the_next_version(engine: Engine) -> None:
     write_confirmed(engine)
     execute(engine, "UPDATE documents SET version = 9", "UPDATE sink_states SET desired_version = 9, state = 'pending'")
     suspect(engine, "d", 4)

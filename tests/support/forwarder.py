@@ -4,6 +4,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Self
+from urllib.parse import urlsplit
 
 _BUFFER_BYTES = 65_536
 _CONNECT_SECONDS = 5.0
@@ -29,7 +31,7 @@ class Forwarder:
 
     @classmethod
     @contextmanager
-    def opened(cls, target: int, host: str = "127.0.0.1") -> Iterator["Forwarder"]:
+    def opened(cls, target: int, host: str = "127.0.0.1") -> Iterator[Self]:
         forwarder = cls(target, host)
         accepting = threading.Thread(target=forwarder._accept, daemon=True)
         accepting.start()
@@ -106,3 +108,14 @@ class Forwarder:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+
+@contextmanager
+def forward(url: str) -> Iterator[tuple[Forwarder, str]]:
+    """A forwarder in front of the server that a URL names with its port, and the URL that leads through it."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None, url
+    assert parts.port is not None, url
+    user, at, _ = parts.netloc.rpartition("@")
+    with Forwarder.opened(parts.port, parts.hostname) as forwarder:
+        yield forwarder, parts._replace(netloc=f"{user}{at}127.0.0.1:{forwarder.port}").geturl()

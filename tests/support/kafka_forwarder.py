@@ -3,8 +3,8 @@
 import socket
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
+from typing import Self
 
 from tests.support.forwarder import Forwarder
 
@@ -17,18 +17,10 @@ class KafkaForwarder(Forwarder):
     bytes_per_second: float | None = None
 
     @classmethod
-    @contextmanager
-    def before(cls, servers: str) -> Iterator["KafkaForwarder"]:
+    def before(cls, servers: str) -> AbstractContextManager[Self]:
         """In front of one broker, "host:port" as it tells its clients."""
         host, _, port = servers.partition(":")
-        forwarder = cls(int(port), host)
-        accepting = threading.Thread(target=forwarder._accept, daemon=True)
-        accepting.start()
-        try:
-            yield forwarder
-        finally:
-            forwarder._close()
-            accepting.join()
+        return cls.opened(int(port), host)
 
     @property
     def servers(self) -> str:

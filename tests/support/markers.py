@@ -1,6 +1,7 @@
-"""Every test file carries the marker of its folder, and no other folder's; a plugin of the root conftest.
+"""What markers mean; a plugin of the root conftest.
 
-Otherwise `pytest -m unit` would run tests that need servers, or skip tests that need none.
+Every test file carries the marker of its folder, and no other folder's. Otherwise `pytest -m unit` would run tests that
+need servers, or skip tests that need none. Tests with the marker `both_databases` run on SQLite and on MySQL.
 """
 
 from collections.abc import Generator
@@ -26,3 +27,9 @@ def pytest_make_collect_report(
                 f"set pytestmark = pytest.mark.{folder}"
             )
     return report
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with the marker `both_databases` once per database, if it uses the fixture `engine`."""
+    if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
+        metafunc.parametrize("engine", ["sqlite", "mysql"], indirect=True)

@@ -33,6 +33,7 @@ from operations.web.console.live import KEPT_SECONDS, READ_SECONDS, Sampler
 from operations.web.console.server import run_app
 from operations.web.console.sessions import Sessions
 from operations.wiring import System
+from schema.threads import run_in_background
 from tests.support import browser as chromium
 from tests.support.browser import sign_in
 from tests.support.commands import Folder
@@ -84,9 +85,7 @@ def serving(system: System) -> Iterator[tuple[str, Console]]:
 
 @contextmanager
 def relaying(system: System) -> Iterator[None]:
-    stop = threading.Event()
-
-    def relay() -> None:
+    def relay(stop: threading.Event) -> None:
         embedded.run(
             system,
             stop,
@@ -96,13 +95,8 @@ def relaying(system: System) -> Iterator[None]:
             failing=lambda *_: None,
         )
 
-    thread = threading.Thread(target=relay)
-    thread.start()
-    try:
+    with run_in_background(relay, "relay"):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def load(system: System, sampler: Sampler) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, MemberDescription, OffsetSpec  # type: ignore[attr-defined]  # no __all__
+from sqlalchemy import Engine
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from schema.database.connection import connect, reading
@@ -20,6 +21,8 @@ from schema.database.tables import LANES
 from schema.kafka.names import Names
 from schema.sinks import SINKS
 from tests.support.commands import COMMAND, Folder
+from tests.support.pipeline import DIMENSION, MODEL
+from tests.support.servers import Servers
 from tests.support.waiting import wait_for
 
 _LOG_CHARACTERS = 4_000  # shown of each process when a test fails
@@ -221,3 +224,16 @@ def _may_answer_later(error: KafkaException) -> bool:
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     }
+
+
+def services_folder(path: Path, engine: Engine, servers: Servers, namespace: str, **settings: str) -> Folder:
+    """The settings of processes on this database and the shared Kafka."""
+    return Folder(
+        path,
+        database_url=engine.url.render_as_string(hide_password=False),
+        kafka_bootstrap_servers=servers.kafka,
+        namespace=namespace,
+        embedding_model=MODEL,
+        vector_dimension=str(DIMENSION),
+        **settings,
+    )

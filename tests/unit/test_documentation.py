@@ -65,8 +65,9 @@ def test_every_setting_that_a_page_names_exists(page: Path) -> None:
 def test_every_log_line_of_the_services_has_a_meaning() -> None:
     folders = ("schema", "producer", "relays", "consumers", "operations")
     code = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    logged = set(re.findall(r'_log\.\w+\(\s*"([a-z]+(?:_[a-z]+)+) ', code))
-    assert {"lanes_assigned", "sink_failing"} < logged
+    outages = re.findall(r'make_logged_outage\(_log, "([a-z_]+)", "([a-z_]+)"', code)
+    logged = {*re.findall(r'_log\.\w+\(\s*"([a-z]+(?:_[a-z]+)+) ', code), *(line for both in outages for line in both)}
+    assert {"lanes_assigned", "sink_failing", "sink_recovered"} < logged
     table = (ROOT / "docs" / "logs.md").read_text().partition("| log line |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", table)) == logged
 

@@ -1,12 +1,12 @@
 """The settings of the embedder: a built-in one names its model itself, and a misfit is named."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from operations import settings
 from operations.settings import PREFIX, SettingsError
+from tests.support.environment import clear_settings, load_settings
 
 pytestmark = pytest.mark.unit
 
@@ -21,17 +21,7 @@ OPENAI = {
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The current folder, without a .env; no setting is in the environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        monkeypatch.delenv(name)
-    return tmp_path
-
-
-def load(monkeypatch: pytest.MonkeyPatch, **given: str) -> settings.Settings:
-    for name, value in given.items():
-        monkeypatch.setenv(f"{PREFIX}{name}", value)
-    return settings.load()
+    return clear_settings(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +38,7 @@ def load(monkeypatch: pytest.MonkeyPatch, **given: str) -> settings.Settings:
 def test_embedder_names_model_and_dimension(
     given: dict[str, str], model: str, dimension: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = load(monkeypatch, **given)
+    loaded = load_settings(monkeypatch, **given)
     assert (loaded.embedding_model, loaded.vector_dimension) == (model, dimension)
 
 
@@ -81,7 +71,7 @@ def test_env_file_may_choose_the_embedder(folder: Path) -> None:
 )
 def test_misfit_is_named(given: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as caught:
-        load(monkeypatch, **given)
+        load_settings(monkeypatch, **given)
     assert str(caught.value).startswith(f"{PREFIX}{reason}")
     assert "hush" not in str(caught.value)
 
@@ -90,4 +80,4 @@ def test_misfit_is_named(given: dict[str, str], reason: str, monkeypatch: pytest
 def test_server_needs_url_model_and_dimension(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: value for name, value in OPENAI.items() if name != missing}
     with pytest.raises(SettingsError, match=f"^{PREFIX}{missing} is not set: {PREFIX}EMBEDDER=openai needs it$"):
-        load(monkeypatch, **given)
+        load_settings(monkeypatch, **given)

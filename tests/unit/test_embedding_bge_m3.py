@@ -90,7 +90,7 @@ def test_text_of_8192_tokens_is_not_cut(embedder: BgeM3Embedder, caplog: pytest.
     ]
 
 
-def test_batches_bound_what_they_take_in_memory() -> None:
+def test_batches_are_bounded_in_texts_and_tokens() -> None:
     lengths = [8_192, 8_192, 2_048, 2_048, *[512] * 40, *[16] * 300]
     batches = list(bge_m3._batches(lengths))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))

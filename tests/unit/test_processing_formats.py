@@ -144,7 +144,7 @@ def test_web_page_in_its_own_encoding(extractor: FileExtractor, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_embedded_word_file_leaves_an_excel_file_what_it_is(
+def test_excel_file_with_an_embedded_word_file_stays_a_table(
     extractor: FileExtractor, tmp_path: Path, method: int
 ) -> None:
     word, excel = write_word(tmp_path / "inner.docx"), write_excel(tmp_path / "a.xlsx", {"Days": DAYS})

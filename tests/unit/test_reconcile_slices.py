@@ -69,7 +69,7 @@ def test_sample_takes_about_its_share_and_at_least_one_slice(engine: Engine) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(IDS, st.integers(1, 5))
-def test_archive_of_each_document_is_in_the_slice_of_its_id(ids: set[str], rows: int) -> None:
+def test_slices_list_the_archive_of_every_document_once(ids: set[str], rows: int) -> None:
     """Keys are ordered otherwise than ids: `a-1/` comes before `a/`."""
     store = MemoryObjectStore()
     for doc_id in ids:

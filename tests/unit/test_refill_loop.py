@@ -128,7 +128,7 @@ def test_lost_store_stops_the_consumer(group: MemoryTopic) -> None:
         loop.run(threading.Event())
 
 
-def test_lost_store_is_no_fault_of_an_event(group: MemoryTopic) -> None:
+def test_missing_store_stops_the_loop_without_a_dead_letter(group: MemoryTopic) -> None:
     def lose() -> int:
         raise StoreMissing("the memory is lost")
 

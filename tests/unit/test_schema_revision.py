@@ -107,7 +107,7 @@ def test_new_release_runs_before_the_upgrade_if_it_can(
     assert tables(engine) == TABLES | {"later", revision.VERSION_TABLE}
 
 
-def test_release_refuses_old_tables_that_it_knows_no_more(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_refuses_tables_that_are_too_old(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     migrate.upgrade(engine)
     monkeypatch.setattr(revision, "REVISIONS", ("9998_from_9997", "9999_from_9998"))
     monkeypatch.setattr(revision, "OLDEST", "9998")

@@ -1,6 +1,5 @@
 """The settings: which profile they select, where local stores are, and which names and values are refused."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from operations import settings
 from operations.settings import PREFIX, Settings, SettingsError
 from operations.settings.places import places
+from tests.support.environment import clear_settings, load_settings
 
 pytestmark = pytest.mark.unit
 
@@ -25,24 +25,14 @@ STORES: dict[str, Callable[[Settings], object]] = {
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The current folder, without a .env; no setting is in the environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        monkeypatch.delenv(name)
-    return tmp_path
-
-
-def load(monkeypatch: pytest.MonkeyPatch, **given: str) -> Settings:
-    for name, value in given.items():
-        monkeypatch.setenv(f"{PREFIX}{name}", value)
-    return settings.load()
+    return clear_settings(monkeypatch, tmp_path)
 
 
 # The profile
 
 
 def test_nothing_set_keeps_every_store_in_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load(monkeypatch)
+    loaded = load_settings(monkeypatch)
     assert (loaded.services_since, loaded.kafka) == (None, None)
     assert loaded.database.database == "rag-outbox-data/metadata.db"
     assert loaded.milvus_lite == Path("rag-outbox-data/vectors.db")
@@ -52,7 +42,7 @@ def test_nothing_set_keeps_every_store_in_the_data_folder(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("server", STORES)
 def test_one_server_makes_every_other_store_required(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: value for name, value in SERVERS.items() if name.startswith(server)}
-    loaded = load(monkeypatch, **given)
+    loaded = load_settings(monkeypatch, **given)
     assert loaded.services_since == f"{PREFIX}{server}"
     for name, read in STORES.items():
         if name == server:
@@ -65,7 +55,7 @@ def test_one_server_makes_every_other_store_required(server: str, monkeypatch: p
 
 
 def test_local_stores_may_be_written_out_in_the_services_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load(
+    loaded = load_settings(
         monkeypatch,
         PROFILE="services",
         DATABASE_URL="sqlite:////data/metadata.db",
@@ -79,13 +69,13 @@ def test_local_stores_may_be_written_out_in_the_services_profile(monkeypatch: py
 
 
 def test_local_urls_alone_do_not_select_the_services_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load(monkeypatch, DATABASE_URL="sqlite:////data/x.db", OBJECT_STORE="file:///data")
+    loaded = load_settings(monkeypatch, DATABASE_URL="sqlite:////data/x.db", OBJECT_STORE="file:///data")
     assert loaded.services_since is None
     loaded.require_all()
 
 
 def test_embedded_profile_keeps_what_is_not_set_local(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load(monkeypatch, PROFILE="embedded", DATABASE_URL=MYSQL, MILVUS_URI="http://milvus:19530")
+    loaded = load_settings(monkeypatch, PROFILE="embedded", DATABASE_URL=MYSQL, MILVUS_URI="http://milvus:19530")
     assert loaded.objects == Path("rag-outbox-data/objects/rag-knowledge-base")
     assert loaded.kafka is None
 
@@ -94,16 +84,16 @@ def test_services_profile_without_a_store_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(
         SettingsError, match=f"DATABASE_URL is not set, and the profile is services since {PREFIX}PROFILE"
     ):
-        load(monkeypatch, PROFILE="services").require_all()
+        load_settings(monkeypatch, PROFILE="services").require_all()
 
 
 def test_embedded_profile_with_kafka_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=f"{PREFIX}PROFILE is embedded, and {PREFIX}KAFKA_BOOTSTRAP_SERVERS is set"):
-        load(monkeypatch, PROFILE="embedded", KAFKA_BOOTSTRAP_SERVERS="k:9092")
+        load_settings(monkeypatch, PROFILE="embedded", KAFKA_BOOTSTRAP_SERVERS="k:9092")
 
 
 def test_places_name_every_store_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert places(load(monkeypatch, **SERVERS)) == {
+    assert places(load_settings(monkeypatch, **SERVERS)) == {
         "database": "mysql+pymysql://rag@db:3307/rag",
         "kafka": "k:9092, topics rag.*",
         "milvus": "http://milvus:19530, collection rag_vectors",
@@ -130,7 +120,7 @@ def test_misspelt_prefix_is_refused(name: str, place: str, monkeypatch: pytest.M
 def test_misspelt_prefix_of_a_kafka_property_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAG_OUTBX_KAFKA_SECURITY_PROTOCOL", "SSL")
     with pytest.raises(SettingsError, match="; did you mean RAG_OUTBOX_KAFKA_SECURITY_PROTOCOL"):
-        load(monkeypatch, KAFKA_BOOTSTRAP_SERVERS="k:9092")
+        load_settings(monkeypatch, KAFKA_BOOTSTRAP_SERVERS="k:9092")
 
 
 @pytest.mark.parametrize(
@@ -155,14 +145,14 @@ def test_property_that_kafka_does_not_have_is_refused(
     name: str, value: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SettingsError) as refused:
-        load(monkeypatch, KAFKA_BOOTSTRAP_SERVERS="k:9092", **{f"KAFKA_{name}": value})
+        load_settings(monkeypatch, KAFKA_BOOTSTRAP_SERVERS="k:9092", **{f"KAFKA_{name}": value})
     assert str(refused.value) == f"{PREFIX}KAFKA_{name}: {reason}"
 
 
 def test_kafka_property_needs_no_file_and_no_server_to_be_checked(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    loaded = load(
+    loaded = load_settings(
         monkeypatch,
         KAFKA_BOOTSTRAP_SERVERS="k:9092",
         KAFKA_SECURITY_PROTOCOL="ssl",
@@ -209,5 +199,5 @@ def test_url_that_would_mean_something_else_is_refused(
     name: str, value: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SettingsError) as refused:
-        load(monkeypatch, **{name: value})
+        load_settings(monkeypatch, **{name: value})
     assert str(refused.value).startswith(f"{PREFIX}{name}: {reason}")

@@ -30,7 +30,7 @@ class Loop:
         self.is_member = self.is_closed = False
         made.append(self)
 
-    def open(self) -> None:
+    def open(self, stop: threading.Event) -> None:
         pass
 
     def run(self) -> None:

@@ -7,6 +7,7 @@ the timestamp of the backup that replaced it.
 import mimetypes
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import Enum
 
 from consumers.minio.translate import translate_errors
@@ -53,9 +54,9 @@ def copy_objects(
     """
 
     def copy(one: tuple[str, int, int | None]) -> Copy:
-        key, size_bytes, held = one
+        key, size_bytes, held_bytes = one
         from_key = (sources or {}).get(key, key)
-        return key, *_copy_changing(source, target, from_key, key, size_bytes, held, replaced_by)
+        return key, *_copy_changing(_Transfer(source, from_key, target, key, held_bytes, replaced_by), size_bytes)
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="backup-copy") as pool:
         for some in bounded(_join(objects, list_objects(target, prefix)), _BATCH):
@@ -95,47 +96,48 @@ def _join(objects: Iterable[Sized], held: Iterator[Sized]) -> Iterator[tuple[str
         yield key, size_bytes, have_bytes if have == key else None
 
 
-def _copy_changing(
-    source: ObjectStore,
-    target: ObjectStore,
-    from_key: str,
-    key: str,
-    size_bytes: int,
-    held: int | None,
-    replaced_by: str | None,
-) -> tuple[int, Outcome]:
-    """Copy an object that may change meanwhile: then it is read again."""
+@dataclass(frozen=True)
+class _Transfer:
+    """One object on its way to the target, which has `held_bytes` of it, or None if it lacks the object.
+
+    With `replaced_by`, a timestamp, the target keeps what is replaced.
+    """
+
+    source: ObjectStore
+    from_key: str
+    target: ObjectStore
+    key: str
+    held_bytes: int | None
+    replaced_by: str | None
+
+
+def _copy_changing(transfer: _Transfer, size_bytes: int) -> tuple[int, Outcome]:
+    """Copy an object of this size; read it again if it changed during the copy. Returns its newest size."""
     for _ in range(_ATTEMPTS):
 
-        def once() -> Outcome:
+        def copy_once() -> Outcome:
             with translate_errors():
-                return _copy(source, target, from_key, key, size_bytes, held, replaced_by)  # noqa: B023
+                return _copy(transfer, size_bytes)  # noqa: B023
 
         try:
-            return size_bytes, call_with_retry(once, attempts=_ATTEMPTS)
+            return size_bytes, call_with_retry(copy_once, attempts=_ATTEMPTS)
         except BackupUnusable:
-            found = next(source.sizes(from_key), None)
-            if found is None or found[0] != from_key:
+            found = next(transfer.source.sizes(transfer.from_key), None)
+            if found is None or found[0] != transfer.from_key:
                 return size_bytes, Outcome.GONE
             size_bytes = found[1]
     return size_bytes, Outcome.DAMAGED
 
 
-def _copy(
-    source: ObjectStore,
-    target: ObjectStore,
-    from_key: str,
-    key: str,
-    size_bytes: int,
-    held: int | None,
-    replaced_by: str | None,
-) -> Outcome:
+def _copy(transfer: _Transfer, size_bytes: int) -> Outcome:
+    source, from_key, target, key = transfer.source, transfer.from_key, transfer.target, transfer.key
     try:
         digest = source.sha256(from_key)
-        if held == size_bytes and (target.sha256(key) == digest if digest else is_staging_key(key)):
+        is_same_size = transfer.held_bytes == size_bytes
+        if is_same_size and (target.sha256(key) == digest if digest else is_staging_key(key)):
             return Outcome.SKIPPED  # a staged object has no digest, and never changes
-        if held is not None and replaced_by is not None:
-            _keep(target, key, replaced_by)
+        if transfer.held_bytes is not None and transfer.replaced_by is not None:
+            _keep(target, key, transfer.replaced_by)
         content_type = mimetypes.guess_type(key)[0] or _UNKNOWN_TYPE
         with source.open(from_key) as stream:
             if digest is None:  # of another writer
@@ -149,7 +151,7 @@ def _copy(
 
 
 def _keep(target: ObjectStore, key: str, replaced_by: str) -> None:
-    """Keep an object of the target once: what a later attempt replaces is no backup's."""
+    """Keep an object of the target, but only once: what a later attempt replaces belongs to no backup."""
     kept = f"{_REPLACED}{replaced_by}/{key}"
     if next(target.keys(kept), None) == kept:
         return

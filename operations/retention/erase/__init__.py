@@ -1,1 +1,1 @@
-"""Erase: remove the text that a document does not have any more, everywhere and at once."""
+"""Erase: remove the text that a document no longer has, everywhere and at once."""

@@ -26,7 +26,7 @@ def count_objects(engine: Engine, store: ObjectStore, doc_id: str) -> int:
 
 
 def erase(engine: Engine, store: ObjectStore, erasable: Erasable) -> int:
-    """Returns how many objects were removed or rewritten. Raises CannotErase if the document is written meanwhile."""
+    """Returns how many objects were removed or rewritten. Raises CannotErase if a write interferes."""
     done = 0
     with translate_errors():
         for _ in range(_ATTEMPTS):
@@ -42,7 +42,7 @@ def erase(engine: Engine, store: ObjectStore, erasable: Erasable) -> int:
             except ArchiveMoved:
                 continue
     raise CannotErase(
-        f"document {erasable.doc_id!r} was written meanwhile: wait until its sinks hold it, and repeat the erase"
+        f"document {erasable.doc_id!r} was written during the erase: wait until its sinks hold it, and repeat the erase"
     )
 
 
@@ -63,9 +63,9 @@ def _has_others(store: ObjectStore, key: str, living: set[str]) -> bool:
 
 
 def _is_of(document: ArchivedDocument, key: str) -> bool:
-    """Whether it is no object of the next version, which may have been archived meanwhile.
+    """Whether it is an object of this or an older version: the next version may just have been archived.
 
-    That version is above those of a lost history, whose objects go, too.
+    The next version is above those of a lost history, so the objects of a lost history are removed, too.
     """
     return layout.embeddings_version(key) <= max(document.version, document.lost_version)
 

@@ -16,10 +16,10 @@ _SERVE_SECONDS = 0.05  # between two polls of the group
 
 
 class Abandoned(Exception):
-    """Raised when a call is waited for no more: the database is away for too long, or the relay must stop."""
+    """Raised when a call is no longer waited for: the database is away for too long, or the relay must stop."""
 
 
-class Background:
+class DatabaseCalls:
     """Runs calls one after another on a thread of its own, each retried while the database is away.
 
     `serve` is called while a call is waited for, and may raise Abandoned; `progress` before each further attempt.
@@ -55,7 +55,7 @@ class Background:
 
     def start(self, call: Callable[[], T]) -> "Future[T]":
         if self._executor is None:
-            raise RuntimeError("the background is not open")
+            raise RuntimeError("the thread of the calls is not open")
         is_abandoned = self._is_abandoned
 
         def attempt() -> T:
@@ -72,11 +72,11 @@ class Background:
                 self._outage.note_success()
             return result
 
-        def again(_error: BaseException, _seconds: float) -> None:
+        def note_attempt(_error: BaseException, _seconds: float) -> None:
             self._progress()
 
         future = self._executor.submit(
-            call_with_retry, attempt, backoff=self._backoff, stop=self._stop, clock=self._clock, report=again
+            call_with_retry, attempt, backoff=self._backoff, stop=self._stop, clock=self._clock, report=note_attempt
         )
         self._last = future
         return future
