@@ -28,8 +28,8 @@ def print_readings(console: Console, readings: Mapping[str, Reading]) -> None:
 
 def print_rates(console: Console, searched: Mapping[str, Mapping[str, float]]) -> None:
     """One row per strategy: its chunks, and how fast they were cut and embedded in the last round."""
-    columns = ("chunks", "characters_per_text_chunk", "chunks_cut_per_second")
-    columns += ("chunks_embedded_per_second", "characters_embedded_per_second")
+    rates = ("chunks_cut_per_second", "chunks_embedded_per_second", "characters_embedded_per_second")
+    columns = ("chunks", "characters_per_text_chunk", *rates)
     table = _table("cutting and embedding, one thread", "strategy", *columns)
     for name, facts in searched.items():
         table.add_row(name, *(f"{facts[column]:,.0f}" for column in columns))
