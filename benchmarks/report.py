@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ from rich.table import Table
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(doc: str | None, **numbers: tuple[int, int, str]) -> argparse.Namespace:
-    """Parse the command line. Each of `numbers` is (default, default with --quick, help)."""
+def arguments(
+    doc: str | None, add: Callable[[argparse.ArgumentParser], None] | None = None, **numbers: tuple[int, int, str]
+) -> argparse.Namespace:
+    """Parse the command line. Each of `numbers` is (default, default with --quick, help); `add` adds other options."""
     parser = argparse.ArgumentParser(description=doc)
+    if add is not None:
+        add(parser)
     parser.add_argument("--servers", type=Path, default=Path(".servers"), help="data folder of the native servers")
     parser.add_argument("--quick", action="store_true", help="run a short form")
     parser.add_argument("--keep", action="store_true", help="append the result to benchmarks/results")

@@ -49,12 +49,13 @@ def in_text(found: Extracted) -> list[str]:
 def test_pdf(extractor: FileExtractor, tmp_path: Path) -> None:
     path = write_pdf(tmp_path / "a.pdf", [LEAVE, ASK], title="Leave policy", table=DAYS, picture=picture_of("A chart"))
     found = extractor.extract(path)
-    assert found.text == f"{LEAVE}\n\n{ASK}\nCountry Days\nGermany 30\nFrance 25\nJapan 10"
+    [table] = found.tables
+    assert found.text == f"{LEAVE}\n\n{ASK}\n\n{in_text(found)[0]}"  # the words of the table stand there once
+    assert in_text(found) == ["| Country | Days |\n| --- | --- |\n| Germany | 30 |\n| France | 25 |\n| Japan | 10 |"]
     assert (found.title, found.source_type, found.content_type) == ("Leave policy", "pdf", "application/pdf")
     assert (found.page_count, found.is_markdown, found.scanned, found.warnings) == (2, False, (), ())
-    [table] = found.tables
     assert [[*row] for row in table.rows] == DAYS
-    assert (table.has_header, table.page, table.start) == (True, 2, None)
+    assert (table.has_header, table.page) == (True, 2)
     [image] = found.images
     with Pillow.open(io.BytesIO(image.png)) as picture:
         assert (picture.format, picture.size, image.page) == ("PNG", (800, 200), 2)

@@ -1,5 +1,6 @@
 """Reads PDFs: the text of every page with pdfium, ruled tables with pdfplumber, images, and scanned pages by OCR."""
 
+from collections.abc import Sequence
 from contextlib import closing
 
 import pypdfium2
@@ -8,9 +9,9 @@ import pypdfium2.raw as pdfium
 from producer.processing.extract import ocr
 from producer.processing.extract.cleaning import one_line
 from producer.processing.extract.limits import ExtractLimits
-from producer.processing.extract.pdf_tables import find_tables
+from producer.processing.extract.pdf_tables import Box, FoundTable, Words, find_tables, put_in_place
 from producer.processing.extract.pictures import Gallery, require_few_pixels
-from producer.processing.extract.port import Content, Passage, Unreadable
+from producer.processing.extract.port import Content, Passage, Table, Unreadable
 
 _RULES = range(4, 5_000)  # paths on a page that may have a table: fewer rule no cell, more are a drawing
 _OCR_PIXELS = 2_000  # of the longer side of a page; OCR reads no finer ones
@@ -49,13 +50,14 @@ class _Reader:
         self._warnings: list[str] = []
 
     def read(self) -> Content:
-        blocks = [passage for index in range(len(self._document)) if (passage := self._read_page(index)) is not None]
+        passages = {index: passage for index in range(len(self._document)) if (passage := self._read_page(index))}
         if self._unread and len(self._unread) == len(self._document):
             raise Unreadable("its pages are scanned: reading them needs the extra ocr, pip install 'rag-outbox[ocr]'")
         if self._unread:
             shown = ", ".join(map(str, self._unread[:10])) + (" …" if len(self._unread) > 10 else "")
             self._warnings.append(f"pages without text, which only the extra ocr reads: {shown}")
-        tables, warnings = find_tables(self._raw, self._ruled)
+        found, warnings = find_tables(self._raw, self._ruled)
+        blocks, tables = self._place(passages, found)
         return Content(
             blocks,
             is_markdown=False,
@@ -65,6 +67,31 @@ class _Reader:
             title=self._title(),
             warnings=[*self._warnings, *warnings, *self._gallery.warnings()],
         )
+
+    def _place(
+        self, passages: dict[int, Passage], found: Sequence[FoundTable]
+    ) -> tuple[list[Passage | Table], list[Table]]:
+        """The passages of all pages, with tables in the place of their words, and the tables that have no place."""
+        of_page: dict[int, list[FoundTable]] = {}
+        for each in found:
+            of_page.setdefault((each.table.page or 0) - 1, []).append(each)
+        blocks: list[Passage | Table] = []
+        apart: list[Table] = []
+        for index, passage in passages.items():
+            here = of_page.pop(index, [])
+            placed, left = self._place_on_page(index, passage, here) if here else ([passage], [])
+            blocks += placed
+            apart += left
+        return blocks, apart + [each.table for some in of_page.values() for each in some]
+
+    def _place_on_page(
+        self, index: int, passage: Passage, found: Sequence[FoundTable]
+    ) -> tuple[Sequence[Passage | Table], list[Table]]:
+        if passage.is_scanned:
+            return [passage], [each.table for each in found]
+        with closing(self._document[index]) as page, closing(page.get_textpage()) as text_page:
+            words = [Words(each.table, "" if each.box is None else _text_in(text_page, each.box)) for each in found]
+        return put_in_place(passage.text, words)
 
     def _read_page(self, index: int) -> Passage | None:
         """The text of a page; None if it is blank."""
@@ -89,10 +116,7 @@ class _Reader:
             self._chars += text_page.count_chars()
             if self._chars > self._limits.text_chars:
                 raise Unreadable(f"too much text: more than the limit of {self._limits.text_chars:,} characters")
-            text = str(text_page.get_text_bounded())
-        for hyphen in _LINE_END_HYPHENS:
-            text = text.replace(hyphen, "")
-        return text
+            return _text_in(text_page)
 
     def _read_scan(self, page: pypdfium2.PdfPage) -> Passage | None:
         self._scanned += 1
@@ -133,3 +157,11 @@ class _Reader:
             (".doc", ".docx", ".dvi", ".indd", ".pdf", ".tex", ".xls", ".xlsx")
         )
         return None if is_name or len(title) < 2 else title
+
+
+def _text_in(text_page: pypdfium2.PdfTextPage, box: Box | None = None) -> str:
+    """The text in a box of a page; without a box, on the whole page. A word cut at the end of a line is joined."""
+    text = str(text_page.get_text_bounded(*(box or ())))
+    for hyphen in _LINE_END_HYPHENS:
+        text = text.replace(hyphen, "")
+    return text

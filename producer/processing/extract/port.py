@@ -35,7 +35,7 @@ class Table:
     """A table: rows of cells, all rows of the same length.
 
     `start` and `end` are the offsets of its Markdown form in the extracted text, in characters; None if the text holds
-    the words of the table in another form, as the text of a PDF does.
+    the words of the table in another form, as the text of a PDF does where their place is not certain.
     """
 
     rows: tuple[tuple[str, ...], ...]

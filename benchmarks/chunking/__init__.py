@@ -1,0 +1,1 @@
+"""Chunk strategies compared by known-item retrieval on files that this project did not make."""
