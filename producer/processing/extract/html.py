@@ -4,6 +4,7 @@ Nothing is fetched: images, styles, frames and links of the page are left alone.
 """
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import lxml.html
@@ -47,7 +48,8 @@ def _parse(text: str) -> Any:
         raise Unreadable(f"damaged: {one_line(str(error))}") from error
     for element in page.iter():
         if isinstance(element.tag, str) and ":" not in element.tag:
-            element.tag = etree.QName(element).localname.lower()
+            with suppress(ValueError):  # browsers show elements with impossible names, such as <div{%>
+                element.tag = etree.QName(element).localname.lower()
     return page
 
 
