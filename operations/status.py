@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
 from operations import sinks
+from operations.backup import keys
+from operations.backup.newest import read_newest
 from operations.monitoring.backlog import read_tasks
 from operations.wiring import System
 from schema.database import dead_letters
@@ -32,6 +34,7 @@ class Status:
     tasks: dict[str, int]  # queued, running and failed ones
 
 
+    backups: dict[str, dict[str, Any]]  # the newest by place: bucket, copy; see operations/backup/newest.py
 def status(system: System) -> Status:
     with reading(system.engine) as connection:
         now = connection.execute(select(utc_now())).scalar_one()
@@ -47,6 +50,7 @@ def status(system: System) -> Status:
         )
 
 
+            backups=_backups(connection),
 def _documents(connection: Connection) -> dict[str, int]:
     deleted = (documents.c.status == "completed") & documents.c.deleted_at.is_not(None)
     state = case((deleted, "deleted"), else_=documents.c.status).label("state")
@@ -99,3 +103,16 @@ def _never_published(connection: Connection) -> list[dict[str, Any]]:
 
 def _age(now: datetime, since: datetime | None) -> float | None:
     return None if since is None else round(max(0.0, (now - since).total_seconds()), 3)
+def _backups(connection: Connection) -> dict[str, dict[str, Any]]:
+    """`timestamp` is None where one was begun and none has ended; the age is then that of the first attempt."""
+    return {
+        place: {
+            "timestamp": None if one.made_at is None else keys.format_timestamp(one.made_at.replace(tzinfo=UTC)),
+            "age_seconds": one.age_seconds,
+            "size_bytes": one.size_bytes,
+            "seconds": one.seconds,
+        }
+        for place, one in read_newest(connection).items()
+    }
+
+

@@ -87,12 +87,13 @@ GRANT SELECT (doc_id), DELETE ON document_files TO 'rag-monitor';
 GRANT SELECT, INSERT, UPDATE ON tidied_documents TO 'rag-monitor';
 GRANT SELECT, INSERT, UPDATE ON retention_runs TO 'rag-monitor';
 GRANT SELECT (number, checked_at) ON histories TO 'rag-monitor';
+GRANT SELECT ON backups TO 'rag-monitor';
 GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_history_list_length is missing
 
 -- The exporter of MySQL's own metrics for Prometheus. It sees no table.
 GRANT PROCESS, REPLICATION CLIENT ON *.* TO 'rag-exporter';
 
--- Backups: `rag-outbox backup create`. It reads every table but the embedding cache, and changes none. A restore, and `backup verify`, need all
+-- Backups: `rag-outbox backup create`. It reads every table but the embedding cache, and changes one. A restore, and `backup verify`, need all
 -- rights on databases of their own: GRANT ALL ON `rag\_outbox\_restore\_%`.* and `rag\_outbox\_verify\_%`.*
 GRANT SELECT ON rag_outbox_revision TO 'rag-backup';
 GRANT SELECT ON system_identity TO 'rag-backup';
@@ -110,5 +111,6 @@ GRANT SELECT ON reconcile_reports TO 'rag-backup';
 GRANT SELECT ON retention_runs TO 'rag-backup';
 GRANT SELECT ON sink_states TO 'rag-backup';
 GRANT SELECT ON tidied_documents TO 'rag-backup';
+GRANT SELECT, INSERT, UPDATE ON backups TO 'rag-backup'; -- INSERT, UPDATE: it notes the newest backup there
 GRANT LOCK TABLES ON * TO 'rag-backup'; -- optional: without it, a backup does not count its rows
 GRANT REPLICATION CLIENT ON *.* TO 'rag-backup'; -- optional: without it, the position of the binlog is not noted

@@ -84,4 +84,13 @@ def _lines(now: "Status") -> list[str | Table]:
 
 
 def _age(seconds: Any) -> str:
+        *([_backup_line(place, one) for place, one in now.backups.items()] or ["Backups: none"]),
     return "-" if seconds is None else f"{seconds:.1f} s"
+def _backup_line(place: str, one: dict[str, Any]) -> str:
+    where = "in the bucket of the system" if place == "bucket" else "copied with --to"
+    hours = f"{one['age_seconds'] / 3_600:.1f} hours"
+    if one["timestamp"] is None:
+        return f"Backup {where}: none has ended, {hours} after the first attempt"
+    return f"Newest backup {where}: {one['timestamp']}, {hours} old, {one['size_bytes']:,} bytes"
+
+

@@ -44,6 +44,7 @@ UP = 'up{job="rag-outbox", instance="a"}'
 ROUND = 'rag_outbox_last_progress_timestamp_seconds{instance="a"}'
 FREE, SIZE = (f'node_filesystem_{what}_bytes{{fstype="ext4", mountpoint="/data"}}' for what in ("avail", "size"))
 IN_MEMORY = 'node_filesystem_avail_bytes{fstype="tmpfs", mountpoint="/run"}'
+BACKUP = "rag_outbox_backup_newest_timestamp_seconds"
 MONITOR = 'rag_outbox_monitor_up{source="database"}'
 
 CASES = {
@@ -165,6 +166,21 @@ CASES = {
 
 
 def run_promtool(folder: Path, alert: str, series: Series, at: int, expected: list[dict[str, Any]]) -> None:
+    "BackupTooOld": Case(
+        {f'{BACKUP}{{place="copy"}}': "0x2200", f'{BACKUP}{{place="bucket"}}': "0x1500 90000x700"},
+        (
+            {f'{BACKUP}{{place="copy"}}': "0x1500 90000x700"},
+            {f'{BACKUP}{{place="copy"}}': "0x2100 126000x100"},  # late, and in time before the six hours end
+            {  # the monitor was replaced by one that reads the same
+                f'{BACKUP}{{place="copy", instance="a"}}': "0x2200",
+                f'{BACKUP}{{place="copy", instance="b"}}': "0x1500 90000x700",
+            },
+            {"rag_outbox_pending_events": "0x2200"},  # nobody began a backup
+        ),
+        2161,
+        "The newest backup (copy) is over 30 hours old, or none has ended.",
+        {"place": "copy"},
+    ),
     """Feed the series to the rules; `expected` are the alerts of this name that fire at the minute `at`."""
     test = {
         "interval": "1m",
