@@ -62,8 +62,8 @@ GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer'; -- INSERT: fil
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
 GRANT INSERT, UPDATE, SELECT (stage, event_id, attempts, dead_at, state) ON outbox_dead_letters
     TO 'rag-consumer'; -- UPDATE: one that died before
-GRANT SELECT (status, staged_key, upload_id) ON processing_tasks
-    TO 'rag-consumer'; -- consume minio: the sweep of staged files spares those of open tasks
+GRANT SELECT (doc_id, status, staged_key, upload_id) ON processing_tasks
+    TO 'rag-consumer'; -- the status of a document whose task failed; the sweep of staged files spares those of tasks
 GRANT SELECT, INSERT, UPDATE ON retention_runs TO 'rag-consumer'; -- consume minio: the retention of archives
 GRANT SELECT, INSERT, UPDATE ON tidied_documents TO 'rag-consumer';
 

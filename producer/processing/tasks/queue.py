@@ -58,6 +58,7 @@ class Task:
 def add(connection: Connection, doc_id: str, version: int, given: TaskInput, *, priority: int = 0) -> str:
     """Queue the first step of an upload in the caller's transaction. Returns its id, which is that of the upload."""
     task_id = uuid.uuid4().hex
+    _set_status(connection, doc_id, "failed", "processing")  # the same file as before, which failed, for instance
     return _add(connection, task_id, TASK_TYPES[0], doc_id, task_id, version, priority, given)
 
 
