@@ -18,6 +18,7 @@ from schema.database.connection import reading
 from schema.database.tables import documents, outbox, outbox_dead_letters, sink_states
 
 _FAILURES_SHOWN = 20
+_OLDEST_LOOKED_AT = 200  # documents that wait, per sink
 _OLDEST_EVENT = select(outbox.c.created_at).order_by(outbox.c.id).limit(1)  # by id: created_at has no index
 
 
@@ -30,11 +31,12 @@ class Status:
     oldest_pending_age_seconds: float | None
     sinks: dict[str, dict[str, Any]]
     failed: list[dict[str, Any]]
+    failing: list[dict[str, Any]]  # among the oldest that wait: those on which a sink keeps failing
     dead_letters: int  # that need a person
     tasks: dict[str, int]  # queued, running and failed ones
-
-
     backups: dict[str, dict[str, Any]]  # the newest by place: bucket, copy; see operations/backup/newest.py
+
+
 def status(system: System) -> Status:
     with reading(system.engine) as connection:
         now = connection.execute(select(utc_now())).scalar_one()
@@ -45,12 +47,13 @@ def status(system: System) -> Status:
             oldest_pending_age_seconds=_age(now, connection.execute(_OLDEST_EVENT).scalar()),
             sinks={sink: _sink(connection, sink, now) for sink in registered},
             failed=_failed(connection, registered) + _never_published(connection),
+            failing=_failing(connection, registered),
             dead_letters=sum(dead_letters.count_open(connection).values()),
             tasks={state: count for state, (count, _) in read_tasks(connection).items()},
+            backups=_backups(connection),
         )
 
 
-            backups=_backups(connection),
 def _documents(connection: Connection) -> dict[str, int]:
     deleted = (documents.c.status == "completed") & documents.c.deleted_at.is_not(None)
     state = case((deleted, "deleted"), else_=documents.c.status).label("state")
@@ -89,6 +92,23 @@ def _failed(connection: Connection, registered: Sequence[str]) -> list[dict[str,
     ]
 
 
+def _failing(connection: Connection, registered: Sequence[str]) -> list[dict[str, Any]]:
+    """Documents that wait, and whose consumer noted why. Only the oldest are looked at: the backlog may be long."""
+    columns = sink_states.c
+    shown = (columns.doc_id, columns.sink, columns.desired_version, columns.last_error)
+    oldest = select(*shown).order_by(columns.requested_at).limit(_OLDEST_LOOKED_AT)
+    rows = [
+        row
+        for sink in registered
+        for row in connection.execute(oldest.where(columns.sink == sink, columns.state == "pending"))
+        if row.last_error is not None
+    ]
+    return [
+        {"doc_id": row.doc_id, "sink": row.sink, "version": row.desired_version, "reason": row.last_error}
+        for row in rows[:_FAILURES_SHOWN]
+    ]
+
+
 def _never_published(connection: Connection) -> list[dict[str, Any]]:
     """Events that Kafka rejected: no sink has seen them."""
     columns = outbox_dead_letters.c
@@ -101,8 +121,6 @@ def _never_published(connection: Connection) -> list[dict[str, Any]]:
     ]
 
 
-def _age(now: datetime, since: datetime | None) -> float | None:
-    return None if since is None else round(max(0.0, (now - since).total_seconds()), 3)
 def _backups(connection: Connection) -> dict[str, dict[str, Any]]:
     """`timestamp` is None where one was begun and none has ended; the age is then that of the first attempt."""
     return {
@@ -116,3 +134,5 @@ def _backups(connection: Connection) -> dict[str, dict[str, Any]]:
     }
 
 
+def _age(now: datetime, since: datetime | None) -> float | None:
+    return None if since is None else round(max(0.0, (now - since).total_seconds()), 3)

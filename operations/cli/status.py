@@ -74,18 +74,20 @@ def _lines(now: "Status") -> list[str | Table]:
         f"Pending events: {now.pending_events}{oldest}",
         sinks,
         *(f"failed: {one['doc_id']} version {one['version']} in {one['sink']}: {one['reason']}" for one in now.failed),
+        *(
+            f"waiting: {one['doc_id']} version {one['version']} for {one['sink']}: {one['reason']}"
+            for one in now.failing
+        ),
         f"Dead letters: {now.dead_letters}",
         *(
             [f"Tasks: {', '.join(f'{count} {state}' for state, count in now.tasks.items())}"]
             if any(now.tasks.values())
             else []
         ),
+        *([_backup_line(place, one) for place, one in now.backups.items()] or ["Backups: none"]),
     ]
 
 
-def _age(seconds: Any) -> str:
-        *([_backup_line(place, one) for place, one in now.backups.items()] or ["Backups: none"]),
-    return "-" if seconds is None else f"{seconds:.1f} s"
 def _backup_line(place: str, one: dict[str, Any]) -> str:
     where = "in the bucket of the system" if place == "bucket" else "copied with --to"
     hours = f"{one['age_seconds'] / 3_600:.1f} hours"
@@ -94,3 +96,5 @@ def _backup_line(place: str, one: dict[str, Any]) -> str:
     return f"Newest backup {where}: {one['timestamp']}, {hours} old, {one['size_bytes']:,} bytes"
 
 
+def _age(seconds: Any) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"

@@ -82,6 +82,16 @@ CASES = {
         "minio refused events for good in the last 10 minutes.",
         {"stage": "minio"},
     ),
+    "DocumentFailing": Case(
+        {f'rag_outbox_failing_documents{{sink="minio", instance="{one}"}}': "0 1x5" for one in "ab"},
+        (
+            {'rag_outbox_failing_documents{sink="minio"}': "0x5"},
+            {'rag_outbox_failing_documents{sink="minio"}': "0 1 0 1 0"},
+        ),
+        2,
+        "minio keeps failing on 2 documents, and its store answers.",
+        {"sink": "minio"},
+    ),
     "LanesUnassigned": Case(
         {"rag_outbox_lanes_unassigned": "8x5"},
         ({"rag_outbox_lanes_unassigned": "0 8 0 8 0"}, {"rag_outbox_lanes_unassigned": "0x5"}),
@@ -156,16 +166,6 @@ CASES = {
         "Nothing was removed by the policy archives for 1d 0h 11m 0s.",
         {"policy": "archives"},
     ),
-    "UncheckedHistory": Case(
-        {"rag_outbox_unchecked_histories": "1x20"},
-        ({"rag_outbox_unchecked_histories": "0x20"}, {"rag_outbox_unchecked_histories": "1x10 0x10"}),
-        15,
-        "A new history began, and the topic has not been searched for events that the database lost.",
-    ),
-}
-
-
-def run_promtool(folder: Path, alert: str, series: Series, at: int, expected: list[dict[str, Any]]) -> None:
     "BackupTooOld": Case(
         {f'{BACKUP}{{place="copy"}}': "0x2200", f'{BACKUP}{{place="bucket"}}': "0x1500 90000x700"},
         (
@@ -181,6 +181,16 @@ def run_promtool(folder: Path, alert: str, series: Series, at: int, expected: li
         "The newest backup (copy) is over 30 hours old, or none has ended.",
         {"place": "copy"},
     ),
+    "UncheckedHistory": Case(
+        {"rag_outbox_unchecked_histories": "1x20"},
+        ({"rag_outbox_unchecked_histories": "0x20"}, {"rag_outbox_unchecked_histories": "1x10 0x10"}),
+        15,
+        "A new history began, and the topic has not been searched for events that the database lost.",
+    ),
+}
+
+
+def run_promtool(folder: Path, alert: str, series: Series, at: int, expected: list[dict[str, Any]]) -> None:
     """Feed the series to the rules; `expected` are the alerts of this name that fire at the minute `at`."""
     test = {
         "interval": "1m",
