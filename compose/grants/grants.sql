@@ -48,6 +48,7 @@ GRANT SELECT (doc_id, version, history_id, history_base, lost_version, status, c
 GRANT SELECT (doc_id), UPDATE (milvus_synced) ON chunks TO 'rag-relay';
 GRANT INSERT, SELECT (object_key) ON document_files TO 'rag-relay'; -- files of a lost version, to be removed
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-relay';
+GRANT SELECT (doc_id, status) ON processing_tasks TO 'rag-relay'; -- the status of a document whose task failed
 GRANT SELECT, INSERT, UPDATE (checked_at) ON histories TO 'rag-relay';
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-relay'; -- after a failover: a new history
 
