@@ -27,6 +27,7 @@ from operations.wiring import System
 from producer import Writer, run
 from schema.database.connection import connect
 from schema.database.tables import embedding_cache
+from schema.failures import Retryable
 from schema.object_store import layout
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.layout import SYSTEM_ID_KEY
@@ -263,7 +264,7 @@ def test_newest_backup_of_each_place_is_in_the_metrics(system: System, tmp_path:
 
     assert value("newest_timestamp_seconds", "bucket") is None, "nobody has begun one"
     put(system.store, "raw-files/text/2026/01/01/d.txt", b"a file")
-    with pytest.raises(OSError, match="no room"):
+    with pytest.raises(Retryable, match="no room"):
         make_backup(system, FullStore(tmp_path / "full"))
     [first] = [one.timestamp for one in catalogue.list_backups(system.store)]
     assert value("newest_timestamp_seconds", "bucket") == keys.parse_timestamp(first).timestamp()
