@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Engine
@@ -90,6 +89,17 @@ class Applier:
         """
         self._check_store()
         self._isolation.begin()
+        try:
+            return self._apply_events(envelopes)
+        except Retryable:
+            self._report_failing()
+            raise
+
+    def count_failing(self) -> int:
+        """The documents on which the sink has failed for minutes while its store answers. Any thread may ask."""
+        return self._isolation.failing.count()
+
+    def _apply_events(self, envelopes: Sequence[Envelope]) -> list[DeadLetter]:
         with translate_transient():
             events, refused = self._decode(envelopes)
             failing: dict[str, Retryable] = {}  # by doc_id
@@ -134,8 +144,24 @@ class Applier:
         """Stop soon after a collection or bucket vanished, or came back as that of another system."""
         if self._clock() >= self._check_at:
             self._check_at = self._clock() + _CHECK_SECONDS
-            with suppress(Retryable):  # the store is away: the changes that follow tell
+            try:
                 self._sink.ensure()
+            except Retryable:  # the store is away: the changes that follow tell
+                self._isolation.failing.note_store_away()
+
+    def _report_failing(self) -> None:
+        """Name the documents on which the sink keeps failing, in the log and in the database."""
+        for one in self._isolation.failing.find_unreported():
+            seconds = one.last - one.since
+            _log.error(
+                "document_still_failing sink=%s doc_id=%s seconds=%.0f reason=%s",
+                self.name,
+                one.doc_id,
+                seconds,
+                one.reason,
+            )
+            with translate_transient(), self._engine.begin() as connection:
+                marks.note_failing(connection, self.name, one.doc_id, f"failing for {seconds:.0f} s: {one.reason}")
 
     def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[Event], Refused]:
         events: list[Event] = []

@@ -3,7 +3,7 @@
 A change that the sink refuses is found by halving. After several failed attempts, so is one that makes the sink fail
 while it takes other changes: a key that is forbidden, a row that the server cannot store. What decides is that the sink
 takes another change after the failure, never the words of an error: else the store is down, and an attempt makes a few
-calls only.
+calls only. `failing` has what fails alone, for a report.
 """
 
 import logging
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from consumers.failing_documents import FailingDocuments
 from consumers.sink import Change, Sink
 from schema.failures import Permanent, Retryable
 
@@ -48,6 +49,7 @@ class Isolation:
     def __init__(self, sink: Sink, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._sink = sink
         self._clock = clock
+        self.failing = FailingDocuments(clock)
         self._failing: dict[Key, _Failing] = {}  # always tried alone
         self._failed_attempts = 0  # in a row
         self._has_failed = False  # in this attempt
@@ -151,12 +153,22 @@ class Isolation:
         return self._has_succeeded and (self._is_isolating or is_known)
 
     def _call(self, changes: Sequence[Change], outcome: Outcome) -> None:
-        self._sink.apply(changes)
+        try:
+            self._sink.apply(changes)
+        except Retryable as error:
+            if len(changes) == 1:
+                self.failing.note_failure(changes[0].doc_id, error)
+            raise
+        except Permanent:
+            if len(changes) == 1:
+                self.failing.note_taken(changes[0].doc_id)
+            raise
         self._has_succeeded = True
         self._failed_calls = 0
         self._taken = min(changes, key=lambda change: change.chunks)
         for change in changes:
             self._failing.pop(_key_of(change), None)
+            self.failing.note_taken(change.doc_id)
         failed, self._unproven = self._unproven, {}
         self._count(failed, outcome)
 
@@ -191,6 +203,7 @@ class Isolation:
             one.attempts, one.last = one.attempts + 1, now
             if one.attempts >= REFUSED_ATTEMPTS and now - one.since >= REFUSED_SECONDS:
                 del self._failing[key]
+                self.failing.note_taken(key[0])
                 reason = f"failed {one.attempts} times while the sink took other documents: {error}"
                 outcome.refused[key] = Permanent(reason)
             else:

@@ -226,6 +226,12 @@ def _mark_absent(connection: Connection, reasons: Mapping[str, str], sink: str |
     completion.reopen_documents(connection, doc_ids)
 
 
+def note_failing(connection: Connection, sink: str, doc_id: str, reason: str) -> None:
+    """Why a document still waits; its next mark or version removes it. Changes no mark, so it needs no lock."""
+    waits = (sink_states.c.doc_id == doc_id, sink_states.c.sink == sink, sink_states.c.state == "pending")
+    connection.execute(update(sink_states).where(*waits).values(last_error=reason))
+
+
 def mark_states_absent(connection: Connection, reasons: Mapping[str, str], sink: str | None) -> None:
     """The states alone: for an optional sink, whose documents' status does not follow it, and that have no chunks."""
     rows = [(doc_id, sink, reason) for doc_id, reason in reasons.items()]

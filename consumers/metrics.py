@@ -59,6 +59,12 @@ class ConsumerMetrics:
             ["sink"],
             registry=registry,
         )
+        self.failing = Gauge(
+            "rag_outbox_failing_documents",
+            "Documents on which the sink has failed for over five minutes while its store answers; the log names them.",
+            ["sink"],
+            registry=registry,
+        )
         self.foreign = Counter(
             "rag_outbox_foreign_events_total",
             "Events of another system in a shared topic; none is applied.",
@@ -108,6 +114,7 @@ class MeasuredApplier:
         self._metrics = metrics
         self._retries = retries
         self._found = dict(applier.counts)
+        metrics.failing.labels(applier.name).set_function(applier.count_failing)
 
     @property
     def name(self) -> str:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
 from operations import sinks
+from operations.backup import keys
+from operations.backup.newest import read_newest
 from operations.monitoring.backlog import read_tasks
 from operations.wiring import System
 from schema.database import dead_letters
@@ -16,6 +18,7 @@ from schema.database.connection import reading
 from schema.database.tables import documents, outbox, outbox_dead_letters, sink_states
 
 _FAILURES_SHOWN = 20
+_OLDEST_LOOKED_AT = 200  # documents that wait, per sink
 _OLDEST_EVENT = select(outbox.c.created_at).order_by(outbox.c.id).limit(1)  # by id: created_at has no index
 
 
@@ -28,8 +31,10 @@ class Status:
     oldest_pending_age_seconds: float | None
     sinks: dict[str, dict[str, Any]]
     failed: list[dict[str, Any]]
+    failing: list[dict[str, Any]]  # among the oldest that wait: those on which a sink keeps failing
     dead_letters: int  # that need a person
     tasks: dict[str, int]  # queued, running and failed ones
+    backups: dict[str, dict[str, Any]]  # the newest by place: bucket, copy; see operations/backup/newest.py
 
 
 def status(system: System) -> Status:
@@ -42,8 +47,10 @@ def status(system: System) -> Status:
             oldest_pending_age_seconds=_age(now, connection.execute(_OLDEST_EVENT).scalar()),
             sinks={sink: _sink(connection, sink, now) for sink in registered},
             failed=_read_failed(connection, registered) + _read_never_published(connection),
+            failing=_read_failing(connection, registered),
             dead_letters=sum(dead_letters.count_open(connection).values()),
             tasks={state: count for state, (count, _) in read_tasks(connection).items()},
+            backups=_backups(connection),
         )
 
 
@@ -85,6 +92,23 @@ def _read_failed(connection: Connection, registered: Sequence[str]) -> list[dict
     ]
 
 
+def _read_failing(connection: Connection, registered: Sequence[str]) -> list[dict[str, Any]]:
+    """Documents that wait, and whose consumer noted why. Only the oldest are looked at: the backlog may be long."""
+    columns = sink_states.c
+    shown = (columns.doc_id, columns.sink, columns.desired_version, columns.last_error)
+    oldest = select(*shown).order_by(columns.requested_at).limit(_OLDEST_LOOKED_AT)
+    rows = [
+        row
+        for sink in registered
+        for row in connection.execute(oldest.where(columns.sink == sink, columns.state == "pending"))
+        if row.last_error is not None
+    ]
+    return [
+        {"doc_id": row.doc_id, "sink": row.sink, "version": row.desired_version, "reason": row.last_error}
+        for row in rows[:_FAILURES_SHOWN]
+    ]
+
+
 def _read_never_published(connection: Connection) -> list[dict[str, Any]]:
     """Events that Kafka rejected: no sink has seen them."""
     columns = outbox_dead_letters.c
@@ -95,6 +119,19 @@ def _read_never_published(connection: Connection) -> list[dict[str, Any]]:
         {"doc_id": row.aggregate_id, "sink": row.stage, "version": row.aggregate_version, "reason": row.error}
         for row in connection.execute(newest.limit(_FAILURES_SHOWN))
     ]
+
+
+def _backups(connection: Connection) -> dict[str, dict[str, Any]]:
+    """`timestamp` is None where one was begun and none has ended; the age is then that of the first attempt."""
+    return {
+        place: {
+            "timestamp": None if one.made_at is None else keys.format_timestamp(one.made_at.replace(tzinfo=UTC)),
+            "age_seconds": one.age_seconds,
+            "size_bytes": one.size_bytes,
+            "seconds": one.seconds,
+        }
+        for place, one in read_newest(connection).items()
+    }
 
 
 def _age(now: datetime, since: datetime | None) -> float | None:

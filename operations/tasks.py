@@ -35,10 +35,19 @@ def list_tasks(system: System, status: str, limit: int) -> list[dict[str, Any]]:
     ]
 
 
+def find_failed(system: System, doc_id: str, task_id: str) -> dict[str, Any] | None:
+    """The step and the reason of a failed task of this document; None if there is no such one."""
+    columns = select(_tasks.task_type, _tasks.error_message)
+    failed = columns.where(_tasks.task_id == task_id, _tasks.doc_id == doc_id, _tasks.status == "failed")
+    with reading(system.engine) as connection:
+        row = connection.execute(failed).one_or_none()
+    return None if row is None else dict(row._mapping)
+
+
 def retry(system: System, task_ids: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Queue these failed tasks again (None: all). Returns the ids of those that were, and of the others."""
     if task_ids is None:
         with reading(system.engine) as connection:
             task_ids = list(connection.execute(select(_tasks.task_id).where(_tasks.status == "failed")).scalars())
-    queued = queue.retry(system.engine, task_ids)
+    queued = queue.retry(system.engine, task_ids, operator=system.operator)
     return queued, [task_id for task_id in task_ids if task_id not in set(queued)]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, false, insert, literal, null, update
+from sqlalchemy import Connection, case, delete, false, insert, literal, null, select, update
 from sqlalchemy.exc import IntegrityError
 
 from producer.desired import DesiredChunk
@@ -26,6 +26,7 @@ from schema.database.tables import (
     documents,
     operation_logs,
     outbox,
+    processing_tasks,
     sink_states,
 )
 from schema.events import identity
@@ -49,7 +50,7 @@ def insert_documents(connection: Connection, plans: Sequence[Plan], sinks: Seque
             "version": plan.version,
             "history_id": plan.history_id,
             "history_base": plan.history_base,
-            "status": _status(plan),
+            "status": _status(connection, plan, None),
             **plan.columns,
         }
         for plan in plans
@@ -72,8 +73,10 @@ def insert_documents(connection: Connection, plans: Sequence[Plan], sinks: Seque
         connection.execute(_INSERT_STATES, states)
 
 
-def update_document(connection: Connection, plan: Plan, old_version: int, sinks: Sequence[RegisteredSink]) -> None:
-    """Move a stored document from `old_version` to the plan's version, and ask its sinks for that version.
+def update_document(
+    connection: Connection, plan: Plan, stored: StoredDocument, sinks: Sequence[RegisteredSink]
+) -> None:
+    """Move a stored document from its version to the plan's, and ask its sinks for that one.
 
     Raises WriteConflict when the document is at another version: another transaction wrote it without its lock.
     """
@@ -87,8 +90,8 @@ def update_document(connection: Connection, plan: Plan, old_version: int, sinks:
     if plan.operation is Operation.DELETE:
         values |= {"status": "deleting", "deleted_at": utc_now(), "chunk_count": 0}
     else:
-        values |= {"status": _status(plan), "deleted_at": null()}
-    at_old_version = (documents.c.doc_id == plan.doc_id) & (documents.c.version == old_version)
+        values |= {"status": _status(connection, plan, stored), "deleted_at": null()}
+    at_old_version = (documents.c.doc_id == plan.doc_id) & (documents.c.version == stored.row.version)
     if connection.execute(update(documents).where(at_old_version).values(values)).rowcount != 1:
         raise WriteConflict(f"another transaction wrote document {plan.doc_id!r}; run this transaction again")
     # A sink stays absent until its consumer replaced what it holds: an event alone removes no row of a lost version.
@@ -100,8 +103,24 @@ def update_document(connection: Connection, plan: Plan, old_version: int, sinks:
     )
 
 
-def _status(plan: Plan) -> str:
-    return "processing" if plan.columns["chunk_count"] is None else "pending"
+def _status(connection: Connection, plan: Plan, stored: StoredDocument | None) -> str:
+    if plan.columns["chunk_count"] is not None:
+        return "pending"
+    return "failed" if stored is not None and _stays_failed(connection, plan, stored) else "processing"
+
+
+def _stays_failed(connection: Connection, plan: Plan, stored: StoredDocument) -> bool:
+    """Whether a document without chunks keeps the file that could not be processed, so that nobody works on it.
+
+    Its failed task waits for `tasks retry`, or was removed by retention. A document that only a sink refused goes on.
+    """
+    row = stored.row
+    is_same_file = row.deleted_at is None and plan.columns["content_sha256"] == row.content_sha256
+    if row.status != "failed" or not is_same_file:
+        return False
+    of_document = select(processing_tasks.c.status).where(processing_tasks.c.doc_id == plan.doc_id)
+    found = set(connection.execute(of_document).scalars())
+    return "failed" in found or (not found and stored.confirmation.is_sound)
 
 
 def insert_chunks(connection: Connection, plans: Sequence[Plan]) -> None:

@@ -184,7 +184,8 @@ class Writer:
 
         Chunks that every sink is known to hold are sent without their vectors, unless `chunks` gives them. Vectors that
         a sink may lack come from `chunks` or from events that wait in the outbox; inside `producer.run` with a store,
-        from the archive, too. Its files come from `files` (by object key) or from those events. Raises UnknownDocument
+        from the archive, too. Its files come from `files` (by object key) or from those events. A document whose file
+        could not be processed stays `failed`: that needs `tasks retry`, or another file. Raises UnknownDocument
         (also for a deleted document), InvalidDocument, VectorRequired, FileRequired or WrongModel before anything is
         written.
         """

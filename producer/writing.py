@@ -67,8 +67,7 @@ def write(connection: Connection, locked: LockedDocuments, plans: Sequence[Plan]
     statements.insert_documents(connection, inserted, locked.identity.sinks)
     for plan in plans:
         if plan.operation is not Operation.INSERT:
-            old_version = locked.stored[plan.doc_id].row.version
-            statements.update_document(connection, plan, old_version, locked.identity.sinks)
+            statements.update_document(connection, plan, locked.stored[plan.doc_id], locked.identity.sinks)
             statements.change_chunks(connection, plan)
     statements.insert_chunks(connection, plans)
     statements.write_files(connection, plans, locked.stored)

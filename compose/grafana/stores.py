@@ -68,6 +68,13 @@ def _ours() -> Iterator[Builder[Panel]]:
         Query("since the last run", "time() - max(rag_outbox_reconcile_last_success_timestamp_seconds)"),
         limits=(90_000, 180_000),
     )
+    yield graph(
+        "Newest backup",
+        "Its age, by place: the bucket of the system, or a copy. Over 30 hours an alert fires six hours later.",
+        "s",
+        Query("{{place}}", "time() - max by (place) (rag_outbox_backup_newest_timestamp_seconds)"),
+        limits=(90_000, 108_000),
+    )
 
 
 def _mysql() -> Iterator[Builder[Panel]]:

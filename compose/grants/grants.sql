@@ -48,6 +48,7 @@ GRANT SELECT (doc_id, version, history_id, history_base, lost_version, status, c
 GRANT SELECT (doc_id), UPDATE (milvus_synced) ON chunks TO 'rag-relay';
 GRANT INSERT, SELECT (object_key) ON document_files TO 'rag-relay'; -- files of a lost version, to be removed
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-relay';
+GRANT SELECT (doc_id, status) ON processing_tasks TO 'rag-relay'; -- the status of a document whose task failed
 GRANT SELECT, INSERT, UPDATE (checked_at) ON histories TO 'rag-relay';
 GRANT UPDATE (history_id, server_uuid) ON system_identity TO 'rag-relay'; -- after a failover: a new history
 
@@ -62,8 +63,8 @@ GRANT SELECT, INSERT, DELETE ON document_files TO 'rag-consumer'; -- INSERT: fil
 GRANT SELECT, INSERT, UPDATE ON sink_states TO 'rag-consumer';
 GRANT INSERT, UPDATE, SELECT (stage, event_id, attempts, dead_at, state) ON outbox_dead_letters
     TO 'rag-consumer'; -- UPDATE: one that died before
-GRANT SELECT (status, staged_key, upload_id) ON processing_tasks
-    TO 'rag-consumer'; -- consume minio: the sweep of staged files spares those of open tasks
+GRANT SELECT (doc_id, status, staged_key, upload_id) ON processing_tasks
+    TO 'rag-consumer'; -- the status of a document whose task failed; the sweep of staged files spares those of tasks
 GRANT SELECT, INSERT, UPDATE ON retention_runs TO 'rag-consumer'; -- consume minio: the retention of archives
 GRANT SELECT, INSERT, UPDATE ON tidied_documents TO 'rag-consumer';
 
@@ -87,12 +88,13 @@ GRANT SELECT (doc_id), DELETE ON document_files TO 'rag-monitor';
 GRANT SELECT, INSERT, UPDATE ON tidied_documents TO 'rag-monitor';
 GRANT SELECT, INSERT, UPDATE ON retention_runs TO 'rag-monitor';
 GRANT SELECT (number, checked_at) ON histories TO 'rag-monitor';
+GRANT SELECT ON backups TO 'rag-monitor';
 GRANT PROCESS ON *.* TO 'rag-monitor'; -- optional: without it, rag_outbox_history_list_length is missing
 
 -- The exporter of MySQL's own metrics for Prometheus. It sees no table.
 GRANT PROCESS, REPLICATION CLIENT ON *.* TO 'rag-exporter';
 
--- Backups: `rag-outbox backup create`. It reads every table but the embedding cache, and changes none. A restore, and `backup verify`, need all
+-- Backups: `rag-outbox backup create`. It reads every table but the embedding cache, and changes one. A restore, and `backup verify`, need all
 -- rights on databases of their own: GRANT ALL ON `rag\_outbox\_restore\_%`.* and `rag\_outbox\_verify\_%`.*
 GRANT SELECT ON rag_outbox_revision TO 'rag-backup';
 GRANT SELECT ON system_identity TO 'rag-backup';
@@ -110,5 +112,6 @@ GRANT SELECT ON reconcile_reports TO 'rag-backup';
 GRANT SELECT ON retention_runs TO 'rag-backup';
 GRANT SELECT ON sink_states TO 'rag-backup';
 GRANT SELECT ON tidied_documents TO 'rag-backup';
+GRANT SELECT, INSERT, UPDATE ON backups TO 'rag-backup'; -- INSERT, UPDATE: it notes the newest backup there
 GRANT LOCK TABLES ON * TO 'rag-backup'; -- optional: without it, a backup does not count its rows
 GRANT REPLICATION CLIENT ON *.* TO 'rag-backup'; -- optional: without it, the position of the binlog is not noted

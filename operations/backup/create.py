@@ -6,6 +6,7 @@ removed in between. Staged files come first: a consumer that moves one to its pl
 to the copy. Archives that retention rewrites during the copy are copied by one more pass.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from operations.backup.database.dumping import Dumped, dump_database, require_du
 from operations.backup.database.exclusive import hold_backup_lock
 from operations.backup.errors import BackupFailed
 from operations.backup.manifest import Copied, Manifest, ObjectList, TopicPosition
+from operations.backup.newest import BUCKET, COPY, BackupNotes
 from operations.backup.objects import copy, object_list
 from operations.backup.objects.copy import Outcome
 from operations.backup.objects.object_list import Sized
@@ -52,15 +54,18 @@ def create(
     `note` gets lines for the person who looks. Raises BackupFailed, ClientUnusable, OtherSystem, BucketMissing.
     """
     require_dumpable(system)
+    began, notes = time.monotonic(), BackupNotes(system.engine, note)
     with translate_errors(), hold_backup_lock(system.engine):
+        for place in (BUCKET,) if target is None else (BUCKET, COPY):
+            notes.begin(place)
         _require_own(system, system.store, "RAG_OUTBOX_OBJECT_STORE_BUCKET")
         if target is not None:
             target.ensure()
             marker.claim(target, system.identity.system_id)
             _require_own(system, target, "place with --to")
-        for place in filter(None, (system.store, target)):
-            for key in catalogue.remove_interrupted(place):
-                note(f"removed {place.location(key)}, which an interrupted backup left")
+        for store in filter(None, (system.store, target)):
+            for key in catalogue.remove_interrupted(store):
+                note(f"removed {store.location(key)}, which an interrupted backup left")
         timestamp = catalogue.choose_timestamp(system.store)
         topic = _read_topic(system, note)
         with phase("Dumping the database"):
@@ -73,6 +78,7 @@ def create(
             )
         made = _describe(system, timestamp, dumped, topic, listed)
         manifest.write(system.store, made)
+        notes.end(BUCKET, made, time.monotonic() - began)
         if target is not None:
             if next(target.keys(made.dump.key), None) is not None:  # nobody else writes to this key
                 raise BackupFailed(
@@ -80,6 +86,7 @@ def create(
                 )
             with phase("Copying objects") as advance:
                 made = _copy(system.store, target, made, advance)
+            notes.end(COPY, made, time.monotonic() - began)
         return made
 
 

@@ -19,6 +19,7 @@ from operations.backup.database.loading import compare_tables, load_dump, requir
 from operations.backup.database.target import move_tables, require_empty
 from operations.backup.errors import BackupUnusable, OtherBackup
 from operations.backup.manifest import Manifest
+from operations.backup.newest import BUCKET, COPY, note_made
 from operations.backup.objects import copy, object_list
 from operations.backup.objects.copy import Outcome
 from operations.backup.objects.lacking_files import find_lacking
@@ -89,6 +90,7 @@ def restore(
                     restored.lacking.append(one)
         with phase("Reading events") as advance:
             restored.settled = settle_sinks(system, manifest, advance)
+        note_made(engine, COPY if copies else BUCKET, manifest, None)  # the dump does not know that it was completed
         move_tables(engine, settings.database)
     with wiring.open_system(settings, has_limit=False) as system:
         restored.notes += sinks.create_stores(system)

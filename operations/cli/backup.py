@@ -11,11 +11,13 @@ import typer
 from operations import settings
 from operations.cli.backup_output import (
     describe_made,
+    describe_orphans,
     describe_restored,
     describe_rows,
     entry_facts,
     entry_row,
     manifest_facts,
+    orphan_facts,
     restored_facts,
 )
 from operations.cli.interrupt import Interrupted
@@ -155,13 +157,15 @@ def _finish(given: Settings, output: Output, facts: dict[str, Any]) -> bool:
     from operations import wiring
     from operations.cli.reconcile import lines
     from operations.reconcile.reconcile import reconcile, scope_of
+    from operations.reconcile.repair_plan import plan_repair
 
     with wiring.open_system(given, has_limit=False) as system:
         _await_refills(system, output)
         with output.progress("Comparing keys", None) as bar:
             report = reconcile(system, scope_of(system, digests=True), advance=bar.advance)
+        orphans = orphan_facts(plan_repair(system.engine, report.differences))
     waiting = sum(sum(states.values()) for states in report.to_facts()["waiting"].values())
-    output.result(facts | {"reconcile": report.to_facts()}, *lines(report))
+    output.result(facts | {"reconcile": report.to_facts()} | orphans, *lines(report), *describe_orphans(orphans))
     return report.is_healthy and not waiting
 
 

@@ -4,10 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from operations.cli.output import count
 
+_ORPHANS_SHOWN = 20
+
 if TYPE_CHECKING:
     from operations.backup.catalogue import Entry
     from operations.backup.manifest import Manifest
     from operations.backup.restore import Restored
+    from operations.reconcile.repair_plan import RepairPlan
 
 
 def manifest_facts(made: "Manifest") -> dict[str, Any]:
@@ -85,3 +88,27 @@ def describe_restored(chosen: "Manifest", done: "Restored", where: str) -> list[
             f"{count(len(report.documents), 'document')} will be replaced in every sink."
         )
     return [*lines, *done.notes]
+
+
+def orphan_facts(plan: "RepairPlan") -> dict[str, Any]:
+    """Documents that only a store has, and the command that removes them; nothing if there are none."""
+    from operations.reconcile.repair import needs_force
+
+    if not plan.unknown:
+        return {}
+    command = "rag-outbox reconcile --repair --yes" + (" --force" if needs_force(plan) else "")
+    return {"orphans": sorted(plan.unknown), "next": command}
+
+
+def describe_orphans(facts: dict[str, Any]) -> list[str]:
+    """What `orphan_facts` says, for a person."""
+    if not facts:
+        return []
+    orphans = facts["orphans"]
+    more = f" and {len(orphans) - _ORPHANS_SHOWN} more" if len(orphans) > _ORPHANS_SHOWN else ""
+    return [
+        f"Written after the backup, and of which nothing told: {count(len(orphans), 'document')}: "
+        f"{', '.join(orphans[:_ORPHANS_SHOWN])}{more}. Searches do not show them; the stores still have their rows and "
+        "files. Save what you still need, then remove them:",
+        f"    {facts['next']}",
+    ]

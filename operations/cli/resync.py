@@ -18,10 +18,11 @@ def command(
 ) -> None:
     """Send the current state of documents to every sink again, as their next version.
 
-    A document that cannot be sent is named; the others are sent.
+    A document that cannot be sent is named; the others are sent. A document whose file could not be processed is sent
+    and stays failed, until "rag-outbox tasks retry" or another file.
     """
     from operations import wiring
-    from operations.documents.resync import resync
+    from operations.documents.resync import find_unprocessed, resync
     from operations.errors import OperationError
     from producer import ProducerError, UnknownDocument
 
@@ -45,7 +46,12 @@ def command(
             except (OperationError, ProducerError) as error:
                 failed.append({"doc_id": doc_id, "reason": str(error)})
             else:
-                done.append({"doc_id": doc_id, "version": receipt.version})
+                left = find_unprocessed(system, doc_id)
+                stays = {} if left is None else {"task_id": left.task_id, "stays_failed": left.describe()}
+                done.append({"doc_id": doc_id, "version": receipt.version} | stays)
+    for one in done:
+        if "stays_failed" in one:
+            output.note(f"{one['doc_id']}: {one['stays_failed']}")
     for one in failed:
         output.note(f"failed: {one['doc_id']}: {one['reason']}")
     output.result(facts(), f"Sent {count(len(done), 'document')} again; {len(failed)} failed.")

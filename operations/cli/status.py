@@ -74,13 +74,26 @@ def _lines(now: "Status") -> list[str | Table]:
         f"Pending events: {now.pending_events}{oldest}",
         sinks,
         *(f"failed: {one['doc_id']} version {one['version']} in {one['sink']}: {one['reason']}" for one in now.failed),
+        *(
+            f"waiting: {one['doc_id']} version {one['version']} for {one['sink']}: {one['reason']}"
+            for one in now.failing
+        ),
         f"Dead letters: {now.dead_letters}",
         *(
             [f"Tasks: {', '.join(f'{count} {state}' for state, count in now.tasks.items())}"]
             if any(now.tasks.values())
             else []
         ),
+        *([_backup_line(place, one) for place, one in now.backups.items()] or ["Backups: none"]),
     ]
+
+
+def _backup_line(place: str, one: dict[str, Any]) -> str:
+    where = "in the bucket of the system" if place == "bucket" else "copied with --to"
+    hours = f"{one['age_seconds'] / 3_600:.1f} hours"
+    if one["timestamp"] is None:
+        return f"Backup {where}: none has ended, {hours} after the first attempt"
+    return f"Newest backup {where}: {one['timestamp']}, {hours} old, {one['size_bytes']:,} bytes"
 
 
 def _age(seconds: Any) -> str:

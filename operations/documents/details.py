@@ -32,7 +32,7 @@ _CHUNK = ("chunk_index", "chunk_id", "vector_level", "modal_type", "embedding_st
 _FILE = ("kind", "object_key", "content_type", "size_bytes", "sha256", "version", "removed_in_version")
 _EVENT = ("id", "event_id", "event_type", "aggregate_version", "payload_bytes", "created_at")
 _LETTER = ("stage", "event_id", "aggregate_version", "error", "attempts", "dead_at")
-_OPERATION = ("log_id", "operation_type", "operator", "created_at", "payload")
+_OPERATION = ("log_id", "operation_type", "target_table", "operator", "created_at", "payload")
 _TASK = ("task_id", "task_type", "status", "attempt", "retry_count", "error_message", "created_at", "completed_at")
 
 

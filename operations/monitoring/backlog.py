@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from operations.backup.newest import NewestBackup, read_newest
 from schema.database import dead_letters
 from schema.database.clock import utc_now
 from schema.database.tables import (
@@ -56,6 +57,7 @@ class Backlog:
     oldest_task_age_seconds: float  # since the oldest queued task could have been run
     unchecked_histories: int  # whose lost events nobody has looked for yet
     history_list_length: int | None  # of InnoDB: old row versions; None on SQLite, or without the privilege PROCESS
+    backups: Mapping[str, NewestBackup] = field(default_factory=dict)  # by place
 
 
 Partition = tuple[str, int]  # topic and number
@@ -96,6 +98,7 @@ def read(connection: Connection) -> Backlog:
         oldest_task_age_seconds=_age(now, tasks["queued"][1]),
         unchecked_histories=connection.execute(unchecked).scalar_one(),
         history_list_length=_read_history_list_length(connection),
+        backups=read_newest(connection),
     )
 
 

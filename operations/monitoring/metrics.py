@@ -1,10 +1,12 @@
 """The metrics of the monitor: the state of the whole system, which no other process knows."""
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
+from operations.backup.newest import NewestBackup
 from operations.monitoring.backlog import Backlog, GroupBacklog
 
 Sample = tuple[tuple[str, ...], float]
@@ -50,6 +52,7 @@ class BacklogMetrics:
             [((source,), float(is_up)) for source, is_up in self.up.items()],
         )
         yield from _of_database(self.backlog)
+        yield from _of_backups({} if self.backlog is None else self.backlog.backups)
         yield from _of_kafka(self.groups, self._relays_group)
 
 
@@ -87,6 +90,31 @@ def _of_database(backlog: Backlog | None) -> Iterable[GaugeMetricFamily]:
         "Dead letters that were not replayed or discarded and have no newer version, by the stage that refused them.",
         ["stage"],
         [] if backlog is None else [((stage,), count) for stage, count in backlog.dead_letters.items()],
+    )
+
+
+def _of_backups(backups: Mapping[str, NewestBackup]) -> Iterable[GaugeMetricFamily]:
+    yield _family(
+        "rag_outbox_backup_newest_timestamp_seconds",
+        "When the newest complete backup was made, by place: bucket, or copy; 0: one was begun, and none has ended.",
+        ["place"],
+        [
+            ((place,), 0.0 if one.made_at is None else one.made_at.replace(tzinfo=UTC).timestamp())
+            for place, one in backups.items()
+        ],
+    )
+    made = {place: one for place, one in backups.items() if one.made_at is not None}
+    yield _family(
+        "rag_outbox_backup_size_bytes",
+        "Bytes of the newest complete backup: the dump and, in a copy, the objects.",
+        ["place"],
+        [((place,), one.size_bytes) for place, one in made.items()],
+    )
+    yield _family(
+        "rag_outbox_backup_seconds",
+        "How long the newest complete backup took.",
+        ["place"],
+        [((place,), one.seconds) for place, one in made.items() if one.seconds is not None],
     )
 
 

@@ -34,6 +34,11 @@ class TooMuch(OperationError):
     """Raised when a repair would replace more than the given share of the documents."""
 
 
+def needs_force(plan: RepairPlan, share: float = SHARE) -> bool:
+    """Whether `repair` refuses the plan without `force`."""
+    return plan.affected > _FEW and plan.share() > share
+
+
 def repair(
     engine: Engine, store: ObjectStore, plan: RepairPlan, operator: str, *, share: float = SHARE, force: bool = False
 ) -> dict[str, int]:
@@ -41,7 +46,7 @@ def repair(
 
     Interrupted at any point, it can be repeated: a document that is absent already is skipped.
     """
-    if plan.affected > _FEW and plan.share() > share and not force:
+    if needs_force(plan, share) and not force:
         raise TooMuch(
             f"the repair would replace {plan.affected:,} of {plan.documents:,} documents, more than {share:.0%}: "
             "find out why first (is it the right store?), then repeat it with --force"

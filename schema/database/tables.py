@@ -379,6 +379,17 @@ retention_runs = Table(  # a row per retention policy: who works on it next, and
     **_OPTIONS,
 )
 
+backups = Table(  # a row per kind of place where backups are made, and the newest one there
+    "backups",
+    metadata,
+    Column("place", String(16), primary_key=True),  # bucket: that of the system; copy: what --to named
+    _created_at("asked_at"),  # when somebody first began a backup there
+    Column("made_at", _Timestamp),  # the timestamp of the newest complete one; NULL: none has ended yet
+    Column("size_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("seconds", Float),  # that it took; NULL: not known, since a restore noted it
+    **_OPTIONS,
+)
+
 tidied_documents = Table(  # documents of which retention has nothing to remove at this version
     "tidied_documents",
     metadata,

@@ -56,6 +56,11 @@ def test_lost_database_and_lost_folder_are_restored(folder: Folder, tmp_path: Pa
         verified = folder.succeed("backup", "verify", *arguments)
         assert (verified["differences"], verified["notes"]) == ([], [])
     write(folder, *LOST)
+    noted = folder.succeed("status")["backups"]
+    assert {place: one["timestamp"] for place, one in noted.items()} == dict.fromkeys(
+        ("bucket", "copy"), made["timestamp"]
+    )
+    assert f"Newest backup copied with --to: {made['timestamp']}, 0.0 hours old" in folder.run("status").out
 
     refused = folder.run("backup", "restore")
     assert refused.status == 1
@@ -64,14 +69,17 @@ def test_lost_database_and_lost_folder_are_restored(folder: Folder, tmp_path: Pa
     lose_database(folder)
     done = folder.run("backup", "restore", "--json")
     assert done.status == 3, done
+    noted = folder.succeed("status")["backups"]
+    assert (noted["bucket"]["timestamp"], noted["copy"]["timestamp"]) == (made["timestamp"], None)
     kinds = [(one["store"], one["kind"]) for one in done.facts["reconcile"]["kinds"]]
     assert set(kinds) == {("milvus", "orphaned"), ("minio", "orphaned")}, "of the fish, of which nothing tells"
+    assert (done.facts["orphans"], done.facts["next"]) == (["fish"], "rag-outbox reconcile --repair --yes")
     assert set(contents(folder, "fish in the sea")) == {CAT, DOG}
     folder.succeed("write", "-", stdin=lines(OWLS))
     assert folder.sql("SELECT id FROM outbox") == [(seen + 1,)], "no id that the sinks have seen is used again"
     reasons = [one["reason"] for one in folder.succeed("history", "list")["histories"]]
     assert reasons == ["init", f"restored the backup of {made['timestamp']}"]
-    folder.succeed("reconcile", "--repair", "--yes", "--force")
+    folder.succeed(*done.facts["next"].split()[1:])
     folder.succeed("run", "--until-idle")
     folder.assert_in_step()
 

@@ -179,6 +179,22 @@ def test_resync_sends_named_documents_once_and_names_unknown_ones(filled: Folder
     filled.assert_in_step()
 
 
+def test_resync_of_a_document_whose_file_failed_says_what_it_needs(folder: Folder, tmp_path: Path, here: Here) -> None:
+    (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.7 nothing")
+    folder.succeed("ingest", str(tmp_path / "bad.pdf"), "--queue")
+    assert folder.run("run", "--until-idle").status == 1
+    [(doc_id, task_id)] = folder.sql("SELECT doc_id, task_id FROM processing_tasks WHERE status = 'failed'")
+
+    outcome = here(folder, "resync", doc_id, "--json")
+
+    [sent] = outcome.facts["resynced"]
+    assert (outcome.status, sent["version"], sent["task_id"]) == (0, 2, task_id)
+    assert sent["stays_failed"].startswith("it stays failed, because its file could not be processed: bad.pdf: ")
+    assert f"{doc_id}: it stays failed" in outcome.err
+    assert f"rag-outbox tasks retry {task_id}" in outcome.err
+    assert folder.sql("SELECT status FROM documents") == [("failed",)]
+
+
 def test_resync_takes_vectors_of_absent_sink_from_archive(folder: Folder, here: Here) -> None:
     chunks = [{"content": content} for content in ("one", "same", "two", "same", "x" * 2_000)]
     here(folder, "write", "-", stdin=lines({"doc_id": "d", "chunks": chunks}))

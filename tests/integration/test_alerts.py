@@ -44,6 +44,7 @@ UP = 'up{job="rag-outbox", instance="a"}'
 ROUND = 'rag_outbox_last_progress_timestamp_seconds{instance="a"}'
 FREE, SIZE = (f'node_filesystem_{what}_bytes{{fstype="ext4", mountpoint="/data"}}' for what in ("avail", "size"))
 IN_MEMORY = 'node_filesystem_avail_bytes{fstype="tmpfs", mountpoint="/run"}'
+BACKUP = "rag_outbox_backup_newest_timestamp_seconds"
 MONITOR = 'rag_outbox_monitor_up{source="database"}'
 
 CASES = {
@@ -80,6 +81,16 @@ CASES = {
         1,
         "minio refused events for good in the last 10 minutes.",
         {"stage": "minio"},
+    ),
+    "DocumentFailing": Case(
+        {f'rag_outbox_failing_documents{{sink="minio", instance="{one}"}}': "0 1x5" for one in "ab"},
+        (
+            {'rag_outbox_failing_documents{sink="minio"}': "0x5"},
+            {'rag_outbox_failing_documents{sink="minio"}': "0 1 0 1 0"},
+        ),
+        2,
+        "minio keeps failing on 2 documents, and its store answers.",
+        {"sink": "minio"},
     ),
     "LanesUnassigned": Case(
         {"rag_outbox_lanes_unassigned": "8x5"},
@@ -154,6 +165,21 @@ CASES = {
         1451,
         "Nothing was removed by the policy archives for 1d 0h 11m 0s.",
         {"policy": "archives"},
+    ),
+    "BackupTooOld": Case(
+        {f'{BACKUP}{{place="copy"}}': "0x2200", f'{BACKUP}{{place="bucket"}}': "0x1500 90000x700"},
+        (
+            {f'{BACKUP}{{place="copy"}}': "0x1500 90000x700"},
+            {f'{BACKUP}{{place="copy"}}': "0x2100 126000x100"},  # late, and in time before the six hours end
+            {  # the monitor was replaced by one that reads the same
+                f'{BACKUP}{{place="copy", instance="a"}}': "0x2200",
+                f'{BACKUP}{{place="copy", instance="b"}}': "0x1500 90000x700",
+            },
+            {"rag_outbox_pending_events": "0x2200"},  # nobody began a backup
+        ),
+        2161,
+        "The newest backup (copy) is over 30 hours old, or none has ended.",
+        {"place": "copy"},
     ),
     "UncheckedHistory": Case(
         {"rag_outbox_unchecked_histories": "1x20"},

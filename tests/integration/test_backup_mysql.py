@@ -2,12 +2,15 @@
 
 import hashlib
 import io
+import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, insert, text
 
 from operations.backup import catalogue, keys, manifest
@@ -18,12 +21,16 @@ from operations.backup.database.scratch import scratch_database
 from operations.backup.errors import BackupFailed
 from operations.backup.objects import object_list
 from operations.backup.verify import verify
+from operations.monitoring.metrics import BacklogMetrics
+from operations.monitoring.monitor import Monitor
 from operations.wiring import System
 from producer import Writer, run
 from schema.database.connection import connect
 from schema.database.tables import embedding_cache
+from schema.failures import Retryable
 from schema.object_store import layout
 from schema.object_store.directory import DirectoryStore
+from schema.object_store.layout import SYSTEM_ID_KEY
 from schema.object_store.port import ObjectStore
 from tests.contracts.object_store import put
 from tests.support.backups import (
@@ -238,6 +245,40 @@ def test_second_backup_at_the_same_time_is_refused(system: System) -> None:
     make_backup(system)
 
 
+class FullStore(DirectoryStore):
+    """A folder on a full disk: only the marker fits."""
+
+    def put(self, key: str, *given: Any, **options: Any) -> None:
+        if key != SYSTEM_ID_KEY:
+            raise OSError("no room")
+        super().put(key, *given, **options)
+
+
+def test_newest_backup_of_each_place_is_in_the_metrics(system: System, tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    monitor = Monitor(system.engine, BacklogMetrics(registry))
+
+    def value(name: str, place: str) -> float | None:
+        monitor.look()
+        return registry.get_sample_value(f"rag_outbox_backup_{name}", {"place": place})
+
+    assert value("newest_timestamp_seconds", "bucket") is None, "nobody has begun one"
+    put(system.store, "raw-files/text/2026/01/01/d.txt", b"a file")
+    with pytest.raises(Retryable, match="no room"):
+        make_backup(system, FullStore(tmp_path / "full"))
+    [first] = [one.timestamp for one in catalogue.list_backups(system.store)]
+    assert value("newest_timestamp_seconds", "bucket") == keys.parse_timestamp(first).timestamp()
+    assert value("newest_timestamp_seconds", "copy") == 0, "it was begun, and has not ended"
+    assert value("size_bytes", "copy") is None
+
+    made = make_backup(system, DirectoryStore(tmp_path / "copies"))
+    at = keys.parse_timestamp(made.timestamp).timestamp()
+    assert {value("newest_timestamp_seconds", place) for place in ("bucket", "copy")} == {at}
+    assert value("size_bytes", "bucket") == made.dump.size_bytes
+    assert value("size_bytes", "copy") == made.dump.size_bytes + made.objects.size_bytes
+    assert 0 < (value("seconds", "bucket") or 0) < (value("seconds", "copy") or 0)
+
+
 def test_scratch_database_of_a_dead_process_is_dropped_by_the_next(mysql: Engine) -> None:
     left = f"{mysql.url.database}_verify_0123456789ab"
     with mysql.begin() as connection:
@@ -279,7 +320,9 @@ def test_without_the_right_to_lock_nothing_is_counted(system: System, mysql_clie
         engine.dispose()
         with system.engine.begin() as connection:
             connection.execute(text(f"DROP USER `{user}`"))
-    assert notes == ["rows were not counted: the user has not the privilege LOCK TABLES; see docs/backup.md"]
+    assert notes[1:] == ["rows were not counted: the user has not the privilege LOCK TABLES; see docs/backup.md"]
+    assert re.match(r"the database did not note this backup, so metrics and status lack it: .*INSERT command", notes[0])
+    assert rows(system.engine, "SELECT * FROM backups") == [], "and the backup is made in spite of that"
     assert (made.tables, made.rows) == (None, None)
     found = verify(system.settings, system.store, made)
     assert (found.differences, len(found.notes)) == ([], 1)

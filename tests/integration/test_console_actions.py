@@ -1,5 +1,6 @@
 """What an operator does in the console: confirmed, done once, and kept in the operation log with the name."""
 
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from tests.support.console import Browser, ConsoleSystem, browsing, refuse, word
 from tests.support.damage import remove_row
 from tests.support.pipeline import Pipeline, document
 from tests.support.reconciled import refill_all
+from tests.support.tasks import upload_text, work
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
@@ -73,6 +75,61 @@ def test_document_that_cannot_be_sent_says_why(browser: Browser, pipeline: Pipel
     pipeline.delete("d2")
     answer = browser.submit(browser.page("/document/resync/confirm?id=d2"), "/document/resync")
     assert "Document d2 is deleted" in words(answer.text)
+
+
+@pytest.fixture
+def failed_task(pipeline: Pipeline) -> str:
+    """The id of the task of `bad`, whose file cannot be read."""
+    upload_text(pipeline, "bad", b"%PDF-1.7 nothing", "bad.pdf")
+    assert work(pipeline) == [("extract", "failed")]
+    pipeline.run()
+    [(task_id,)] = pipeline.sql("SELECT task_id FROM processing_tasks")
+    return str(task_id)
+
+
+def test_failed_task_is_tried_again(browser: Browser, pipeline: Pipeline, failed_task: str) -> None:
+    page = browser.page("/document?id=bad")
+    assert re.search(rf'action="/document/task/confirm">.*?name="task" value="{failed_task}".*?Try again', page)
+    asked = browser.page(f"/document/task/confirm?id=bad&task={failed_task}")
+    assert "extract: bad.pdf: " in words(asked)
+    assert logged(pipeline) == [], "nothing happens before it is confirmed"
+    forged = browser.post("/document/task/retry", {"id": "bad", "task": failed_task})
+    assert forged.status_code == 403, "a form without its token"
+    assert pipeline.sql("SELECT status FROM processing_tasks") == [("failed",)]
+
+    shown = words(browser.submit(asked, "/document/task/retry").text)
+    assert "The task is queued again." in shown
+    assert "task queued again operator-1 (console)" in shown
+    assert logged(pipeline) == [("SYNC", "processing_tasks", "bad")]
+    assert pipeline.sql("SELECT status FROM processing_tasks") == [("queued",)]
+    assert pipeline.sql("SELECT status FROM documents WHERE doc_id = 'bad'") == [("processing",)]
+
+    again = words(browser.submit(asked, "/document/task/retry").text)
+    assert f"This document has no failed task {failed_task}" in again, "a second click"
+    assert len(logged(pipeline)) == 1
+    assert browser.get(f"/document/task/confirm?id=bad&task={failed_task}").status_code == 404
+
+
+def test_task_of_another_document_is_not_tried_again(browser: Browser, pipeline: Pipeline, failed_task: str) -> None:
+    assert browser.get(f"/document/task/confirm?id=d1&task={failed_task}").status_code == 404
+    asked = browser.page(f"/document/task/confirm?id=bad&task={failed_task}")
+    answer = browser.submit(asked, "/document/task/retry", id="d1")
+    assert f"no failed task {failed_task}" in words(answer.text)
+    assert pipeline.sql("SELECT status FROM processing_tasks") == [("failed",)]
+
+
+def test_reader_without_a_session_sees_the_command(system: ConsoleSystem, failed_task: str) -> None:
+    with browsing(system) as reader:
+        assert f"rag-outbox tasks retry {failed_task}" in words(reader.page("/document?id=bad"))
+        refused = reader.post("/document/task/retry", {"id": "bad", "task": failed_task})
+        assert refused.status_code == 403
+
+
+def test_sending_a_document_whose_file_failed_says_so(browser: Browser, failed_task: str) -> None:
+    answer = browser.submit(browser.page("/document/resync/confirm?id=bad"), "/document/resync")
+    shown = words(answer.text)
+    assert "Document bad is sent again as version 2." in shown
+    assert "It stays failed, because its file could not be processed" in shown
 
 
 def test_letters_are_replayed_once_per_document(browser: Browser, pipeline: Pipeline) -> None:

@@ -21,6 +21,7 @@ from consumers.dead_letters import KafkaDeadLetters
 from consumers.milvus.sink import MilvusSink
 from consumers.minio.sink import MinioSink
 from operations import history
+from operations.backup import newest
 from operations.backup.database.mysql_client import MySQLClient
 from operations.backup.database.mysql_snapshot import take_snapshot
 from operations.backup.database.table_states import DUMPED
@@ -345,6 +346,9 @@ def test_backup_user_may_make_a_backup_that_is_counted(mysql: Engine, users: Use
         states = taken.read_states()
     assert (taken.unverified, states is not None and states["documents"].rows) == ("", 1)
     assert taken.server.binlog_position > 0
+    newest.note_begun(users.backup, newest.BUCKET)
+    with reading(users.monitor) as connection:
+        assert backlog.read(connection).backups["bucket"].made_at is None
 
     with mysql.begin() as connection:
         user = f"'{users.backup.url.username}'"

@@ -11,17 +11,24 @@ from unittest.mock import patch
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 from pymilvus.exceptions import MilvusException
 from sqlalchemy.exc import OperationalError
 
 from consumers.applier import Applier
+from consumers.failing_documents import FAILING_SECONDS
 from consumers.isolation import REFUSED_ATTEMPTS, REFUSED_SECONDS, WHOLE_ATTEMPTS
+from consumers.metrics import ConsumerMetrics, MeasuredApplier
 from consumers.milvus import upsert as milvus_upsert
+from operations.settings import Settings
+from operations.status import status
+from operations.wiring import System
 from relays import direct
 from relays.direct import direct_relay
 from schema import limits
 from schema.events.events import DocumentUpserted, decode, encode
 from schema.failures import Retryable
+from schema.metrics import ProcessMetrics
 from schema.retry import Backoff
 from schema.sinks import MILVUS, MINIO
 from tests.support.consumer_loop import Clock
@@ -253,6 +260,48 @@ def test_invariant_11_one_forbidden_key_holds_up_no_other_document(pipeline: Pip
     pipeline.upsert(document("d7", "one", file=b"y"))  # a newer version is tried again
     pipeline.run()
     forget_dead_letters(pipeline)
+    pipeline.assert_in_step()
+
+
+def test_invariant_11_document_that_fails_alone_is_named_and_never_refused(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing else is written, so nothing shows whether the store takes other documents."""
+    pipeline.upsert(document("a", "one", file=b"x"))
+    system, clock = System(Settings(), pipeline.engine), Clock()
+    registry = CollectorRegistry()
+    process = ProcessMetrics(registry, "consumer")
+    plain = Applier(pipeline.engine, pipeline.minio_sink, MARKS[MINIO], clock=clock)
+    minio = MeasuredApplier(plain, ConsumerMetrics(registry), process.retries)
+
+    def count() -> float | None:
+        return registry.get_sample_value("rag_outbox_failing_documents", {"sink": "minio"})
+
+    def fail_for(seconds: float) -> None:
+        for _ in range(int(seconds / 10)):
+            with pytest.raises(Retryable):
+                minio.apply(pipeline.pending())
+            clock.pass_time(10.0)
+
+    with patch.object(pipeline.store, "put", side_effect=PermissionError(13, "Permission denied", "a key")):
+        fail_for(FAILING_SECONDS)
+        assert (count(), caplog.messages, status(system).failing) == (0, [], [])
+        fail_for(20)
+        assert count() == 1
+        [line] = caplog.messages
+        assert line.startswith("document_still_failing sink=minio doc_id=a seconds=300 reason=")
+        [failing] = status(system).failing
+        assert (failing["doc_id"], failing["sink"], failing["version"]) == ("a", "minio", 1)
+        assert failing["reason"].startswith("failing for 300 s: ")
+        assert "Permission denied" in failing["reason"]
+        fail_for(2 * REFUSED_SECONDS)
+        assert 6 <= len(caplog.messages) <= 8, "once per five minutes"
+    assert pipeline.sql("SELECT state FROM sink_states WHERE sink = 'minio'") == [("pending",)]
+    assert pipeline.sql(DEAD) == []
+
+    assert minio.apply(pipeline.pending()) == []
+    assert (count(), status(system).failing) == (0, [])
+    pipeline.run()
     pipeline.assert_in_step()
 
 

@@ -62,15 +62,21 @@ def queries() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def system(
-    tmp_path_factory: pytest.TempPathFactory, servers: Servers, milvus_server: MilvusServer, minio_server: MinioServer
+    tmp_path_factory: pytest.TempPathFactory,
+    servers: Servers,
+    milvus_server: MilvusServer,
+    minio_server: MinioServer,
+    mysql_client: Path,
 ) -> Iterator[Monitored]:
-    """One process of each kind and both exporters, all scraped."""
+    """One process of each kind and both exporters, all scraped; a backup was made."""
     path = tmp_path_factory.mktemp("monitored")
     with (
         initialised(path, servers, milvus_server, minio_server) as initial,
         prometheus.exporters(path, servers.mysql_url) as exporters,
         monitored(initial.folder, exporters) as watched,
     ):
+        initial.folder.settings["mysql_client_dir"] = str(mysql_client)
+        initial.folder.succeed("backup", "create")
         watched.start_all()
         yield watched
 
@@ -141,6 +147,7 @@ def test_page_has_exactly_the_metrics_of_run(tmp_path: Path) -> None:
     """Without Kafka and MySQL some have no samples, and so no labels to compare."""
     folder, port = Folder(tmp_path / "data"), prometheus.free_port()
     folder.succeed("init")
+    folder.succeed("backup", "create")
     with folder.start("run", metrics_port=str(port)):
         wait_for(lambda: prometheus.answers(port, "/readyz"), "run to be ready")
         wait_for(lambda: served(port)["rag_outbox_monitor_up"].labels, "the first look at the backlog")

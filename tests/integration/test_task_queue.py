@@ -4,12 +4,16 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consumers.refill import mark_all_absent
 from operations import staging
 from operations.backup.objects.lacking_files import find_lacking
+from operations.documents.resync import find_unprocessed
+from operations.retention.erase import erase
 from operations.transient_errors import note_transient_errors
 from producer import DocumentFile, InvalidDocument, run
 from producer.processing.tasks import queue
@@ -21,7 +25,9 @@ from schema.database.tables import TASK_TYPES
 from schema.object_store.directory import DirectoryStore
 from schema.object_store.port import Readable
 from tests.contracts.object_store import put
+from tests.support.console import ConsoleSystem
 from tests.support.pipeline import Pipeline, document
+from tests.support.reconciled import refill_all
 from tests.support.tasks import VectorEmbedder, open_steps, upload_text, work
 
 pytestmark = [pytest.mark.integration, pytest.mark.both_databases]
@@ -180,6 +186,82 @@ def test_damaged_file_fails_its_task_and_its_document_alone(pipeline: Pipeline) 
     assert queue.retry(pipeline.engine, [task_id, "unknown"]) == [task_id]
     assert state(pipeline, "bad")[1:] == ("processing", None)
     assert work(pipeline) == [("extract", "failed")]
+
+
+def fail_upload(pipeline: Pipeline) -> str:
+    """A document whose only file could not be processed. Returns the id of its task."""
+    upload_text(pipeline, "d", b"%PDF-1.7 nothing", "bad.pdf")
+    assert work(pipeline) == [("extract", "failed")]
+    pipeline.run()
+    assert state(pipeline) == (1, "failed", None)
+    [(task_id,)] = pipeline.sql("SELECT task_id FROM processing_tasks")
+    return str(task_id)
+
+
+def send_again(pipeline: Pipeline) -> str:
+    """Resync the document until its sinks hold it. Returns its status."""
+    run(pipeline.engine, lambda connection: pipeline.writer.resync(connection, "d"), store=pipeline.store)
+    pipeline.run()
+    return str(state(pipeline)[1])
+
+
+def test_failed_document_stays_failed_until_a_retry_or_another_file(pipeline: Pipeline) -> None:
+    """A status `processing` without an open task would stay for ever."""
+    task_id = fail_upload(pipeline)
+    assert send_again(pipeline) == "failed"
+    run(pipeline.engine, lambda connection: pipeline.writer.relabel(connection, "d", title="new"))
+    assert state(pipeline) == (3, "failed", None)
+    assert queue.retry(pipeline.engine, [task_id]) == [task_id]
+    assert send_again(pipeline) == "processing", "its task is open"
+    assert work(pipeline) == [("extract", "failed")]
+    assert state(pipeline)[1] == "failed"
+    upload_text(pipeline, "d", b"%PDF-1.7 nothing", "bad.pdf")
+    assert state(pipeline)[1] == "processing", "the same file, in a new task"
+    assert work(pipeline) == [("extract", "failed")]
+    upload_text(pipeline, "d", "text")
+    assert state(pipeline)[1] == "processing"
+    work(pipeline)
+    pipeline.run()
+    assert state(pipeline)[1:] == ("completed", 1)
+
+
+def test_failed_document_stays_failed_when_a_sink_loses_it(pipeline: Pipeline) -> None:
+    fail_upload(pipeline)
+    mark_all_absent(pipeline.engine, "minio", "lost")
+    assert state(pipeline)[1] == "failed"
+    refill_all(pipeline)
+    assert state(pipeline)[1] == "failed"
+
+
+def test_failed_document_stays_failed_without_its_task(pipeline: Pipeline, tmp_path: Path) -> None:
+    """An erase, or retention, has removed the failed task."""
+    fail_upload(pipeline)
+    done = erase.erase(ConsoleSystem.of(pipeline, tmp_path / "system"), "d")
+    assert done.counts["processing_tasks"] == 1
+    assert pipeline.sql("SELECT COUNT(*) FROM processing_tasks") == [(0,)]
+    assert state(pipeline)[1] == "failed"
+    assert send_again(pipeline) == "failed"
+    upload_text(pipeline, "d", b"%PDF-1.7 nothing", "bad.pdf")
+    assert state(pipeline)[1] == "processing"
+
+
+def test_resync_says_what_a_failed_document_needs(pipeline: Pipeline, tmp_path: Path) -> None:
+    system = ConsoleSystem.of(pipeline, tmp_path / "system")
+    task_id = fail_upload(pipeline)
+    send_again(pipeline)
+    found = find_unprocessed(system, "d")
+    assert found is not None
+    assert found.task_id == task_id
+    assert found.describe().startswith("it stays failed, because its file could not be processed: bad.pdf: ")
+    assert found.describe().endswith(f"run rag-outbox tasks retry {task_id}, or ingest another file")
+    pipeline.execute("DELETE FROM processing_tasks")
+    found = find_unprocessed(system, "d")
+    assert found is not None
+    assert found.describe() == "it stays failed: its failed task was removed; ingest its file again"
+    pipeline.execute("UPDATE sink_states SET state = 'failed' WHERE sink = 'minio'")
+    assert find_unprocessed(system, "d") is None, "a sink refused it"
+    upload_text(pipeline, "d", "text")
+    assert find_unprocessed(system, "d") is None
 
 
 def test_damaged_new_file_leaves_a_chunked_document_as_it_was(pipeline: Pipeline) -> None:

@@ -20,7 +20,9 @@ from operations.backup.objects import copy, object_list
 from operations.backup.objects.copy import Outcome
 from operations.backup.objects.streams import DigestReader, LinesReader, VerifyingReader, read_lines
 from operations.backup.settling.topic_position import find_loss
+from operations.cli.backup_output import describe_orphans, orphan_facts
 from operations.errors import UsageError
+from operations.reconcile.repair_plan import RepairPlan
 from operations.settings import Settings
 from schema.object_store.directory import DirectoryStore
 from tests.contracts.object_store import put
@@ -231,3 +233,15 @@ def test_dump_that_ends_early_is_no_dump(tmp_path: Path) -> None:
         pytest.raises(BackupFailed, match="ended before the end of the dump"),
     ):
         output.read()
+
+
+@pytest.mark.parametrize(("unknown", "command"), [(2, "--repair --yes"), (150, "--repair --yes --force")])
+def test_restore_ends_with_the_command_that_removes_orphans(unknown: int, command: str) -> None:
+    """Over a hundred documents and a tenth of all, a repair asks for --force."""
+    plan = RepairPlan(10, unknown={f"lost-{number:03d}": 1 for number in range(unknown)})
+    facts = orphan_facts(plan)
+    [summary, last] = describe_orphans(facts)
+    assert f"{unknown} documents: lost-000, lost-001" in summary
+    assert ("and 130 more" in summary) == (unknown == 150)
+    assert last == f"    rag-outbox reconcile {command}"
+    assert (orphan_facts(RepairPlan(10)), describe_orphans({})) == ({}, [])

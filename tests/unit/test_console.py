@@ -4,6 +4,7 @@ import json
 import re
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
+from operations.backup.newest import NewestBackup
 from operations.monitoring.backlog import Backlog, GroupBacklog, SinkBacklog
 from operations.reconcile.difference import KINDS
 from operations.settings import Settings
@@ -221,6 +223,20 @@ def test_tasks_are_judged_only_where_the_queue_is_used() -> None:
     assert found(0.0, queued=0, running=0, failed=0) == {}
     assert found(1.0, queued=1) == {"tasks": "ok", "failed_tasks": "ok"}
     assert found(301.0, queued=1, failed=2) == {"tasks": "warning", "failed_tasks": "warning"}
+
+
+def test_backups_are_judged_where_one_was_begun() -> None:
+    def found(**backups: NewestBackup) -> dict[str, str]:
+        sample = Sample(time.time(), replace(backlog(), backups=backups))
+        return {name: level for name, level in levels(Looked(sample)).items() if "backup" in name}
+
+    def aged(hours: float, made_at: datetime | None = datetime(2026, 1, 31)) -> NewestBackup:
+        return NewestBackup(made_at, hours * 3_600, 1, 1.0)
+
+    assert found() == {}
+    assert found(bucket=aged(29), copy=aged(31)) == {"backup_bucket": "ok", "backup_copy": "warning"}
+    assert found(copy=aged(1, None)) == {"backup_unended": "ok"}
+    assert found(copy=aged(31, None)) == {"backup_unended": "warning"}
 
 
 def test_old_numbers_are_no_good_news() -> None:

@@ -37,6 +37,7 @@ TABLES = {
     "embedding_cache",
     "sinks",
     "retention_runs",
+    "backups",
     "tidied_documents",
 }
 UPGRADE = """

@@ -94,6 +94,7 @@ VALID: dict[str, dict[str, Any]] = {  # a valid row per table, with the required
     "histories": {"history_id": "019a0000-0000-7000-8000-00000000000b", "server_uuid": "", "reason": "init"},
     "reconcile_reports": {"report": None},
     "retention_runs": {"policy": "operation_logs", "due_at": datetime(2026, 1, 1)},
+    "backups": {"place": "bucket"},
     "tidied_documents": {"doc_id": "doc-1", "version": 2},
     "embedding_cache": {"cache_key": "k", "model": "bge-m3", "vector": b"1234"},
     "sinks": {"name": "milvus", "required": True, "takes_vectors": True, "takes_files": False},

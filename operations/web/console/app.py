@@ -24,6 +24,7 @@ _SHOWN = {
     "/document": document.show_document,
     "/document/file": document.download_file,
     "/document/resync/confirm": document.confirm_resync,
+    "/document/task/confirm": document.confirm_retry,
     "/search": search.show_search,
     "/dead-letters": dead_letters.show_dead_letters,
     "/dead-letter": dead_letters.show_dead_letter,
@@ -36,6 +37,7 @@ _SHOWN = {
 }
 _SENT = {
     "/document/resync": document.resync_document,
+    "/document/task/retry": document.retry_task,
     "/dead-letters/replay": dead_letters.replay_letters,
     "/dead-letters/discard": dead_letters.discard_letters,
     "/consistency/check": consistency.start_check,

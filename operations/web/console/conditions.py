@@ -16,6 +16,7 @@ APPLY_SECONDS = 300.0
 TASK_SECONDS = 300.0
 LAG_OFFSETS = 20_000
 OLD_ROW_VERSIONS = 100_000
+BACKUP_SECONDS = 108_000.0
 STALE_SECONDS = 20.0  # a look that takes so long hangs, and the numbers are those before it
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
@@ -85,6 +86,10 @@ def _judge_backlog(now: Backlog, rates: Rates) -> Iterator[Condition]:
     level = WARNING if letters else OK
     yield Condition("dead_letters", level, "dead-letters-rising", {"n": letters}, link="/dead-letters")
     yield from _judge_tasks(now)
+    for place, backup in now.backups.items():
+        name = f"backup_{place}" if backup.made_at is not None else "backup_unended"
+        level = WARNING if backup.age_seconds > BACKUP_SECONDS else OK
+        yield Condition(name, level, "backup-too-old", {"place": place}, seconds=backup.age_seconds)
     if now.unchecked_histories:
         yield Condition("history", WARNING, "unchecked-history", {"n": now.unchecked_histories})
     length = now.history_list_length

@@ -19,7 +19,7 @@ from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.connection import reading
 from schema.database.statements import IDS_PER_STATEMENT
-from schema.database.tables import TASK_TYPES, documents, processing_tasks
+from schema.database.tables import TASK_TYPES, documents, operation_logs, processing_tasks
 
 MAX_RETRIES = 5  # of a step whose own fault the failures may be
 _REAPED = 100  # tasks per call
@@ -58,6 +58,7 @@ class Task:
 def add(connection: Connection, doc_id: str, version: int, given: TaskInput, *, priority: int = 0) -> str:
     """Queue the first step of an upload in the caller's transaction. Returns its id, which is that of the upload."""
     task_id = uuid.uuid4().hex
+    _set_status(connection, doc_id, "failed", "processing")  # the same file as before, which failed, for instance
     return _add(connection, task_id, TASK_TYPES[0], doc_id, task_id, version, priority, given)
 
 
@@ -179,18 +180,30 @@ def supersede(connection: Connection, doc_id: str) -> None:
     connection.execute(update(processing_tasks).where(ended).values(values))
 
 
-def retry(engine: Engine, task_ids: Sequence[str]) -> list[str]:
-    """Queue failed tasks again, with all their retries. Returns the ids of those that were."""
+def retry(engine: Engine, task_ids: Sequence[str], *, operator: str = "unknown") -> list[str]:
+    """Queue failed tasks again, with all their retries. Returns the ids of those that were.
+
+    The operation log of each document keeps who did it, and why the task had failed.
+    """
     queued = []
     for task_id in task_ids:
         with engine.begin() as connection:
             failed = and_(_tasks.task_id == task_id, _tasks.status == "failed")
-            doc_id = connection.execute(select(_tasks.doc_id).where(failed).with_for_update()).scalar_one_or_none()
-            if doc_id is None:
+            row = connection.execute(select(processing_tasks).where(failed).with_for_update()).one_or_none()
+            if row is None:
                 continue
             values = {"status": "queued", "retry_count": 0, "available_at": utc_now(), "completed_at": null()}
             connection.execute(update(processing_tasks).where(failed).values(values))
-            _set_status(connection, doc_id, "failed", "processing")
+            _set_status(connection, row.doc_id, "failed", "processing")
+            connection.execute(
+                insert(operation_logs).values(
+                    operation_type="SYNC",
+                    target_table=processing_tasks.name,
+                    target_id=row.doc_id,
+                    payload={"task_id": task_id, "task_type": row.task_type, "reason": row.error_message},
+                    operator=operator,
+                )
+            )
         queued.append(task_id)
     return queued
 

@@ -8,8 +8,9 @@ from litestar import Response
 from litestar.response import Redirect, Stream
 from sqlalchemy import select
 
+from operations import tasks
 from operations.documents.details import NoSuchDocument, describe
-from operations.documents.resync import resync
+from operations.documents.resync import find_unprocessed, resync
 from operations.web.console.failures import FAILURES, NotFound
 from operations.web.console.pages.fields import read_form_text, read_number, read_text
 from operations.web.console.rendering import Asked, console_of, go_to, render, signed_in, texts_of
@@ -88,4 +89,37 @@ def resync_document(request: Asked) -> Redirect:
         session.note("failed", f"{doc_id}: {error}")
     else:
         session.note("done", words("document.sent", id=doc_id, version=receipt.version))
+        if find_unprocessed(system, doc_id) is not None:
+            session.note("failed", words("document.stays_failed"))
+    return go_to("/document", id=doc_id)
+
+
+def confirm_retry(request: Asked) -> Response[str]:
+    doc_id, task_id = read_text(request, "id") or "", read_text(request, "task") or ""
+    task = tasks.find_failed(console_of(request).system, doc_id, task_id)
+    if task is None:
+        raise NotFound(texts_of(request)("document.no_failed_task", task=task_id))
+    words = texts_of(request)
+    return render(
+        request,
+        "confirm.html",
+        action="retry",
+        target="/document/task/retry",
+        back=f"/document?id={quote(doc_id)}",
+        fields=[("id", doc_id), ("task", task_id)],
+        lines=[f"{words('task.' + task['task_type'])}: {task['error_message']}"],
+        danger=False,
+    )
+
+
+def retry_task(request: Asked) -> Redirect:
+    """Queue a failed task of the document again."""
+    session, words = signed_in(request), texts_of(request)
+    system = console_of(request).system_of(session)
+    doc_id, task_id = read_form_text(request, "id") or "", read_form_text(request, "task") or ""
+    is_failed = tasks.find_failed(system, doc_id, task_id) is not None
+    if is_failed and task_id in tasks.retry(system, [task_id])[0]:
+        session.note("done", words("document.task_queued"))
+    else:
+        session.note("failed", words("document.no_failed_task", task=task_id))
     return go_to("/document", id=doc_id)

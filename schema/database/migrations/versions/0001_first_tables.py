@@ -325,25 +325,6 @@ def upgrade() -> None:
     )
 
     _create_table(
-        "retention_runs",
-        sa.Column("policy", sa.String(32), nullable=False),
-        sa.Column("due_at", _TIMESTAMP, nullable=False),
-        sa.Column("ended_at", _TIMESTAMP),
-        sa.Column("seconds", sa.Float, nullable=False, server_default=sa.text("0")),
-        sa.Column("removed", sa.BigInteger, nullable=False, server_default=sa.text("0")),
-        sa.Column("blocked", sa.BigInteger, nullable=False, server_default=sa.text("0")),
-        sa.Column("position", sa.String(256)),
-        sa.PrimaryKeyConstraint("policy", name="pk_retention_runs"),
-    )
-
-    _create_table(
-        "tidied_documents",
-        sa.Column("doc_id", sa.String(64), nullable=False),
-        sa.Column("version", sa.BigInteger, nullable=False),
-        sa.PrimaryKeyConstraint("doc_id", name="pk_tidied_documents"),
-    )
-
-    _create_table(
         "embedding_cache",
         sa.Column("cache_key", sa.String(64), nullable=False),
         sa.Column("model", sa.String(128), nullable=False),
@@ -367,6 +348,39 @@ def upgrade() -> None:
         sa.Column("options", sa.JSON),
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=now),
         sa.PrimaryKeyConstraint("name", name="pk_sinks"),
+    )
+    _create_upkeep(now)
+
+
+def _create_upkeep(now: sa.TextClause) -> None:
+    """What retention and backups note."""
+    _create_table(
+        "retention_runs",
+        sa.Column("policy", sa.String(32), nullable=False),
+        sa.Column("due_at", _TIMESTAMP, nullable=False),
+        sa.Column("ended_at", _TIMESTAMP),
+        sa.Column("seconds", sa.Float, nullable=False, server_default=sa.text("0")),
+        sa.Column("removed", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("blocked", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("position", sa.String(256)),
+        sa.PrimaryKeyConstraint("policy", name="pk_retention_runs"),
+    )
+
+    _create_table(
+        "tidied_documents",
+        sa.Column("doc_id", sa.String(64), nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("doc_id", name="pk_tidied_documents"),
+    )
+
+    _create_table(
+        "backups",
+        sa.Column("place", sa.String(16), nullable=False),
+        sa.Column("asked_at", _TIMESTAMP, nullable=False, server_default=now),
+        sa.Column("made_at", _TIMESTAMP),
+        sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("seconds", sa.Float),
+        sa.PrimaryKeyConstraint("place", name="pk_backups"),
     )
 
 
