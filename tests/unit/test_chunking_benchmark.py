@@ -101,7 +101,7 @@ def test_choice_of_files_is_the_same_in_every_run_and_has_no_copies(folder: Path
 
 
 def test_reading_counts_what_it_read(folder: Path) -> None:
-    found, readings = read_files(find_files(folder, 9), 60)
+    found, readings = read_files(find_files(folder, 9), 600)
     assert [one.kind for one in found] == ["pdf", "office", "web", "text", "text"]
     text = readings["text"]
     assert text.bytes == sum((folder / f"{number}.md").stat().st_size for number in (4, 5))
