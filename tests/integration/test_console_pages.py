@@ -122,6 +122,7 @@ def test_health_shows_the_task_queue(pipeline: Pipeline, system: ConsoleSystem) 
     assert "Tasks: queued 3 · running 2 · failed 1" in shown
     assert "The oldest queued task has waited for" in shown
     assert "Failed tasks: 1." in shown
+    assert 'href="/documents?state=failed">Documents' in page
     assert "docs/processing.md" in shown
     assert "milvus 1, minio 1, tasks 5" in shown, "the newest values of the chart"
 

@@ -81,7 +81,7 @@ def _judge_backlog(now: Backlog, rates: Rates) -> Iterator[Condition]:
         level = WARNING if sink.oldest_age_seconds > APPLY_SECONDS else OK
         yield Condition("sink_age", level, "oldest-age-high", {"sink": name}, seconds=sink.oldest_age_seconds)
         if sink.postponed_seconds > POSTPONED_SECONDS:
-            yield Condition("sink_lacks", WARNING, "oldest-age-high", {"sink": name}, link="/sinks")
+            yield Condition("sink_lacks", WARNING, "oldest-age-high", {"sink": name}, link="/documents?state=pending")
     failed = now.documents.get("failed", 0)
     link = "/documents?state=failed"
     yield Condition("failed", WARNING if failed else OK, "dead-letters-rising", {"n": failed}, link=link)
@@ -116,7 +116,9 @@ def _judge_tasks(now: Backlog) -> Iterator[Condition]:
     level = WARNING if now.oldest_task_age_seconds > TASK_SECONDS else OK
     values = {"n": queued}
     yield Condition("tasks", level, "processing", values, seconds=now.oldest_task_age_seconds, folder="docs")
-    yield Condition("failed_tasks", WARNING if failed else OK, "processing", {"n": failed}, folder="docs")
+    level = WARNING if failed else OK
+    link = "/documents?state=failed"
+    yield Condition("failed_tasks", level, "processing", {"n": failed}, link=link, folder="docs")
 
 
 def _judge_groups(groups: Mapping[str, GroupBacklog]) -> Iterator[Condition]:
