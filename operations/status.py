@@ -18,7 +18,7 @@ from schema.database.connection import reading
 from schema.database.tables import documents, outbox, outbox_dead_letters, sink_states
 
 _FAILURES_SHOWN = 20
-_OLDEST_LOOKED_AT = 200  # documents that wait, per sink
+_LOOKED_AT = 200  # documents that wait, per sink and state
 _OLDEST_EVENT = select(outbox.c.created_at).order_by(outbox.c.id).limit(1)  # by id: created_at has no index
 
 
@@ -31,7 +31,9 @@ class Status:
     oldest_pending_age_seconds: float | None
     sinks: dict[str, dict[str, Any]]
     failed: list[dict[str, Any]]
-    failing: list[dict[str, Any]]  # among the oldest that wait: those on which a sink keeps failing
+    failing: list[
+        dict[str, Any]
+    ]  # that wait for a reason: a sink keeps failing on them, or their refill lacks something
     dead_letters: int  # that need a person
     tasks: dict[str, int]  # queued, running and failed ones
     backups: dict[str, dict[str, Any]]  # the newest by place: bucket, copy; see operations/backup/newest.py
@@ -93,15 +95,23 @@ def _read_failed(connection: Connection, registered: Sequence[str]) -> list[dict
 
 
 def _read_failing(connection: Connection, registered: Sequence[str]) -> list[dict[str, Any]]:
-    """Documents that wait, and whose consumer noted why. Only the oldest are looked at: the backlog may be long."""
+    """Documents that wait, and whose consumer noted why: the pending ones at once, the absent ones with an attempt.
+
+    The backlog may be long. So only the oldest pending ones are looked at, and the absent ones that are due last: a
+    refill that lacks something is postponed.
+    """
     columns = sink_states.c
-    shown = (columns.doc_id, columns.sink, columns.desired_version, columns.last_error)
-    oldest = select(*shown).order_by(columns.requested_at).limit(_OLDEST_LOOKED_AT)
+    shown = select(
+        *(columns[name] for name in ("doc_id", "sink", "desired_version", "state", "attempts", "last_error"))
+    )
+    pending = shown.where(columns.state == "pending").order_by(columns.requested_at)
+    absent = shown.where(columns.state == "absent").order_by(columns.requested_at.desc())
     rows = [
         row
         for sink in registered
-        for row in connection.execute(oldest.where(columns.sink == sink, columns.state == "pending"))
-        if row.last_error is not None
+        for statement in (pending, absent)
+        for row in connection.execute(statement.where(columns.sink == sink).limit(_LOOKED_AT))
+        if row.last_error is not None and (row.state == "pending" or row.attempts)
     ]
     return [
         {"doc_id": row.doc_id, "sink": row.sink, "version": row.desired_version, "reason": row.last_error}

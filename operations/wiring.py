@@ -166,6 +166,8 @@ def open_system(
     another namespace than the system. With `wait_until`, waits for a database that is away until this event is set.
     """
     engine = _engine(settings, settings.database_timeout_seconds if has_limit else None)
+    if initialised:
+        _require_file(settings)
     try:
         system = System(settings, engine)
         note_transient_errors(engine, lambda code: system.retries.update([code]))
@@ -214,6 +216,13 @@ def _engine(settings: Settings, timeout_seconds: float | None) -> Engine:
     if url.get_backend_name() == "sqlite" and url.database:
         _require_folder(Path(url.database).parent, settings)
     return engine
+
+
+def _require_file(settings: Settings) -> None:
+    """SQLite would create the file that is missing, and `backup restore` would not replace it."""
+    url = settings.database
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        raise revision.WrongRevision(f"there is no database {url.database}: run rag-outbox init, or restore a backup")
 
 
 def _require_folder(folder: Path, settings: Settings) -> None:

@@ -186,7 +186,7 @@ def _await_refills(system: Any, output: Output) -> None:
     with output.progress("Waiting for refills", count_waiting(system.engine).states) as bar:
         left = wait_for_refills(system.engine, threading.Event(), advance=bar.advance, note=output.note)
     if left.lack:
-        output.note(f"{left.lack} documents lack a vector or a file: rag-outbox status and sink_states.last_error")
+        output.note(f"{left.lack} documents lack a vector or a file: rag-outbox status names them")
 
 
 @contextmanager

@@ -107,8 +107,8 @@ def describe_orphans(facts: dict[str, Any]) -> list[str]:
     orphans = facts["orphans"]
     more = f" and {len(orphans) - _ORPHANS_SHOWN} more" if len(orphans) > _ORPHANS_SHOWN else ""
     return [
-        f"Written after the backup, and of which nothing told: {count(len(orphans), 'document')}: "
-        f"{', '.join(orphans[:_ORPHANS_SHOWN])}{more}. Searches do not show them; the stores still have their rows and "
-        "files. Save what you still need, then remove them:",
+        f"The stores have {count(len(orphans), 'document')} that the restored database does not know: "
+        f"{', '.join(orphans[:_ORPHANS_SHOWN])}{more}. Searches do not show them. Save what you still need of their "
+        "files, then remove them:",
         f"    {facts['next']}",
     ]

@@ -34,12 +34,14 @@ _UNFINISHED = tuple(state for state in DOCUMENT_STATES if state != "completed")
 class SinkBacklog:
     """`documents` are those whose version the sink does not hold, by state. The age is in seconds; 0 when none waits.
 
-    A failed document does not wait: it needs a person.
+    A failed document does not wait: it needs a person. `postponed_seconds`: the longest time until a refill that lacked
+    a vector or a file is tried again; 0 when there is none.
     """
 
     documents: Mapping[str, int]
     oldest_age_seconds: float
     role: str = "active"  # or "joining", "leaving"
+    postponed_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,22 @@ def _read_sinks(connection: Connection, now: datetime) -> dict[str, SinkBacklog]
     names = sorted(roles)
     state = sink_states.c
     counted = (
-        select(state.sink, state.state, func.count(), func.min(state.requested_at))
+        select(state.sink, state.state, func.count(), func.min(state.requested_at), func.max(state.requested_at))
         .where(state.sink.in_(names), state.state.in_(_WAITING))
         .group_by(state.sink, state.state)
     )
     found: dict[str, dict[str, tuple[int, datetime]]] = {name: {} for name in names}
-    for name, of_state, count, since in connection.execute(counted):
+    due = dict.fromkeys(names, now)
+    for name, of_state, count, since, last in connection.execute(counted):
         found[name][of_state] = (count, since)
+        if of_state == "absent":
+            due[name] = last
     return {
         name: SinkBacklog(
             {one: by_state[one][0] if one in by_state else 0 for one in _WAITING},
             max((_age(now, since) for one, (_, since) in by_state.items() if one != "failed"), default=0.0),
             roles[name],
+            _age(due[name], now),
         )
         for name, by_state in found.items()
     }

@@ -332,6 +332,19 @@ def test_every_command_asks_for_init_first(arguments: list[str], tmp_path: Path,
     assert not folder.path.exists()
 
 
+def test_lost_database_is_not_created_again_by_a_look_at_it(tmp_path: Path, here: Here) -> None:
+    """`backup restore` refuses a folder with a database in it."""
+    folder = Folder(tmp_path / "data")
+    (folder.path / "objects").mkdir(parents=True)
+
+    outcome = here(folder, "status", "--json")
+
+    database = folder.path / "metadata.db"
+    reason = f"there is no database {database}: run rag-outbox init, or restore a backup"
+    assert (outcome.status, outcome.facts) == (1, {"error": reason})
+    assert not database.exists()
+
+
 @pytest.mark.parametrize("arguments", [["relay"], ["consume", "milvus"], ["consume", "minio"]], ids=" ".join)
 def test_services_ask_for_kafka_before_they_open_a_store(arguments: list[str], folder: Folder, here: Here) -> None:
     log = folder.path / "vectors.log"

@@ -35,6 +35,11 @@ LETTER = (
     "VALUES ('milvus', 0, '{0}', 'document', '{1}', 1, 'rag.document.upserted.v1', 'application/json', 'x', '{2}', 1)"
 )
 
+TASK = (
+    "INSERT INTO processing_tasks (task_id, task_type, doc_id, status, error_message, version, upload_id) "
+    "VALUES ('t1', 'extract', 'd1', 'failed', 'note.pdf: damaged', 1, 't1')"
+)
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -132,6 +137,13 @@ def test_operator_replays_discards_repairs_and_sends_again(browser: Browser, fol
         page.get_by_role("button", name="Send again").click()
         expect(page.get_by_role("status")).to_contain_text("is sent again as version 3.")
         expect(page.locator("#sinks .badge.applied")).to_have_count(2)  # refreshed, without a reload
+
+        folder.change(TASK)
+        page.reload()
+        page.get_by_role("button", name="Try again").click()
+        expect(page.get_by_text("extract: note.pdf: damaged")).to_be_visible()
+        page.get_by_role("button", name="Try again").click()
+        expect(page.get_by_role("status")).to_contain_text("The task is queued again.")
 
         folder.change("UPDATE chunks SET milvus_synced = 0 WHERE doc_id = 'd2'")
         page.goto("/consistency")

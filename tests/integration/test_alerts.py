@@ -266,5 +266,5 @@ def test_every_runbook_is_listed() -> None:
 @pytest.mark.parametrize("alert", ALERTS)
 def test_runbook_answers_the_four_questions(alert: str) -> None:
     page = (ROOT / ALERTS[alert]["annotations"]["runbook"]).read_text()
-    assert page.startswith(f"# {alert}\n")
+    assert page.startswith(f"# {alert}\n\n**First:** ")
     assert re.findall(r"^## (.+)$", page, re.MULTILINE) == HEADINGS

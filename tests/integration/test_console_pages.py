@@ -11,15 +11,19 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import Engine, insert, text
 
+from consumers.refill import mark_all_absent
 from operations.reconcile.reconcile import reconcile, scope_of
 from operations.retention.purge import purge
 from operations.web.console.live import Sampler
 from producer.processing.embed.port import EmbedderUnavailable
 from producer.processing.embed.prefixes import PrefixedEmbedder
+from schema import archive
 from schema.database.tables import document_files, operation_logs, processing_tasks, sinks
 from schema.object_store.directory import DirectoryStore
+from schema.sinks import MILVUS
 from tests.support.console import Browser, ConsoleSystem, TestEmbedder, browsing, refuse, words
 from tests.support.pipeline import Pipeline, document
+from tests.support.refill import make_due, refill_of
 from tests.support.written import tables
 
 pytestmark = pytest.mark.integration
@@ -86,6 +90,21 @@ def test_health_says_what_waits_and_what_needs_a_person(pipeline: Pipeline, syst
     assert "No “rag-outbox run” works on this data folder" in shown
 
 
+def test_health_says_that_a_refill_lacks_something(pipeline: Pipeline, system: ConsoleSystem) -> None:
+    """Its next attempt is in the future, so its age is 0."""
+    pipeline.upsert(document("d1", "text"))
+    pipeline.run()
+    archive.remove(pipeline.store, "d1")
+    mark_all_absent(pipeline.engine, MILVUS, "lost")
+    for _ in range(4):
+        make_due(pipeline)
+        assert refill_of(pipeline, pipeline.milvus_sink).run_round() == 0
+    with browsing(system) as browser:
+        shown = words(browser.page("/"))
+    assert "milvus lacks a document whose vectors or file the object store does not have" in shown
+    assert "conditions need attention" in shown
+
+
 def test_health_shows_the_task_queue(pipeline: Pipeline, system: ConsoleSystem) -> None:
     pipeline.upsert(document("d1", "text"))
     common = {"task_type": "embed", "doc_id": "d1", "available_at": datetime(2026, 1, 1)}
@@ -103,6 +122,7 @@ def test_health_shows_the_task_queue(pipeline: Pipeline, system: ConsoleSystem) 
     assert "Tasks: queued 3 · running 2 · failed 1" in shown
     assert "The oldest queued task has waited for" in shown
     assert "Failed tasks: 1." in shown
+    assert 'href="/documents?state=failed">Documents' in page
     assert "docs/processing.md" in shown
     assert "milvus 1, minio 1, tasks 5" in shown, "the newest values of the chart"
 
@@ -253,11 +273,14 @@ def test_hostile_texts_stay_text(browser: Browser, pipeline: Pipeline, system: C
     log = {"operation_type": "UPDATE", "target_table": "documents", "target_id": doc_id, "operator": "<s>"}
     with pipeline.engine.begin() as connection:
         connection.execute(insert(operation_logs).values(log))
+        task = {"task_id": "t", "task_type": "extract", "doc_id": doc_id, "status": "failed", "error_message": HOSTILE}
+        connection.execute(insert(processing_tasks).values(task))
     browser.sign_in("<em>'\"")
     shown = quote(doc_id)
     for path in (
         *("/documents", f"/document?id={shown}", "/dead-letters", f"/dead-letter?id={letter}"),
         *(f"/dead-letters/confirm?action=discard&letter={letter}", f"/document/resync/confirm?id={shown}"),
+        f"/document/task/confirm?id={shown}&task=t",
         *(
             f"/search?q={quote(HOSTILE)}&show={shown}",
             f"/documents?id={quote(HOSTILE)}",

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.integration
 READ = ("/", "/documents", "/document?id=d1", "/search", "/dead-letters", "/consistency", "/sinks")
 ACT = (
     "/document/resync",
+    "/document/task/retry",
     "/dead-letters/replay",
     "/dead-letters/discard",
     "/consistency/check",

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from consumers.refill import Refill, mark_all_absent
+from operations.settings import Settings
+from operations.status import status
+from operations.wiring import System
 from producer import Chunk, DocumentFile, FileRequired, VectorRequired
 from schema import archive
 from schema.failures import Retryable
@@ -38,6 +41,10 @@ def test_missing_vectors_are_reported_once_and_asked_of_the_next_write(
         assert refill_of(pipeline, sink).run_round() == 0
         assert states(pipeline, sink.name) == {"a": ("absent", 0), "b": ("applied", 1)}
     assert errors(pipeline, MILVUS) == [reason, None]
+    waiting = [
+        (one["doc_id"], one["sink"], one["reason"]) for one in status(System(Settings(), pipeline.engine)).failing
+    ]
+    assert waiting == [("a", sink, reason) for sink in (MILVUS, MINIO)]
     assert pipeline.sql("SELECT attempts FROM sink_states WHERE doc_id = 'a'") == [(2,), (2,)]
     assert dict(pipeline.sql("SELECT doc_id, status FROM documents")) == {"a": "pending", "b": "completed"}
     logged = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

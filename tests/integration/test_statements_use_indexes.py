@@ -51,13 +51,16 @@ MORE = (
     " event_type, content_type, payload, error, attempts, dead_at)"
     f" {NUMBERS} SELECT IF(n % 2, 'relay', 'minio'), n, UUID(), 'document', CONCAT('other-', n), 1, 't', 'c', '', 'e',"
     " 1, UTC_TIMESTAMP(6) - INTERVAL n MINUTE FROM numbers",
+    "INSERT INTO processing_tasks (task_id, task_type, doc_id, status, error_message, completed_at)"
+    f" {NUMBERS} SELECT CONCAT('failed-', n), 'extract', CONCAT('other-', n), 'failed', 'e', UTC_TIMESTAMP(6)"
+    " FROM numbers WHERE n % 10 = 7",
     "UPDATE document_files SET staged_key = CONCAT('temp/', doc_id)",
     "UPDATE sink_states SET state = 'failed' WHERE doc_id LIKE 'other-1%'",
     "UPDATE documents SET business_tag = CONCAT('tag-', CRC32(doc_id) % 50),"
     " source_type = IF(CRC32(doc_id) % 20, 'text', 'pdf'), status = IF(CRC32(doc_id) % 30, 'pending', 'processing'),"
     " source_url = CONCAT('rag-source://', CRC32(doc_id) % 100, '/', doc_id),"
     " updated_at = UTC_TIMESTAMP(6) - INTERVAL CRC32(doc_id) % 1000000 SECOND",
-    "ANALYZE TABLE documents, document_files, sink_states, outbox, outbox_dead_letters",
+    "ANALYZE TABLE documents, document_files, sink_states, outbox, outbox_dead_letters, processing_tasks",
 )
 
 
@@ -260,6 +263,7 @@ def test_pages_of_the_console_use_indexes(
             "/documents?since=2020-01-01T00:00",
             "/document?id=other-7",
             "/document/resync/confirm?id=other-7",
+            "/document/task/confirm?id=other-7&task=failed-7",
             "/dead-letters",
             "/dead-letters?stage=relay&after=50000&all=1",
             "/dead-letter?id=50007",

@@ -241,7 +241,7 @@ def test_restore_ends_with_the_command_that_removes_orphans(unknown: int, comman
     plan = RepairPlan(10, unknown={f"lost-{number:03d}": 1 for number in range(unknown)})
     facts = orphan_facts(plan)
     [summary, last] = describe_orphans(facts)
-    assert f"{unknown} documents: lost-000, lost-001" in summary
+    assert f"{unknown} documents that the restored database does not know: lost-000, lost-001" in summary
     assert ("and 130 more" in summary) == (unknown == 150)
     assert last == f"    rag-outbox reconcile {command}"
     assert (orphan_facts(RepairPlan(10)), describe_orphans({})) == ({}, [])

@@ -14,6 +14,7 @@ from operations.web.console.live import Rates, Sample, Sampler, waiting_in
 PUBLISH_SECONDS = 60.0
 APPLY_SECONDS = 300.0
 TASK_SECONDS = 300.0
+POSTPONED_SECONDS = 20.0  # an event on its way ends shorter ones
 LAG_OFFSETS = 20_000
 OLD_ROW_VERSIONS = 100_000
 BACKUP_SECONDS = 108_000.0
@@ -79,6 +80,8 @@ def _judge_backlog(now: Backlog, rates: Rates) -> Iterator[Condition]:
             continue
         level = WARNING if sink.oldest_age_seconds > APPLY_SECONDS else OK
         yield Condition("sink_age", level, "oldest-age-high", {"sink": name}, seconds=sink.oldest_age_seconds)
+        if sink.postponed_seconds > POSTPONED_SECONDS:
+            yield Condition("sink_lacks", WARNING, "oldest-age-high", {"sink": name}, link="/documents?state=pending")
     failed = now.documents.get("failed", 0)
     link = "/documents?state=failed"
     yield Condition("failed", WARNING if failed else OK, "dead-letters-rising", {"n": failed}, link=link)
@@ -113,7 +116,9 @@ def _judge_tasks(now: Backlog) -> Iterator[Condition]:
     level = WARNING if now.oldest_task_age_seconds > TASK_SECONDS else OK
     values = {"n": queued}
     yield Condition("tasks", level, "processing", values, seconds=now.oldest_task_age_seconds, folder="docs")
-    yield Condition("failed_tasks", WARNING if failed else OK, "processing", {"n": failed}, folder="docs")
+    level = WARNING if failed else OK
+    link = "/documents?state=failed"
+    yield Condition("failed_tasks", level, "processing", {"n": failed}, link=link, folder="docs")
 
 
 def _judge_groups(groups: Mapping[str, GroupBacklog]) -> Iterator[Condition]:
