@@ -129,7 +129,8 @@ def test_run_until_idle_fails_with_a_file_that_cannot_be_read(folder: Folder, up
     folder.succeed("ingest", str(uploads), "--queue")
     outcome = folder.run("run", "--until-idle")
     assert outcome.status == 1
-    assert "extract of 'bad-" in outcome.err
+    assert "not every file could be processed: extract of 'bad-" in outcome.err
+    assert "sink" not in outcome.err
     assert "failed: bad.pdf: damaged" in outcome.err
     assert folder.succeed("status")["documents"] == {"completed": 1, "failed": 1}
     folder.succeed("run", "--until-idle")  # it failed in an earlier run
@@ -163,6 +164,7 @@ def test_files_of_a_higher_priority_are_first(folder: Folder, tmp_path: Path) ->
         path = tmp_path / f"{number}.md"
         path.write_text("A text.")
         folder.succeed("ingest", str(path), "--queue", "--priority", str(priority))
+    assert {one["priority"] for one in folder.succeed("tasks", "list", "--status", "queued")["tasks"]} == {0, 5, -5}
     assert folder.run("process", "--only", "extract", "--until-idle", "--workers", "1").status == 0
     started = folder.sql(
         "SELECT title FROM processing_tasks JOIN documents USING (doc_id) WHERE task_type = 'extract' "
