@@ -75,10 +75,21 @@ def work(
 
 
 @contextmanager
-def work_in_background(system: System, report: Report) -> Iterator[None]:
-    """Run tasks in a thread until the context ends; the libraries that this needs are imported at the first task."""
+def work_in_background(system: System, report: Report, note_failure: Callable[[], None]) -> Iterator[None]:
+    """Run tasks in a thread until the context ends; the libraries that this needs are imported at the first task.
+
+    If no task can be run any more, `note_failure` is called; the end of the context then raises the error.
+    """
     stop = threading.Event()
-    ended = start_in_thread(lambda: _work_when_needed(system, stop, report), "tasks")
+
+    def run() -> None:
+        try:
+            _work_when_needed(system, stop, report)
+        except BaseException:
+            note_failure()
+            raise
+
+    ended = start_in_thread(run, "tasks")
     try:
         yield
     finally:

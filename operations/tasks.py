@@ -11,7 +11,10 @@ from producer.processing.tasks import queue
 from schema.database.connection import reading
 from schema.database.tables import TASK_STATES, TASK_TYPES, processing_tasks
 
-_COLUMNS = ("task_id", "task_type", "doc_id", "status", "attempt", "retry_count", "error_message", "result_json")
+_COLUMNS = (
+    *("task_id", "task_type", "doc_id", "status", "priority", "attempt", "retry_count"),
+    *("error_message", "result_json"),
+)
 _TIMES = ("created_at", "started_at", "completed_at")
 _tasks = processing_tasks.c
 

@@ -120,7 +120,7 @@ def command(
         if dry_run:
             run.plan()
         elif queue:
-            run.enqueue(priority or 0)
+            run.enqueue(priority)
         else:
             run.ingest()
     if run.done.failed:
@@ -178,7 +178,7 @@ class _Run:
         planned = {"would_write": [file.shown for file in changed], "would_delete": self._gone}
         _show(self._output, self.done, self._found, planned)
 
-    def enqueue(self, priority: int) -> None:
+    def enqueue(self, priority: int | None) -> None:
         from operations.ingest.enqueue import enqueue
 
         with self._output.progress("Uploading files", len(self._files)) as bar:

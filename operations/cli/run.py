@@ -33,7 +33,7 @@ def command(
     ] = 9480,
     as_json: Json = False,
 ) -> None:
-    """Apply events to Milvus and the object store, in one process (embedded profile).
+    """Apply events to Milvus and the object store, and process uploaded files (embedded profile).
 
     One such process may run per data folder.
     SIGTERM and Ctrl-C end it after the current batch.

@@ -34,10 +34,11 @@ def list_tasks(
     counted = table("step", *(f"#{state}" for state in _STATES))
     for step, by_state in counts.items():
         counted.add_row(step, *(str(by_state[state]) for state in _STATES))
-    shown = table("task", "step", "document", "#attempts", "reason")
+    shown = table("task", "step", "document", "#priority", "#attempts", "reason")
     for one in found:
         reason = (one["error_message"] or "")[:_REASON_CHARACTERS]
-        shown.add_row(one["task_id"], one["task_type"], one["doc_id"], str(one["attempt"]), reason)
+        numbers = str(one["priority"]), str(one["attempt"])
+        shown.add_row(one["task_id"], one["task_type"], one["doc_id"], *numbers, reason)
     output.result({"counts": counts, "tasks": found}, counted, *([shown] if found else []))
 
 

@@ -24,7 +24,7 @@ class Unprocessed:
         if self.task_id is None:
             return f"it stays failed: {self.reason}; ingest its file again"
         return (
-            f"it stays failed, because its file could not be processed: {self.reason}; "
+            f"it stays failed, because its file could not be processed: {self.reason.rstrip('.')}; "
             f"run rag-outbox tasks retry {self.task_id}, or ingest another file"
         )
 

@@ -1,7 +1,7 @@
 """`rag-outbox ingest --queue`: upload files, and leave their processing to workers."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import producer
 from operations.ingest.files import Ingested, Labels, digest, is_unchanged, select_documents
@@ -9,7 +9,7 @@ from operations.ingest.sources import SourceFile
 from operations.wiring import System
 from producer import DocumentFile, FileUnusable, InvalidDocument
 from producer.processing.tasks import queue
-from producer.processing.tasks.task_input import TaskInput
+from producer.processing.tasks.queue import OpenTask
 from producer.processing.tasks.upload import Upload, upload
 from schema.batches import bounded
 
@@ -25,14 +25,13 @@ def enqueue(
     *,
     strategy: str | None = None,
     force: bool = False,
-    priority: int = 0,
+    priority: int | None = None,
 ) -> None:
     """Stage every file that changed, with `force` also the others, and queue its first task.
 
-    Tasks of a higher `priority` are taken first.
-
-    A file that waits in the queue already keeps its place. A file that fails is named in `total` and skipped. `advance`
-    receives the number of files of each finished batch.
+    A file that waits in the queue keeps its place, unless it gets other labels, another `strategy` or another
+    `priority`; what is None stays as an earlier upload asked. A file that fails is named in `total` and skipped.
+    `advance` receives the number of files of each finished batch.
     """
     writer = system.writer()
     for some in bounded(files, _FILES_PER_BATCH):
@@ -40,9 +39,12 @@ def enqueue(
         stored, waiting = select_documents(system, doc_ids), queue.find_open(system.engine, doc_ids)
         for file in some:
             try:
+                task = waiting.get(file.doc_id)
+                asked = _asked(task, file, labels, strategy, priority)
                 if not force and (
                     is_unchanged(stored.get(file.doc_id), file, labels)
-                    or _is_queued(waiting.get(file.doc_id), file, labels, strategy)
+                    if task is None
+                    else _is_queued(task, file, asked)
                 ):
                     total.unchanged += 1
                     continue
@@ -51,12 +53,9 @@ def enqueue(
                     doc_id=file.doc_id,
                     name=file.path.name,
                     file=staged,
-                    source_url=file.source_url,
-                    business_tag=labels.business_tag,
-                    domain=labels.domain,
-                    language=labels.language,
-                    strategy=strategy,
-                    priority=priority,
+                    strategy=asked.strategy,
+                    priority=asked.priority,
+                    **asked.labels,
                 )
                 producer.run(system.engine, lambda connection: upload(connection, writer, given))  # noqa: B023
                 total.queued += 1
@@ -65,12 +64,30 @@ def enqueue(
         advance(len(some))
 
 
-def _is_queued(given: TaskInput | None, file: SourceFile, labels: Labels, strategy: str | None) -> bool:
-    """Whether an open task works on the same upload: another one would begin again, and never end if it came often."""
-    if given is None or not file.path.is_file():
-        return False
-    asked = {
-        "source_url": file.source_url,
-        **{name: value for name, value in asdict(labels).items() if value is not None},
-    }
-    return (given.labels, given.strategy) == (asked, strategy) and given.file.sha256 == digest(file)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How a file is to be processed."""
+
+    labels: Mapping[str, str]
+    strategy: str | None
+    priority: int
+
+
+def _asked(
+    task: OpenTask | None, file: SourceFile, labels: Labels, strategy: str | None, priority: int | None
+) -> _Asked:
+    """What the command asks for, and else what the upload asked for that it supersedes."""
+    given = {name: value for name, value in asdict(labels).items() if value is not None}
+    if task is None:
+        return _Asked({"source_url": file.source_url, **given}, strategy, priority or 0)
+    return _Asked(
+        {**task.input.labels, "source_url": file.source_url, **given},
+        strategy or task.input.strategy,
+        task.priority if priority is None else priority,
+    )
+
+
+def _is_queued(task: OpenTask, file: SourceFile, asked: _Asked) -> bool:
+    """Whether an open task does just that: another one would begin again, and never end if it came often."""
+    does = _Asked(task.input.labels, task.input.strategy, task.priority)
+    return does == asked and file.path.is_file() and task.input.file.sha256 == digest(file)

@@ -24,6 +24,7 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ReadTimeoutError,
+    SSLError,
 )
 from urllib3.response import HTTPResponse
 
@@ -196,8 +197,12 @@ def _make_connection(url: PageUrl, limits: FetchLimits) -> HTTPConnection:
         url.port,
         timeout=limits.connect_seconds,
         cert_reqs="CERT_REQUIRED",
-        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        ca_certs=_trusted_certificates(),
     )
+
+
+def _trusted_certificates() -> str:
+    return os.environ.get("SSL_CERT_FILE") or certifi.where()
 
 
 def _is_public(address: str) -> bool:
@@ -231,6 +236,8 @@ def _describe(error: Exception, limits: FetchLimits) -> str:
             return f"no connection within {limits.connect_seconds:g} s, which is the limit"
         case ReadTimeoutError() | TimeoutError():
             return f"the server was silent for {limits.silent_seconds:g} s, which is the limit"
+        case SSLError():  # urllib3's own: it cannot load what to trust
+            return f"no encrypted connection: {_trusted_certificates()} is no file of certificates"
         case ssl.SSLCertVerificationError():
             return f"its certificate is not valid: {error.verify_message}"
         case ssl.SSLError():

@@ -207,8 +207,10 @@ def _extract_changed(
 
 
 def is_unchanged(row: Any, file: SourceFile, labels: Labels) -> bool:
-    """Whether the stored document has this file and these labels. Raises FileUnusable."""
+    """Whether the stored document has this file, chunks and these labels. Raises FileUnusable."""
     if row is None or row.deleted_at is not None or row.status == "failed" or not file.path.is_file():
+        return False
+    if row.chunk_count is None:  # uploaded: no worker has processed it yet
         return False
     kept = labels.or_stored(row)
     if (row.business_tag, row.domain, row.language) != (kept.business_tag, kept.domain, kept.language):

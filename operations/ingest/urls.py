@@ -18,8 +18,14 @@ _LOCATION_SCHEME = re.compile("([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
 _URL_CHARACTERS = 8_192
 _CREDENTIALS = {  # names of query parameters
-    *("token", "access_token", "auth_token", "id_token", "api_key", "apikey", "api-key", "client_secret", "secret"),
-    *("password", "passwd", "pwd", "sig", "signature"),
+    *("token", "access_token", "access-token", "auth_token", "id_token", "job_token", "private_token", "jwt"),
+    *("api_key", "apikey", "api-key", "x-api-key", "client_secret", "secret", "password", "passwd", "pwd"),
+    *("sig", "signature"),
+}
+_SIGNED = {  # names of parameters that come with a signature, and change with it: S3, Google and CloudFront, then Azure
+    *("expires", "awsaccesskeyid", "googleaccessid", "key-pair-id", "policy"),
+    *("se", "ses", "si", "sip", "sp", "spr", "sr", "srt", "ss", "st", "sv", "sdd", "saoid", "suoid", "scid"),
+    *("ske", "skoid", "sks", "skt", "sktid", "skv"),
 }
 _SIGNING = ("x-amz-", "x-goog-")  # how the parameters of a presigned URL begin: credentials, and the time of signing
 
@@ -98,7 +104,9 @@ def _netloc(url: PageUrl) -> str:
 
 
 def _without_credentials(query: str) -> str:
-    return "&".join(one for one in query.split("&") if not _is_credential(unquote(one.partition("=")[0]).lower()))
+    named = [(unquote(one.partition("=")[0]).lower(), one) for one in query.split("&")]
+    signed = _SIGNED if any(name in ("sig", "signature") for name, _ in named) else set()
+    return "&".join(one for name, one in named if not (_is_credential(name) or name in signed))
 
 
 def _is_credential(name: str) -> bool:

@@ -229,7 +229,7 @@ def _work_on_uploads(system: System, process: Process, stop: threading.Event, *,
             work(system, stop, until_idle=True, report=metrics.note)
         yield
         return
-    with work_in_background(system, metrics.note):
+    with work_in_background(system, metrics.note, stop.set):
         yield
 
 

@@ -26,13 +26,15 @@ class NotApplied(OperationError):
 def require_applied(engine: Engine, began: datetime) -> None:
     """Raise NotApplied if a task failed or an event became a dead letter since `began`, or a sink lacks a document."""
     with reading(engine) as connection:
-        lines = [
-            *_describe_failed(connection, began),
-            *_describe_refused(connection, began),
-            *_describe_lacking(connection, names_in_use(read_identity(connection).sinks)),
-        ]
-    if lines:
-        raise NotApplied(f"not every sink holds its documents: {'; '.join(lines)}")
+        left = {
+            "not every file could be processed": _describe_failed(connection, began),
+            "not every sink holds its documents": [
+                *_describe_refused(connection, began),
+                *_describe_lacking(connection, names_in_use(read_identity(connection).sinks)),
+            ],
+        }
+    if any(left.values()):
+        raise NotApplied("; ".join(f"{what}: {'; '.join(lines)}" for what, lines in left.items() if lines))
 
 
 def _describe_failed(connection: Connection, began: datetime) -> list[str]:

@@ -191,7 +191,7 @@ def test_resync_of_a_document_whose_file_failed_says_what_it_needs(folder: Folde
     assert (outcome.status, sent["version"], sent["task_id"]) == (0, 2, task_id)
     assert sent["stays_failed"].startswith("it stays failed, because its file could not be processed: bad.pdf: ")
     assert f"{doc_id}: it stays failed" in outcome.err
-    assert f"rag-outbox tasks retry {task_id}" in outcome.err
+    assert f" error); run rag-outbox tasks retry {task_id}" in outcome.err
     assert folder.sql("SELECT status FROM documents") == [("failed",)]
 
 

@@ -62,6 +62,60 @@ def test_file_that_waits_in_the_queue_keeps_its_place(folder: Folder, uploads: P
     assert (counts["queued"], counts["superseded"]) == (1, 2)
 
 
+def test_options_of_a_file_that_waits_can_be_changed(folder: Folder, uploads: Path) -> None:
+    (uploads / "bad.pdf").unlink()
+    again = "ingest", str(uploads), "--queue"
+    waiting = (
+        "SELECT input_json ->> '$.labels.business_tag', input_json ->> '$.strategy', priority FROM processing_tasks "
+        "WHERE status = 'queued'"
+    )
+    said = []
+    for options in (
+        ("--business-tag", "pets"),
+        ("--strategy", "sentence"),
+        ("--priority", "10"),
+        (),
+        ("--priority", "10", "--strategy", "sentence", "--business-tag", "pets"),
+        ("--priority", "-1"),
+    ):
+        queued = folder.succeed(*again, *options)["queued"]
+        [row] = folder.sql(waiting)
+        said.append((queued, *row))
+    assert said == [
+        (1, "pets", None, 0),
+        (1, "pets", "sentence", 0),
+        (1, "pets", "sentence", 10),
+        (0, "pets", "sentence", 10),
+        (0, "pets", "sentence", 10),
+        (1, "pets", "sentence", -1),
+    ]
+    assert folder.run("process", "--until-idle").status == 0
+    assert folder.sql("SELECT business_tag, chunk_strategy FROM documents JOIN chunks USING (doc_id)") == [
+        ("pets", "sentence")
+    ]
+
+
+def test_older_file_that_comes_back_supersedes_the_one_that_waits(folder: Folder, uploads: Path) -> None:
+    path = uploads / "cats.md"
+    folder.succeed("ingest", str(path))
+    first = path.read_text()
+    path.write_text("# Cats\n\nThe cat sleeps on the roof.")
+    folder.succeed("ingest", str(path), "--queue")
+    path.write_text(first)
+    assert folder.succeed("ingest", str(path), "--queue")["queued"] == 1
+    assert folder.run("process", "--until-idle").status == 0
+    assert folder.sql("SELECT content FROM chunks") == [(first,)]
+
+
+def test_ingest_without_queue_writes_a_file_that_waits(folder: Folder, uploads: Path) -> None:
+    path = uploads / "cats.md"
+    folder.succeed("ingest", str(path), "--queue")
+    assert folder.succeed("ingest", str(path))["written"] == 1
+    assert folder.succeed("ingest", str(path))["unchanged"] == 1
+    assert folder.run("process", "--until-idle", "--json").facts == {"tasks": {"superseded": 1}}
+    assert folder.sql("SELECT content FROM chunks") == [(path.read_text(),)]
+
+
 def test_process_of_one_step_ends_although_later_steps_wait(folder: Folder, uploads: Path) -> None:
     (uploads / "bad.pdf").unlink()
     (uploads / os.fsdecode(b"caf\xe9.md")).write_text("Coffee.")
@@ -75,7 +129,8 @@ def test_run_until_idle_fails_with_a_file_that_cannot_be_read(folder: Folder, up
     folder.succeed("ingest", str(uploads), "--queue")
     outcome = folder.run("run", "--until-idle")
     assert outcome.status == 1
-    assert "extract of 'bad-" in outcome.err
+    assert "not every file could be processed: extract of 'bad-" in outcome.err
+    assert "sink" not in outcome.err
     assert "failed: bad.pdf: damaged" in outcome.err
     assert folder.succeed("status")["documents"] == {"completed": 1, "failed": 1}
     folder.succeed("run", "--until-idle")  # it failed in an earlier run
@@ -92,11 +147,24 @@ def test_run_processes_queued_files(folder: Folder, uploads: Path) -> None:
     assert "sofa" in hit["content"]
 
 
+def test_run_that_can_process_no_file_ends_with_the_reason(folder: Folder, uploads: Path) -> None:
+    folder.succeed("ingest", str(uploads), "--queue")
+    folder.change("UPDATE processing_tasks SET available_at = '2100-01-01'")
+    with folder.start("run") as running:
+        wait_for((folder.path / "run.json").exists, "run to hold the folder", timeout_seconds=60)
+        folder.change("UPDATE system_identity SET embedding_model = 'another'")
+        folder.change("UPDATE processing_tasks SET available_at = '2000-01-01'")
+        outcome = running.ended()
+    assert outcome.status == 1
+    assert "another" in outcome.err
+
+
 def test_files_of_a_higher_priority_are_first(folder: Folder, tmp_path: Path) -> None:
     for number, priority in enumerate((0, 5, -5)):
         path = tmp_path / f"{number}.md"
         path.write_text("A text.")
         folder.succeed("ingest", str(path), "--queue", "--priority", str(priority))
+    assert {one["priority"] for one in folder.succeed("tasks", "list", "--status", "queued")["tasks"]} == {0, 5, -5}
     assert folder.run("process", "--only", "extract", "--until-idle", "--workers", "1").status == 0
     started = folder.sql(
         "SELECT title FROM processing_tasks JOIN documents USING (doc_id) WHERE task_type = 'extract' "

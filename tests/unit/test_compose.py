@@ -17,6 +17,7 @@ from compose.native import prometheus, versions
 from operations import settings
 from operations.cli.app import app
 from operations.settings import PREFIX, Settings
+from producer.processing.extract.formats import FORMATS
 
 pytestmark = pytest.mark.unit
 
@@ -229,3 +230,11 @@ def test_grafana_finds_its_datasource_and_dashboards() -> None:
     assert f"./grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
     home = environment("grafana")["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (COMPOSE / "grafana" / "dashboards" / home.removeprefix(f"{folder}/")).exists()
+
+
+def test_image_reads_every_format() -> None:
+    """The worker of the stack processes whatever `ingest --queue` uploaded."""
+    [extras] = re.findall(r"'\.\[([\w,-]+)\]'", (COMPOSE / "Dockerfile").read_text())
+    every = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["all"]
+    assert extras == "all"
+    assert {each.extra for each in FORMATS if each.extra} <= set(re.findall(r"[\w-]+", every[0]))

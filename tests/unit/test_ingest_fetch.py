@@ -247,6 +247,18 @@ def test_certificate_must_be_trusted_and_of_this_host(tmp_path: Path, monkeypatc
     assert reason.startswith("its certificate is not valid: IP address mismatch")
 
 
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_file_without_certificates_is_named(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted = tmp_path / "trusted.pem"
+    if content is not None:
+        trusted.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with web_server.serve(web_server.write_certificate(tmp_path / "server.pem")) as server:
+        assert refuse(server) == f"no encrypted connection: {trusted} is no file of certificates"
+
+
 def test_plain_http_on_a_tls_port_is_named(server: WebServer) -> None:
     with pytest.raises(FetchError) as refused:
         fetch(parse_page_url(f"https://{server.netloc}/"))

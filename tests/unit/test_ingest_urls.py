@@ -35,6 +35,23 @@ def test_credentials_reach_the_server_only() -> None:
 
 
 @pytest.mark.parametrize(
+    "signed",
+    [
+        "X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Date=1&X-Amz-Expires=2&X-Amz-Signature=S",
+        "AWSAccessKeyId=A&Expires=1&Signature=S",
+        "Policy=P&Signature=S&Key-Pair-Id=K",
+        "sv=2024-11-04&st=1&se=2&sr=b&sp=r&sig=S",
+    ],
+)
+def test_page_keeps_its_identity_with_a_new_signature(signed: str) -> None:
+    assert (
+        parse_page_url(f"https://example.org/a.pdf?versionId=7&{signed}").shown
+        == "https://example.org/a.pdf?versionId=7"
+    )
+    assert parse_page_url("https://example.org/?sp=1&Expires=2").shown == "https://example.org/?sp=1&Expires=2"
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("https://", "https://: not a URL with http:// or https:// and a host"),

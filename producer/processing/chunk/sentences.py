@@ -1,7 +1,7 @@
 """Finds where sentences end, in Latin, Chinese, Japanese and other scripts.
 
-A full stop after an abbreviation, an initial or the number of a list item ends sentence. Neither does a line break
-inside a paragraph; headings, list items and rows of tables are sentences of their own.
+A full stop after an abbreviation, an initial or the number of a list item does not end a sentence. Neither does a line
+break inside a paragraph; headings, list items and rows of tables are sentences of their own.
 """
 
 import re

@@ -55,6 +55,14 @@ class Task:
         return cls(*values, given, row.available_at)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenTask:
+    """What a queued or running task works on."""
+
+    input: TaskInput
+    priority: int
+
+
 def add(connection: Connection, doc_id: str, version: int, given: TaskInput, *, priority: int = 0) -> str:
     """Queue the first step of an upload in the caller's transaction. Returns its id, which is that of the upload."""
     task_id = uuid.uuid4().hex
@@ -216,12 +224,13 @@ def count_open(engine: Engine, task_types: Collection[str] = TASK_TYPES) -> int:
         return connection.execute(select(func.count()).where(is_open)).scalar_one()
 
 
-def find_open(engine: Engine, doc_ids: Sequence[str]) -> dict[str, TaskInput]:
-    """What the open tasks of these documents work on, by doc_id."""
+def find_open(engine: Engine, doc_ids: Sequence[str]) -> dict[str, OpenTask]:
+    """The open tasks of these documents by doc_id; a document has at most one."""
     is_open = and_(_tasks.doc_id.in_(doc_ids), _tasks.status.in_(OPEN))
+    columns = select(_tasks.doc_id, _tasks.input_json, _tasks.priority)
     with reading(engine) as connection:
-        rows = connection.execute(select(_tasks.doc_id, _tasks.input_json).where(is_open)).all()
-    return {row.doc_id: msgspec.convert(row.input_json, TaskInput) for row in rows}
+        rows = connection.execute(columns.where(is_open)).all()
+    return {row.doc_id: OpenTask(msgspec.convert(row.input_json, TaskInput), row.priority) for row in rows}
 
 
 def find_needed(connection: Connection, staged_keys: Sequence[str], upload_ids: Sequence[str]) -> set[str]:
