@@ -9,6 +9,9 @@ from sqlalchemy import update
 from operations import sinks
 from operations.dead_letters.letters import find
 from operations.dead_letters.replay import replay
+from operations.instance_model import parse_model
+from operations.rebuild.fill import Watch
+from operations.rebuild.models import require_usable
 from operations.reconcile import archived_vectors
 from operations.settings import Settings
 from producer import Chunk, Document, Writer
@@ -16,7 +19,7 @@ from schema import ownership
 from schema.database.tables import sinks as sinks_table
 from schema.database.tables import system_identity
 from schema.sinks import MILVUS
-from tests.support import written
+from tests.support import embedding_server, written
 from tests.support.console import ConsoleSystem, browsing, refuse, words
 from tests.support.pipeline import DIMENSION, MODEL, SYSTEM_ID, Pipeline, document
 from tests.support.reconciled import found, reconciled
@@ -106,3 +109,16 @@ def test_collection_of_another_dimension_does_not_hinder_its_own_system(
         return
     with pytest.raises(ownership.OtherSystem):
         sinks._refuse_other_collection(system, pipeline.milvus, system_id)
+
+
+def test_sinks_that_nothing_embeds_for_are_named(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.execute("INSERT INTO sinks (name, required, takes_vectors, takes_files) VALUES ('vespa', 0, 1, 0)")
+    pipeline.execute("INSERT INTO sinks (name, required, takes_vectors, takes_files) VALUES ('fulltext', 0, 0, 1)")
+    notes: list[str] = []
+    with embedding_server.serve() as server:
+        options = [f"url={server.url}", f"model={OTHER}", "dimension=8"]
+        system = ConsoleSystem.of(pipeline, tmp_path / "data")
+        model = parse_model(system.settings, "openai", options)
+        assert model is not None
+        require_usable(system, model, Watch(note=notes.append))
+    assert [line.split(",")[0] for line in notes] == ["vespa will get vectors of the new model too"]
