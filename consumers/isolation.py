@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from consumers.failing_documents import FailingDocuments
 from consumers.sink import Change, Sink
-from schema.failures import Permanent, Retryable
+from schema.failures import ModelAway, Permanent, Retryable
 
 _log = logging.getLogger(__name__)
 
@@ -193,9 +193,15 @@ class Isolation:
             self._down = error
 
     def _count(self, failed: dict[Key, Retryable], outcome: Outcome) -> None:
-        """Count failures of changes alone after which the sink took another one; refuse what failed for too long."""
+        """Count failures of changes alone after which the sink took another one; refuse what failed for too long.
+
+        Another change may need no embedding: that the sink took it says nothing of a model that is away.
+        """
         now = self._clock()
         for key, error in failed.items():
+            if isinstance(error, ModelAway):
+                outcome.failing[key] = error
+                continue
             one = self._failing.setdefault(key, _Failing(now, now))
             if not one.attempts:
                 one.since = now

@@ -8,8 +8,9 @@ is not marked is remembered: another consumer may have marked the document befor
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from itertools import takewhile
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, update
 from sqlalchemy.exc import DBAPIError
@@ -32,7 +33,9 @@ _log = logging.getLogger(__name__)
 
 _ROUND_DOCUMENTS = 100
 _ROUND_CHUNKS = 5_000
-_ROUND_BYTES = 16 * 1024 * 1024  # a round exceeds these by at most one document
+_FIRST_CHUNKS = 500  # of the first round
+_ROUND_BYTES = 16 * 1024 * 1024  # a round exceeds these by one document, or by those that are read at the same time
+_ROUND_SECONDS = 20.0  # that a round should take: events wait for it
 _IDLE_SECONDS = 1.0  # between rounds that find nothing
 _OVERTAKEN = "another consumer applied the document during a refill"
 _POSTPONED_SECONDS = (5, 3_600)  # the first wait for a document whose vectors or files are missing, and the longest
@@ -63,6 +66,7 @@ class Refill:
         self._clock = clock
         self._isolation = Isolation(sink, clock=clock)
         self._next_at = 0.0
+        self._most_chunks = _FIRST_CHUNKS  # of the next round
         self._written: set[str] = set()  # documents given to the sink and not marked yet
 
     def is_due(self) -> bool:
@@ -84,7 +88,16 @@ class Refill:
                 raise
         ended = self._clock()
         self._next_at = ended + (ended - began if found else _IDLE_SECONDS)
+        if found:
+            self._adapt(ended - began)
         return refilled
+
+    def _adapt(self, seconds: float) -> None:
+        """Smaller rounds for a slow sink: one that embeds may need a second per chunk."""
+        if seconds > _ROUND_SECONDS:
+            self._most_chunks = max(1, int(self._most_chunks * _ROUND_SECONDS / seconds))
+        elif seconds < _ROUND_SECONDS / 4:
+            self._most_chunks = min(2 * self._most_chunks, _ROUND_CHUNKS)
 
     def _run_round(self, lanes: Collection[int] | None) -> tuple[int, int]:
         with reading(self._engine) as connection:
@@ -96,14 +109,13 @@ class Refill:
             stored = whole_document.load(connection, self._sink.name, doc_ids)
         changes: dict[str, tuple[StoredDocument, Change]] = {}
         size_bytes = 0
-        for document, whole in self._read(stored, identity):
+        until_full = takewhile(lambda _: size_bytes < _ROUND_BYTES, stored)  # its newest value
+        for document, whole in self._read(until_full, identity):
             if whole.change is None:
                 self._postpone(document, whole.lacking)
                 continue
             changes[document.row.doc_id] = (document, whole.change)
             size_bytes += whole.size_bytes
-            if size_bytes >= _ROUND_BYTES:
-                break
         changes = self._drop_overtaken(changes)
         self._written = set(changes)
         refused = self._apply([change for _, change in changes.values()])
@@ -114,7 +126,7 @@ class Refill:
         return len(doc_ids), len(held)
 
     def _read(
-        self, stored: Sequence[StoredDocument], identity: Identity
+        self, stored: Iterable[StoredDocument], identity: Identity
     ) -> Iterator[tuple[StoredDocument, whole_document.Whole]]:
         """The documents with their vectors and files, in order."""
         return map_ahead(
@@ -140,7 +152,7 @@ class Refill:
         for row in rows:
             doc_ids.append(row.doc_id)
             found_chunks += row.chunk_count or 0
-            if found_chunks >= _ROUND_CHUNKS:
+            if found_chunks >= min(self._most_chunks, _ROUND_CHUNKS):
                 break
         return doc_ids
 

@@ -12,29 +12,40 @@ import msgspec
 
 from consumers.sink import Change, Sink
 from schema.events.events import ChunkRow, DocumentUpserted, Event
-from schema.failures import Permanent, Retryable
+from schema.failures import ModelAway, Permanent, Retryable
 
 if TYPE_CHECKING:
     from producer.processing.embed.port import Embedder
     from producer.supply import KnownVector
+
+_TEXTS = 64  # between two notes of progress: a model may need a second per text
 
 
 class EmbeddingSink:
     """Applies to `sink` what comes from `model`, and everything else with vectors of the embedder that `load` makes.
 
     `load` is called for vectors of another model. It returns None in a system whose model never changed: there the
-    name in an event is not trusted, and its vectors are taken. It raises Retryable when nothing can embed.
+    name in an event is not trusted, and its vectors are taken. It raises ModelAway when nothing can embed. `progress`
+    is called while texts are embedded.
     """
 
     takes_vectors = True
     takes_files = False
 
-    def __init__(self, sink: Sink, model: str, dimension: int, load: "Callable[[], Embedder | None]") -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        model: str,
+        dimension: int,
+        load: "Callable[[], Embedder | None]",
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = sink.name
         self._sink = sink
         self._model = model
         self._dimension = dimension
         self._load = load
+        self._progress = progress
         self._embedder: Embedder | None = None
 
     def create(self) -> None:
@@ -74,21 +85,28 @@ class EmbeddingSink:
         return self._embedder
 
     def _embed(self, rows: Sequence[ChunkRow], embedder: "Embedder") -> "Mapping[str, KnownVector]":
-        """By chunk id. Raises Permanent for a text that the model refuses, Retryable for a fault of the model."""
+        """By chunk id. Raises Permanent for a text that the model refuses, and ModelAway.
+
+        Raises Retryable for a wrong vector: the model, or this text, may be at fault.
+        """
         from producer.errors import InvalidDocument, NeededVector
-        from producer.processing.embed.port import EmbedError
+        from producer.processing.embed.port import EmbedderUnavailable, EmbedError
         from producer.supply import Supply
 
         supply = Supply(is_filled_outside=True, embedder=embedder, dimension=self._dimension)
         needed = [NeededVector("", at, row.chunk_id, row.content, False) for at, row in enumerate(rows)]
-        try:
-            supply.embed(needed)
-        except EmbedError as error:
-            if error.index is None:
-                raise Retryable(str(error)) from error
-            raise Permanent(f"chunk {rows[error.index].chunk_id}: {error.reason}") from error
-        except InvalidDocument as error:
-            raise Retryable(f"{self._model} returned a vector that breaks a limit: {error}") from error
+        for start in range(0, len(needed), _TEXTS):
+            try:
+                supply.embed(needed[start : start + _TEXTS])
+            except EmbedError as error:
+                if error.index is None:
+                    raise ModelAway(str(error)) from error
+                raise Permanent(f"chunk {rows[start + error.index].chunk_id}: {error.reason}") from error
+            except EmbedderUnavailable as error:
+                raise ModelAway(str(error)) from error
+            except InvalidDocument as error:
+                raise Retryable(f"{self._model} returned a vector that breaks a limit: {error}") from error
+            self._progress()
         return supply.known
 
 

@@ -63,12 +63,22 @@ def model_of_settings(settings: Settings) -> dict[str, Any]:
 
 
 def apply_model(settings: Settings, model: Mapping[str, Any]) -> Settings:
-    """The settings with this model in place of their own. Its server gets the key of its own address only."""
-    is_ours = model["embedder_url"] == settings.embedder_url
-    key = settings.embedder_key if is_ours else settings.other_embedder_key
+    """The settings with this model in place of their own. Its server gets the key of its own address only.
+
+    Settings that name the same model stay as they are: its server may have moved since the rebuild.
+    """
+    names = ("embedding_model", "vector_dimension")
+    if all(getattr(settings, name) == model[name] for name in names) and settings.embedder not in (None, "none"):
+        return settings
+    is_same_server = _address(model["embedder_url"]) == _address(settings.embedder_url)
+    key = settings.embedder_key if is_same_server else settings.other_embedder_key
     of_bge = {} if model["embedder"] == "bge-m3" else {"embedder_folder": None, "embedder_threads": None}
     is_server = model["embedder"] == "openai"
     return settings.model_copy(update={**model, **of_bge, "embedder_key": key if is_server else None})
+
+
+def _address(url: str | None) -> str:
+    return (url or "").rstrip("/")
 
 
 def _parse_options(given: list[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The sinks of a system: the rows of the table `sinks`, with their factories, their stores and their progress."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,12 @@ from sqlalchemy import Engine, func, select
 
 from operations.errors import OperationError
 from operations.wiring import System
+from schema.collection import name_of
 from schema.database.connection import reading
 from schema.database.history import read_identity
 from schema.database.tables import SINK_STATES, sink_states, sinks
-from schema.failures import Retryable, StoreMissing
-from schema.sinks import MILVUS, MINIO, RegisteredSink
+from schema.failures import ModelAway, StoreMissing
+from schema.sinks import MILVUS, MINIO, RegisteredSink, number_of
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -94,13 +95,16 @@ def summaries(system: System) -> list[SinkSummary]:
     ]
 
 
-def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
-    """Make a sink and its marks, and import only this sink's client. Raises UnknownSink."""
+def open_sink(system: System, name: str, progress: Callable[[], None] = lambda: None) -> "tuple[Sink, SinkMarks]":
+    """Make a sink and its marks, and import only this sink's client. `progress` is called while it embeds texts.
+
+    Raises UnknownSink.
+    """
     found = require_registered((one for one in read_all(system) if one.state != "leaving"), name)
     if found.kind == MILVUS:
         from consumers.milvus.marks import MilvusMarks
 
-        return _open_instance(system, name), MilvusMarks(name)
+        return _open_instance(system, name, progress), MilvusMarks(name)
     if name == MINIO:
         from consumers.minio.marks import MinioMarks
         from consumers.minio.sink import MinioSink
@@ -111,13 +115,13 @@ def open_sink(system: System, name: str) -> "tuple[Sink, SinkMarks]":
     return make_plugin(system, name), PluginMarks(name)
 
 
-def _open_instance(system: System, name: str) -> "Sink":
+def _open_instance(system: System, name: str, progress: Callable[[], None]) -> "Sink":
     from operations.embedding_sink import EmbeddingSink
     from operations.milvus_lite.restarting_sink import RestartingMilvusSink
 
     model, dimension = read_model(system.engine, name)
     sink = RestartingMilvusSink(system, name, dimension)
-    return EmbeddingSink(sink, model, dimension, lambda: _load_embedder(system, name, model))
+    return EmbeddingSink(sink, model, dimension, lambda: _load_embedder(system, name, model), progress)
 
 
 def read_model(engine: Engine, name: str) -> tuple[str, int]:
@@ -133,7 +137,7 @@ def read_model(engine: Engine, name: str) -> tuple[str, int]:
 def _load_embedder(system: System, name: str, model: str) -> "Embedder | None":
     """What makes vectors of the model of this instance; None if the system's model never changed.
 
-    Raises Retryable: settings and packages can be mended.
+    Raises ModelAway: settings can be corrected.
     """
     from operations.embedders import make_embedder
     from operations.instance_model import apply_model
@@ -143,7 +147,7 @@ def _load_embedder(system: System, name: str, model: str) -> "Embedder | None":
         return None
     embedder = make_embedder(apply_model(system.settings, found), system.engine, lambda: system.store)
     if embedder is None or embedder.model != model:
-        raise Retryable(f"{name} needs vectors of {model!r}, and nothing here makes them")
+        raise ModelAway(f"{name} needs vectors of {model!r}, and nothing here makes them")
     return embedder
 
 
@@ -220,12 +224,11 @@ def _check(sink: "Sink") -> None:
 def _refuse_other_collection(system: System, client: "MilvusClient", system_id: str) -> None:
     """The alias of a lost system may point to another instance than the first."""
     from consumers.milvus.collection import require_own
-    from consumers.milvus.sink import MilvusSink
 
-    settings = system.settings
-    with suppress(StoreMissing):
-        require_own(client, settings.collection_alias, system_id)
-    _check(MilvusSink(client, settings.vector_dimension, system_id, settings.collection_alias))
+    alias = system.settings.collection_alias
+    for name in (alias, name_of(alias, number_of(MILVUS))):
+        with suppress(StoreMissing):
+            require_own(client, name, system_id)
 
 
 def _create_store(system: System, sink: "Sink") -> str | None:

@@ -19,6 +19,10 @@ class DatabaseAway(Retryable):
     """Raised when the metadata database cannot be reached: another process may still reach it."""
 
 
+class ModelAway(Retryable):
+    """Raised when the embedding model that a sink needs cannot work now: no document is at fault."""
+
+
 class Permanent(Exception):
     """Raised when the same call can never succeed: the event is at fault."""
 

@@ -67,6 +67,7 @@ GRANT SELECT (doc_id, status, staged_key, upload_id) ON processing_tasks
     TO 'rag-consumer'; -- the status of a document whose task failed; the sweep of staged files spares those of tasks
 GRANT SELECT, INSERT, UPDATE ON retention_runs TO 'rag-consumer'; -- consume minio: the retention of archives
 GRANT SELECT, INSERT, UPDATE ON tidied_documents TO 'rag-consumer';
+GRANT SELECT, INSERT, UPDATE, DELETE ON embedding_cache TO 'rag-consumer'; -- only with `rebuild milvus --embedder`
 
 -- The monitor: `rag-outbox monitor`. It counts, closes superseded dead letters, removes what retention does not keep, and
 -- sees no title, no text and no payload.

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 
 import producer
 from consumers import marks
+from consumers.minio.translate import translate_errors
 from operations.dead_letters.letters import Letter, close
 from operations.dead_letters.sources import Sources
 from operations.errors import OperationError
@@ -72,7 +73,8 @@ def _send_again(system: System, letters: Sequence[Letter]) -> int:
 
     for _ in range(_ATTEMPTS):
         try:
-            return producer.run(system.engine, work)
+            with translate_errors():
+                return producer.run(system.engine, work, store=system.store)
         except VectorRequired as error:
             chunks = sources.find_chunks(error.chunks[doc_id])
             if not chunks:

@@ -91,16 +91,18 @@ class Sources:
 
     @cached_property
     def _of_letters(self) -> list[ChunkRow]:
-        model = self._system.identity.embedding_model
-        events = [event for event in self._events if event.embedding_model == model]
+        events = [event for event in self._events if event.embedding_model == self._system.settings.embedding_model]
         return [row for event in events for row in event.chunks if self._is_usable(row)]
 
     @cached_property
     def _has_current_model(self) -> bool:
-        """Whether the vectors in the archive come from the model of the system, which a rebuild may have changed."""
+        """Whether the vectors in the archive come from the model of the writer, which is that of the settings.
+
+        Not from that of the identity, which this process may have read before a rebuild changed it.
+        """
         model = select(document_model()).where(documents.c.doc_id == self._doc_id)
         with reading(self._system.engine) as connection:
-            return connection.execute(model).scalar_one_or_none() == self._system.identity.embedding_model
+            return connection.execute(model).scalar_one_or_none() == self._system.settings.embedding_model
 
     @cached_property
     def _events(self) -> list[DocumentUpserted]:
@@ -117,7 +119,10 @@ class Sources:
         return found
 
     def _is_usable(self, row: ChunkRow) -> bool:
-        if len(row.vector) != 4 * self._system.identity.dimension or len(row.content.encode()) > limits.CONTENT_BYTES:
+        if (
+            len(row.vector) != 4 * self._system.settings.vector_dimension
+            or len(row.content.encode()) > limits.CONTENT_BYTES
+        ):
             return False
         return bool(np.isfinite(np.frombuffer(row.vector, "<f4")).all())
 

@@ -64,7 +64,7 @@ class SinkLoop:
 
     def open(self, stop: threading.Event) -> None:
         """Open the sink, and wait for its store until `stop` is set. Raises UnknownSink, StoreMissing, OtherSystem."""
-        sink, self._sink_marks = open_sink(self._shared.system, self.name)
+        sink, self._sink_marks = open_sink(self._shared.system, self.name, self._progress)
         self._sink = sink
         self._opened.callback(sink.close)
         wait_for_dependency(sink.ensure, self.name, stop)

@@ -94,7 +94,8 @@ def roll_back(system: System, watch: Watch) -> Rebuilt:
         progress = states.read_progress(system.engine, other.name)
         if system.with_milvus(lambda client: serve(system, client, serving.name)):  # an interrupted one is finished
             options = sinks.read_options(system, serving.name)
-            return Rebuilt(serving.name, other.name, progress.total, 0, 0, options)
+            model = _find_new_model(system, other.name, serving.name)
+            return Rebuilt(serving.name, other.name, progress.total, 0, 0, options, model=model)
         with reading(system.engine) as connection:
             behind = count_behind(connection, serving.name, other.name)
         if behind > MOST_BEHIND:
@@ -147,7 +148,8 @@ def _finish(system: System, serving: RegisteredSink, old: RegisteredSink, wanted
     if worker.is_embedded(system) or is_moved:
         total = states.read_progress(system.engine, serving.name).total
         options = sinks.read_options(system, serving.name)
-        rebuilt = _remove_old(system, Rebuilt(serving.name, old.name, total, 0, 0, options))
+        model = _find_new_model(system, old.name, serving.name)
+        rebuilt = _remove_old(system, Rebuilt(serving.name, old.name, total, 0, 0, options, model=model))
         if (different := _find_different(system, serving.name, wanted)) is not None:
             raise NotPossible(
                 f"this finished an interrupted rebuild, and {serving.name} has another {different}: "
@@ -196,9 +198,14 @@ def _fill_and_swap(system: System, old: str, new: str, watch: Watch, *, prepare:
         behind = _swap(system, old, new, fill_until_even)
         system.with_milvus(lambda client: serve(system, client, new))
         watch.show(progress)
-    is_other = sinks.read_model(engine, old) != sinks.read_model(engine, new)
-    model = options["model"]["embedding_model"] if is_other else None
+    model = _find_new_model(system, old, new)
     return Rebuilt(new, old, progress.total, behind, compared, options, model=model)
+
+
+def _find_new_model(system: System, old: str, new: str) -> str | None:
+    """The model of the system, if this swap changed it."""
+    found = sinks.read_model(system.engine, new)
+    return found[0] if found != sinks.read_model(system.engine, old) else None
 
 
 def _verify(system: System, new: str, fill_up: Callable[[], Progress], watch: Watch) -> "Findings":

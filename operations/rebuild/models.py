@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from operations import sinks
 from operations.embedders import make_embedder
 from operations.errors import UsageError
 from operations.instance_model import apply_model
@@ -10,6 +11,7 @@ from operations.rebuild.errors import NotPossible
 from operations.rebuild.fill import Watch
 from operations.wiring import System
 from producer.processing.embed.port import EmbedderUnavailable, EmbedError
+from schema.sinks import SINKS
 
 _WORD = "test"
 
@@ -28,4 +30,10 @@ def require_usable(system: System, model: Mapping[str, Any], watch: Watch) -> No
         watch.note(
             f"nothing here embeds text for {system.identity.embedding_model!r}: once writers send vectors of the new "
             "model, the previous collection cannot follow, and --rollback is not possible"
+        )
+    found = [one for one in sinks.read_all(system) if one.state != "leaving"]
+    if others := [one.name for one in found if one.takes_vectors and one.kind not in SINKS]:
+        watch.note(
+            f"{', '.join(others)} will get vectors of the new model too, but only of documents that are written after "
+            "the change: nothing embeds the other ones for it"
         )

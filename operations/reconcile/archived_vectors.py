@@ -31,7 +31,7 @@ _DOCUMENTS = 100  # per slice
 _ROWS = 500
 _BYTES = 16 * 1024 * 1024
 
-View = tuple[Mapping[str, Known], Mapping[str, Known], Chunks]  # in Milvus, in the object store
+View = tuple[Mapping[str, Known], Mapping[str, Known], Chunks, str]  # in Milvus, in the object store; the model
 
 
 def compare_vectors(
@@ -39,7 +39,7 @@ def compare_vectors(
 ) -> Iterator[str]:
     """Yields the doc_id up to which everything is compared."""
     model, _ = sinks.read_model(engine, rows.sink)
-    statement = select(documents.c.doc_id, document_model().label("model"))
+    statement = select(documents.c.doc_id)
     for one in read_slices(engine, statement, documents.c.doc_id, rows=_DOCUMENTS, sample=scope.sample, after=after):
         for row in one.rows:
             pace.spend(0)
@@ -47,7 +47,7 @@ def compare_vectors(
             if not all(is_settled(known.get(row.doc_id)) for known in before[:2]):
                 continue
             with translate_errors():
-                same_model = rows if row.model == model else None
+                same_model = rows if before[3] == model else None
                 found = list(_compare(same_model, store, row.doc_id, before[2], findings, pace))
             if found and _look(engine, rows.sink, row.doc_id) == before:
                 findings.add(found)
@@ -79,8 +79,10 @@ def _look(engine: Engine, sink: str, doc_id: str) -> View:
     with snapshot(engine) as connection:
         in_milvus, in_store = (marks.load_known(connection, name, [doc_id]) for name in (sink, MINIO))
         rows = connection.execute(select(*columns).where(chunks.c.doc_id == doc_id))
+        model = connection.execute(select(document_model()).where(documents.c.doc_id == doc_id)).scalar_one_or_none()
         return (
             in_milvus,
             in_store,
             {row.chunk_id: archive.Wanted(row.content_hash, row.vector_version, row.vector_digest) for row in rows},
+            model or "",
         )

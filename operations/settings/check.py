@@ -3,6 +3,8 @@
 import re
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from operations.settings.embedder_fields import BUILT_IN_MODELS
 from operations.settings.fields import PREFIX, Settings, SettingsError
 
@@ -64,6 +66,7 @@ def _check_embedder(settings: Settings) -> None:
     for field, owner in owners.items():
         if getattr(settings, f"embedder_{field}") is not None and kind != owner:
             raise SettingsError(f"{PREFIX}EMBEDDER_{field.upper()}: is only for {PREFIX}EMBEDDER={owner}")
+    _check_key("OTHER_EMBEDDER_KEY", settings.other_embedder_key)
     if kind == "openai":
         _check_openai(settings)
 
@@ -80,9 +83,13 @@ def _check_openai(settings: Settings) -> None:
             f"{PREFIX}EMBEDDER_URL: must be http(s)://host:port/v1, without a user and a query; a key is "
             f"{PREFIX}EMBEDDER_KEY"
         )
-    key = settings.embedder_key.get_secret_value() if settings.embedder_key else "-"
+    _check_key("EMBEDDER_KEY", settings.embedder_key)
+
+
+def _check_key(name: str, given: SecretStr | None) -> None:
+    key = given.get_secret_value() if given else "-"
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise SettingsError(f"{PREFIX}EMBEDDER_KEY: must be printable ASCII without spaces")
+        raise SettingsError(f"{PREFIX}{name}: must be printable ASCII without spaces")
 
 
 def _check_url(name: str, value: str, form: str) -> None:

@@ -122,3 +122,11 @@ def test_another_model_finds_what_the_first_one_stored(folder: Folder, server: E
     assert new.sql("SELECT embedding_model FROM documents WHERE doc_id = 'd'") == [("other",)]
     assert new.sql("SELECT DISTINCT status FROM documents") == [("completed",)]
     assert new.succeed("reconcile", "--full", "--vectors")["differences"] == 0
+
+    previous = json.dumps({"model": {"embedding_model": "wordllama-l2_supercat-256", "vector_dimension": 256}})
+    new.change(
+        "INSERT INTO sinks (name, required, takes_vectors, takes_files, state, options) "
+        f"VALUES ('milvus', 0, 1, 0, 'leaving', '{previous}')"
+    )
+    finished = new.run("rebuild", "milvus", "--json")  # it was interrupted after the swap
+    assert (finished.status, finished.facts["serving"], finished.facts["model"]) == (0, "milvus-2", "other"), finished

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pymysql
 import pytest
 from prometheus_client import CollectorRegistry
@@ -32,6 +33,7 @@ from operations.retention.run import policies_of_database, policies_of_store, ru
 from operations.settings import Settings
 from operations.staging import sweep
 from producer import Writer
+from producer.processing.embed.cache import CachedEmbedder
 from relays.outbox import SqlOutbox
 from schema.database import dead_letters, revision
 from schema.database.connection import connect, reading
@@ -42,6 +44,7 @@ from schema.kafka.names import Names
 from schema.object_store import layout
 from schema.object_store.directory import DirectoryStore
 from tests.contracts.dead_letters import letter
+from tests.integration.test_embedding_cache import Counting
 from tests.integration.test_kafka_consumers import wait_until_completed
 from tests.support import kafka, prometheus
 from tests.support.foreign_events import LOST, forge, lose
@@ -303,6 +306,14 @@ def test_consumer_user_may_remove_superseded_rows_of_archives(
     run_due(users.consumer, policies_of_store(users.consumer, store, Settings()), threading.Event(), seconds=60)
     assert rows(mysql, "SELECT doc_id, version FROM tidied_documents") == [("d", 2)]
     assert any(map(layout.is_superseded_key, store.keys("processed-data/embeddings/d/")))
+
+
+def test_consumer_user_embeds_through_the_cache(users: Users) -> None:
+    """As it does while a rebuild changes the model."""
+    embedder = CachedEmbedder(Counting(), users.consumer)
+    first, again = (embedder.embed(["one", "two"]) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert rows(users.consumer, "SELECT COUNT(*) FROM embedding_cache") == [(2,)]
 
 
 def test_writer_user_works_on_tasks_and_consumer_user_keeps_their_files(

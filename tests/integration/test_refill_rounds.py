@@ -1,12 +1,14 @@
 """Refill goes in rounds: bounded, the oldest request first, and no document holds up others."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from consumers import refill
+from consumers import refill, whole_document
 from consumers.refill import Refill, mark_all_absent
 from consumers.sink import Change
+from consumers.whole_document import StoredDocument
 from schema.failures import Permanent
 from schema.sinks import MILVUS
 from tests.support.pipeline import MARKS, Pipeline, document
@@ -52,6 +54,46 @@ def test_round_takes_at_most_half_of_the_time(pipeline: Pipeline) -> None:
     assert one.is_due()
     assert one.run_round() == 0
     assert not one.is_due(), "nothing was found: a pause"
+
+
+def test_rounds_of_a_slow_sink_get_smaller(pipeline: Pipeline) -> None:
+    """A sink that embeds may need a second per chunk, and events wait for a round to end."""
+    now = 0.0
+    rounds: list[int] = []
+
+    def take_a_second_per_chunk() -> None:
+        nonlocal now
+        rounds.append(len(sink.applied[-1]))
+        now += sum(change.chunks for change in sink.applied[-1])
+
+    pipeline.upsert(*(document(f"d{number:03d}", "one", "two", "three") for number in range(130)))
+    pipeline.run()
+    mark_all_absent(pipeline.engine, MILVUS, "lost")
+    sink = During(pipeline.milvus_sink, take_a_second_per_chunk)
+    one = Refill(pipeline.engine, sink, MARKS[MILVUS], pipeline.store, clock=lambda: now)
+    assert sum(iter(one.run_round, 0)) == 130
+    assert rounds == [100, 11, 7, 7, 5]
+    pipeline.assert_in_step()
+
+
+def test_nothing_that_was_read_ahead_is_thrown_away(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    build = whole_document.build
+
+    def note(stored: StoredDocument, *rest: Any) -> whole_document.Whole:
+        read.append(stored.row.doc_id)
+        return build(stored, *rest)
+
+    pipeline.upsert(*(document(f"d{number:02d}", "x" * 10_000) for number in range(30)))
+    pipeline.run()
+    mark_all_absent(pipeline.engine, MILVUS, "lost")
+    monkeypatch.setattr(whole_document, "build", note)
+    monkeypatch.setattr(refill, "_ROUND_BYTES", 20_000)
+    one = Refill(pipeline.engine, pipeline.milvus_sink, MARKS[MILVUS], pipeline.store, readers=8)
+    rounds = list(iter(one.run_round, 0))
+    assert (sum(rounds), len(read)) == (30, 30)
+    assert len(rounds) > 1
+    pipeline.assert_in_step()
 
 
 def test_oldest_requests_come_first(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

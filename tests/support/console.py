@@ -62,9 +62,6 @@ class ConsoleSystem(System):
     def embedder(self) -> Any:
         return TestEmbedder()
 
-    def require_embedder(self) -> Any:
-        return self.embedder
-
     @contextmanager
     def milvus(self, *, own: bool) -> Iterator[MilvusClient]:
         assert self._milvus is not None

@@ -65,6 +65,7 @@ def test_env_file_may_choose_the_embedder(folder: Path) -> None:
         (OPENAI | {"EMBEDDER_URL": "http://a:hush@host/v1"}, "EMBEDDER_URL: must be http(s)://host:port/v1, without"),
         (OPENAI | {"EMBEDDER_KEY": "hush\n"}, "EMBEDDER_KEY: must be printable ASCII without spaces"),
         (OPENAI | {"EMBEDDER_KEY": "hush hush"}, "EMBEDDER_KEY: must be printable ASCII without spaces"),
+        ({"OTHER_EMBEDDER_KEY": "hush\n"}, "OTHER_EMBEDDER_KEY: must be printable ASCII without spaces"),
         ({"EMBEDDING_CACHE_ROWS": "-1"}, "EMBEDDING_CACHE_ROWS: must be at least 0"),
         ({"EMBEDDER": "bge-m3", "EMBEDDER_MAX_TOKENS": "9000"}, "EMBEDDER_MAX_TOKENS: must be at most 8192"),
     ],

@@ -10,7 +10,7 @@ from consumers.sink import Change
 from operations.embedding_sink import EmbeddingSink
 from producer.processing.embed.port import EmbedderUnavailable, EmbedError
 from schema.events.events import ChunkRow, DocumentDeleted, DocumentUpserted
-from schema.failures import Permanent, Retryable
+from schema.failures import ModelAway, Permanent, Retryable
 from tests.support.memory_sink import MemorySink
 
 pytestmark = pytest.mark.unit
@@ -101,8 +101,8 @@ def test_refused_text_is_permanent_and_names_its_chunk() -> None:
 
 
 @pytest.mark.parametrize("error", [EmbedError("the model cannot be loaded"), EmbedderUnavailable("busy")], ids=str)
-def test_fault_of_the_model_is_retryable(error: Exception) -> None:
-    with pytest.raises(Retryable, match=str(error)):
+def test_fault_of_the_model_is_no_fault_of_a_document(error: Exception) -> None:
+    with pytest.raises(ModelAway, match=str(error)):
         apply(Embedder(error), upserted("old", "a"))
 
 
@@ -113,3 +113,23 @@ def test_wrong_vector_of_the_model_is_retryable() -> None:
 
     with pytest.raises(Retryable, match="new returned a vector that breaks a limit"):
         apply(Wrong(), upserted("old", "a"))
+
+
+def test_progress_is_noted_while_many_texts_are_embedded() -> None:
+    """A slow model may take minutes for them: the process is alive."""
+    embedder, noted = Embedder(), list[int]()
+    event = upserted("old", *(f"text {number}" for number in range(200)))
+    sink = EmbeddingSink(Recorded(), "new", 2, lambda: embedder, lambda: noted.append(len(embedder.texts)))
+    sink.apply([Change("d", 1, (event,))])
+    assert noted == [64, 128, 192, 200]
+
+
+def test_refused_text_behind_many_others_names_its_chunk() -> None:
+    class Refusing(Embedder):
+        def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            if "text 70" in texts:
+                raise EmbedError("is too long", index=texts.index("text 70"))
+            return super().embed(texts)
+
+    with pytest.raises(Permanent, match=r"^chunk id-text 70: is too long$"):
+        apply(Refusing(), upserted("old", *(f"text {number}" for number in range(100))))

@@ -8,7 +8,7 @@ import pytest
 from consumers.isolation import REFUSED_ATTEMPTS, REFUSED_SECONDS, WHOLE_ATTEMPTS, Isolation, Key, Outcome
 from consumers.sink import Change
 from schema.events.events import DocumentUpserted
-from schema.failures import Permanent, Retryable
+from schema.failures import ModelAway, Permanent, Retryable
 from tests.support.consumer_loop import Clock
 from tests.support.memory_sink import MemorySink
 
@@ -220,3 +220,22 @@ def test_known_failing_change_does_not_hold_up_the_attempts_after_a_success() ->
     attempts.add("e")
     attempts.run()
     assert attempts.left.keys() == {("a", 1)}
+
+
+def test_model_that_is_away_refuses_nothing_while_the_sink_takes_others() -> None:
+    """Deletes and labels need no embedding."""
+
+    class Embedding(FaultySink):
+        def apply(self, changes: Sequence[Change]) -> None:
+            try:
+                super().apply(changes)
+            except Retryable as error:
+                raise ModelAway("the model is away") from error
+
+    attempts = Attempts(Embedding(lambda doc_id: doc_id == "a"), "a", "b", seconds=50.0)
+    for number in range(5 * REFUSED_ATTEMPTS):
+        assert not attempts.run()
+        attempts.add(f"new{number}")
+    assert (attempts.refused, len(attempts.left)) == ({}, 2)
+    attempts.sink.fails = lambda _: False
+    assert attempts.run()

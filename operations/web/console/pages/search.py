@@ -10,6 +10,7 @@ from operations.settings import SettingsError
 from operations.web.console.pages.fields import read_choice, read_number, read_text
 from operations.web.console.rendering import Asked, console_of, render
 from operations.wiring import System
+from producer import WrongModel
 from producer.processing.embed.port import EmbedderUnavailable, EmbedError, embed_query
 from schema.database.tables import SOURCE_TYPES
 
@@ -36,7 +37,7 @@ def show_search(request: Asked) -> Response[str]:
     if question is not None:
         try:
             hits = _search(system, question, labels, limit)
-        except (SettingsError, EmbedError, EmbedderUnavailable) as error:
+        except (SettingsError, WrongModel, EmbedError, EmbedderUnavailable) as error:
             problem = str(error)
         if shown is not None and hits:
             try:
