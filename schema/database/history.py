@@ -165,7 +165,8 @@ def identity_columns(dialect: str) -> tuple[ColumnElement[Any], ...]:
 def document_model() -> ColumnElement[str]:
     """The embedding model of a document's vectors, for a statement that selects from `documents`."""
     first = system_identity.alias("first_identity")
-    return func.coalesce(documents.c.embedding_model, select(first.c.first_embedding_model).scalar_subquery())
+    of_system = select(first.c.first_embedding_model).where(first.c.id == 1)
+    return func.coalesce(documents.c.embedding_model, of_system.scalar_subquery())
 
 
 def start_history(connection: Connection, reason: str, *, instead_of: str) -> bool:

@@ -59,8 +59,10 @@ def test_two_documents_from_write_to_delete(folder: Folder, here: Here) -> None:
         "pending_events": 2,
         "sinks": {"milvus": sink, "minio": sink},
         "failed": [],
+        "failing": [],
         "dead_letters": 0,
         "tasks": {"queued": 0, "running": 0, "failed": 0},
+        "backups": {},
     }
 
     assert folder.succeed("run", "--until-idle") == {"events": 2}
@@ -94,8 +96,10 @@ def test_two_documents_from_write_to_delete(folder: Folder, here: Here) -> None:
         "oldest_pending_age_seconds": None,
         "sinks": {"milvus": applied, "minio": applied},
         "failed": [],
+        "failing": [],
         "dead_letters": 0,
         "tasks": {"queued": 0, "running": 0, "failed": 0},
+        "backups": {},
     }
 
 
@@ -107,6 +111,7 @@ def test_output_for_a_person(folder: Folder, here: Here) -> None:
         "milvus        0          0                 -       0",
         "minio         0          0                 -       0",
         "Dead letters: 0",
+        "Backups: none",
     ]
     assert here(folder, "search", "anything").out == "Nothing found.\n"
 
@@ -367,8 +372,8 @@ def test_other_embedding_model_is_refused(name: str, setting: str, value: str, f
     outcome = here(folder, name, **{setting: value})
 
     assert (outcome.status, outcome.out) == (1, "")
-    assert "initialised with 'wordllama-l2_supercat-256' of 256 dimensions" in outcome.err
-    assert "a change of model is a rebuild" in outcome.err
+    assert "the model of the system is 'wordllama-l2_supercat-256' of 256 dimensions" in outcome.err
+    assert "to change the model of the system: rag-outbox rebuild milvus --embedder" in outcome.err
     assert folder.dump() == before
 
 

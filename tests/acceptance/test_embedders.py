@@ -61,7 +61,7 @@ def test_bge_m3_from_the_bucket_embeds_writes_and_finds(tmp_path: Path, here: He
     assert compared.status == 0, compared.out
     other = here(folder, "search", "w7", embedder="wordllama")
     assert other.status == 1
-    assert "initialised with 'bge-m3' of 1024 dimensions" in other.err
+    assert "the model of the system is 'bge-m3' of 1024 dimensions" in other.err
 
 
 @pytest.mark.parametrize("wrong", ["missing", "damaged"])

@@ -202,7 +202,7 @@ def test_lock_reads_documents_by_their_key(mysql: Engine) -> None:
     with mysql.begin() as connection:
         connection.execute(text("ANALYZE TABLE documents"))
         explained = connection.exec_driver_sql(
-            f"EXPLAIN FORMAT=TRADITIONAL {statement}", {"json_doc_ids": '["d", "e", "other"]', "id_1": 1}
+            f"EXPLAIN FORMAT=TRADITIONAL {statement}", {"json_doc_ids": '["d", "e", "other"]', "id_1": 1, "id_2": 1}
         ).mappings()
         plan = [(row["table"], row["type"], row["key"]) for row in explained]
     assert plan == [
@@ -210,6 +210,7 @@ def test_lock_reads_documents_by_their_key(mysql: Engine) -> None:
         ("given", "ALL", None),
         ("present", "eq_ref", "PRIMARY"),
         ("documents", "eq_ref", "PRIMARY"),
+        ("first_identity", "const", "PRIMARY"),
         ("sinks", "ALL", None),
     ]
 
