@@ -51,9 +51,9 @@ MORE = (
     " event_type, content_type, payload, error, attempts, dead_at)"
     f" {NUMBERS} SELECT IF(n % 2, 'relay', 'minio'), n, UUID(), 'document', CONCAT('other-', n), 1, 't', 'c', '', 'e',"
     " 1, UTC_TIMESTAMP(6) - INTERVAL n MINUTE FROM numbers",
-    "INSERT INTO processing_tasks (task_id, task_type, doc_id, status, error_message, completed_at)"
-    f" {NUMBERS} SELECT CONCAT('failed-', n), 'extract', CONCAT('other-', n), 'failed', 'e', UTC_TIMESTAMP(6)"
-    " FROM numbers WHERE n % 10 = 7",
+    "INSERT INTO processing_tasks (task_id, upload_id, staged_key, task_type, doc_id, status, error_message,"
+    f" completed_at) {NUMBERS} SELECT CONCAT('failed-', n), CONCAT('failed-', n), CONCAT('temp/uploaded-', n),"
+    " 'extract', CONCAT('other-', n), 'failed', 'e', UTC_TIMESTAMP(6) FROM numbers WHERE n % 10 = 7",
     "UPDATE document_files SET staged_key = CONCAT('temp/', doc_id)",
     "UPDATE sink_states SET state = 'failed' WHERE doc_id LIKE 'other-1%'",
     "UPDATE documents SET business_tag = CONCAT('tag-', CRC32(doc_id) % 50),"
