@@ -21,6 +21,7 @@ LIMIT_SECONDS = "2"
 STOP_SECONDS = 25.0
 SETTINGS = {"milvus": "milvus_uri", "minio": "object_store"}
 SESSION = {"kafka_session_timeout_ms": "6000"}
+_FORCED_SECONDS = 10.0  # until a busy machine has noticed the end
 
 
 def report(what: str, began: float) -> None:
@@ -28,9 +29,10 @@ def report(what: str, began: float) -> None:
 
 
 def terminate(process: Process) -> None:
-    seconds = process.terminate()
+    """A call of the Kafka client may hang: then the process ends by force, soon after its limit."""
+    seconds = process.terminate(may_be_forced=True)
     sys.stdout.write(f"{process.name} ended {seconds:.1f} seconds after SIGTERM\n")
-    assert seconds < STOP_SECONDS
+    assert seconds < STOP_SECONDS + _FORCED_SECONDS
 
 
 def test_consumers_go_on_after_their_stores_were_silent(system: System) -> None:

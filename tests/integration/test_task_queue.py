@@ -76,6 +76,18 @@ def test_uploaded_file_is_visible_before_its_chunks(pipeline: Pipeline) -> None:
     assert pipeline.sql("SELECT title FROM documents") == [("Cats",)]
 
 
+def test_task_without_input_fails_and_ends_no_worker(pipeline: Pipeline) -> None:
+    upload_text(pipeline, "d", "One text.")
+    pipeline.execute(
+        "INSERT INTO processing_tasks (task_id, task_type, doc_id, priority, upload_id) "
+        "VALUES ('broken', 'extract', 'd', 9, 'broken')"
+    )
+    assert queue.claim(pipeline.engine, TASK_TYPES, LEASE) is None
+    [(status, error)] = pipeline.sql("SELECT status, error_message FROM processing_tasks WHERE task_id = 'broken'")
+    assert (status, error.startswith("its input cannot be read: ")) == ("failed", True)
+    assert claim(pipeline).task_id != "broken"
+
+
 def test_steps_leave_nothing_in_the_store(pipeline: Pipeline) -> None:
     task_id = upload_text(pipeline, "d", "text")
     work(pipeline)

@@ -122,17 +122,18 @@ def claim(engine: Engine, task_types: Collection[str], lease_seconds: float) -> 
         row = connection.execute(oldest.with_for_update(skip_locked=True)).one_or_none()
         if row is None:
             return None
+        of_row = update(processing_tasks).where(_tasks.task_id == row.task_id)
+        try:
+            task = Task.of(row, row.attempt + 1)
+        except msgspec.ValidationError as error:  # a row of a foreign writer must not end the worker
+            reason = f"its input cannot be read: {error}"
+            connection.execute(of_row.values(status="failed", completed_at=utc_now(), error_message=reason))
+            return None
+        lease_until = row.now + timedelta(seconds=lease_seconds)
         connection.execute(
-            update(processing_tasks)
-            .where(_tasks.task_id == row.task_id)
-            .values(
-                status="running",
-                attempt=row.attempt + 1,
-                started_at=utc_now(),
-                lease_until=row.now + timedelta(seconds=lease_seconds),
-            )
+            of_row.values(status="running", attempt=task.attempt, started_at=utc_now(), lease_until=lease_until)
         )
-    return Task.of(row, row.attempt + 1)
+    return task
 
 
 def extend(engine: Engine, tasks: Sequence[Task], lease_seconds: float) -> None:
