@@ -11,8 +11,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from consumers.sink import Change
-from schema.batches import bounded
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.events.events import DocumentDeleted
 
 
@@ -47,11 +46,10 @@ def _load_removals(
     """What the given version of each document removes, and what older versions removed and is not confirmed yet."""
     found: dict[str, list[str]] = {doc_id: [] for doc_id in versions}
     doc_id = key.table.c.doc_id
-    for some in bounded(versions, IDS_PER_STATEMENT):
-        statement = select(doc_id, key, removed_in_version).where(doc_id.in_(some), removed_in_version.is_not(None))
-        for row in connection.execute(statement):
-            if row[2] <= versions[row[0]]:
-                found[row[0]].append(row[1])
+    removed = select(doc_id, key, removed_in_version).where(removed_in_version.is_not(None))
+    for row in select_for_ids(connection, removed, doc_id, versions):
+        if row[2] <= versions[row[0]]:
+            found[row[0]].append(row[1])
     return found
 
 

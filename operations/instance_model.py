@@ -12,7 +12,6 @@ from operations.settings.check import check
 from operations.settings.embedder_fields import BUILT_IN_MODELS
 from schema import limits
 
-OPTION = "model"  # its key among the options of a sink
 _FIELDS = (
     "embedding_model",
     "vector_dimension",

@@ -11,8 +11,7 @@ from producer.connections import connection_of, require_engine
 from producer.errors import NeededVector, VectorRequired, WriteConflict
 from producer.supply import OPTION, KnownVector, StoredVector, Supply
 from schema import archive
-from schema.batches import bounded
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import chunks
 from schema.object_store.port import ObjectStore
 from schema.retry import Backoff, call_with_retry, is_transient
@@ -140,7 +139,6 @@ def _select_archived(connection: Connection, archived: Sequence[NeededVector]) -
     wanted: dict[str, dict[str, archive.Wanted]] = defaultdict(dict)
     names = ("doc_id", "chunk_id", "content_hash", "vector_version", "vector_digest")
     columns = select(*(chunks.c[name] for name in names))
-    for some in bounded([one.chunk_id for one in archived], IDS_PER_STATEMENT):
-        for row in connection.execute(columns.where(chunks.c.chunk_id.in_(some))):
-            wanted[row.doc_id][row.chunk_id] = archive.Wanted(row.content_hash, row.vector_version, row.vector_digest)
+    for row in select_for_ids(connection, columns, chunks.c.chunk_id, [one.chunk_id for one in archived]):
+        wanted[row.doc_id][row.chunk_id] = archive.Wanted(row.content_hash, row.vector_version, row.vector_digest)
     return wanted

@@ -21,9 +21,8 @@ from pymilvus.exceptions import MilvusException
 from sqlalchemy import Connection, Engine, Row, Select, select
 
 from schema import collection
-from schema.batches import bounded
 from schema.database.connection import reading
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import chunk_tombstones, chunks, documents
 from schema.object_store.port import ObjectStore
 
@@ -212,11 +211,7 @@ def _select(
     connection: Connection, statement: Select[Any], key: Any, chunk_ids: Iterable[str]
 ) -> Mapping[str, Row[Any]]:
     """Chunk id → row, for the chunks that the statement finds."""
-    return {
-        row.chunk_id: row
-        for some in bounded(chunk_ids, IDS_PER_STATEMENT)
-        for row in connection.execute(statement.where(key.in_(some)))
-    }
+    return {row.chunk_id: row for row in select_for_ids(connection, statement, key, chunk_ids)}
 
 
 def _hit(

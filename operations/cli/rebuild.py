@@ -58,9 +58,7 @@ def command(
     Ctrl-C is harmless: the same command continues.
     """
     from operations import wiring
-    from operations.rebuild import milvus
     from operations.rebuild.errors import StoresDiffer
-    from operations.rebuild.plugin import rebuild_in_place
     from schema.sinks import MILVUS
 
     given = _Given(index, index_parameters, embedder, embedder_option or [])
@@ -68,9 +66,13 @@ def command(
     output = Output(json=as_json)
     with wiring.open_system(settings.load()) as system, show_fill(output, sink, give_up_seconds) as watch:
         if sink != MILVUS:
+            from operations.rebuild.plugin import rebuild_in_place
+
             progress = rebuild_in_place(system, sink, watch)
             output.result({"sink": sink, "documents": progress.total}, f"{sink} holds {progress.applied:,} documents.")
             return
+        from operations.rebuild import milvus
+
         try:
             if rollback:
                 rebuilt = milvus.roll_back(system, watch)

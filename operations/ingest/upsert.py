@@ -9,8 +9,7 @@ import producer
 from producer import Document, Receipt, Writer
 from producer.processing.embed.batches import ReportingEmbedder
 from producer.processing.embed.port import Embedder
-from schema.batches import bounded
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import document_files
 from schema.object_store.port import ObjectStore
 
@@ -53,8 +52,6 @@ def _select_unneeded(connection: Connection, documents: Sequence[Document]) -> l
         if file is not None
     )
     staged = [file.staged_key for file in files if file.staged_key is not None]
-    kept: set[str | None] = set()
-    for some in bounded(staged, IDS_PER_STATEMENT):
-        needed = select(document_files.c.staged_key).where(document_files.c.staged_key.in_(some))
-        kept.update(connection.execute(needed).scalars())
+    column = document_files.c.staged_key
+    kept = {key for (key,) in select_for_ids(connection, select(column), column, staged)}
     return [key for key in staged if key not in kept]

@@ -123,9 +123,8 @@ documents = Table(
     Column("content_sha256", String(64)),  # of the stored file; `ingest` compares it
     Column("status", _enum(*DOCUMENT_STATES, name="status"), nullable=False, server_default="pending"),
     Column("chunk_count", Integer),  # NULL: not chunked yet
-    Column(
-        "embedding_model", String(limits.MODEL_CHARACTERS)
-    ),  # of its vectors in the archive; NULL: the first one of the system
+    # Of its vectors in the archive; NULL: the first one of the system.
+    Column("embedding_model", String(limits.MODEL_CHARACTERS)),
     Column("created_at", _Timestamp, nullable=False, server_default=utc_now(), index=True),
     Column("updated_at", _Timestamp, nullable=False, server_default=utc_now()),
     Column("deleted_at", _Timestamp),
@@ -327,12 +326,9 @@ system_identity = Table(  # one row; `system` is a reserved word of MySQL
     Column("namespace", String(64), nullable=False),  # of its topics, collection and bucket
     Column("history_id", String(36), nullable=False),
     Column("server_uuid", String(36), nullable=False),  # of the server that the history runs on; '' on SQLite
-    Column(
-        "embedding_model", String(limits.MODEL_CHARACTERS), nullable=False
-    ),  # every new vector comes from this model
-    Column(
-        "first_embedding_model", String(limits.MODEL_CHARACTERS), nullable=False
-    ),  # that of `init`; a rebuild may change the other one
+    # Every new vector comes from the first of these two, which a rebuild may change; the other one is that of `init`.
+    Column("embedding_model", String(limits.MODEL_CHARACTERS), nullable=False),
+    Column("first_embedding_model", String(limits.MODEL_CHARACTERS), nullable=False),
     Column("dimension", Integer, nullable=False),
     Column("lanes", SmallInteger, nullable=False),
     _created_at(),

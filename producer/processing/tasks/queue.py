@@ -15,10 +15,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, inser
 
 from producer.errors import ProducerError
 from producer.processing.tasks.task_input import TaskInput
-from schema.batches import bounded
 from schema.database.clock import utc_now
 from schema.database.connection import reading
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import TASK_TYPES, documents, operation_logs, processing_tasks
 
 MAX_RETRIES = 5  # of a step whose own fault the failures may be
@@ -239,8 +238,7 @@ def find_needed(connection: Connection, staged_keys: Sequence[str], upload_ids: 
     needed: set[str] = set()
     is_kept = _tasks.status.in_((*OPEN, "failed"))
     for column, given in ((_tasks.staged_key, staged_keys), (_tasks.upload_id, upload_ids)):
-        for some in bounded(given, IDS_PER_STATEMENT):
-            needed.update(connection.execute(select(column).where(column.in_(some), is_kept)).scalars())
+        needed.update(key for (key,) in select_for_ids(connection, select(column).where(is_kept), column, given))
     return needed
 
 

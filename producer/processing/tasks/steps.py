@@ -37,7 +37,7 @@ from schema import limits
 from schema.batches import bounded
 from schema.database.connection import reading
 from schema.database.history import lock_identity
-from schema.database.statements import IDS_PER_STATEMENT
+from schema.database.statements import select_for_ids
 from schema.database.tables import TASK_TYPES, chunks, documents
 from schema.events import identity
 from schema.object_store import layout
@@ -249,7 +249,5 @@ def _select_document(connection: Connection, doc_id: str) -> Row[Any] | None:
 
 
 def _select_stored(connection: Connection, ids: Sequence[str]) -> set[str]:
-    stored: set[str] = set()
-    for some in bounded(ids, IDS_PER_STATEMENT):
-        stored.update(connection.execute(select(chunks.c.chunk_id).where(chunks.c.chunk_id.in_(some))).scalars())
-    return stored
+    key = chunks.c.chunk_id
+    return {chunk_id for (chunk_id,) in select_for_ids(connection, select(key), key, ids)}
