@@ -10,8 +10,9 @@ from sqlalchemy import Connection, and_, case, exists, insert, null, or_, select
 
 from schema.batches import bounded
 from schema.database.clock import utc_now
+from schema.database.document_status import waiting_status
 from schema.database.statements import IDS_PER_STATEMENT, execute_for_ids
-from schema.database.tables import documents, processing_tasks, sink_states, sinks
+from schema.database.tables import documents, sink_states, sinks
 
 _IS_REQUIRED: Any = and_(sinks.c.required, sinks.c.state == "active")
 _OF_REQUIRED_SINK: Any = and_(
@@ -73,29 +74,16 @@ def fail_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
 
 def reopen_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
     """Documents that are absent in a required sink wait for it again."""
-    statement = update(documents).values(status=_waits()).where(_has_state("absent"), ~_has_state("failed"))
+    statement = update(documents).values(status=waiting_status()).where(_has_state("absent"), ~_has_state("failed"))
     execute_for_ids(connection, statement.where(documents.c.status != "processing"), documents.c.doc_id, doc_ids)
 
 
 def judge_documents(connection: Connection, doc_ids: Sequence[str]) -> None:
     """Set the status of documents again, after the roles or the states of their sinks changed."""
-    statement = update(documents).where(documents.c.status != "processing").values(status=_waits())
+    statement = update(documents).where(documents.c.status != "processing").values(status=waiting_status())
     execute_for_ids(connection, statement, documents.c.doc_id, doc_ids)
     fail_documents(connection, doc_ids)
     complete_documents(connection, doc_ids)
-
-
-def _waits() -> Any:
-    """The status of a document that a required sink lacks. Without chunks it waits for a task, unless that failed."""
-    has_failed_task = exists().where(
-        processing_tasks.c.doc_id == documents.c.doc_id, processing_tasks.c.status == "failed"
-    )
-    return case(
-        (documents.c.deleted_at.is_not(None), "deleting"),
-        (and_(documents.c.chunk_count.is_(None), has_failed_task), "failed"),
-        (documents.c.chunk_count.is_(None), "processing"),
-        else_="pending",
-    )
 
 
 def _has_state(state: str) -> Any:

@@ -19,7 +19,6 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
-    case,
     cast,
     false,
     func,
@@ -31,6 +30,7 @@ from sqlalchemy import (
 
 from schema.database import sqlite_progress
 from schema.database.clock import utc_now
+from schema.database.document_status import waiting_status
 from schema.database.tables import chunks, documents, histories, sink_states, sinks, system_identity
 from schema.sinks import MILVUS, MINIO, RegisteredSink
 
@@ -261,12 +261,7 @@ def _mark_all_absent(connection: Connection) -> None:
         )
     )
     connection.execute(update(chunks).values(milvus_synced=false()))
-    status = case(
-        (documents.c.deleted_at.is_not(None), "deleting"),
-        (documents.c.chunk_count.is_(None), "processing"),
-        else_="pending",
-    )
-    connection.execute(update(documents).where(documents.c.status != "processing").values(status=status))
+    connection.execute(update(documents).where(documents.c.status != "processing").values(status=waiting_status()))
 
 
 def _identity(row: Row[Any]) -> Identity:

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from producer import WriteConflict, Writer, statements
+from producer import Document, WriteConflict, Writer, statements
 from schema.database import history, sqlite_progress
 from schema.database.connection import connect, reading
 from schema.database.history import Standing
@@ -62,8 +62,8 @@ def test_two_first_writes_start_one_history(mysql: Engine) -> None:
     assert written.rows(mysql, "SELECT COUNT(*) FROM histories") == [(2,)]
 
 
-def test_older_copy_of_the_file_starts_a_new_history(engine: Engine, tmp_path: Path) -> None:
-    write(engine, "kept", "one")
+def lose_last_write(engine: Engine, tmp_path: Path) -> Engine:
+    """The database as it was before one more document was written and relayed."""
     backup = tmp_path / "backup.db"
     with reading(engine) as connection:
         connection.execute(text("VACUUM INTO :backup"), {"backup": str(backup)})
@@ -74,14 +74,34 @@ def test_older_copy_of_the_file_starts_a_new_history(engine: Engine, tmp_path: P
     for path in tmp_path.glob(f"{database.name}-*"):  # the write-ahead log of the file that is replaced
         path.unlink()
     shutil.copy(backup, database)
+    return connect(f"sqlite:///{database}")
 
-    restored = connect(f"sqlite:///{database}")
+
+def test_older_copy_of_the_file_starts_a_new_history(engine: Engine, tmp_path: Path) -> None:
+    write(engine, "kept", "one")
+    restored = lose_last_write(engine, tmp_path)
     write(restored, "kept", "two")
     write(restored, "kept", "three")
     assert read_versions(restored) == [("kept", 3, 1, 1)]
     reasons = written.rows(restored, "SELECT reason FROM histories ORDER BY number")
     assert reasons == [("init",), ("an older copy of the file",)]
     assert written.rows(restored, "SELECT id FROM outbox") == [(1,), (3,), (4,)], "id 2 is not used again"
+    restored.dispose()
+
+
+def test_older_copy_keeps_a_document_failed_whose_file_failed(engine: Engine, tmp_path: Path) -> None:
+    """Nobody works on it until its task is tried again."""
+    with engine.begin() as connection:
+        Writer(MODEL).upsert(connection, Document(doc_id="d", title="t", source_type="text", chunks=None))
+        connection.execute(text("UPDATE documents SET status = 'failed'"))
+        task = (
+            "INSERT INTO processing_tasks (task_id, task_type, doc_id, status) VALUES ('t', 'extract', 'd', 'failed')"
+        )
+        connection.execute(text(task))
+    restored = lose_last_write(engine, tmp_path)
+    write(restored, "other", "one")
+    assert written.rows(restored, "SELECT status FROM documents WHERE doc_id = 'd'") == [("failed",)]
+    assert written.rows(restored, "SELECT count(*) FROM histories") == [(2,)]
     restored.dispose()
 
 
