@@ -44,7 +44,7 @@ class Item:
 @dataclass(frozen=True)
 class Passage:
     file: int
-    words: tuple[Span, ...]  # where each word stands in the text as it was extracted
+    words: tuple[Span, ...]  # the place of each word in the extracted text
 
 
 def choose_items(files: Sequence[Extracted], per_file: int, seed: int) -> tuple[list[Extracted], list[Item]]:

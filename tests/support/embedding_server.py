@@ -6,11 +6,13 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tests.support.http_server import QuietServer, serve_in_thread
 
 DIMENSION = 8
 Reply = Callable[["Handler", list[str]], None]
@@ -126,24 +128,10 @@ def endless(handler: Handler, _texts: list[str]) -> None:
         handler.wfile.write(b" ")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: clients leave in the middle of an answer."""
-
-
 @contextmanager
 def serve(dimension: int = DIMENSION) -> Iterator[EmbeddingServer]:
     owner = EmbeddingServer(dimension)
-    server = _Server(("127.0.0.1", 0), type("OwnHandler", (Handler,), {"owner": owner}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
+    server = QuietServer(("127.0.0.1", 0), type("OwnHandler", (Handler,), {"owner": owner}))
     owner.url = f"http://127.0.0.1:{server.server_port}/v1"
-    try:
+    with serve_in_thread(server, owner.released):
         yield owner
-    finally:
-        owner.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()

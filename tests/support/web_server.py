@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.support.http_server import QuietServer, serve_in_thread
 
 Reply = Callable[["Handler"], None]
 
@@ -121,33 +123,19 @@ def half(handler: Handler) -> None:
     handler.wfile.write(b"<html>")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: clients leave in the middle of an answer."""
-
-
 @contextmanager
 def serve(certificate: Path | None = None, host: str = "127.0.0.1") -> Iterator[WebServer]:
     """A server of its own; with the file of a certificate and its key, it speaks TLS."""
     owner = WebServer()
-    server = _Server((host, 0), type("OwnHandler", (Handler,), {"owner": owner}))
+    server = QuietServer((host, 0), type("OwnHandler", (Handler,), {"owner": owner}))
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         owner.scheme = "https"
     owner.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with serve_in_thread(server, owner.released):
         yield owner
-    finally:
-        owner.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def write_certificate(path: Path, address: str = "127.0.0.1") -> Path:

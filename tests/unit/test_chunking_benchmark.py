@@ -27,7 +27,7 @@ pytestmark = pytest.mark.unit
 
 
 def prose(seed: int, words: int = 400) -> str:
-    """Sentences of made-up words: no run of words stands in two places."""
+    """Sentences of made-up words: no run of words occurs twice."""
     numbers = random.Random(seed)
     some = ["".join(numbers.choices("abcdefghijklmnopqrstuvwxyz", k=7)) for _ in range(words)]
     return ". ".join(" ".join(some[at : at + 10]) for at in range(0, words, 10)) + "."
@@ -78,7 +78,7 @@ def test_quick_run_measures_every_strategy(
     assert [*result["scores"]] == [*result["medians"]] == [*STRATEGIES]
     for scores in result["scores"].values():
         assert scores["all"]["questions"] == scores[WORDS_KIND]["questions"] + scores[CONTEXT_KIND]["questions"] == 16
-        # Half of the words of a passage are enough where no word stands in a second file.
+        # Half of the words of a passage are enough where no word occurs in a second file.
         assert scores[WORDS_KIND]["recall@5"] == 1.0
     assert result["gain_over_default"]["default"] == [0.0, 0.0]
     assert result["machine"]["cores"] > 0
